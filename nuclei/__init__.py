@@ -1,0 +1,1 @@
+"""Nuclei instance segmentation: what every part of the project and every caller shares."""

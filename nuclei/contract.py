@@ -1,0 +1,91 @@
+"""What travels with a model version: everything inference needs to know besides the graphs."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from nuclei.errors import InvalidData
+
+CONTRACT_FILE = "contract.json"
+
+
+@dataclass(frozen=True)
+class WatershedParameters:
+    """How probability maps become nuclei; tuned on validation images.
+
+    Attributes:
+        foreground_threshold: a pixel belongs to a nucleus above this probability, in (0, 1).
+        saddle_depth: two neighbouring peaks of the distance map are two nuclei when the lower peak
+            stands at least this much above the saddle between them, in [0, 1].
+        smoothing_px: standard deviation of the Gaussian smoothing of the distance map, pixels.
+        border_weight: how much of the touching-border probability is taken off the distance map.
+        min_area_px: smaller objects are discarded, pixels.
+        min_score: objects whose mean foreground probability is below this are discarded, in [0, 1].
+    """
+
+    foreground_threshold: float = 0.5
+    saddle_depth: float = 0.1
+    smoothing_px: float = 1.0
+    border_weight: float = 0.5
+    min_area_px: int = 16
+    min_score: float = 0.0
+
+
+@dataclass(frozen=True)
+class Contract:
+    """The contract of one model version (`contract.json` beside its ONNX graphs).
+
+    Attributes:
+        family: name of the model family, and of its Triton ensemble (`unet`).
+        maps: names of the output maps in channel order.
+        tile_size: side of the largest square tile given to the network, pixels, multiple of stride.
+        halo: context each tile keeps around the part that is used, pixels.
+        stride: tile sides are multiples of this, pixels.
+        pixel_size_um: pixel size of the training images, micrometres; None when unknown.
+        watershed: post-processing parameters.
+        validation: scores reached on the validation images, by name.
+        quality_reference: reference distributions of the quality features, by feature.
+    """
+
+    family: str
+    maps: tuple[str, ...] = ("foreground", "border", "distance")
+    tile_size: int = 512
+    halo: int = 64
+    stride: int = 32
+    pixel_size_um: float | None = None
+    watershed: WatershedParameters = WatershedParameters()
+    validation: dict[str, Any] = field(default_factory=dict)
+    quality_reference: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Parse a contract.
+
+        Raises:
+            InvalidData: not JSON, or a field is missing, unknown or impossible.
+        """
+        try:
+            fields = json.loads(text)
+            fields["maps"] = tuple(fields["maps"])
+            fields["watershed"] = WatershedParameters(**fields["watershed"])
+            contract = cls(**fields)
+        except (ValueError, KeyError, TypeError) as error:
+            raise InvalidData(f"{CONTRACT_FILE} cannot be read ({error}); export the model again") from error
+        if contract.tile_size % contract.stride or contract.tile_size <= 2 * contract.halo:
+            raise InvalidData(
+                f"{CONTRACT_FILE}: tile_size {contract.tile_size} must be a multiple of {contract.stride} "
+                f"and exceed twice the halo of {contract.halo}"
+            )
+        return contract
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read `contract.json`; raises InvalidData as `from_json` does, or when it is missing."""
+        try:
+            return cls.from_json(path.read_bytes())
+        except OSError as error:
+            raise InvalidData(f"{path} cannot be read: {error.strerror}") from error

@@ -1,0 +1,83 @@
+"""The error tree. Every error says what was wrong, what was expected and what to do.
+
+NucleiError
+├── InvalidInput            the caller's fault; sending the same again cannot help
+│   ├── InvalidImage        not an image, truncated, zero-size, wrong dtype or axes
+│   │   └── FrameTooLarge   over a limit on pixels or bytes
+│   ├── InvalidOption       an option, parameter or setting with an impossible value
+│   └── InvalidData         a dataset, label image or model file that breaks its contract
+├── ModelNotFound           no model (or version) of that name
+├── DeadlineExceeded        the caller's time ran out
+├── Overloaded              more work than allowed at once; try again later
+├── EngineUnavailable       Triton (or the gateway) does not answer
+├── EngineFailed            Triton answered with an internal failure
+└── MissingPrerequisite     this machine lacks something: a library, a free port, an extra
+
+Each class carries its gRPC status name, its HTTP status and the exit code of the command line.
+"""
+
+from typing import ClassVar
+
+
+class NucleiError(Exception):
+    """Base of every error this project raises on purpose."""
+
+    grpc_status: ClassVar[str] = "INTERNAL"
+    http_status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+
+class InvalidInput(NucleiError):
+    grpc_status = "INVALID_ARGUMENT"
+    http_status = 400
+    exit_code = 2
+
+
+class InvalidImage(InvalidInput):
+    http_status = 422
+
+
+class FrameTooLarge(InvalidImage):
+    http_status = 413
+
+
+class InvalidOption(InvalidInput):
+    pass
+
+
+class InvalidData(InvalidInput):
+    http_status = 422
+
+
+class ModelNotFound(NucleiError):
+    grpc_status = "NOT_FOUND"
+    http_status = 404
+    exit_code = 3
+
+
+class DeadlineExceeded(NucleiError):
+    grpc_status = "DEADLINE_EXCEEDED"
+    http_status = 504
+    exit_code = 4
+
+
+class Overloaded(NucleiError):
+    grpc_status = "RESOURCE_EXHAUSTED"
+    http_status = 429
+    exit_code = 5
+
+
+class EngineUnavailable(NucleiError):
+    grpc_status = "UNAVAILABLE"
+    http_status = 503
+    exit_code = 6
+
+
+class EngineFailed(NucleiError):
+    exit_code = 7
+
+
+class MissingPrerequisite(NucleiError):
+    grpc_status = "FAILED_PRECONDITION"
+    http_status = 500
+    exit_code = 8
