@@ -165,9 +165,9 @@ class Polygons(_message.Message):
     Y_PX_FIELD_NUMBER: _ClassVar[int]
     label: _containers.RepeatedScalarFieldContainer[int]
     point_count: _containers.RepeatedScalarFieldContainer[int]
-    x_px: _containers.RepeatedScalarFieldContainer[float]
-    y_px: _containers.RepeatedScalarFieldContainer[float]
-    def __init__(self, label: _Optional[_Iterable[int]] = ..., point_count: _Optional[_Iterable[int]] = ..., x_px: _Optional[_Iterable[float]] = ..., y_px: _Optional[_Iterable[float]] = ...) -> None: ...
+    x_px: _containers.RepeatedScalarFieldContainer[int]
+    y_px: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, label: _Optional[_Iterable[int]] = ..., point_count: _Optional[_Iterable[int]] = ..., x_px: _Optional[_Iterable[int]] = ..., y_px: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class LabelImage(_message.Message):
     __slots__ = ("encoding", "height", "width", "data")

@@ -1,0 +1,226 @@
+"""The engine that runs graphs on a Triton server, over its asynchronous gRPC protocol."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import InferInput
+from tritonclient.grpc.aio import InferenceServerClient
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+from tritonclient.utils import InferenceServerException
+
+from nuclei.contract import Contract
+from nuclei.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    EngineUnavailable,
+    ModelNotFound,
+    NucleiError,
+    Overloaded,
+)
+from nuclei.modelconfig import TTA_SUFFIX, contract_of, has_contract
+from nuclei.pipeline import Inference
+
+logger = logging.getLogger(__name__)
+
+CONTROL_TIMEOUT_S = 5.0
+
+# A server that is back is found within a second; gRPC's own back-off grows to two minutes.
+RECONNECT_OPTIONS = (
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+)
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that Triton serves now.
+
+    Attributes:
+        name: name of the ensemble.
+        version: the version that answers, Triton's directory number.
+        tta: whether its graph with test-time augmentation is served too.
+        contract: the contract of that version.
+    """
+
+    name: str
+    version: str
+    tta: bool
+    contract: Contract
+
+
+class TritonEngine:
+    """Runs graphs on one Triton server. To be made, used and closed in one event loop."""
+
+    def __init__(self, address: str, concurrency: int, max_message_bytes: int) -> None:
+        """Open a channel; nothing is sent yet.
+
+        Args:
+            address: host:port of Triton's gRPC endpoint.
+            concurrency: most inferences in flight at once; others wait for their turn.
+            max_message_bytes: longest message in either direction.
+        """
+        self._client = InferenceServerClient(
+            address,
+            channel_args=[
+                ("grpc.max_send_message_length", max_message_bytes),
+                ("grpc.max_receive_message_length", max_message_bytes),
+                *RECONNECT_OPTIONS,
+            ],
+        )
+        self._slots = asyncio.Semaphore(concurrency)
+        self._contracts: dict[str, Contract] = {}
+        self._versions: dict[str, str] = {}
+
+    async def contract(self, model: str) -> Contract:
+        """The contract of the version served now, asked for again once another version answers.
+
+        Raises:
+            ModelNotFound: Triton does not serve it, or it is only a step of a model.
+            EngineUnavailable: Triton does not answer.
+        """
+        if model not in self._contracts:
+            self._contracts[model] = contract_of(await self._config(model))
+        return self._contracts[model]
+
+    async def infer(
+        self,
+        graph: str,
+        image: NDArray[np.uint16],
+        intensity: NDArray[np.float32],
+        timeout_s: float | None,
+    ) -> Inference:
+        """Run one tile through an ensemble.
+
+        Args:
+            graph: name of the ensemble.
+            image: uint16 [H, W, C], C 1 or 3.
+            intensity: float32 [2], the range [lo, hi].
+            timeout_s: seconds until the answer, None for no limit. Triton learns of it.
+
+        Raises:
+            ModelNotFound, EngineUnavailable, EngineFailed, Overloaded, DeadlineExceeded.
+        """
+        inputs = [_input("IMAGE", "UINT16", image), _input("RANGE", "FP32", intensity)]
+        loop = asyncio.get_running_loop()
+        deadline = None if timeout_s is None else loop.time() + timeout_s
+        async with self._slot(timeout_s):
+            left_s = None if deadline is None else deadline - loop.time()
+            with _translated(graph):
+                result = await self._client.infer(graph, inputs, client_timeout=left_s)
+        response = result.get_response()
+        self._note_version(graph, response.model_version)
+        return Inference(
+            result.as_numpy("MAPS"), result.as_numpy("DISAGREEMENT"), response.model_version
+        )
+
+    async def models(self) -> list[ServedModel]:
+        """The models served now, by name.
+
+        Raises:
+            EngineUnavailable: Triton does not answer.
+        """
+        with _translated("repository"):
+            index = await self._client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
+        ready = [entry for entry in index.models if entry.state == "READY"]
+        versions = {
+            name: max((entry.version for entry in ready if entry.name == name), key=int)
+            for name in sorted({entry.name for entry in ready})
+        }
+        served = []
+        for name, version in versions.items():
+            config = await self._config(name)
+            if has_contract(config) and not name.endswith(TTA_SUFFIX):
+                tta = name + TTA_SUFFIX in versions
+                served.append(ServedModel(name, version, tta, contract_of(config)))
+        return served
+
+    async def is_ready(self, graphs: Sequence[str], timeout_s: float) -> bool:
+        """Whether Triton answers within the time and every graph is ready."""
+        try:
+            for graph in graphs:
+                with _translated(graph):
+                    if not await self._client.is_model_ready(graph, client_timeout=timeout_s):
+                        return False
+        except NucleiError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        await self._client.close()
+
+    async def _config(self, model: str) -> ModelConfig:
+        with _translated(model):
+            response = await self._client.get_model_config(
+                model, client_timeout=CONTROL_TIMEOUT_S
+            )
+        return response.config
+
+    @asynccontextmanager
+    async def _slot(self, timeout_s: float | None) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._slots.acquire()
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the time of {timeout_s:.3g} s ran out while waiting for a free inference slot; "
+                "allow more time or send fewer frames at once"
+            ) from error
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+    def _note_version(self, graph: str, version: str) -> None:
+        if self._versions.get(graph) != version:
+            self._versions[graph] = version
+            self._contracts.clear()
+
+
+def _input(name: str, datatype: str, values: NDArray[Any]) -> InferInput:
+    tensor = InferInput(name, list(values.shape), datatype)
+    tensor.set_data_from_numpy(values)
+    return tensor
+
+
+@contextmanager
+def _translated(subject: str) -> Iterator[None]:
+    """Turn Triton's errors into ours.
+
+    Triton's text goes to the log only: it carries tracebacks and paths.
+    """
+    try:
+        yield
+    except InferenceServerException as error:
+        translated = _translate(error, subject)
+        if not isinstance(translated, ModelNotFound):
+            logger.warning(
+                "triton subject=%s status=%s detail=%r", subject, error.status(), error.message()
+            )
+        raise translated from error
+
+
+def _translate(error: InferenceServerException, subject: str) -> NucleiError:
+    status = (error.status() or "").removeprefix("StatusCode.")
+    detail = error.message() or ""
+    if status == "NOT_FOUND" or "unknown model" in detail:
+        return ModelNotFound(
+            f"there is no model '{subject}'; ask for one that GetServerInfo or /v1/models lists"
+        )
+    if status == "DEADLINE_EXCEEDED" or "Request timeout expired" in detail:
+        return DeadlineExceeded(
+            f"the time ran out before '{subject}' had answered; allow more time or use smaller frames"
+        )
+    if "maximum queue size" in detail:
+        return Overloaded(f"the queue of '{subject}' is full; send again in a second")
+    if status == "UNAVAILABLE":
+        return EngineUnavailable(
+            "the inference server does not answer; send again once the service is ready"
+        )
+    return EngineFailed(f"inference with '{subject}' failed; the server's log says why")
