@@ -1,0 +1,67 @@
+PYTHON ?= python3.11
+UV ?= uv
+# No user site, no bytecode of other interpreters: pip sees the environment it installs into, only.
+PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
+
+.DEFAULT_GOAL := help
+.PHONY: help env serve train-env test lint lock proto
+
+help: ## show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+env: .venv/.made .venv-triton/.made ## make the serving environment (.venv) and Triton's (.venv-triton)
+
+serve: env ## start Triton and the gateway on model_repository/, until Ctrl-C
+	@.venv/bin/nuclei serve
+
+train-env: .venv-train/.made ## make the environment for training, tests and development (.venv-train)
+
+test: train-env .venv-triton/.made ## run the whole test suite
+	@.venv-train/bin/python -m pytest
+
+lint: train-env ## check style and types
+	@.venv-train/bin/ruff check .
+	@.venv-train/bin/ruff format --check .
+	@.venv-train/bin/mypy
+
+# Exact versions with the hashes of every file: what was tested is what is installed.
+COMPILE = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
+	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
+lock: ## pin the newest versions that pyproject.toml allows (needs uv)
+	$(COMPILE) --upgrade --extra serve pyproject.toml -o requirements/serving.lock
+	$(COMPILE) --upgrade --extra serve --extra train --extra dev -c requirements/serving.lock \
+		pyproject.toml -o requirements/training.lock
+	$(COMPILE) --upgrade --no-deps requirements/triton.in -o requirements/triton.lock
+
+proto: train-env ## generate nuclei/v1's Python stubs from its proto
+	@.venv-train/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
+		nuclei/v1/segmentation.proto
+
+.venv/.made: requirements/serving.lock pyproject.toml
+	@$(call make_environment,.venv)
+	@echo "Installing the serving environment into .venv (a minute or two)"
+	@.venv/bin/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes -r $<
+	@.venv/bin/python $(PIP_INSTALL) --no-deps -e .
+	@touch $@
+
+.venv-triton/.made: requirements/triton.lock
+	@$(call make_environment,.venv-triton)
+	@$(PYTHON) -m serving.triton.machine
+	@echo "Installing Triton Inference Server into .venv-triton (a minute or two)"
+	@.venv-triton/bin/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes -r $<
+	@touch $@
+
+.venv-train/.made: requirements/training.lock pyproject.toml
+	@$(call make_environment,.venv-train)
+	@echo "Installing the training and test environment into .venv-train (several minutes, 7 GB)"
+	@.venv-train/bin/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes -r $<
+	@.venv-train/bin/python $(PIP_INSTALL) --no-deps -e .
+	@touch $@
+
+define make_environment
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null \
+	|| { echo "Python 3.11 was not found as '$(PYTHON)': install it (apt install python3.11) or name it: make PYTHON=/path/to/python3.11" >&2; exit 1; }; \
+$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	|| { echo "Python's venv module is missing: apt install python3.11-venv" >&2; exit 1; }; \
+test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+endef
