@@ -9,32 +9,32 @@ from numpy.typing import NDArray
 from nuclei.images import Frame
 from nuclei.intensity import intensity_range
 
-# Neighbours in the label image rarely share a colour; none is a colour of tissue or of darkness.
-BRIGHT_COLOURS = ((255, 214, 0), (0, 229, 255), (255, 92, 205), (124, 255, 77), (255, 138, 51))
-DARK_COLOURS = ((214, 0, 0), (0, 110, 40), (0, 60, 220), (150, 70, 0), (0, 120, 135))
+# Neighbours in the label image rarely share a colour. The second set shows on tissue and on white.
+COLOURS_ON_DARK = ((255, 214, 0), (0, 229, 255), (255, 92, 205), (124, 255, 77), (255, 138, 51))
+COLOURS_ON_BRIGHT = ((235, 0, 0), (0, 165, 0), (255, 140, 0), (0, 170, 215), (225, 200, 0))
 BRIGHT_BACKGROUND = 110
 MIN_SIDE_PX = 512
 
 
-def overlay(frame: Frame, labels: NDArray[np.uint32]) -> NDArray[np.uint8]:
+def overlay(frame: Frame, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
     """The frame, stretched in contrast, with a thin coloured outline inside each nucleus.
 
     Args:
         frame: the frame.
-        labels: uint32 [H, W], 0 is background.
+        labels: integer [H, W], 0 is background.
 
     Returns:
         uint8 RGB [H * n, W * n, 3], n the smallest whole number that makes the longer side at least
         512 pixels, so that outlines stay thin on small frames.
     """
-    picture = _stretched(frame)
+    picture = stretched(frame)
     times = -(-MIN_SIDE_PX // max(labels.shape))
     if times > 1:
         height, width = (times * side for side in labels.shape)
         picture = np.asarray(cv2.resize(picture, (width, height)), np.uint8)
         labels = labels.repeat(times, axis=0).repeat(times, axis=1)
     bright = np.median(picture) > BRIGHT_BACKGROUND
-    colours = np.array(DARK_COLOURS if bright else BRIGHT_COLOURS, np.uint8)
+    colours = np.array(COLOURS_ON_BRIGHT if bright else COLOURS_ON_DARK, np.uint8)
     edge = np.nonzero(_inner_edges(labels))
     picture[edge] = colours[labels[edge] % len(colours)]
     return picture
@@ -47,7 +47,8 @@ def encode_png(picture: NDArray[np.uint8]) -> bytes:
     return data.tobytes()
 
 
-def _stretched(frame: Frame) -> NDArray[np.uint8]:
+def stretched(frame: Frame) -> NDArray[np.uint8]:
+    """The frame with its intensity range stretched to 0..255: uint8 RGB [H, W, 3]."""
     lo, hi = intensity_range(frame.pixels)
     levels = np.arange(np.iinfo(frame.pixels.dtype).max + 1, dtype=np.float32)
     table = np.clip((levels - lo) / (hi - lo) * 255, 0, 255).astype(np.uint8)
