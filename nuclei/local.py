@@ -1,4 +1,4 @@
-"""The engine that runs the graphs of a Triton model repository in this process, without a server."""
+"""The engine that runs a Triton model repository in this process, without a server."""
 
 import asyncio
 import threading

@@ -7,7 +7,6 @@ from nuclei.contract import Contract
 from nuclei.errors import InvalidData, ModelNotFound
 
 CONTRACT_PARAMETER = "contract"
-TTA_SUFFIX = "_tta"
 
 
 def parse_model_config(text: str, name: str) -> ModelConfig:

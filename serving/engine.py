@@ -23,8 +23,8 @@ from nuclei.errors import (
     NucleiError,
     Overloaded,
 )
-from nuclei.modelconfig import TTA_SUFFIX, contract_of, has_contract
-from nuclei.pipeline import Inference
+from nuclei.modelconfig import contract_of, has_contract
+from nuclei.pipeline import TTA_SUFFIX, Inference
 
 logger = logging.getLogger(__name__)
 
@@ -209,13 +209,13 @@ def _translated(subject: str) -> Iterator[None]:
 def _translate(error: InferenceServerException, subject: str) -> NucleiError:
     status = (error.status() or "").removeprefix("StatusCode.")
     detail = error.message() or ""
-    if status == "NOT_FOUND" or "unknown model" in detail:
+    if status == "NOT_FOUND":
         return ModelNotFound(
             f"there is no model '{subject}'; ask for one that GetServerInfo or /v1/models lists"
         )
     if status == "DEADLINE_EXCEEDED" or "Request timeout expired" in detail:
         return DeadlineExceeded(
-            f"the time ran out before '{subject}' had answered; allow more time or use smaller frames"
+            f"the time ran out before '{subject}' had answered; allow more time"
         )
     if "maximum queue size" in detail:
         return Overloaded(f"the queue of '{subject}' is full; send again in a second")

@@ -1,0 +1,1 @@
+"""The gateway: one data plane, spoken to over gRPC and HTTP."""

@@ -1,0 +1,171 @@
+"""The one way of a frame through the gateway, whatever protocol it came by."""
+
+import asyncio
+import uuid
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from importlib.metadata import version as installed_version
+from typing import TypeVar
+
+from nuclei import pipeline
+from nuclei.errors import DeadlineExceeded, InvalidOption
+from nuclei.images import Frame, FrameLimits
+from nuclei.segmentation import Segmentation
+from serving.engine import ServedModel, TritonEngine
+from serving.gateway.observation import Observation
+from serving.gateway.settings import GatewaySettings
+
+MAX_REQUEST_ID_LENGTH = 128
+READINESS_TIMEOUT_S = 1.0
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a frame is to be segmented.
+
+    Attributes:
+        request_id: names the request in the log and the reply; empty makes a new one.
+        model: name of the model; empty for the default one.
+        tta: whether to average over the 8 rotations and reflections.
+        timeout_s: seconds until the caller gives up; None for the default.
+    """
+
+    request_id: str = ""
+    model: str = ""
+    tta: bool = False
+    timeout_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raises InvalidOption for a request id that would spoil a log line."""
+        if not self.request_id:
+            object.__setattr__(self, "request_id", uuid.uuid4().hex)
+        printable = all("!" <= character <= "~" for character in self.request_id)
+        if len(self.request_id) > MAX_REQUEST_ID_LENGTH or not printable:
+            raise InvalidOption(
+                f"the request id has {len(self.request_id)} characters; expected at most "
+                f"{MAX_REQUEST_ID_LENGTH}, printable ASCII without spaces: use a UUID"
+            )
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """What is served, and within which limits.
+
+    Attributes:
+        server_version: version of this software.
+        models: the models served now, by name.
+        default_model: the model of a request that names none.
+        limits: the largest frame.
+        default_timeout_s: time of a request without a deadline, seconds.
+    """
+
+    server_version: str
+    models: list[ServedModel]
+    default_model: str
+    limits: FrameLimits
+    default_timeout_s: float
+
+
+class DataPlane:
+    """Segments frames with an engine; the event loop only waits."""
+
+    def __init__(
+        self, engine: TritonEngine, executor: Executor, settings: GatewaySettings
+    ) -> None:
+        """Connect the parts.
+
+        Args:
+            engine: where the graphs run.
+            executor: where frames are decoded, post-processed and encoded.
+            settings: limits and defaults.
+        """
+        self._engine = engine
+        self._executor = executor
+        self._settings = settings
+
+    async def segment(
+        self,
+        read: Callable[[FrameLimits], Frame],
+        options: Options,
+        encode: Callable[[Segmentation, Frame], Result],
+        observation: Observation,
+    ) -> Result:
+        """Segment one frame.
+
+        Args:
+            read: makes the frame; called in the executor.
+            options: how to segment it.
+            encode: makes the reply of the result and its frame; called in the executor.
+            observation: is told what happens.
+
+        Raises:
+            NucleiError: any of the tree.
+        """
+        observation.request_id = options.request_id
+        timeout_s = self._settings.default_timeout_s
+        if options.timeout_s is not None:
+            timeout_s = options.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s) as deadline:
+                return await self._segment(read, options, encode, observation, deadline)
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the frame was not done within {timeout_s:.3g} s; allow more time or send fewer "
+                "frames at once"
+            ) from error
+
+    async def _segment(
+        self,
+        read: Callable[[FrameLimits], Frame],
+        options: Options,
+        encode: Callable[[Segmentation, Frame], Result],
+        observation: Observation,
+        deadline: asyncio.Timeout,
+    ) -> Result:
+        model = options.model or self._settings.default_model
+        # Asked first: an unknown model or a dead server is answered before any work.
+        await self._engine.contract(model)
+        observation.graph = model + pipeline.TTA_SUFFIX if options.tta else model
+        with observation.timed("decode"):
+            frame = await self._off_loop(read, self._settings.frame_limits)
+        observation.frame = "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
+        segmentation = await pipeline.segment(
+            frame,
+            self._engine,
+            model,
+            tta=options.tta,
+            timeout_s=_left_s(deadline),
+            executor=self._executor,
+        )
+        stage_ms = observation.stage_ms | segmentation.stage_ms
+        segmentation = replace(segmentation, stage_ms=stage_ms)
+        observation.note_result(segmentation)
+        with observation.timed("encode"):
+            return await self._off_loop(encode, segmentation, frame)
+
+    async def server_info(self) -> ServerInfo:
+        """What is served now; raises EngineUnavailable when Triton does not answer."""
+        return ServerInfo(
+            server_version=installed_version("nuclei-serving"),
+            models=await self._engine.models(),
+            default_model=self._settings.default_model,
+            limits=self._settings.frame_limits,
+            default_timeout_s=self._settings.default_timeout_s,
+        )
+
+    async def is_ready(self) -> bool:
+        """Whether every graph that this service needs would answer now."""
+        return await self._engine.is_ready(self._settings.ready_graphs, READINESS_TIMEOUT_S)
+
+    async def _off_loop(self, step: Callable[..., Result], *arguments: object) -> Result:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, step, *arguments)
+
+
+def _left_s(deadline: asyncio.Timeout) -> float:
+    when = deadline.when()
+    assert when is not None, "every request has a deadline"
+    return max(0.0, when - asyncio.get_running_loop().time())

@@ -1,0 +1,86 @@
+"""The gRPC server of one worker: the API, health and reflection."""
+
+import asyncio
+import logging
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from nuclei.errors import MissingPrerequisite
+from nuclei.v1 import segmentation_pb2 as pb
+from nuclei.v1.segmentation_pb2_grpc import add_SegmentationServicer_to_server
+from serving.gateway.data_plane import DataPlane
+from serving.gateway.grpc_servicer import GrpcServicer
+from serving.gateway.settings import GatewaySettings
+
+logger = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
+HEALTH_INTERVAL_S = 1.0
+Status = health_pb2.HealthCheckResponse
+
+
+class GrpcServer:
+    """Serves nuclei.v1, grpc.health.v1 and reflection on one port, which workers share."""
+
+    def __init__(self, data_plane: DataPlane, settings: GatewaySettings) -> None:
+        self._data_plane = data_plane
+        self._address = f"{settings.grpc_host}:{settings.grpc_port}"
+        self._drain_s = settings.drain_s
+        self._health = health.aio.HealthServicer()
+        self._server = grpc.aio.server(
+            options=[
+                ("grpc.max_receive_message_length", settings.max_message_bytes),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 1),
+            ]
+        )
+        self._draining: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Listen.
+
+        Raises:
+            MissingPrerequisite: the port is taken.
+        """
+        add_SegmentationServicer_to_server(GrpcServicer(self._data_plane), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        )
+        try:
+            self._server.add_insecure_port(self._address)
+        except RuntimeError as error:
+            raise MissingPrerequisite(
+                f"the gRPC address {self._address} cannot be used; is the port taken? "
+                "Set NUCLEI_GRPC_PORT or NUCLEI_GRPC_HOST"
+            ) from error
+        await self._server.start()
+        self._watch = asyncio.create_task(self._report_health())
+        logger.info("grpc listening address=%s", self._address)
+
+    def begin_draining(self) -> None:
+        """Accept no new calls; running ones have the drain time to finish."""
+        if self._draining is None:
+            self._draining = asyncio.create_task(self._drain())
+
+    async def stop(self) -> None:
+        """Drain and wait until it is done."""
+        self.begin_draining()
+        assert self._draining is not None
+        await self._draining
+
+    async def _drain(self) -> None:
+        self._watch.cancel()
+        await self._health.enter_graceful_shutdown()
+        await self._server.stop(self._drain_s)
+
+    async def _report_health(self) -> None:
+        """Health follows the readiness of the models."""
+        while True:
+            ready = await self._data_plane.is_ready()
+            status = Status.SERVING if ready else Status.NOT_SERVING
+            for service in ("", SERVICE):
+                await self._health.set(service, status)
+            await asyncio.sleep(HEALTH_INTERVAL_S)
