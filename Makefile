@@ -34,8 +34,8 @@ lock: ## pin the newest versions that pyproject.toml allows (needs uv)
 	$(COMPILE) --upgrade --no-deps requirements/triton.in -o requirements/triton.lock
 
 proto: train-env ## generate nuclei/v1's Python stubs from its proto
-	@.venv-train/bin/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. \
-		nuclei/v1/segmentation.proto
+	@PATH="$(CURDIR)/.venv-train/bin:$$PATH" python -m grpc_tools.protoc -I . --python_out=. \
+		--grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. nuclei/v1/segmentation.proto
 
 .venv/.made: requirements/serving.lock pyproject.toml
 	@$(call make_environment,.venv)

@@ -149,7 +149,7 @@ class LocalEngine:
         """The version Triton would serve: the one its policy names, else the highest."""
         policy = self._config(name).version_policy
         folders = (self._repository / name).iterdir()
-        versions = list(policy.specific.versions) or [
+        versions: list[int] = list(policy.specific.versions) or [
             int(folder.name) for folder in folders if folder.name.isdigit()
         ]
         if not versions:

@@ -199,8 +199,8 @@ def _translated(subject: str) -> Iterator[None]:
         yield
     except InferenceServerException as error:
         translated = _translate(error, subject)
-        if not isinstance(translated, ModelNotFound):
-            logger.warning(
+        if isinstance(translated, EngineFailed):
+            logger.error(
                 "triton subject=%s status=%s detail=%r", subject, error.status(), error.message()
             )
         raise translated from error

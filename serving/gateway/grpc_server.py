@@ -78,8 +78,12 @@ class GrpcServer:
 
     async def _report_health(self) -> None:
         """Health follows the readiness of the models."""
+        reported = None
         while True:
             ready = await self._data_plane.is_ready()
+            if ready != reported:
+                logger.info("readiness ready=%s", ready)
+                reported = ready
             status = Status.SERVING if ready else Status.NOT_SERVING
             for service in ("", SERVICE):
                 await self._health.set(service, status)

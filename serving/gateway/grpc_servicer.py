@@ -20,7 +20,10 @@ from serving.gateway.observation import observed
 ERROR_METADATA = "nuclei-error"
 
 NUCLEI_OUTPUTS = frozenset({pb.OUTPUT_CENTROIDS, pb.OUTPUT_BOXES, pb.OUTPUT_FEATURES})
-DTYPES = {pb.PIXEL_TYPE_UINT8: np.dtype("u1"), pb.PIXEL_TYPE_UINT16: np.dtype("<u2")}
+DTYPES: dict[int, np.dtype[Any]] = {
+    pb.PIXEL_TYPE_UINT8: np.dtype("u1"),
+    pb.PIXEL_TYPE_UINT16: np.dtype("<u2"),
+}
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

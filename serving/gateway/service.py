@@ -18,7 +18,6 @@ from serving.gateway.settings import GatewaySettings
 # BentoML's own timer would answer before ours; it also runs while a body is uploaded.
 UPLOAD_S = 300
 
-logger = logging.getLogger(__name__)
 settings = GatewaySettings()
 app = http_app(settings.max_request_bytes)
 
@@ -32,9 +31,11 @@ app = http_app(settings.max_request_bytes)
 class NucleiGateway:
     """One worker of the gateway: HTTP by BentoML, and beside it the gRPC server."""
 
-    @bentoml.on_startup
+    @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
         """Open the gRPC port."""
+        # BentoML's root logger drops what is not a warning.
+        logging.getLogger("serving").setLevel(logging.INFO)
         self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="frame")
         self._engine = TritonEngine(
             settings.triton_address, settings.triton_concurrency, settings.max_message_bytes
@@ -45,7 +46,7 @@ class NucleiGateway:
         await self._grpc.start()
         _on_sigterm(self._grpc.begin_draining)
 
-    @bentoml.on_shutdown
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
         """Wait for the running requests, then close everything."""
         await self._grpc.stop()
