@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import tifffile
 import zstandard
@@ -65,7 +64,7 @@ def label_png(segmentation: Segmentation) -> bytes:
             f"{len(segmentation.nuclei)} nuclei do not fit a 16-bit PNG, which holds "
             f"{MAX_PNG_LABEL}: choose labels.tif"
         )
-    return bytes(imagecodecs.png_encode(segmentation.labels.astype(np.uint16), level=1))
+    return encode_png(segmentation.labels.astype(np.uint16))
 
 
 def geojson(segmentation: Segmentation) -> bytes:

@@ -1,22 +1,28 @@
 """Reading frames and label images: PNG, JPEG, TIFF and OME-TIFF, into arrays of one known form."""
 
 import io
+import logging
 import math
 import re
 import struct
 import xml.etree.ElementTree as ElementTree
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import imagecodecs
+import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 from PIL import JpegImagePlugin
 
 from nuclei.errors import FrameTooLarge, InvalidData, InvalidImage, InvalidOption
+
+# What the decoders have to say about damaged bytes reaches the caller as an error of ours.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 
@@ -183,7 +189,7 @@ def _frame(decoded: _Decoded, limits: FrameLimits) -> Frame:
         pixels = (np.moveaxis(decoded.palette[:, pixels], 0, -1) >> 8).astype(np.uint8)
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
-    if pixels.ndim == 3 and pixels.shape[2] == 2:
+    if pixels.ndim == 3 and pixels.shape[2] == 2:  # grey and alpha
         pixels = pixels[:, :, 0]
     return frame_from_array(pixels, decoded.pixel_size_um, limits)
 
@@ -237,9 +243,29 @@ def _load(source: Path | bytes, limits: FrameLimits) -> bytes:
 def _decode_png(data: bytes, limits: FrameLimits) -> _Decoded:
     width, height = struct.unpack_from(">II", data, 16)
     limits.check_shape(height, width)
-    if b"IEND" not in data:  # the decoder itself is content once it has all the pixels
-        raise InvalidImage("the PNG is truncated (no end); expected a whole file: send it again")
-    return _Decoded(imagecodecs.png_decode(data))
+    _check_png_chunks(data)
+    return _Decoded(_decode_with_opencv(data))
+
+
+def _check_png_chunks(data: bytes) -> None:
+    # OpenCV returns what it has of a truncated or damaged PNG.
+    position, kind = 8, b""
+    while kind != b"IEND":
+        length, kind = struct.unpack_from(">I4s", data, position)
+        end = position + 8 + length
+        if end + 4 > len(data):
+            raise ValueError(f"it ends within chunk {kind!r}")
+        (checksum,) = struct.unpack_from(">I", data, end)
+        if zlib.crc32(data[position + 4 : end]) != checksum:
+            raise ValueError(f"wrong checksum of chunk {kind!r}")
+        position = end + 4
+
+
+def _decode_with_opencv(data: bytes) -> NDArray[Any]:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise ValueError("its pixels cannot be decoded")
+    return pixels if pixels.ndim == 2 else pixels[:, :, (2, 1, 0)]
 
 
 def _decode_jpeg(data: bytes, limits: FrameLimits) -> _Decoded:
@@ -253,9 +279,9 @@ def _decode_tiff(data: bytes, limits: FrameLimits) -> _Decoded:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         page = _only_page(tiff)
         limits.check_shape(page.imagelength, page.imagewidth)
-        _check_tiff_dtype(page)
-        _check_segments(page, len(data))
-        pixels = page.asarray()
+        _check_tiff_layout(page)
+        _check_segments(page, data)
+        pixels = page.asarray() if page.compression in _OWN_CODECS else _decode_with_opencv(data)
         if page.axes == "SYX":
             pixels = np.moveaxis(pixels, 0, -1)
         if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
@@ -275,9 +301,20 @@ _DECODERS = {
 }
 
 
+_DEFLATE = (tifffile.COMPRESSION.ADOBE_DEFLATE, tifffile.COMPRESSION.DEFLATE)
+_OWN_CODECS = (tifffile.COMPRESSION.NONE, tifffile.COMPRESSION.PACKBITS, *_DEFLATE)
+_PLAIN_COLOURS = (
+    tifffile.PHOTOMETRIC.MINISBLACK,
+    tifffile.PHOTOMETRIC.RGB,
+    tifffile.PHOTOMETRIC.YCBCR,
+)
+
+
 def _only_page(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
     """The one full-resolution plane of the file."""
     pages = [page.aspage() for page in tiff.pages]
+    if not pages:
+        raise ValueError("it has no pixels")
     whole = [page for page in pages if not page.is_reduced and not page.is_mask]
     hidden = int((tiff.imagej_metadata or {}).get("images", 1)) if len(whole) == 1 else 1
     planes = sum(page.imagedepth for page in whole) * hidden
@@ -289,18 +326,32 @@ def _only_page(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
     return whole[0]
 
 
-def _check_tiff_dtype(page: tifffile.TiffPage) -> None:
+def _check_tiff_layout(page: tifffile.TiffPage) -> None:
     if page.dtype is None or page.samplesperpixel > 4:
         raise InvalidImage(
             f"the TIFF has {page.samplesperpixel} samples of {page.bitspersample} bit per pixel; "
             "expected 8 or 16 bit, grey, RGB or RGBA: save one channel of it"
         )
+    if page.compression not in _OWN_CODECS and (
+        page.photometric not in _PLAIN_COLOURS or page.axes == "SYX" or page.index
+    ):
+        raise InvalidImage(
+            f"the TIFF has {tifffile.COMPRESSION(page.compression).name} compression and "
+            f"{tifffile.PHOTOMETRIC(page.photometric).name} pixels (axes {page.axes}), which are "
+            "not read together: save it uncompressed or with deflate"
+        )
 
 
-def _check_segments(page: tifffile.TiffPage, file_size: int) -> None:
-    # Some codecs fill what is missing with zeros instead of failing.
+def _check_segments(page: tifffile.TiffPage, data: bytes) -> None:
+    # Decoders fill what is missing with zeros, and inflate without a limit.
+    capacity = math.prod(page.chunks) * np.dtype(page.dtype).itemsize
     for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
-        if size == 0 or offset + size > file_size:
+        segment = data[offset : offset + size]
+        if page.compression in _DEFLATE and (
+            len(zlib.decompressobj().decompress(segment, capacity + 1)) > capacity
+        ):
+            raise InvalidImage("the TIFF inflates to more pixels than it declares; save it again")
+        if size == 0 or offset + size > len(data):
             raise InvalidImage(
                 "the TIFF is truncated (pixel data beyond the end of the file); expected a whole "
                 "file: send it again"
