@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from nuclei.errors import InvalidData
 
@@ -44,8 +44,8 @@ class Contract:
         stride: tile sides are multiples of this, pixels.
         pixel_size_um: pixel size of the training images, micrometres; None when unknown.
         watershed: post-processing parameters.
-        validation: scores reached on the validation images, by name.
-        quality_reference: reference distributions of the quality features, by feature.
+        validation: scores reached on the validation images, by name (`dsb_score`,
+            `dsb_score/histology`, `tta/dsb_score`).
     """
 
     family: str
@@ -55,8 +55,7 @@ class Contract:
     stride: int = 32
     pixel_size_um: float | None = None
     watershed: WatershedParameters = WatershedParameters()
-    validation: dict[str, Any] = field(default_factory=dict)
-    quality_reference: dict[str, Any] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True)
@@ -74,11 +73,13 @@ class Contract:
             fields["watershed"] = WatershedParameters(**fields["watershed"])
             contract = cls(**fields)
         except (ValueError, KeyError, TypeError) as error:
-            raise InvalidData(f"{CONTRACT_FILE} cannot be read ({error}); export the model again") from error
+            raise InvalidData(
+                f"{CONTRACT_FILE} cannot be read ({error}); export the model again"
+            ) from error
         if contract.tile_size % contract.stride or contract.tile_size <= 2 * contract.halo:
             raise InvalidData(
-                f"{CONTRACT_FILE}: tile_size {contract.tile_size} must be a multiple of {contract.stride} "
-                f"and exceed twice the halo of {contract.halo}"
+                f"{CONTRACT_FILE}: tile_size {contract.tile_size} must be a multiple of "
+                f"{contract.stride} and exceed twice the halo of {contract.halo}"
             )
         return contract
 

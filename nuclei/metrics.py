@@ -45,7 +45,8 @@ class Overlap:
         for name, labels in (("truth", truth), ("predicted", predicted)):
             if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
                 raise InvalidData(
-                    f"{name} labels are {labels.dtype} {list(labels.shape)}; expected integers [H, W]"
+                    f"{name} labels are {labels.dtype} {list(labels.shape)}; "
+                    "expected integers [H, W]"
                 )
         if truth.shape != predicted.shape:
             raise InvalidData(
@@ -115,7 +116,7 @@ class Overlap:
         return _dice(self.true_mask, self.predicted_mask)
 
     def boundary_dice(self, band_px: int = BOUNDARY_BAND_PX) -> float:
-        """Dice of the foreground within a band of `band_px` around the true foreground's outline."""
+        """Dice of the foreground within `band_px` of the outline of the true foreground."""
         band = _within(self.true_mask, band_px) & _within(~self.true_mask, band_px)
         return _dice(self.true_mask & band, self.predicted_mask & band)
 

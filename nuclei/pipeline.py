@@ -6,7 +6,6 @@ from collections.abc import Coroutine, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -73,6 +72,23 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Prediction:
+    """The maps of one whole frame.
+
+    Attributes:
+        maps: uint8 [K, H, W] in the order of the contract's maps, 255 is probability 1.
+        disagreement: uint8 [H, W], as `Inference.disagreement`.
+        contract: of the version that answered.
+        version: the model version that answered.
+    """
+
+    maps: NDArray[np.uint8]
+    disagreement: NDArray[np.uint8]
+    contract: Contract
+    version: str
+
+
 async def segment(
     frame: Frame,
     engine: Engine,
@@ -95,21 +111,42 @@ async def segment(
     Raises:
         ModelNotFound, DeadlineExceeded, Overloaded, EngineUnavailable, EngineFailed.
     """
+    stage_ms: dict[str, float] = {}
+    prediction = await predict(
+        frame, engine, model, tta=tta, timeout_s=timeout_s, executor=executor, stage_ms=stage_ms
+    )
+    loop = asyncio.get_running_loop()
+    labels, nuclei = await loop.run_in_executor(executor, _label, frame, prediction, stage_ms)
+    return Segmentation(labels, nuclei, frame.pixel_size_um, model, prediction.version, stage_ms)
+
+
+async def predict(
+    frame: Frame,
+    engine: Engine,
+    model: str,
+    *,
+    tta: bool = False,
+    timeout_s: float | None = None,
+    executor: Executor | None = None,
+    stage_ms: dict[str, float],
+) -> Prediction:
+    """The maps of one frame, before post-processing; arguments and errors as `segment`.
+
+    Args:
+        stage_ms: receives the time of each step, milliseconds.
+    """
     loop = asyncio.get_running_loop()
     deadline = None if timeout_s is None else loop.time() + timeout_s
-    stage_ms: dict[str, float] = {}
     contract = await engine.contract(model)
     with _timed(stage_ms, "tile"):
         plan, intensity, tiles = await loop.run_in_executor(executor, _cut, frame, contract)
     with _timed(stage_ms, "infer"):
         graph = model + TTA_SUFFIX if tta else model
         inferences = await _infer(engine, graph, tiles, intensity, deadline)
+    with _timed(stage_ms, "stitch"):
+        maps, disagreement = await loop.run_in_executor(executor, _stitch, inferences, plan)
     contract = await engine.contract(model)  # the answers may come from a newer version
-    work = partial(_post_process, frame, plan, inferences, contract, stage_ms)
-    labels, nuclei = await loop.run_in_executor(executor, work)
-    return Segmentation(
-        labels, nuclei, frame.pixel_size_um, model, inferences[0].version, stage_ms
-    )
+    return Prediction(maps, disagreement, contract, inferences[0].version)
 
 
 def _cut(
@@ -157,19 +194,22 @@ async def _together(runs: list[Coroutine[Any, Any, Inference]]) -> list[Inferenc
             task.cancel()
 
 
-def _post_process(
-    frame: Frame,
-    plan: TilePlan,
-    inferences: list[Inference],
-    contract: Contract,
-    stage_ms: dict[str, float],
+def _stitch(
+    inferences: list[Inference], plan: TilePlan
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    maps = stitch([inference.maps for inference in inferences], plan)
+    return maps, stitch([inference.disagreement for inference in inferences], plan)
+
+
+def _label(
+    frame: Frame, prediction: Prediction, stage_ms: dict[str, float]
 ) -> tuple[NDArray[np.uint32], Nuclei]:
-    with _timed(stage_ms, "stitch"):
-        maps = stitch([inference.maps for inference in inferences], plan)
+    contract = prediction.contract
     with _timed(stage_ms, "watershed"):
-        labels = label_nuclei(maps, contract.watershed)
+        labels = label_nuclei(prediction.maps, contract.watershed)
     with _timed(stage_ms, "measure"):
-        return labels, measure(labels, frame.pixels, maps[contract.maps.index("foreground")])
+        foreground = prediction.maps[contract.maps.index("foreground")]
+        return labels, measure(labels, frame.pixels, foreground)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ the same maps whatever the tile size.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,7 +64,7 @@ def plan_tiles(height: int, width: int, largest: int, halo: int, stride: int) ->
     """
     if largest % stride or largest <= 2 * halo:
         raise InvalidOption(
-            f"tile size {largest} must be a multiple of {stride} and exceed twice the halo of {halo}"
+            f"tile size {largest} must be a multiple of {stride} and exceed twice the halo, {halo}"
         )
     sizes = [size for size in range(stride, largest + 1, stride) if size > 2 * halo]
     fits = [size for size in range(stride, largest + 1, stride) if size >= max(height, width)]
@@ -125,7 +126,7 @@ def _intervals(length: int, size: int, halo: int) -> list[tuple[int, slice]]:
     """(start, used part) of the tiles along one axis."""
     count = _count(length, size, halo)
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)] if count > 1 else [0]
-    cuts = [(left + size + right) // 2 for left, right in zip(starts, starts[1:], strict=False)]
+    cuts = [(left + size + right) // 2 for left, right in pairwise(starts)]
     return [
         (start, slice(first, last))
         for start, first, last in zip(starts, [0, *cuts], [*cuts, length], strict=True)

@@ -17,9 +17,7 @@ from nuclei.contract import WatershedParameters
 LEVELS = 255
 
 
-def label_nuclei(
-    maps: NDArray[np.uint8], parameters: WatershedParameters
-) -> NDArray[np.uint32]:
+def label_nuclei(maps: NDArray[np.uint8], parameters: WatershedParameters) -> NDArray[np.uint32]:
     """Label the nuclei of a frame.
 
     Args:

@@ -1,0 +1,26 @@
+"""Where model versions are registered: training writes there, serving reads there."""
+
+import os
+from pathlib import Path
+
+# MLflow reads this when it is imported.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+ARTIFACT_FOLDER = "model"
+
+
+def default_tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or a SQLite database in `~/.nuclei`, whatever the current folder is."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+
+
+def home() -> Path:
+    """`~/.nuclei`, made when it is missing."""
+    folder = Path.home() / ".nuclei"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def registered_name(family: str) -> str:
+    """Name of a family's registered model: `nuclei-unet`, `nuclei-mask-rcnn`."""
+    return f"nuclei-{family.replace('_', '-')}"

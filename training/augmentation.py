@@ -1,0 +1,134 @@
+"""Random crops and the augmentations of microscopy: geometry, intensity, optics, stain."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.intensity import intensity_range
+
+ELASTIC_GRID_PX = 64
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Strengths and probabilities of the random changes.
+
+    Attributes:
+        scale_spread: standard deviation of the natural logarithm of the zoom (clipped to 0.4-2.5).
+        elastic_px: standard deviation of the elastic displacement on a 64-pixel grid, pixels.
+        rotation: probability of a rotation by any angle, besides the eight dihedral ones.
+        gamma_spread: standard deviation of the natural logarithm of the gamma exponent.
+        range_spread: standard deviation of the shift of either end of the intensity range,
+            as a fraction of the range.
+        own_range: probability that a crop is normalised by its own range, not by its image's: this
+            is how frames without a nucleus look.
+        blur, noise, stain, grey, inversion: probabilities of the change of that name.
+    """
+
+    scale_spread: float = 0.3
+    elastic_px: float = 3.0
+    rotation: float = 0.5
+    gamma_spread: float = 0.3
+    range_spread: float = 0.08
+    own_range: float = 0.1
+    blur: float = 0.15
+    noise: float = 0.25
+    stain: float = 0.7
+    grey: float = 0.1
+    inversion: float = 0.05
+
+
+def random_crop(
+    pixels: NDArray[np.uint8] | NDArray[np.uint16],
+    labels: NDArray[np.uint16],
+    size: int,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+    """One augmented training crop.
+
+    Args:
+        pixels: uint8 or uint16 [H, W, C], C is 1 or 3.
+        labels: uint16 [H, W].
+        size: side of the crop, pixels.
+
+    Returns:
+        image float32 [size, size, 3] in [0, 1], and labels uint16 [size, size].
+    """
+    x, y = _sampling_grid(labels, size, augmentation, rng)
+    crop = cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    truth = cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
+    crop = crop.reshape(size, size, pixels.shape[2])
+    lo, hi = intensity_range(crop if rng.random() < augmentation.own_range else pixels)
+    shift = rng.normal(0, augmentation.range_spread, 2) * (hi - lo)
+    lo, hi = lo + shift[0], max(hi + shift[1], lo + shift[0] + 1)
+    image = np.clip((crop.astype(np.float32) - lo) / (hi - lo), 0, 1).astype(np.float32)
+    return _change_look(image, augmentation, rng), truth
+
+
+def _sampling_grid(
+    labels: NDArray[np.uint16], size: int, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Source coordinates (x, y), each float32 [size, size], of a zoomed, turned, warped crop."""
+    zoom = float(np.clip(np.exp(rng.normal(0, augmentation.scale_spread)), 0.4, 2.5))
+    angle = rng.uniform(0, 2 * np.pi) if rng.random() < augmentation.rotation else 0.0
+    angle += rng.integers(4) * np.pi / 2
+    flip = rng.choice([-1.0, 1.0])
+    centre = _crop_centre(labels, size / zoom, rng)
+    offset = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / zoom
+    dx, dy = np.meshgrid(offset * flip, offset)
+    x = centre[1] + np.cos(angle) * dx - np.sin(angle) * dy
+    y = centre[0] + np.sin(angle) * dx + np.cos(angle) * dy
+    if augmentation.elastic_px:
+        cells = max(2, size // ELASTIC_GRID_PX + 1)
+        warp = rng.normal(0, augmentation.elastic_px, (cells, cells, 2)).astype(np.float32)
+        warp = cv2.resize(warp, (size, size), interpolation=cv2.INTER_CUBIC) / zoom
+        x, y = x + warp[..., 0], y + warp[..., 1]
+    return x.astype(np.float32), y.astype(np.float32)
+
+
+def _crop_centre(
+    labels: NDArray[np.uint16], extent: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Centre (y, x) of a crop of `extent` source pixels: half the time near a nucleus."""
+    shape = np.array(labels.shape, np.float64)
+    centre = rng.uniform(0, 1, 2) * shape
+    if rng.random() < 0.5:
+        for _ in range(20):
+            y, x = (rng.uniform(0, 1, 2) * shape).astype(int)
+            if labels[y, x]:
+                centre = np.array([y, x]) + rng.uniform(-0.3, 0.3, 2) * extent
+                break
+    margin = np.minimum(extent / 2, shape / 2)
+    return np.clip(centre, margin, shape - margin)
+
+
+def _change_look(
+    image: NDArray[np.float32], augmentation: Augmentation, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Intensity, optics and stain changes of an image in [0, 1]; float32 [H, W, 3]."""
+    if image.shape[2] == 3:
+        if rng.random() < augmentation.stain:
+            image = _shift_stain(image, rng)
+        if rng.random() < augmentation.grey:
+            image = image.mean(axis=2, keepdims=True)
+    image = image ** np.float32(np.exp(rng.normal(0, augmentation.gamma_spread)))
+    if rng.random() < augmentation.blur:
+        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.8)).reshape(image.shape)
+    if rng.random() < augmentation.noise:
+        image = image + rng.normal(0, rng.uniform(0.01, 0.08), image.shape).astype(np.float32)
+    if rng.random() < augmentation.inversion:
+        image = 1 - image
+    image = np.clip(image, 0, 1)
+    return np.array(np.broadcast_to(image, (*image.shape[:2], 3)), dtype=np.float32)
+
+
+def _shift_stain(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Turn the hue, change the saturation, and scale each channel's optical density."""
+    density = -np.log(np.maximum(image, 1e-3)) * rng.normal(1, 0.15, 3).astype(np.float32)
+    hsv = cv2.cvtColor(np.exp(-np.maximum(density, 0)), cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + rng.normal(0, 12)) % 360
+    hsv[..., 1] = np.clip(hsv[..., 1] * np.exp(rng.normal(0, 0.2)), 0, 1)
+    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)

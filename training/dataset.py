@@ -1,0 +1,265 @@
+"""Images with label images: reading the forms people keep them in, and naming what is wrong."""
+
+import csv
+import hashlib
+import re
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from nuclei.errors import InvalidData, NucleiError
+from nuclei.images import FRAME_SUFFIXES, read_frame, read_labels
+
+T = TypeVar("T")
+
+MANIFEST = "manifest.csv"
+LABEL_FOLDERS = ("masks", "labels")
+LABEL_NAME = re.compile(r"^(?P<stem>.+)[._-](labels?|masks?)$")
+SHOWN_PROBLEMS = 10
+KINDS = ("fluorescence", "histology", "brightfield")
+
+FORMS = """expected, as a folder or a zip, one of
+  images/<name>.png  masks/<name>.png  [manifest.csv with columns id, kind]
+  <id>/images/<id>.png  <id>/masks/*.png   (one mask per nucleus, the 2018 Data Science Bowl's form)
+  <name>.tif  <name>_labels.tif            (or _masks, .labels)
+with label images of whole numbers: 0 is background, one number per nucleus"""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image with its truth.
+
+    Attributes:
+        id: name of the image, without its folder and suffix.
+        kind: `fluorescence`, `histology`, `brightfield`, or any word of the manifest.
+        pixels: uint8 or uint16 [H, W, C], C is 1 or 3.
+        labels: uint16 [H, W], 0 is background, nuclei are 1..N without gaps.
+    """
+
+    id: str
+    kind: str
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+    labels: NDArray[np.uint16]
+
+
+def read_dataset(path: Path) -> list[Sample]:
+    """Read every image of a data set, in the order of their ids.
+
+    Args:
+        path: folder or zip in one of the three forms of `FORMS`.
+
+    Raises:
+        InvalidData: no such form, or pairs that cannot be used; each is named with its file.
+    """
+    files = _files(path)
+    kinds = _manifest(files)
+    readers = _pairs(files, path)
+    missing = sorted(set(kinds) - set(readers))
+    problems = [f"{MANIFEST}: no image of id {name}" for name in missing]
+    samples = []
+    for name, read in tqdm(sorted(readers.items()), desc=f"reading {path.name}", unit="image"):
+        try:
+            pixels, labels = read()
+            kind = kinds.get(name) or guess_kind(pixels)
+            samples.append(Sample(name, kind, pixels, _numbered(labels)))
+        except NucleiError as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        shown = "\n  ".join(problems[:SHOWN_PROBLEMS])
+        more = len(problems) - SHOWN_PROBLEMS
+        rest = f"\n  and {more} more" if more > 0 else ""
+        raise InvalidData(
+            f"{path}: {len(problems)} of {len(readers) + len(missing)} images cannot be used; "
+            f"mend or remove them\n  {shown}{rest}"
+        )
+    return samples
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """SHA-256 over ids, pixels and labels; the order of the samples does not matter."""
+    digest = hashlib.sha256()
+    for sample in sorted(samples, key=lambda sample: sample.id):
+        digest.update(sample.id.encode())
+        digest.update(sample.pixels.tobytes())
+        digest.update(sample.labels.tobytes())
+    return digest.hexdigest()
+
+
+def summary(samples: Sequence[Sample]) -> dict[str, tuple[int, int]]:
+    """(images, nuclei) by kind."""
+    images = Counter(sample.kind for sample in samples)
+    nuclei: Counter[str] = Counter()
+    for sample in samples:
+        nuclei[sample.kind] += int(sample.labels.max(initial=0))
+    return {kind: (images[kind], nuclei[kind]) for kind in sorted(images)}
+
+
+def guess_kind(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
+    """Kind of an image [H, W, C] that no manifest names: by its colour, then its background."""
+    values = pixels.astype(np.float32)
+    scale = max(float(values.max()), 1.0)
+    if float((values.max(axis=2) - values.min(axis=2)).mean()) > 0.05 * scale:
+        return "histology"
+    return "brightfield" if float(np.median(values)) > 0.5 * scale else "fluorescence"
+
+
+class _Files:
+    """The files of a folder or a zip by their path below it."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], bytes]) -> None:
+        self.names = [PurePosixPath(name) for name in names if _is_data(PurePosixPath(name))]
+        self._read = read
+
+    def read(self, name: PurePosixPath) -> bytes:
+        return self._read(str(name))
+
+
+def _is_data(name: PurePosixPath) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
+    return not hidden and (name.suffix.lower() in FRAME_SUFFIXES or name.name == MANIFEST)
+
+
+def _files(path: Path) -> _Files:
+    if path.is_dir():
+        names = [found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file()]
+        return _Files(names, lambda name: (path / name).read_bytes())
+    if not path.exists():
+        raise InvalidData(f"{path} does not exist; name a folder or a zip of images and masks")
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InvalidData(f"{path} is neither a folder nor a whole zip ({error})") from error
+    return _Files(archive.namelist(), archive.read)
+
+
+def _manifest(files: _Files) -> dict[str, str]:
+    """Kind by id, empty without a manifest."""
+    found = [name for name in files.names if name.name == MANIFEST]
+    if not found:
+        return {}
+    rows = list(csv.DictReader(files.read(found[0]).decode("utf-8-sig").splitlines()))
+    if rows and "id" not in rows[0]:
+        raise InvalidData(f"{found[0]}: no column 'id'; expected columns id, kind")
+    return {row["id"]: row.get("kind") or "" for row in rows}
+
+
+Pair = tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint32]]
+
+
+def _pairs(files: _Files, path: Path) -> Mapping[str, Callable[[], Pair]]:
+    """What reads each pair, by id."""
+    images = [name for name in files.names if name.suffix.lower() in FRAME_SUFFIXES]
+    readers: dict[str, Callable[[], Pair]] = {}
+    for name, image, labels in [*_one_mask_per_nucleus(images), *_label_images(images)]:
+        if name in readers:
+            raise InvalidData(f"{path}: two images are called {name}; rename one")
+        readers[name] = _reader(files, image, labels)
+    if not readers:
+        raise InvalidData(f"{path}: no images with masks were found; {FORMS}")
+    return readers
+
+
+Found = tuple[str, PurePosixPath, list[PurePosixPath]]
+
+
+def _one_mask_per_nucleus(images: Sequence[PurePosixPath]) -> Iterator[Found]:
+    """`<id>/images/<id>.png` with `<id>/masks/*.png`."""
+    by_folder: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for name in images:
+        by_folder[name.parent].append(name)
+    for image in images:
+        if _is_kaggle(image):
+            yield image.stem, image, sorted(by_folder[image.parent.parent / "masks"])
+
+
+def _is_kaggle(image: PurePosixPath) -> bool:
+    return image.parent.name == "images" and image.parent.parent.name == image.stem
+
+
+def _label_images(images: Sequence[PurePosixPath]) -> Iterator[Found]:
+    """`images/x` with `masks/x` or `labels/x`, or `x` beside `x_labels` or `x_masks`."""
+    kaggle = {image.parent.parent for image in images if _is_kaggle(image)}
+    rest = [name for name in images if name.parent.parent not in kaggle]
+    truth: dict[tuple[PurePosixPath, str], PurePosixPath] = {}
+    plain = []
+    for name in rest:
+        suffixed = LABEL_NAME.match(name.stem)
+        stem = suffixed["stem"] if suffixed else name.stem
+        if name.parent.name in LABEL_FOLDERS:
+            truth[name.parent.parent, stem] = name
+        elif suffixed:
+            truth[name.parent, stem] = name
+        else:
+            plain.append(name)
+    for name in plain:
+        home = name.parent.parent if name.parent.name == "images" else name.parent
+        labels = truth.get((home, name.stem))
+        yield name.stem, name, [labels] if labels else []
+
+
+def _reader(
+    files: _Files, image: PurePosixPath, labels: Sequence[PurePosixPath]
+) -> Callable[[], Pair]:
+    def read() -> Pair:
+        if not labels:
+            raise InvalidData(f"{image} has no mask; {FORMS}")
+        pixels = _of(image, lambda: read_frame(files.read(image))).pixels
+        masks = [(name, _of(name, lambda n=name: read_labels(files.read(n)))) for name in labels]
+        for name, mask in masks:
+            if mask.shape != pixels.shape[:2]:
+                raise InvalidData(
+                    f"{name} is {mask.shape} and {image} is {pixels.shape[:2]} pixels; expected "
+                    "the same size"
+                )
+        if _is_kaggle(image):
+            return pixels, _join(masks)
+        _refuse_binary(*masks[0])
+        return pixels, masks[0][1]
+
+    return read
+
+
+def _of(name: PurePosixPath, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except NucleiError as error:
+        raise InvalidData(f"{name}: {error}") from error
+
+
+def _join(masks: Sequence[tuple[PurePosixPath, NDArray[np.uint32]]]) -> NDArray[np.uint32]:
+    """One label image of the masks of single nuclei."""
+    joined = np.zeros(masks[0][1].shape, np.uint32)
+    for number, (name, mask) in enumerate(masks, start=1):
+        if (joined[mask > 0] > 0).any():
+            raise InvalidData(f"{name} overlaps another mask; expected masks that do not overlap")
+        joined[mask > 0] = number
+    return joined
+
+
+def _refuse_binary(name: PurePosixPath, labels: NDArray[np.uint32]) -> None:
+    values = np.unique(labels[labels > 0])
+    if len(values) == 1:
+        n_parts = cv2.connectedComponents((labels > 0).astype(np.uint8))[0] - 1
+        if n_parts > 1:
+            raise InvalidData(
+                f"{name} holds the one value {values[0]} in {n_parts} separate places; expected a "
+                "label image with another number for every nucleus, not a binary mask"
+            )
+
+
+def _numbered(labels: NDArray[np.uint32]) -> NDArray[np.uint16]:
+    """The same nuclei as 1..N, uint16."""
+    values, numbers = np.unique(labels, return_inverse=True)
+    if values[0] != 0:
+        numbers = numbers + 1
+    if len(values) > np.iinfo(np.uint16).max:
+        raise InvalidData(f"{len(values)} nuclei in one image; expected at most 65535: cut it")
+    return numbers.reshape(labels.shape).astype(np.uint16)

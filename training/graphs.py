@@ -1,0 +1,201 @@
+"""The steps of a U-Net's graph as torch modules, their ONNX files, and the parity of the two."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.export import Dim
+
+OPSET = 20
+LEVELS = 255.0
+N_VIEWS = 8
+ODD_SIZE = (96, 128)
+
+
+class Preprocess(nn.Module):
+    """IMAGE uint16 [H, W, C] and RANGE float32 [2] to INPUT float32 [1, 3, H, W] in [0, 1]."""
+
+    def forward(self, image: Tensor, intensity: Tensor) -> Tensor:
+        lo, hi = intensity[0], intensity[1]
+        scaled = ((image.to(torch.float32) - lo) / (hi - lo)).clamp(0.0, 1.0)
+        planes = scaled.permute(2, 0, 1).unsqueeze(0)
+        # Grey is taken three times, colour each channel once.
+        channels = torch.arange(3) * (planes.shape[1] - 1) // 2
+        return planes.index_select(1, channels)
+
+
+class Views(nn.Module):
+    """INPUT [1, 3, S, S] to VIEWS [8, 3, S, S]: four rotations, then those of the mirror image."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        mirrored = image.flip(3)
+        return torch.cat([_quarter_turns(side, k) for side in (image, mirrored) for k in range(4)])
+
+
+class Network(nn.Module):
+    """IMAGE float32 [N, 3, H, W] in [0, 1] to MAPS float32 [N, K, H, W] in [0, 1]."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return torch.sigmoid(self.network(image))
+
+
+class Finish(nn.Module):
+    """MAPS_IN float32 [1, K, S, S] to MAPS uint8 [K, S, S] and a DISAGREEMENT uint8 [S, S] of 0."""
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        return _to_uint8(maps[0]), _to_uint8(torch.zeros_like(maps[0, 0]))
+
+
+class Merge(nn.Module):
+    """MAPS_IN float32 [8, K, S, S] of the views to their mean, and the foreground's deviation.
+
+    MAPS uint8 [K, S, S], 255 is probability 1; DISAGREEMENT uint8 [S, S], the standard deviation
+    over the views of map 0, 255 is 1.
+    """
+
+    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        straight = torch.cat([_quarter_turns(maps[k : k + 1], -k) for k in range(4)])
+        mirrored = torch.cat([_quarter_turns(maps[4 + k : 5 + k], -k) for k in range(4)]).flip(3)
+        turned = torch.cat([straight, mirrored])
+        mean = turned.mean(dim=0)
+        deviation = (turned[:, 0] - mean[0]).square().mean(dim=0).sqrt()
+        return _to_uint8(mean), _to_uint8(deviation)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One ONNX file of the graph: its module, an example input, names, and dynamic axes."""
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    dynamic: tuple[Mapping[int, Any], ...]
+
+    def run(self, *inputs: Tensor) -> list[NDArray[Any]]:
+        with torch.inference_mode():
+            outputs = self.module(*inputs)
+        return [
+            output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))
+        ]
+
+
+def unet_steps(network: nn.Module) -> dict[str, Step]:
+    """The steps of a U-Net's graph by file name."""
+    height, width = Dim("height", min=1, max=2**14), Dim("width", min=1, max=2**14)
+    channels, views = Dim("channels", min=1, max=4), Dim("views", min=1, max=64)
+    rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
+    maps = torch.rand(N_VIEWS, 3, 64, 64)
+    return {
+        "preprocess": Step(
+            Preprocess(),
+            (torch.randint(0, 4096, (64, 96, 3)).to(torch.uint16), torch.tensor([7.0, 900.0])),
+            ("IMAGE", "RANGE"),
+            ("INPUT",),
+            ({0: height, 1: width, 2: channels}, {}),
+        ),
+        "tta": Step(
+            Views(), (torch.rand(1, 3, 64, 64),), ("INPUT",), ("VIEWS",), ({2: height, 3: height},)
+        ),
+        "network": Step(
+            Network(network),
+            (torch.rand(2, 3, *ODD_SIZE),),
+            ("IMAGE",),
+            ("MAPS",),
+            ({0: views, 2: 32 * rows, 3: 32 * columns},),
+        ),
+        "finish": Step(
+            Finish(),
+            (maps[:1],),
+            ("MAPS_IN",),
+            ("MAPS", "DISAGREEMENT"),
+            ({1: channels, 2: height, 3: width},),
+        ),
+        "merge": Step(
+            Merge(),
+            (maps,),
+            ("MAPS_IN",),
+            ("MAPS", "DISAGREEMENT"),
+            ({1: channels, 2: height, 3: height},),
+        ),
+    }
+
+
+def export_graphs(network: nn.Module, folder: Path) -> dict[str, float]:
+    """Write `<step>.onnx` for every step, and compare each with torch on its example.
+
+    Args:
+        network: logits from images, in evaluation mode, float32, on the CPU.
+        folder: existing folder that receives the files.
+
+    Returns:
+        Largest absolute difference between ONNX and torch, by step, in the units of its outputs.
+    """
+    differences = {}
+    for name, step in unet_steps(network).items():
+        path = folder / f"{name}.onnx"
+        _export(step, path)
+        differences[name] = _difference(step, path)
+    return differences
+
+
+def _export(step: Step, path: Path) -> None:
+    program = torch.onnx.export(
+        step.module.eval(),
+        step.example,
+        input_names=step.inputs,
+        output_names=step.outputs,
+        opset_version=OPSET,
+        dynamic_shapes=step.dynamic,
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    model = program.model_proto
+    # Stack traces of the exporting machine, and nothing that a runtime reads.
+    del model.metadata_props[:]
+    for node in [*model.graph.node, *(node for f in model.functions for node in f.node)]:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+        del value.metadata_props[:]
+    del model.graph.value_info[:]
+    onnx.save(model, path)
+
+
+def _difference(step: Step, path: Path) -> float:
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    feeds = {name: tensor.numpy() for name, tensor in zip(step.inputs, step.example, strict=True)}
+    found = session.run(list(step.outputs), feeds)
+    expected = step.run(*step.example)
+    return max(
+        float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
+        for a, b in zip(found, expected, strict=True)
+    )
+
+
+def _quarter_turns(image: Tensor, count: int) -> Tensor:
+    """Rotate [N, C, S, S] by quarter turns, without the operators that ONNX lacks."""
+    match count % 4:
+        case 1:
+            return image.transpose(2, 3).flip(2)
+        case 2:
+            return image.flip(2).flip(3)
+        case 3:
+            return image.transpose(2, 3).flip(3)
+    return image
+
+
+def _to_uint8(values: Tensor) -> Tensor:
+    return (values * LEVELS).round().clamp(0.0, LEVELS).to(torch.uint8)

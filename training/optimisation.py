@@ -1,0 +1,251 @@
+"""The training loop: crops to weights, with checkpoints that a killed run resumes from."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from nuclei.errors import InvalidData
+from training.augmentation import Augmentation
+from training.dataset import Sample
+from training.losses import loss_by_name
+from training.networks import AveragedWeights
+from training.sampling import CountingSampler, CropDataset
+
+Validate = Callable[[nn.Module], dict[str, float]]
+Report = Callable[[int, dict[str, float]], None]
+SCORE = "val_dsb_score"
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a network is trained.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch_size: crops per step.
+        crop_px: side of a crop, pixels, multiple of 32.
+        loss: a name of `training.losses`.
+        learning_rate: peak rate of AdamW; linear warm-up, then half a cosine to 1% of it.
+        warmup_steps: length of the warm-up.
+        weight_decay: of AdamW.
+        average_decay: decay of the moving average of the weights.
+        validate_every: steps between two validations (one "epoch" of the curves).
+        patience: validations without a better score before training stops early.
+        seed: of the weights, the crops and the augmentations.
+        precision: `bf16` (mixed precision) or `fp32`.
+        device: `cuda` or `cpu`.
+        workers: processes that make crops; 0 makes them in the training process.
+    """
+
+    steps: int = 6000
+    batch_size: int = 8
+    crop_px: int = 256
+    loss: str = "bce+dice"
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    weight_decay: float = 1e-2
+    average_decay: float = 0.998
+    validate_every: int = 500
+    patience: int = 20
+    seed: int = 0
+    precision: str = "bf16"
+    device: str = "cpu"
+    workers: int = 1
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it is in the checkpoint."""
+
+    step: int = 0
+    best_score: float = -1.0
+    best_step: int = 0
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+def fit(
+    build: Callable[[], nn.Module],
+    samples: Sequence[Sample],
+    schedule: Schedule,
+    checkpoint: Path,
+    validate: Validate,
+    report: Report,
+) -> tuple[nn.Module, Progress]:
+    """Train a network, resuming from `checkpoint` where it exists.
+
+    Args:
+        build: makes the network; logits float32 [N, 3, H, W] from images float32 [N, 3, H, W].
+        samples: training images with labels.
+        schedule: how to train.
+        checkpoint: file written at each validation; the best averaged weights go beside it.
+        validate: scores of the averaged network; `val_dsb_score` selects the best.
+        report: called with (step, metrics) at each validation.
+
+    Returns:
+        The averaged network with the best validation score, on the CPU, and the progress.
+
+    Raises:
+        InvalidData: the checkpoint belongs to another schedule or network.
+    """
+    torch.manual_seed(schedule.seed)
+    device = torch.device(schedule.device)
+    network = build().to(device, memory_format=torch.channels_last)
+    averaged = AveragedWeights(
+        network, build().to(device, memory_format=torch.channels_last), schedule.average_decay
+    )
+    optimizer = torch.optim.AdamW(
+        network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
+    )
+    progress = _resume(checkpoint, network, averaged, optimizer, schedule)
+    loss = loss_by_name(schedule.loss)
+    best = checkpoint.with_name("best.pt")
+    started = time.monotonic() - progress.seconds
+    losses: list[float] = []
+    crops = _crops(samples, schedule, progress.step)
+    with tqdm(crops, initial=progress.step, total=schedule.steps, unit="step") as bar:
+        for images, targets in bar:
+            _set_learning_rate(optimizer, schedule, progress.step)
+            losses.append(_step(network, optimizer, loss, images, targets, schedule))
+            progress.step += 1
+            averaged.update(network, progress.step)
+            bar.set_postfix(loss=f"{np.mean(losses[-50:]):.3f}", best=f"{progress.best_score:.3f}")
+            if progress.step % schedule.validate_every and progress.step != schedule.steps:
+                continue
+            scores = {"train_loss": float(np.mean(losses)), **validate(averaged.network)}
+            losses.clear()
+            progress.seconds = time.monotonic() - started
+            progress.history.append({"step": progress.step, **scores})
+            report(progress.step, scores)
+            if scores[SCORE] > progress.best_score:
+                progress.best_score, progress.best_step = scores[SCORE], progress.step
+                _save(best, averaged.network.state_dict())
+            _save_checkpoint(checkpoint, network, averaged, optimizer, schedule, progress)
+            if progress.step - progress.best_step >= schedule.patience * schedule.validate_every:
+                break
+    network = build()
+    network.load_state_dict(torch.load(best, map_location="cpu", weights_only=True))
+    return network.eval(), progress
+
+
+def _crops(
+    samples: Sequence[Sample], schedule: Schedule, first_step: int
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    dataset = CropDataset(samples, schedule.crop_px, schedule.augmentation, schedule.seed)
+    sampler = CountingSampler(
+        first_step * schedule.batch_size, schedule.steps * schedule.batch_size
+    )
+    return DataLoader(
+        dataset,
+        schedule.batch_size,
+        sampler=sampler,
+        num_workers=schedule.workers,
+        worker_init_fn=_one_thread,
+        # A forked worker inherits OpenCV's thread pool without its threads and waits for ever.
+        multiprocessing_context="spawn" if schedule.workers else None,
+        pin_memory=schedule.device == "cuda",
+    )
+
+
+def _one_thread(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+    torch.set_num_threads(1)
+
+
+def _step(
+    network: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    images: Tensor,
+    targets: Tensor,
+    schedule: Schedule,
+) -> float:
+    network.train()
+    images = images.to(schedule.device, non_blocking=True, memory_format=torch.channels_last)
+    targets = targets.to(schedule.device, non_blocking=True)
+    with mixed_precision(schedule):
+        logits = network(images)
+    value = loss(logits.float(), targets)
+    optimizer.zero_grad(set_to_none=True)
+    value.backward()
+    nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    return float(value.detach())
+
+
+def mixed_precision(schedule: Schedule) -> AbstractContextManager[Any]:
+    if schedule.precision == "bf16":
+        return torch.autocast(schedule.device, torch.bfloat16)
+    return nullcontext()
+
+
+def _set_learning_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
+    warmup = min(1.0, (step + 1) / schedule.warmup_steps)
+    cosine = 0.5 * (1 + np.cos(np.pi * step / schedule.steps))
+    for group in optimizer.param_groups:
+        group["lr"] = schedule.learning_rate * warmup * (0.01 + 0.99 * cosine)
+
+
+def _save_checkpoint(
+    path: Path,
+    network: nn.Module,
+    averaged: AveragedWeights,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    progress: Progress,
+) -> None:
+    state = {
+        "network": network.state_dict(),
+        "averaged": averaged.network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "schedule": asdict(schedule),
+        "progress": asdict(progress),
+    }
+    _save(path, state)
+
+
+def _save(path: Path, state: dict[str, Any]) -> None:
+    """Write beside and move in, so that a kill never leaves half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def _resume(
+    path: Path,
+    network: nn.Module,
+    averaged: AveragedWeights,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+) -> Progress:
+    if not path.exists():
+        return Progress()
+    state = torch.load(path, map_location=schedule.device, weights_only=True)
+    written = state["schedule"]
+    if (written["seed"], written["batch_size"]) != (schedule.seed, schedule.batch_size):
+        raise InvalidData(
+            f"{path} was written with another seed or batch size; remove it to start anew"
+        )
+    try:
+        network.load_state_dict(state["network"])
+        averaged.network.load_state_dict(state["averaged"])
+    except RuntimeError as error:
+        raise InvalidData(
+            f"{path} belongs to another network; remove it to start anew, or give its encoder"
+        ) from error
+    optimizer.load_state_dict(state["optimizer"])
+    return Progress(**state["progress"])

@@ -1,0 +1,128 @@
+"""MLflow: one run per training, one registered model version per trained model."""
+
+import subprocess
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import distributions
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nuclei.registry import ARTIFACT_FOLDER, registered_name  # isort: skip  (before mlflow: telemetry off)
+
+import mlflow
+from mlflow import MlflowClient
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+EXPERIMENT = "nuclei"
+SQLITE = "sqlite:///"
+RUN_ID_FILE = "mlflow_run_id"
+SYSTEM_METRICS_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A registered model version."""
+
+    name: str
+    version: str
+    run_id: str
+
+
+class Run:
+    """The MLflow run that is going on."""
+
+    def __init__(self, run_id: str) -> None:
+        self.id = run_id
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """One point of each curve."""
+        mlflow.log_metrics(dict(values), step=step)
+
+    def picture(self, figure: "Figure", name: str) -> None:
+        mlflow.log_figure(figure, f"pictures/{name}")
+
+    def text(self, text: str, name: str) -> None:
+        mlflow.log_text(text, name)
+
+    def tags(self, tags: Mapping[str, Any]) -> None:
+        mlflow.set_tags(dict(tags))
+
+    def register(self, family: str, artifacts: Path, tags: Mapping[str, Any]) -> ModelVersion:
+        """Store a model's folder (`contract.json` and ONNX graphs) as a new registered version."""
+        mlflow.log_artifacts(str(artifacts), ARTIFACT_FOLDER)
+        client = MlflowClient()
+        name = registered_name(family)
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+        version = client.create_model_version(
+            name,
+            source=f"runs:/{self.id}/{ARTIFACT_FOLDER}",
+            run_id=self.id,
+            tags={key: str(value) for key, value in tags.items()},
+        )
+        return ModelVersion(name, str(version.version), self.id)
+
+
+@contextmanager
+def tracked_run(
+    folder: Path, tracking_uri: str, name: str, parameters: Mapping[str, Any]
+) -> Iterator[Run]:
+    """Open the MLflow run of a training folder: a new one, or the one a killed training began.
+
+    Parameters, the git commit, the installed packages and system metrics are logged.
+
+    Args:
+        folder: of the training run; it remembers the run's id.
+        tracking_uri: any MLflow tracking URI.
+        name: of the run.
+        parameters: what the training was asked for.
+    """
+    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
+    remembered = folder / RUN_ID_FILE
+    run_id = remembered.read_text() if remembered.exists() else None
+    with mlflow.start_run(
+        run_id=run_id,
+        experiment_id=_experiment(tracking_uri),
+        run_name=name,
+        log_system_metrics=True,
+    ) as active:
+        if run_id is None:
+            mlflow.log_params(dict(parameters))
+            mlflow.log_text(_installed_packages(), "environment.txt")
+            mlflow.set_tag("git_commit", _git_commit())
+            remembered.write_text(active.info.run_id)
+        yield Run(active.info.run_id)
+
+
+def _experiment(tracking_uri: str) -> str:
+    """Id of the experiment; beside a local database its artifacts get an absolute folder."""
+    found = mlflow.get_experiment_by_name(EXPERIMENT)
+    if found is not None:
+        return str(found.experiment_id)
+    location = None
+    if tracking_uri.startswith(SQLITE):
+        database = Path(tracking_uri.removeprefix(SQLITE)).resolve()
+        location = (database.parent / "artifacts").as_uri()
+    return str(mlflow.create_experiment(EXPERIMENT, artifact_location=location))
+
+
+def _installed_packages() -> str:
+    return "\n".join(sorted(f"{d.metadata['Name']}=={d.version}" for d in distributions())) + "\n"
+
+
+def _git_commit() -> str:
+    here = Path(__file__).resolve().parent
+    try:
+        found = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()

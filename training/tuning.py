@@ -1,0 +1,82 @@
+"""Post-processing parameters tuned on validation images."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from nuclei.contract import WatershedParameters
+from nuclei.images import frame_from_array
+from nuclei.metrics import Overlap
+from nuclei.pipeline import Engine, predict
+from nuclei.watershed import label_nuclei
+from training.dataset import Sample
+
+GRID: dict[str, tuple[float, ...]] = {
+    "foreground_threshold": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65),
+    "saddle_depth": (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.22, 0.3),
+    "smoothing_px": (0.0, 0.5, 1.0, 1.5, 2.0),
+    "border_weight": (0.0, 0.25, 0.5, 0.75, 1.0),
+    "min_area_px": (8, 16, 24, 32, 48),
+    "min_score": (0.0, 0.6, 0.7, 0.75, 0.8, 0.85),
+}
+ROUNDS = 2
+
+
+def predict_maps(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[NDArray[np.uint8]]:
+    """Maps of every sample, uint8 [3, H, W]."""
+
+    async def run(sample: Sample) -> NDArray[np.uint8]:
+        frame = frame_from_array(sample.pixels)
+        return (await predict(frame, engine, "unet", tta=tta, stage_ms={})).maps
+
+    return [asyncio.run(run(sample)) for sample in tqdm(samples, desc="predicting", unit="image")]
+
+
+class Tuner:
+    """Searches the watershed's parameters, one at a time, for the best mean DSB score."""
+
+    def __init__(self, samples: Sequence[Sample], maps: Sequence[NDArray[np.uint8]]) -> None:
+        """Take validation samples and their maps, uint8 [3, H, W] each."""
+        self._samples = samples
+        self._maps = maps
+        self._scores: dict[WatershedParameters, NDArray[np.float64]] = {}
+
+    def scores(self, parameters: WatershedParameters) -> NDArray[np.float64]:
+        """DSB score of every sample, float64 [N]."""
+        if parameters not in self._scores:
+            self._scores[parameters] = np.array(
+                [
+                    Overlap.of(sample.labels, label_nuclei(maps, parameters)).dsb_score()
+                    for sample, maps in zip(self._samples, self._maps, strict=True)
+                ]
+            )
+        return self._scores[parameters]
+
+    def best(self, chosen: NDArray[np.intp]) -> WatershedParameters:
+        """Best parameters for the samples of these indices."""
+        best = WatershedParameters()
+        for _ in range(ROUNDS):
+            for name, values in tqdm(GRID.items(), desc="tuning", unit="parameter"):
+                tried = [best, *(_changed(best, name, value) for value in values)]
+                best = max(tried, key=lambda p: float(self.scores(p)[chosen].mean()))
+        return best
+
+    def cross_fitted_score(self, seed: int) -> float:
+        """Mean DSB score of each half of the samples with parameters tuned on the other half."""
+        order = np.random.default_rng(seed).permutation(len(self._samples))
+        halves = np.array_split(order, 2)
+        scores = [
+            self.scores(self.best(there))[here]
+            for here, there in (halves, halves[::-1])
+            if len(here) and len(there)
+        ]
+        return float(np.concatenate(scores).mean()) if scores else float("nan")
+
+
+def _changed(parameters: WatershedParameters, name: str, value: Any) -> WatershedParameters:
+    return replace(parameters, **{**asdict(parameters), name: value})
