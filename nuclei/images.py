@@ -241,7 +241,9 @@ def _load(source: Path | bytes, limits: FrameLimits) -> bytes:
 
 
 def _decode_png(data: bytes, limits: FrameLimits) -> _Decoded:
-    width, height = struct.unpack_from(">II", data, 16)
+    if len(data) < 24:
+        raise ValueError("it ends within its header")
+    width, height = struct.unpack(">II", data[16:24])
     limits.check_shape(height, width)
     _check_png_chunks(data)
     return _Decoded(_decode_with_opencv(data))
@@ -251,12 +253,11 @@ def _check_png_chunks(data: bytes) -> None:
     # OpenCV returns what it has of a truncated or damaged PNG.
     position, kind = 8, b""
     while kind != b"IEND":
-        length, kind = struct.unpack_from(">I4s", data, position)
+        length, kind = struct.unpack(">I4s", data[position : position + 8].ljust(8))
         end = position + 8 + length
         if end + 4 > len(data):
-            raise ValueError(f"it ends within chunk {kind!r}")
-        (checksum,) = struct.unpack_from(">I", data, end)
-        if zlib.crc32(data[position + 4 : end]) != checksum:
+            raise ValueError("it ends before its last chunk")
+        if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4]):
             raise ValueError(f"wrong checksum of chunk {kind!r}")
         position = end + 4
 

@@ -1,0 +1,61 @@
+"""What segments a frame for a command: a running gateway, or the model files in this process."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from nuclei.images import Frame
+    from nuclei.segmentation import Segmentation
+
+Segmenter = Callable[["Frame"], "Segmentation"]
+
+DEFAULT_ADDRESS = "localhost:50051"
+DEFAULT_REPOSITORY = Path("model_repository")
+GATEWAY_TIMEOUT_S = 600.0
+
+ModelOption = Annotated[str, typer.Option(help="Name of the model.")]
+TtaOption = Annotated[
+    bool, typer.Option("--tta", help="Average over 8 rotations and reflections: better, slower.")
+]
+LocalOption = Annotated[
+    bool, typer.Option("--local", help="Run the model in this process, without a server.")
+]
+AddressOption = Annotated[str, typer.Option(help="host:port of the gateway's gRPC server.")]
+RepositoryOption = Annotated[Path, typer.Option(help="Model repository used by --local.")]
+
+
+@contextmanager
+def open_segmenter(
+    model: str, tta: bool, local: bool, address: str, repository: Path
+) -> Iterator[Segmenter]:
+    """A function that segments one frame.
+
+    Args:
+        model: name of the model.
+        tta: average over the eight rotated and mirrored views.
+        local: run the files of `repository` in this process, else ask the gateway at `address`.
+        address: host:port of the gateway's gRPC server.
+        repository: folder of Triton models.
+
+    Raises:
+        InvalidData: `repository` holds no model. What the segmenter raises, see
+            `nuclei.pipeline.segment`.
+    """
+    if local:
+        from nuclei import pipeline
+        from nuclei.local import LocalEngine
+
+        engine = LocalEngine(repository)
+        yield lambda frame: asyncio.run(pipeline.segment(frame, engine, model, tta=tta))
+    else:
+        from nuclei.client import Client
+
+        with Client(address) as client:
+            yield lambda frame: client.segment(
+                frame, model=model, tta=tta, timeout_s=GATEWAY_TIMEOUT_S
+            )
