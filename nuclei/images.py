@@ -130,7 +130,8 @@ def frame_from_array(
         FrameTooLarge: over a limit.
         InvalidOption: the pixel size is not two positive numbers.
     """
-    if pixels.dtype not in (np.uint8, np.uint16):
+    native = pixels.dtype.newbyteorder("=")
+    if native not in (np.uint8, np.uint16):
         raise InvalidImage(
             f"pixels are {pixels.dtype}; expected uint8 or uint16: scale to 16 bit and convert"
         )
@@ -148,8 +149,7 @@ def frame_from_array(
         )
     if pixels.shape[2] == 4:
         pixels = pixels[:, :, :3]
-    native = np.ascontiguousarray(pixels, dtype=pixels.dtype.newbyteorder("="))
-    return Frame(native, pixel_size_um)
+    return Frame(np.ascontiguousarray(pixels, dtype=native), pixel_size_um)
 
 
 def read_labels(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> NDArray[np.uint32]:
