@@ -113,7 +113,7 @@ READABLE = {
         MASK.astype(np.uint8) * 255,
     ),
     "tiff white is zero": (tiff(255 - GREY8, photometric="miniswhite"), GREY8),
-    "tiff 1 bit": (tiff(MASK), MASK.astype(np.uint8) * 255),
+    "tiff 1 bit": (tiff(MASK, photometric="minisblack"), MASK.astype(np.uint8) * 255),
     "tiff palette": (tiff(GREY8, photometric="palette", colormap=PALETTE), PALETTE_RGB),
     "bigtiff": (tiff(GREY16, bigtiff=True), GREY16),
     "ome-tiff": (tiff(GREY16, ome=True, metadata={"axes": "YX"}), GREY16),
@@ -378,9 +378,7 @@ def test_frame_from_array_refuses(pixels: NDArray[Any]) -> None:
         frame_from_array(pixels)
 
 
-@pytest.mark.parametrize(
-    "size", [(0.0, 1.0), (-1.0, 1.0), (float("nan"), 1.0), (1.0, float("inf"))]
-)
+@pytest.mark.parametrize("size", [(0.0, 1.0), (-1.0, 1.0), (float("nan"), 1), (1, float("inf"))])
 def test_frame_from_array_refuses_impossible_pixel_sizes(size: tuple[float, float]) -> None:
     with pytest.raises(InvalidOption, match="micrometres"):
         frame_from_array(GREY8, size)
