@@ -286,10 +286,9 @@ def _error(error: Any) -> errors.NucleiError:
         return kind(detail)
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in detail:
         return errors.FrameTooLarge(f"the server refused the message ({detail}); crop the frame")
-    kinds = {
-        grpc.StatusCode.UNAVAILABLE: errors.EngineUnavailable,
-        grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
-        grpc.StatusCode.RESOURCE_EXHAUSTED: errors.Overloaded,
-        grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidInput,
-    }
-    return kinds.get(status, errors.EngineFailed)(f"the call failed with {status.name}: {detail}")
+    kind, advice = {
+        grpc.StatusCode.UNAVAILABLE: (errors.EngineUnavailable, "start it or check its address"),
+        grpc.StatusCode.DEADLINE_EXCEEDED: (errors.DeadlineExceeded, "allow more time"),
+        grpc.StatusCode.RESOURCE_EXHAUSTED: (errors.Overloaded, "try again later"),
+    }.get(status, (errors.EngineFailed, "is it a nuclei gateway?"))
+    return kind(f"the gateway did not answer ({status.name}: {detail}); {advice}")

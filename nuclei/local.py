@@ -14,7 +14,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from nuclei.contract import Contract
 from nuclei.errors import DeadlineExceeded, EngineFailed, InvalidData, ModelNotFound
 from nuclei.modelconfig import contract_of, has_contract, parse_model_config
-from nuclei.pipeline import Inference
+from nuclei.pipeline import TTA_SUFFIX, Inference
 
 CONFIG_FILE = "config.pbtxt"
 DEFAULT_MODEL_FILE = "model.onnx"
@@ -85,8 +85,12 @@ class LocalEngine:
         return Inference(outputs["MAPS"], outputs["DISAGREEMENT"], str(self._version(graph)))
 
     def models(self) -> list[str]:
-        """Names of the ensembles that can be run, sorted."""
-        return [name for name in self._names() if has_contract(self._config(name))]
+        """Names of the models, sorted."""
+        return [
+            name
+            for name in self._names()
+            if has_contract(self._config(name)) and not name.endswith(TTA_SUFFIX)
+        ]
 
     def _names(self) -> list[str]:
         return sorted(path.parent.name for path in self._repository.glob(f"*/{CONFIG_FILE}"))

@@ -19,6 +19,7 @@ from nuclei.errors import (
     DeadlineExceeded,
     EngineFailed,
     EngineUnavailable,
+    InvalidData,
     ModelNotFound,
     NucleiError,
     Overloaded,
@@ -84,9 +85,10 @@ class TritonEngine:
         Raises:
             ModelNotFound: Triton does not serve it, or it is only a step of a model.
             EngineUnavailable: Triton does not answer.
+            EngineFailed: the contract cannot be read.
         """
         if model not in self._contracts:
-            self._contracts[model] = contract_of(await self._config(model))
+            self._contracts[model] = _contract_of(await self._config(model))
         return self._contracts[model]
 
     async def infer(
@@ -125,6 +127,7 @@ class TritonEngine:
 
         Raises:
             EngineUnavailable: Triton does not answer.
+            EngineFailed: a contract cannot be read.
         """
         with _translated("repository"):
             index = await self._client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
@@ -138,7 +141,7 @@ class TritonEngine:
             config = await self._config(name)
             if has_contract(config) and not name.endswith(TTA_SUFFIX):
                 tta = name + TTA_SUFFIX in versions
-                served.append(ServedModel(name, version, tta, contract_of(config)))
+                served.append(ServedModel(name, version, tta, _contract_of(config)))
         return served
 
     async def is_ready(self, graphs: Sequence[str], timeout_s: float) -> bool:
@@ -157,9 +160,7 @@ class TritonEngine:
 
     async def _config(self, model: str) -> ModelConfig:
         with _translated(model):
-            response = await self._client.get_model_config(
-                model, client_timeout=CONTROL_TIMEOUT_S
-            )
+            response = await self._client.get_model_config(model, client_timeout=CONTROL_TIMEOUT_S)
         return response.config
 
     @asynccontextmanager
@@ -181,6 +182,14 @@ class TritonEngine:
         if self._versions.get(graph) != version:
             self._versions[graph] = version
             self._contracts.clear()
+
+
+def _contract_of(config: ModelConfig) -> Contract:
+    try:
+        return contract_of(config)
+    except InvalidData as error:
+        # The operator's fault, not the caller's.
+        raise EngineFailed(f"model '{config.name}' cannot be used: {error}") from error
 
 
 def _input(name: str, datatype: str, values: NDArray[Any]) -> InferInput:

@@ -72,9 +72,7 @@ class ServerInfo:
 class DataPlane:
     """Segments frames with an engine; the event loop only waits."""
 
-    def __init__(
-        self, engine: TritonEngine, executor: Executor, settings: GatewaySettings
-    ) -> None:
+    def __init__(self, engine: TritonEngine, executor: Executor, settings: GatewaySettings) -> None:
         """Connect the parts.
 
         Args:

@@ -57,14 +57,18 @@ class GrpcServicer(SegmentationServicer):
             )
             outputs = _outputs(request.outputs)
 
+            def read(limits: FrameLimits) -> Frame:
+                frame = _read(request.frame, limits)
+                _stage_map(request.frame, frame)  # refuses an impossible one before any work
+                return frame
+
             def encode(segmentation: Segmentation, frame: Frame) -> pb.SegmentResponse:
-                reply = _reply(segmentation, request.frame, outputs)
+                stage_map = _stage_map(request.frame, frame)
+                reply = _reply(segmentation, request.frame, outputs, stage_map)
                 reply.request_id = options.request_id
                 return reply
 
-            return await self._data_plane.segment(
-                lambda limits: _read(request.frame, limits), options, encode, observation
-            )
+            return await self._data_plane.segment(read, options, encode, observation)
 
 
 async def _abort(context: Context, error: NucleiError) -> NoReturn:
@@ -135,19 +139,22 @@ def _affine(affine: pb.Affine) -> StageMap:
     )
 
 
-def _stage_map(frame: pb.Frame, segmentation: Segmentation) -> StageMap | None:
+def _stage_map(message: pb.Frame, frame: Frame) -> StageMap | None:
     """The map to the stage, None when the frame's place or its pixel size is unknown."""
-    if frame.HasField("pixel_to_stage"):
-        return _affine(frame.pixel_to_stage)
-    if frame.HasField("stage_position") and segmentation.pixel_size_um is not None:
-        centre = (frame.stage_position.x_um, frame.stage_position.y_um)
-        height, width = segmentation.labels.shape
-        return StageMap.centred(centre, segmentation.pixel_size_um, (height, width))
+    if message.HasField("pixel_to_stage"):
+        return _affine(message.pixel_to_stage)
+    if message.HasField("stage_position") and frame.pixel_size_um is not None:
+        centre_um = (message.stage_position.x_um, message.stage_position.y_um)
+        height, width = frame.pixels.shape[:2]
+        return StageMap.centred(centre_um, frame.pixel_size_um, (height, width))
     return None
 
 
 def _reply(
-    segmentation: Segmentation, frame: pb.Frame, outputs: frozenset[int]
+    segmentation: Segmentation,
+    frame: pb.Frame,
+    outputs: frozenset[int],
+    stage_map: StageMap | None,
 ) -> pb.SegmentResponse:
     height, width = segmentation.labels.shape
     reply = pb.SegmentResponse(
@@ -165,7 +172,7 @@ def _reply(
     if outputs & NUCLEI_OUTPUTS:
         reply.nuclei.label.extend(segmentation.nuclei.label.tolist())
     if pb.OUTPUT_CENTROIDS in outputs:
-        _add_centroids(reply.nuclei, segmentation.nuclei, _stage_map(frame, segmentation))
+        _add_centroids(reply.nuclei, segmentation.nuclei, stage_map)
     if pb.OUTPUT_BOXES in outputs:
         _add_boxes(reply.nuclei, segmentation.nuclei)
     if pb.OUTPUT_FEATURES in outputs:

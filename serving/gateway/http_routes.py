@@ -68,6 +68,8 @@ def _answering_problems(endpoint: Endpoint) -> Endpoint:
 
 def _problem(error: NucleiError) -> Response:
     name = type(error).__name__
+    # What is left of a body that is too long is not worth receiving.
+    hang_up = {"Connection": "close"} if isinstance(error, FrameTooLarge) else None
     return JSONResponse(
         {
             "type": f"urn:nuclei:error:{name}",
@@ -76,6 +78,7 @@ def _problem(error: NucleiError) -> Response:
             "detail": str(error),
         },
         status_code=error.http_status,
+        headers=hang_up,
         media_type="application/problem+json",
     )
 

@@ -111,5 +111,5 @@ def _log(request: Observation, code: str, seconds: float, error: NucleiError | N
     logger.log(
         logging.WARNING if serious else logging.INFO,
         "frame %s",
-        " ".join(f"{name}={value}" for name, value in fields.items()),
+        " ".join(f"{name}={value}" for name, value in fields.items() if value != ""),
     )

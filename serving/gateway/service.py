@@ -26,6 +26,8 @@ app = http_app(settings.max_request_bytes)
     name="NucleiGateway",
     workers=settings.workers,
     traffic={"timeout": settings.default_timeout_s + UPLOAD_S},
+    # The data plane logs every frame, with more to tell.
+    logging={"access": {"enabled": False}},
 )
 @bentoml.asgi_app(app, path="/")
 class NucleiGateway:

@@ -1,0 +1,191 @@
+"""HTTP over a real gateway and a real Triton."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import httpx
+import numpy as np
+import pytest
+import tifffile
+
+from nuclei.client import Client
+
+LIMIT = 8 * 2**20
+
+
+@pytest.fixture(scope="module")
+def http(gateway: Any) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=gateway.url, timeout=60) as connected:
+        yield connected
+
+
+def problem(response: httpx.Response) -> tuple[int, str, str]:
+    """(status, name of the error, what it says) of an RFC 9457 answer."""
+    assert response.headers["content-type"] == "application/problem+json"
+    said = response.json()
+    assert said["status"] == response.status_code
+    assert "Traceback" not in said["detail"]
+    return response.status_code, said["title"], said["detail"]
+
+
+def test_json_is_the_default_and_equals_grpc(
+    http: httpx.Client, client: Client, fluorescence: Path
+) -> None:
+    response = http.post(
+        "/v1/segment", content=fluorescence.read_bytes(), headers={"X-Request-ID": "frame-1"}
+    )
+    assert response.status_code == 200
+    assert response.headers["x-request-id"] == "frame-1"
+    said = response.json()
+    over_grpc = client.segment(fluorescence)
+    assert said["count"] == len(over_grpc.nuclei) == len(said["nuclei"]) > 10
+    assert said["version"] == over_grpc.version == response.headers["x-model-version"]
+    assert [nucleus["area_px"] for nucleus in said["nuclei"]] == over_grpc.nuclei.area_px.tolist()
+
+
+def test_multipart_equals_the_raw_body(http: httpx.Client, histology: Path) -> None:
+    raw = http.post("/v1/segment", content=histology.read_bytes())
+    with histology.open("rb") as file:
+        form = http.post("/v1/segment", files={"file": file})
+    assert form.status_code == 200
+    assert form.json()["nuclei"] == raw.json()["nuclei"]
+
+
+def test_every_format_tells_of_the_same_nuclei(http: httpx.Client, fluorescence: Path) -> None:
+    def fetch(name: str, media_type: str) -> bytes:
+        body = fluorescence.read_bytes()
+        response = http.post("/v1/segment", params={"format": name}, content=body)
+        assert response.status_code == 200
+        assert response.headers["content-type"].startswith(media_type)
+        return response.content
+
+    labels = tifffile.imread(io.BytesIO(fetch("labels.tif", "image/tiff")))
+    png = cv2.imdecode(
+        np.frombuffer(fetch("labels.png", "image/png"), np.uint8), cv2.IMREAD_UNCHANGED
+    )
+    features = json.loads(fetch("geojson", "application/geo+json"))["features"]
+    rows = list(csv.DictReader(io.StringIO(fetch("csv", "text/csv").decode())))
+    np.testing.assert_array_equal(labels, png)
+    assert labels.max() == len(features) == len(rows) > 10
+    assert [int(row["area_px"]) for row in rows] == np.bincount(labels.ravel())[1:].tolist()
+
+
+def test_tta_is_asked_for_by_query(http: httpx.Client, fluorescence: Path) -> None:
+    body = fluorescence.read_bytes()
+    one = http.post("/v1/segment", content=body).json()
+    eight = http.post("/v1/segment", params={"tta": "true"}, content=body).json()
+    assert eight["nuclei"] != one["nuclei"]
+    assert abs(eight["count"] - one["count"]) < 0.3 * one["count"]
+
+
+def test_bad_frame_is_named(http: httpx.Client, bad_frame: Any) -> None:
+    status, title, said = problem(http.post("/v1/segment", content=bad_frame.encoded()))
+    assert (status, title) == (bad_frame.error.http_status, bad_frame.error.__name__)
+    assert bad_frame.says in said
+
+
+BAD_QUERIES = {
+    "tto=1": (400, "InvalidOption", "tto"),
+    "format=bmp": (400, "InvalidOption", "bmp"),
+    "tta=perhaps": (400, "InvalidOption", "perhaps"),
+    "tta=1&tta=0": (400, "InvalidOption", "more than once"),
+    "model=nosuch": (404, "ModelNotFound", "nosuch"),
+    "model=finish": (404, "ModelNotFound", "finish"),
+}
+
+
+@pytest.mark.parametrize("query", BAD_QUERIES)
+def test_bad_query_is_named(http: httpx.Client, fluorescence: Path, query: str) -> None:
+    status, title, named = BAD_QUERIES[query]
+    answer = problem(http.post(f"/v1/segment?{query}", content=fluorescence.read_bytes()))
+    assert answer[:2] == (status, title)
+    assert named in answer[2]
+
+
+def test_request_id_with_spaces_is_refused(http: httpx.Client) -> None:
+    response = http.post("/v1/segment", content=b"x", headers={"X-Request-ID": "a b"})
+    assert problem(response)[:2] == (400, "InvalidOption")
+
+
+BAD_FORMS: dict[str, dict[str, Any]] = {
+    "other field": {"files": {"image": b"x"}},
+    "two files": {"files": [("file", b"x"), ("file", b"y")]},
+    "no boundary": {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
+    "no file": {"files": {"file": (None, "text")}},
+}
+
+
+@pytest.mark.parametrize("name", BAD_FORMS)
+def test_bad_form_is_named(http: httpx.Client, name: str) -> None:
+    status, title, said = problem(http.post("/v1/segment", **BAD_FORMS[name]))
+    assert (status, title) == (422, "InvalidImage")
+    assert "'file'" in said
+
+
+def test_body_over_the_limit_is_refused_while_it_is_read(http: httpx.Client) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 100 * LIMIT:
+            sent += 2**20
+            yield bytes(2**20)
+
+    try:
+        response = http.post("/v1/segment", content=endless())
+    except httpx.WriteError:
+        pass  # the server hung up before the answer could be read
+    else:
+        assert problem(response)[:2] == (413, "FrameTooLarge")
+    assert sent < 20 * LIMIT
+
+
+def test_form_over_the_limit_is_refused(http: httpx.Client) -> None:
+    response = http.post("/v1/segment", files={"file": bytes(LIMIT + 2 * 2**20)})
+    assert problem(response)[:2] == (413, "FrameTooLarge")
+
+
+def test_models_are_listed(http: httpx.Client) -> None:
+    said = http.get("/v1/models").json()
+    assert said["default_model"] == "unet"
+    assert [model["name"] for model in said["models"]] == ["unet"]
+    assert said["limits"]["max_bytes"] == LIMIT
+
+
+def test_metrics_count_what_happens(http: httpx.Client, fluorescence: Path) -> None:
+    def value(*parts: str) -> float:
+        lines = http.get("/metrics").text.splitlines()
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in lines
+            if not line.startswith("#") and all(part in line for part in parts)
+        )
+
+    ok = ("nuclei_request_seconds_count", 'protocol="http"', 'code="OK"', 'model="unet"')
+    bad = ("nuclei_request_seconds_count", 'protocol="http"', 'code="INVALID_ARGUMENT"')
+    stages = ("decode", "infer", "watershed", "measure", "encode")
+    before = {name: value("nuclei_stage_seconds_count", f'stage="{name}"') for name in stages}
+    before_ok, before_bad, nuclei = value(*ok), value(*bad), value("nuclei_counted_total")
+    found = http.post("/v1/segment", content=fluorescence.read_bytes()).json()["count"]
+    http.post("/v1/segment?format=bmp", content=b"x")
+    http.post("/v1/segment?model=invented", content=b"x")
+    assert value(*ok) == before_ok + 1
+    assert value(*bad) == before_bad + 1
+    assert value("nuclei_counted_total") == nuclei + found
+    for name in stages:
+        assert value("nuclei_stage_seconds_count", f'stage="{name}"') == before[name] + 1
+    assert "invented" not in http.get("/metrics").text
+
+
+def test_one_line_is_logged_per_frame(gateway: Any, http: httpx.Client, fluorescence: Path) -> None:
+    name = "look-for-me"
+    http.post("/v1/segment", content=fluorescence.read_bytes(), headers={"X-Request-ID": name})
+    (line,) = [line for line in gateway.log.read_text().splitlines() if name in line]
+    fields = dict(part.split("=", 1) for part in line.split() if "=" in part)
+    assert (fields["code"], fields["model"], fields["protocol"]) == ("OK", "unet", "http")
+    assert float(fields["infer_ms"]) > 0

@@ -1,0 +1,83 @@
+"""The engine over a real Triton."""
+
+import time
+from collections.abc import AsyncIterator
+
+import numpy as np
+import pytest
+
+from nuclei.errors import DeadlineExceeded, EngineFailed, EngineUnavailable, ModelNotFound
+from serving.engine import TritonEngine
+
+RANGE = np.array([0, 255], np.float32)
+MESSAGE_BYTES = 2**24
+
+
+@pytest.fixture
+async def engine(triton_address: str) -> AsyncIterator[TritonEngine]:
+    opened = TritonEngine(triton_address, concurrency=2, max_message_bytes=MESSAGE_BYTES)
+    yield opened
+    await opened.close()
+
+
+def tile(side: int = 64) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (side, side, 1)).astype(np.uint16)
+
+
+@pytest.mark.parametrize("graph", ["unet", "unet_tta"])
+async def test_maps_have_the_size_of_the_tile(engine: TritonEngine, graph: str) -> None:
+    contract = await engine.contract("unet")
+    answer = await engine.infer(graph, tile(), RANGE, 30)
+    assert answer.maps.shape == (len(contract.maps), 64, 64)
+    assert answer.maps.dtype == answer.disagreement.dtype == np.uint8
+    assert answer.version.isdigit()
+
+
+async def test_models_are_those_with_a_contract(engine: TritonEngine) -> None:
+    (served,) = await engine.models()
+    assert (served.name, served.tta) == ("unet", True)
+    assert served.contract == await engine.contract("unet")
+    assert served.version == (await engine.infer("unet", tile(), RANGE, None)).version
+
+
+@pytest.mark.parametrize("model", ["nosuch", "finish", ""])
+async def test_unknown_model_has_no_contract(engine: TritonEngine, model: str) -> None:
+    with pytest.raises(ModelNotFound):
+        await engine.contract(model)
+
+
+async def test_unknown_graph_is_not_found(engine: TritonEngine) -> None:
+    with pytest.raises(ModelNotFound, match="nosuch"):
+        await engine.infer("nosuch", tile(), RANGE, None)
+
+
+@pytest.mark.parametrize("timeout_s", [0.0, 0.005])
+async def test_time_runs_out(engine: TritonEngine, timeout_s: float) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await engine.infer("unet_tta", tile(256), RANGE, timeout_s)
+
+
+async def test_failure_keeps_the_details_of_triton_to_the_log(
+    engine: TritonEngine, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(EngineFailed) as failed:
+        await engine.infer("unet", tile(50), RANGE, None)
+    assert str(failed.value) == "inference with 'unet' failed; the server's log says why"
+    assert "status=" in caplog.text
+
+
+async def test_readiness_asks_for_every_graph(engine: TritonEngine) -> None:
+    assert await engine.is_ready(["unet", "unet_tta"], 2)
+    assert not await engine.is_ready(["unet", "nosuch"], 2)
+
+
+async def test_absent_server_is_said_at_once() -> None:
+    engine = TritonEngine("127.0.0.1:1", concurrency=1, max_message_bytes=MESSAGE_BYTES)
+    started = time.monotonic()
+    with pytest.raises(EngineUnavailable):
+        await engine.infer("unet", tile(), RANGE, 30)
+    with pytest.raises(EngineUnavailable):
+        await engine.models()
+    assert not await engine.is_ready(["unet"], 2)
+    assert time.monotonic() - started < 2
+    await engine.close()
