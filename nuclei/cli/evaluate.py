@@ -29,6 +29,16 @@ if TYPE_CHECKING:
 
     Predictions = dict[str, NDArray[np.uint32]]
 
+EPILOG = """
+**Examples**
+
+nuclei evaluate my_images/ --local --out scores     (without a server)
+
+nuclei evaluate my_images.zip --tta                 (by the gateway of `nuclei serve`)
+
+nuclei evaluate my_images/ --predictions others/    (others/NAME.tif or .png, by any program)
+"""
+
 LABEL_SUFFIXES = (".labels.tif", ".labels.png", ".tif", ".tiff", ".png")
 SHOWN_PER_KIND = 3
 
@@ -50,20 +60,12 @@ def evaluate(
 ) -> None:
     """Score a model, or any label images, against the truth.
 
-    Prints the mean of each score over all images and per kind of image.
-    AP@t is TP / (TP + FP + FN), a match being an IoU above t.
-    The DSB score is the mean of AP@t over t = .50, .55, ... .95.
+    Prints the mean of each score over all images and per kind of image. AP@t is
+    TP / (TP + FP + FN), a match being an IoU above t. The DSB score is the mean of AP@t over
+    t = .50, .55, ... .95.
 
-    With --out also writes scores.json, scores_per_image.png,
-    scores_per_threshold.png and comparisons.png.
-
-    \b
-    The model in model_repository/, without any server:
-      nuclei evaluate dsb2018.zip --local --out scores
-    The same with test-time augmentation, through the running gateway:
-      nuclei evaluate dsb2018.zip --tta
-    Label images that another program made (predictions/<id>.tif or .png):
-      nuclei evaluate dsb2018.zip --predictions predictions --out scores
+    With --out also writes scores.json, scores_per_image.png, scores_per_threshold.png and
+    comparisons.png.
     """
     from nuclei.evaluation import Evaluation, ImageScores
     from training.dataset import read_dataset

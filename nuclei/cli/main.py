@@ -3,20 +3,21 @@
 import typer
 from rich.console import Console
 
-from nuclei.cli.evaluate import evaluate
-from nuclei.cli.segment import segment
+from nuclei.cli import data, evaluate, segment, train
 from nuclei.errors import NucleiError
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Find the nuclei in microscope frames: segment, serve, train, evaluate.",
 )
-app.command()(segment)
-app.command()(evaluate)
+app.command(epilog=segment.EPILOG)(segment.segment)
+app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.add_typer(train.app, name="train")
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:

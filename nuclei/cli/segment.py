@@ -32,6 +32,16 @@ if TYPE_CHECKING:
 
 DEFAULT_SAVE = "labels.tif,overlay.png,geojson,csv"
 
+EPILOG = """
+**Examples**
+
+nuclei segment frame.tif --out results                      (by the gateway of `nuclei serve`)
+
+nuclei segment plate_7/ --out results --local --save csv    (without a server, only tables)
+
+nuclei segment '*.tif' --out results --tta --address gpu-server:50051
+"""
+
 Formats = dict[str, "Format"]
 
 
@@ -63,21 +73,12 @@ def segment(
 
     Writes for each frame, below --out and in the same subfolders:
 
-    \b
-      NAME.labels.tif    uint32 label image, one number per nucleus
-      NAME.overlay.png   outlines to look at
-      NAME.geojson       outlines that QuPath opens
-      NAME.csv           one line per nucleus
+    - NAME.labels.tif: uint32 label image, one number per nucleus
+    - NAME.overlay.png: outlines to look at
+    - NAME.geojson: outlines that QuPath opens
+    - NAME.csv: one line per nucleus
 
     A frame that cannot be read is named, and the others go on.
-
-    \b
-    Through the gateway that `nuclei serve` started:
-      nuclei segment frame.tif --out results
-    Without any server, a whole folder, only tables:
-      nuclei segment plate_7/ --out results --local --save csv
-    The best the model can do, on another machine's gateway:
-      nuclei segment '*.tif' --out results --tta --address gpu-server:50051
     """
     formats = _formats(save)
     jobs = find_jobs(paths)
