@@ -2,13 +2,10 @@
 
 import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,25 +13,29 @@ import httpx
 import pytest
 
 from nuclei.client import Client
+from serving.child import Child
+from serving.ports import LOOPBACK, free_ports
+from serving.triton.server import TritonServer
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
+MODELS = ("unet", "unet_tta")
 
 # Small enough to be exceeded quickly by the tests of limits.
 MAX_REQUEST_BYTES = 8 * 2**20
-START_SECONDS = 60
+START_S = 60.0
+STOP_S = 30.0
 
 
-@dataclass
+@dataclass(frozen=True)
 class Gateway:
-    """A running gateway: `bentoml serve` and its workers, in a process group of its own."""
+    """A gateway that was started: `bentoml serve` with its workers."""
 
-    process: subprocess.Popen[bytes]
+    process: Child
     url: str
     grpc_address: str
-    log: Path
 
-    def wait_ready(self, ready: bool = True, seconds: float = START_SECONDS) -> None:
+    def wait_ready(self, ready: bool = True, seconds: float = START_S) -> None:
         """Wait until /readyz is green, or red."""
         wanted = 200 if ready else 503
         deadline = time.monotonic() + seconds
@@ -43,30 +44,16 @@ class Gateway:
                 if httpx.get(f"{self.url}/readyz").status_code == wanted:
                     return
             except httpx.TransportError:
-                assert self.process.poll() is None, self.log.read_text()
+                if not self.process.running:
+                    break
             time.sleep(0.1)
-        raise TimeoutError(f"/readyz never answered {wanted}:\n{self.log.read_text()}")
-
-    def stop(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(30)
-        finally:
-            if self.process.poll() is None:
-                os.killpg(self.process.pid, signal.SIGKILL)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+        pytest.fail(f"/readyz never answered {wanted}:\n{self.process.last_lines(30)}")
 
 
 @contextmanager
 def running_gateway(folder: Path, triton_address: str, **settings: str) -> Iterator[Gateway]:
-    """A gateway whose settings are the given ones, logging into `folder`."""
-    http_port, grpc_port = free_port(), free_port()
+    """A gateway with these settings, which writes into `folder`."""
+    http_port, grpc_port = free_ports(2)
     environment = {
         **os.environ,
         "BENTOML_HOME": str(folder / "bentoml"),
@@ -76,21 +63,16 @@ def running_gateway(folder: Path, triton_address: str, **settings: str) -> Itera
         "NUCLEI_MAX_REQUEST_BYTES": str(MAX_REQUEST_BYTES),
         **settings,
     }
-    log = folder / "gateway.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bentoml", "serve", "serving.gateway.service:NucleiGateway",
-             "--host", "127.0.0.1", "--port", str(http_port), "--working-dir", str(ROOT)],
-            env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-    gateway = Gateway(process, f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}", log)
+    command = [
+        *(sys.executable, "-m", "bentoml", "serve", "serving.gateway.service:NucleiGateway"),
+        *("--host", LOOPBACK, "--port", str(http_port), "--working-dir", str(ROOT)),
+    ]
+    process = Child("gateway", command, environment, folder / "gateway.log")
+    process.start()
     try:
-        yield gateway
+        yield Gateway(process, f"http://{LOOPBACK}:{http_port}", f"{LOOPBACK}:{grpc_port}")
     finally:
-        gateway.stop()
-
-
-StartGateway = Callable[..., Gateway]
+        process.stop(STOP_S)
 
 
 @pytest.fixture(scope="session")
@@ -101,32 +83,55 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+def triton_server(repository: Path, state: Path) -> TritonServer:
+    http_port, grpc_port, metrics_port = free_ports(3)
+    return TritonServer(
+        repository,
+        state,
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        models=MODELS,
+    )
+
+
 @pytest.fixture(scope="session")
-def gateway(triton_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """A ready gateway, for tests that leave it as it is."""
-    folder = tmp_path_factory.mktemp("gateway")
-    with running_gateway(folder, triton_address) as running:
-        running.wait_ready()
+def triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    """A running Triton, for tests that leave it as it is."""
+    with triton_server(repository, tmp_path_factory.mktemp("triton")) as running:
+        yield running
+
+
+@pytest.fixture
+def own_triton(repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
+    """A running Triton of the test's own, to be killed and started again."""
+    with triton_server(repository, tmp_path / "triton") as running:
         yield running
 
 
 @pytest.fixture(scope="session")
-def client(gateway: Gateway) -> Iterator[Client]:
-    with Client(gateway.grpc_address) as connected:
-        yield connected
+def gateway(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """A ready gateway, for tests that leave it as it is."""
+    with running_gateway(tmp_path_factory.mktemp("gateway"), triton.address) as running:
+        running.wait_ready()
+        yield running
 
 
 @pytest.fixture
-def start_gateway(tmp_path: Path) -> Iterator[StartGateway]:
+def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
     """Starts gateways of the test's own: `start_gateway(triton_address, NUCLEI_...=...)`."""
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
 
         def start(triton_address: str, **settings: str) -> Gateway:
             return stack.enter_context(running_gateway(tmp_path, triton_address, **settings))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def client(gateway: Gateway) -> Iterator[Client]:
+    with Client(gateway.grpc_address) as connected:
+        yield connected
 
 
 @pytest.fixture(scope="session")

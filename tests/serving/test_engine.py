@@ -8,14 +8,15 @@ import pytest
 
 from nuclei.errors import DeadlineExceeded, EngineFailed, EngineUnavailable, ModelNotFound
 from serving.engine import TritonEngine
+from serving.triton.server import TritonServer
 
 RANGE = np.array([0, 255], np.float32)
 MESSAGE_BYTES = 2**24
 
 
 @pytest.fixture
-async def engine(triton_address: str) -> AsyncIterator[TritonEngine]:
-    opened = TritonEngine(triton_address, concurrency=2, max_message_bytes=MESSAGE_BYTES)
+async def engine(triton: TritonServer) -> AsyncIterator[TritonEngine]:
+    opened = TritonEngine(triton.address, concurrency=2, max_message_bytes=MESSAGE_BYTES)
     yield opened
     await opened.close()
 
@@ -61,7 +62,7 @@ async def test_failure_keeps_the_details_of_triton_to_the_log(
     engine: TritonEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(EngineFailed) as failed:
-        await engine.infer("unet", tile(50), RANGE, None)
+        await engine.infer("unet", tile(), np.zeros(3, np.float32), None)
     assert str(failed.value) == "inference with 'unet' failed; the server's log says why"
     assert "status=" in caplog.text
 

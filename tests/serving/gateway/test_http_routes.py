@@ -185,7 +185,7 @@ def test_metrics_count_what_happens(http: httpx.Client, fluorescence: Path) -> N
 def test_one_line_is_logged_per_frame(gateway: Any, http: httpx.Client, fluorescence: Path) -> None:
     name = "look-for-me"
     http.post("/v1/segment", content=fluorescence.read_bytes(), headers={"X-Request-ID": name})
-    (line,) = [line for line in gateway.log.read_text().splitlines() if name in line]
+    (line,) = [line for line in gateway.process.log.read_text().splitlines() if name in line]
     fields = dict(part.split("=", 1) for part in line.split() if "=" in part)
     assert (fields["code"], fields["model"], fields["protocol"]) == ("OK", "unet", "http")
     assert float(fields["infer_ms"]) > 0
