@@ -1,0 +1,49 @@
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = ("torch", "bentoml", "mlflow", "matplotlib", "onnxruntime", "cv2", "tritonclient")
+COMMANDS = ("segment", "evaluate", "train", "data", "serve", "export", "models")
+
+
+def nuclei(*arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "from nuclei.cli.main import main; main()"
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_help_lists_every_command() -> None:
+    shown = nuclei("--help")
+    assert shown.returncode == 0
+    for command in COMMANDS:
+        assert f" {command} " in shown.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str) -> None:
+    assert nuclei(command, "--help").returncode == 0
+
+
+@pytest.mark.parametrize("command", ["segment", "evaluate"])
+def test_help_teaches_by_examples(command: str) -> None:
+    shown = nuclei(command, "--help").stdout
+    assert "Examples" in shown
+    assert f"nuclei {command} " in shown
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; from nuclei.cli.main import app\n"
+        f"print([name for name in {HEAVY} if name in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_an_error_is_one_sentence_and_its_exit_code() -> None:
+    failed = nuclei("segment", "x.png", "--out", "y", "--save", "svg")
+    assert failed.returncode == 2
+    assert failed.stderr.startswith("unknown format 'svg'")
+    assert len(failed.stderr.strip().splitlines()) == 1
