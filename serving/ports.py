@@ -1,0 +1,53 @@
+"""TCP ports of this machine."""
+
+import socket
+
+from nuclei.errors import MissingPrerequisite
+
+LOOPBACK = "127.0.0.1"
+
+
+def check_free(host: str, port: int, what: str, setting: str) -> None:
+    """Check that a server can listen on a port.
+
+    Args:
+        host: address to listen on.
+        port: the port.
+        what: whose port it is, for the message.
+        setting: how to choose another, for the message.
+
+    Raises:
+        MissingPrerequisite: the port is taken, or may not be used.
+    """
+    try:
+        _bind(host, port).close()
+    except OSError as error:
+        raise MissingPrerequisite(
+            f"port {port} for {what} cannot be used ({(error.strerror or str(error)).lower()}): "
+            f"stop what uses it or choose another with {setting}"
+        ) from None
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports of the loopback interface that nothing uses now, all different."""
+    held = [_bind(LOOPBACK, 0) for _ in range(count)]
+    ports = [port.getsockname()[1] for port in held]
+    for port in held:
+        port.close()
+    return ports
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+        host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )[0]
+    held = socket.socket(family, kind, protocol)
+    try:
+        # As servers do: a port whose last connections are still closing is free.
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        held.bind(address)
+        held.listen()
+    except OSError:
+        held.close()
+        raise
+    return held

@@ -1,0 +1,1 @@
+"""Triton's backend `onnxruntime` in Python: these files are copied beside `tritonserver`."""

@@ -1,0 +1,239 @@
+"""Runs ONNX models inside `tritonserver`, configured like Triton's native onnxruntime backend."""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import triton_python_backend_utils as pb_utils
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from onnx_file import misfits, read_versions  # noqa: E402
+
+OPTIMISATION_LEVELS = {
+    "-1": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "1": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "2": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,
+}
+TENSORRT_PRECISIONS = {
+    "FP32": {},
+    "FP16": {"trt_fp16_enable": "1"},
+    "BF16": {"trt_bf16_enable": "1"},
+    "INT8": {"trt_int8_enable": "1"},
+}
+TENSORRT_NAMES = {
+    "max_workspace_size_bytes": "trt_max_workspace_size",
+    "int8_calibration_table_name": "trt_int8_calibration_table_name",
+    "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
+}
+OPENVINO_PRECISIONS = {"FP32": "f32", "BF16": "bf16"}
+
+# Onnxruntime reports to its maker by default.
+onnxruntime.disable_telemetry_events()
+
+
+class TritonPythonModel:
+    """One instance of one model; Triton runs each in a process of its own."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Open the session, or refuse what the native backend refuses."""
+        self._config = json.loads(args["model_config"])
+        self._name = args["model_name"]
+        version = Path(args["model_repository"]) / args["model_version"]
+        path = version / (self._config.get("default_model_filename") or "model.onnx")
+        self._session = self._open(path, args)
+        self._batched = self._config.get("max_batch_size", 0) > 0
+        self._inputs = [tensor["name"] for tensor in self._config["input"]]
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Answer requests; those of the same shapes run as one batch."""
+        responses: list[Any] = [None] * len(requests)
+        for group in self._groups(requests):
+            answers = self._answer([requests[index] for index in group])
+            for index, answer in zip(group, answers, strict=True):
+                responses[index] = answer
+        return responses
+
+    def finalize(self) -> None:
+        """Let go of the session and its memory."""
+        self._session = None
+
+    def _open(self, path: Path, args: dict[str, str]) -> onnxruntime.InferenceSession:
+        providers = _providers(self._config, args)
+        try:
+            versions = read_versions(path)
+            session = onnxruntime.InferenceSession(
+                str(path), _session_options(self._config), providers=providers
+            )
+        except FileNotFoundError:
+            raise self._refusal(f"there is no {path.name} in version {path.parent.name}") from None
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise self._refusal(f"{path.name} cannot be loaded: {_first_line(error)}") from None
+        missing = {name for name, _ in providers} - set(session.get_providers())
+        if missing:
+            raise self._refusal(f"onnxruntime could not start {', '.join(sorted(missing))}")
+        found = list(misfits(self._config, versions, session.get_inputs(), session.get_outputs()))
+        if found:
+            raise self._refusal("; ".join(found))
+        return session
+
+    def _refusal(self, reason: str) -> Exception:
+        return pb_utils.TritonModelException(f"model '{self._name}': {reason}")
+
+    def _groups(self, requests: list[Any]) -> list[list[int]]:
+        """Indices of the requests that can run together."""
+        if not self._batched:
+            return [[index] for index in range(len(requests))]
+        groups: dict[Any, list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            groups[_shapes(request)].append(index)
+        return list(groups.values())
+
+    def _answer(self, requests: list[Any]) -> list[Any]:
+        given = [
+            {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+            for request in requests
+        ]
+        feeds = {name: _joined([tensors[name] for tensors in given]) for name in self._inputs}
+        wanted = sorted({name for request in requests for name in request.requested_output_names()})
+        try:
+            outputs = dict(zip(wanted, self._session.run(wanted, feeds), strict=True))
+        except Exception as error:  # onnxruntime's errors share no base class
+            return [self._failure(error, feeds)] * len(requests)
+        ends = np.cumsum([len(tensors[self._inputs[0]]) for tensors in given])[:-1]
+        parts = {
+            name: np.split(values, ends) if len(requests) > 1 else [values]
+            for name, values in outputs.items()
+        }
+        return [
+            pb_utils.InferenceResponse(
+                [pb_utils.Tensor(name, parts[name][k]) for name in request.requested_output_names()]
+            )
+            for k, request in enumerate(requests)
+        ]
+
+    def _failure(self, error: Exception, feeds: dict[str, np.ndarray]) -> Any:
+        shapes = ", ".join(f"{name} {list(values.shape)}" for name, values in feeds.items())
+        pb_utils.Logger.log_error(f"model '{self._name}' failed for {shapes}: {error}")
+        return pb_utils.InferenceResponse(
+            error=pb_utils.TritonError(
+                f"model '{self._name}' failed for {shapes}; the server's log says why",
+                pb_utils.TritonError.INTERNAL,
+            )
+        )
+
+
+def _shapes(request: Any) -> tuple[Any, ...]:
+    """Shapes of the inputs without the batch, whatever the order of the inputs."""
+    return tuple(sorted((tensor.name(), *tensor.shape()[1:]) for tensor in request.inputs()))
+
+
+def _joined(arrays: list[np.ndarray]) -> np.ndarray:
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _session_options(config: dict[str, Any]) -> onnxruntime.SessionOptions:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = _number(config, "intra_op_thread_count")
+    options.inter_op_num_threads = _number(config, "inter_op_thread_count")
+    if _number(config, "execution_mode"):
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    options.enable_cpu_mem_arena = bool(_number(config, "enable_mem_arena", 1))
+    options.enable_mem_pattern = bool(_number(config, "enable_mem_pattern", 1))
+    level = str(config.get("optimization", {}).get("graph", {}).get("level", 0))
+    options.graph_optimization_level = OPTIMISATION_LEVELS.get(
+        level, onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    )
+    return options
+
+
+def _number(config: dict[str, Any], name: str, default: int = 0) -> int:
+    text = config.get("parameters", {}).get(name, {}).get("string_value", "")
+    try:
+        return int({"": default, "true": 1, "false": 0}.get(text.lower(), text))
+    except ValueError:
+        raise pb_utils.TritonModelException(
+            f"model '{config['name']}': parameter {name} is '{text}'; expected a whole number"
+        ) from None
+
+
+def _providers(config: dict[str, Any], args: dict[str, str]) -> list[tuple[str, dict[str, str]]]:
+    """Execution providers in the order they are tried, each with its options."""
+    accelerators = config.get("optimization", {}).get("execution_accelerators", {})
+    providers = []
+    if args["model_instance_kind"] == "GPU":
+        providers += _gpu_providers(config, accelerators, args["model_instance_device_id"])
+    for accelerator in accelerators.get("cpu_execution_accelerator", []):
+        if accelerator["name"] != "openvino":
+            raise _unknown(config, accelerator["name"], "openvino")
+        providers.append(_openvino(config, accelerator.get("parameters", {})))
+    return [*providers, ("CPUExecutionProvider", {})]
+
+
+def _gpu_providers(
+    config: dict[str, Any], accelerators: dict[str, Any], device: str
+) -> list[tuple[str, dict[str, str]]]:
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pb_utils.Logger.log_warn(
+            f"model '{config['name']}' runs on the CPU: this onnxruntime is not built for CUDA"
+        )
+        return []
+    providers, cuda = [], {"device_id": device}
+    for accelerator in accelerators.get("gpu_execution_accelerator", []):
+        parameters = accelerator.get("parameters", {})
+        if accelerator["name"] == "tensorrt":
+            options = {"device_id": device, **_tensorrt_options(config, parameters)}
+            providers.append(("TensorrtExecutionProvider", options))
+        elif accelerator["name"] == "cuda":
+            cuda |= parameters
+        else:
+            raise _unknown(config, accelerator["name"], "tensorrt or cuda")
+    return [*providers, ("CUDAExecutionProvider", cuda)]
+
+
+def _tensorrt_options(config: dict[str, Any], parameters: dict[str, str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for name, value in parameters.items():
+        if name == "precision_mode":
+            options |= _precision(config, TENSORRT_PRECISIONS, value)
+        else:
+            options[TENSORRT_NAMES.get(name, name)] = value
+    return options
+
+
+def _openvino(config: dict[str, Any], parameters: dict[str, str]) -> tuple[str, dict[str, str]]:
+    if "OpenVINOExecutionProvider" not in onnxruntime.get_available_providers():
+        raise pb_utils.TritonModelException(
+            f"model '{config['name']}': this onnxruntime is not built with OpenVINO"
+        )
+    precision = _precision(config, OPENVINO_PRECISIONS, parameters.get("precision", "FP32"))
+    properties = {"INFERENCE_PRECISION_HINT": precision}
+    threads = _number(config, "intra_op_thread_count")
+    if threads:
+        properties["INFERENCE_NUM_THREADS"] = threads
+    options = {"device_type": "CPU", "load_config": json.dumps({"CPU": properties})}
+    return "OpenVINOExecutionProvider", options
+
+
+def _precision(config: dict[str, Any], known: dict[str, Any], value: str) -> Any:
+    if value not in known:
+        raise pb_utils.TritonModelException(
+            f"model '{config['name']}': unknown precision '{value}'; "
+            f"expected one of {', '.join(known)}"
+        )
+    return known[value]
+
+
+def _unknown(config: dict[str, Any], accelerator: str, expected: str) -> Exception:
+    return pb_utils.TritonModelException(
+        f"model '{config['name']}': unknown execution accelerator '{accelerator}'; "
+        f"expected {expected}"
+    )

@@ -1,0 +1,241 @@
+"""The process of Triton Inference Server, from the wheel, with our onnxruntime backend."""
+
+import json
+import os
+import secrets
+import shutil
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from nuclei.errors import EngineFailed, InvalidData, MissingPrerequisite
+from serving.child import Child
+from serving.ports import LOOPBACK, check_free
+from serving.triton.machine import check_machine, has_own_libpython
+
+DEFAULT_ENVIRONMENT = Path(__file__).parents[2] / ".venv-triton"
+
+# Loopback is never reached through a proxy.
+_http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+_BACKEND = Path(__file__).parent / "backend"
+_STUB = "python_backend_stubs/3.11/triton_python_backend_stub"
+_START_S = 120.0
+_STOP_S = 15.0
+_POLL_S = 0.1
+_PROBE_S = 2.0
+_ERROR_LINES = 12
+
+
+class TritonServer:
+    """One `tritonserver` on loopback ports; `with` starts it, waits for its models and stops it."""
+
+    def __init__(
+        self,
+        repository: Path,
+        state: Path,
+        *,
+        http_port: int,
+        grpc_port: int,
+        metrics_port: int,
+        models: Sequence[str] = (),
+        environment: Path = DEFAULT_ENVIRONMENT,
+    ) -> None:
+        """Describe the server; `start` starts it.
+
+        Args:
+            repository: model repository.
+            state: folder for its backends and its log, made when missing.
+            http_port: port of KServe over HTTP.
+            grpc_port: port of KServe over gRPC.
+            metrics_port: port of the Prometheus metrics.
+            models: models to load, and the steps of ensembles with them; none means all.
+            environment: virtual environment with the wheel and onnxruntime.
+        """
+        self.address = f"{LOOPBACK}:{grpc_port}"
+        self.url = f"http://{LOOPBACK}:{http_port}"
+        self._repository = repository.resolve()
+        self._environment = environment.resolve()
+        self._home = state.resolve() / f"triton-{grpc_port}"
+        self._ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        self._models = models
+        # Regions of shared memory carry it, so that ours can be told from others'.
+        self._region = f"nuclei_{secrets.token_hex(4)}_"
+        self._child = Child("Triton", self._command(), self._variables(), self._home / "triton.log")
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        return self._child.running
+
+    @property
+    def pid(self) -> int | None:
+        """Process id, None when it does not run."""
+        return self._child.pid
+
+    @property
+    def log(self) -> Path:
+        return self._child.log
+
+    def check(self) -> None:
+        """Check what starting needs.
+
+        Raises:
+            MissingPrerequisite: the environment, a library or a free port is missing.
+            InvalidData: the repository holds no model.
+        """
+        if not self._wheel.exists():
+            raise MissingPrerequisite(
+                f"there is no Triton in {self._environment}: run `make env` first"
+            )
+        check_machine(self._python_prefix)
+        for name, port in self._ports.items():
+            setting = f"NUCLEI_TRITON_{name.upper()}_PORT"
+            check_free(LOOPBACK, port, f"Triton's {name}", setting)
+        if not self._asked():
+            raise InvalidData(
+                f"{self._repository} holds no model: expected folders with a config.pbtxt; "
+                "run `nuclei export` or name another folder with --repository"
+            )
+
+    def start(self, timeout_s: float = _START_S) -> None:
+        """Start the server and wait until its models answer.
+
+        Args:
+            timeout_s: most seconds to wait.
+
+        Raises:
+            MissingPrerequisite: as `check`.
+            InvalidData: a model cannot be loaded; the message says why.
+            EngineFailed: the server ended, or was not ready in time.
+        """
+        self.check()
+        self._assemble_backends()
+        self._child.start()
+        deadline = time.monotonic() + timeout_s
+        while not self._get("/v2/health/live"):
+            if not self._child.running:
+                raise EngineFailed(f"Triton ended while it started:\n{self._log_end()}")
+            if time.monotonic() > deadline:
+                raise EngineFailed(f"Triton did not start in {timeout_s:.0f} s:\n{self._log_end()}")
+            time.sleep(_POLL_S)
+        self._check_models()
+
+    def stop(self) -> None:
+        """Stop the server and whatever it left: processes and shared memory."""
+        self._child.stop(_STOP_S)
+        for region in Path("/dev/shm").glob(f"{self._region}*"):
+            region.unlink(missing_ok=True)
+
+    def is_ready(self, model: str) -> bool:
+        """Whether the server says it can answer for a model."""
+        return self._get(f"/v2/models/{model}/ready")
+
+    @property
+    def _wheel(self) -> Path:
+        return self._site_packages / "pytriton" / "tritonserver"
+
+    @property
+    def _site_packages(self) -> Path:
+        return self._environment / "lib" / "python3.11" / "site-packages"
+
+    @property
+    def _python_prefix(self) -> Path:
+        for line in (self._environment / "pyvenv.cfg").read_text().splitlines():
+            name, _, value = line.partition("=")
+            if name.strip() == "home":
+                return Path(value.strip()).parent
+        raise MissingPrerequisite(
+            f"{self._environment} is no virtual environment: delete it and run `make env`"
+        )
+
+    def _asked(self) -> list[str]:
+        configs = sorted(self._repository.glob("*/config.pbtxt"))
+        return list(self._models) or [config.parent.name for config in configs]
+
+    def _command(self) -> list[str]:
+        loaded = self._models or ("*",)
+        return [
+            str(self._wheel / "bin" / "tritonserver"),
+            f"--model-repository={self._repository}",
+            f"--backend-directory={self._home / 'backends'}",
+            "--model-control-mode=explicit",
+            *(f"--load-model={model}" for model in loaded),
+            "--disable-auto-complete-config",
+            "--exit-on-error=false",
+            "--strict-readiness=false",
+            f"--backend-config=python,shm-region-prefix-name={self._region}",
+            *(f"--{name}-port={port}" for name, port in self._ports.items()),
+            *(f"--{name}-address={LOOPBACK}" for name in self._ports),
+            "--log-format=ISO8601",
+        ]
+
+    def _variables(self) -> dict[str, str]:
+        libraries = [str(self._site_packages / "nvidia_pytriton.libs")]
+        if self._wheel.exists() and has_own_libpython(self._python_prefix):
+            libraries.insert(0, str(self._python_prefix / "lib"))
+        return {
+            **os.environ,
+            # The backend's stub takes the first `python3` of PATH.
+            "PATH": f"{self._environment / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+            "LD_LIBRARY_PATH": ":".join(libraries),
+            "ORT_DISABLE_TELEMETRY": "1",
+        }
+
+    def _assemble_backends(self) -> None:
+        """Copy the backends into one folder: Triton refuses links that lead out of it."""
+        folder = self._home / "backends"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(self._wheel / "backends" / "python", folder / "python")
+        shutil.copy(self._wheel / _STUB, folder / "python")
+        (folder / "python" / Path(_STUB).name).chmod(0o755)
+        (folder / "onnxruntime").mkdir()
+        for file in ("model.py", "onnx_file.py"):
+            shutil.copy(_BACKEND / file, folder / "onnxruntime")
+
+    def _check_models(self) -> None:
+        failed = [model for model in self._asked() if not self.is_ready(model)]
+        if not failed:
+            return
+        reasons = {
+            entry["name"]: entry["reason"] for entry in self._index() if entry.get("reason")
+        }
+        # An ensemble fails with its steps: a step's own reason says more.
+        reasons = {n: r for n, r in reasons.items() if "ensemble" not in r} or reasons
+        told = [f"{name}: {reason}" for name, reason in sorted(reasons.items())]
+        raise InvalidData(
+            f"Triton cannot load {', '.join(failed)}: " + ("; ".join(told) or self._log_end())
+        )
+
+    def _index(self) -> list[dict[str, Any]]:
+        request = urllib.request.Request(f"{self.url}/v2/repository/index", method="POST")
+        with _http.open(request, timeout=_PROBE_S) as answer:
+            index: list[dict[str, Any]] = json.load(answer)
+        return index
+
+    def _get(self, path: str) -> bool:
+        try:
+            with _http.open(self.url + path, timeout=_PROBE_S) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
+
+    def _log_end(self) -> str:
+        return self._child.last_lines(_ERROR_LINES)
