@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -171,7 +172,8 @@ def _segment_one(job: Job, out: Path, formats: Formats, segmenter: Segmenter) ->
     for name, form in formats.items():
         data = form.encode(segmentation, frame)
         _write(out / f"{job.stem}.{name}", data)
-    return (str(job.source), *_summary(segmentation), f"{milliseconds:.0f}")
+    frame_name = str(job.stem.with_name(job.source.name))
+    return (frame_name, *_summary(segmentation), f"{milliseconds:.0f}")
 
 
 def _write(path: Path, data: bytes) -> None:
@@ -183,7 +185,7 @@ def _write(path: Path, data: bytes) -> None:
 
 
 def _table() -> Table:
-    table = Table()
+    table = Table(box=box.SIMPLE_HEAD)
     table.add_column("frame", overflow="fold")
     for heading in ("size", "nuclei", "median area", "mean score", "ms"):
         table.add_column(heading, justify="right")

@@ -1,0 +1,110 @@
+import json
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from nuclei.cli.main import app
+from nuclei.errors import InvalidData
+
+KINDS = {"a": "fluorescence", "b": "fluorescence", "c": "histology"}
+PICTURES = ["comparisons.png", "scores_per_image.png", "scores_per_threshold.png"]
+
+
+def evaluate(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["evaluate", *map(str, arguments)], env={"COLUMNS": "100"})
+
+
+def truth(name: str) -> np.ndarray:
+    """Label image of three discs, another one for each name."""
+    labels = np.zeros((96, 96), np.uint16)
+    for label, centre in enumerate([(20, 20), (60, 25), (40, 70)], start=1):
+        cv2.circle(labels, centre, 8 + ord(name) % 5, label, -1)
+    return labels
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Path:
+    folder = tmp_path / "data"
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for name in KINDS:
+        frame = np.where(truth(name) > 0, 180, 20).astype(np.uint8)
+        cv2.imwrite(str(folder / "images" / f"{name}.png"), cv2.GaussianBlur(frame, (0, 0), 1))
+        cv2.imwrite(str(folder / "masks" / f"{name}.png"), truth(name))
+    rows = "\n".join(f"{name},{kind}" for name, kind in KINDS.items())
+    (folder / "manifest.csv").write_text(f"id,kind\n{rows}\n")
+    return folder
+
+
+@pytest.fixture
+def predictions(tmp_path: Path) -> Path:
+    """The truth of a and c, and b without its last nucleus."""
+    folder = tmp_path / "predictions"
+    folder.mkdir()
+    for name in KINDS:
+        labels = truth(name)
+        if name == "b":
+            labels[labels == 3] = 0
+        cv2.imwrite(str(folder / f"{name}.png"), labels)
+    return folder
+
+
+def test_scores_label_images_of_any_program(
+    dataset: Path, predictions: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "scores"
+    result = evaluate(dataset, "--predictions", predictions, "--out", out)
+    assert result.exit_code == 0, result.output
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["overall"]["dsb_score"] == pytest.approx((1 + 2 / 3 + 1) / 3)
+    assert scores["by_kind"]["fluorescence"]["dsb_score"] == pytest.approx((1 + 2 / 3) / 2)
+    assert scores["by_kind"]["histology"]["dsb_score"] == 1
+    assert [image["name"] for image in scores["images"]] == ["a", "b", "c"]
+    for name in PICTURES:
+        assert cv2.imread(str(out / name)).std() > 0
+    assert "0.889" in result.stdout
+
+
+def test_reads_a_zip(dataset: Path, predictions: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "data.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in dataset.rglob("*.*"):
+            file.write(path, path.relative_to(dataset))
+    assert evaluate(archive, "--predictions", predictions).exit_code == 0
+
+
+def test_scores_a_model_in_this_process(dataset: Path, repository: Path, tmp_path: Path) -> None:
+    out = tmp_path / "scores"
+    result = evaluate(dataset, "--local", "--repository", repository, "--out", out)
+    assert result.exit_code == 0, result.output
+    overall = json.loads((out / "scores.json").read_text())["overall"]
+    assert overall["ap_0.50"] > 0.9
+    assert overall["n_true"] == 9
+
+
+@pytest.mark.parametrize("damage", ["missing", "other size", "float"])
+def test_a_prediction_that_cannot_be_scored_is_named(
+    dataset: Path, predictions: Path, damage: str
+) -> None:
+    path = predictions / "b.png"
+    path.unlink()
+    if damage == "other size":
+        cv2.imwrite(str(path), truth("b")[:50])
+    elif damage == "float":
+        cv2.imwrite(str(path.with_suffix(".tif")), truth("b").astype(np.float32))
+    result = evaluate(dataset, "--predictions", predictions)
+    assert isinstance(result.exception, InvalidData)
+    assert "b" in str(result.exception)
+    assert {"missing": "no label image", "other size": "same size", "float": "float32"}[
+        damage
+    ] in str(result.exception)
+
+
+def test_a_dataset_that_is_not_there_is_named(tmp_path: Path, predictions: Path) -> None:
+    result = evaluate(tmp_path / "nowhere", "--predictions", predictions)
+    assert isinstance(result.exception, InvalidData)
+    assert "nowhere" in str(result.exception)
