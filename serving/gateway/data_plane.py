@@ -16,6 +16,7 @@ from serving.engine import ServedModel, TritonEngine
 from serving.gateway.observation import Observation
 from serving.gateway.settings import GatewaySettings
 
+DISTRIBUTION = "nuclei-serving"
 MAX_REQUEST_ID_LENGTH = 128
 READINESS_TIMEOUT_S = 1.0
 
@@ -147,7 +148,7 @@ class DataPlane:
     async def server_info(self) -> ServerInfo:
         """What is served now; raises EngineUnavailable when Triton does not answer."""
         return ServerInfo(
-            server_version=installed_version("nuclei-serving"),
+            server_version=installed_version(DISTRIBUTION),
             models=await self._engine.models(),
             default_model=self._settings.default_model,
             limits=self._settings.frame_limits,

@@ -2,13 +2,14 @@
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
+from importlib.metadata import version as installed_version
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive
@@ -17,8 +18,9 @@ from nuclei.errors import FrameTooLarge, InvalidImage, InvalidOption, NucleiErro
 from nuclei.formats import format_named
 from nuclei.images import Frame, read_frame
 from nuclei.segmentation import Segmentation
-from serving.gateway.data_plane import DataPlane, Options, ServerInfo
+from serving.gateway.data_plane import DISTRIBUTION, DataPlane, Options, ServerInfo
 from serving.gateway.observation import Observation, observed
+from serving.gateway.openapi import openapi_document
 from serving.gateway.settings import ENVELOPE_BYTES
 
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -43,8 +45,12 @@ def http_app(max_request_bytes: int) -> Starlette:
         data_plane: DataPlane = request.app.state.data_plane
         return JSONResponse(_server_info(await data_plane.server_info()))
 
+    async def openapi(request: Request) -> Response:
+        return JSONResponse(openapi_document(installed_version(DISTRIBUTION)))
+
     return Starlette(
         routes=[
+            Route("/openapi.json", openapi, methods=["GET"]),
             Route("/v1/segment", _answering_problems(segment), methods=["POST"]),
             Route("/v1/models", _answering_problems(models), methods=["GET"]),
         ]
@@ -136,14 +142,18 @@ def _flag(query: Mapping[str, str], name: str) -> bool:
 async def _body(request: Request, max_bytes: int) -> bytes:
     """The encoded frame: the body itself, or the field `file` of a multipart form."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "multipart/form-data":
-        return await Request(request.scope, _limited(request.receive, max_bytes)).body()
-    limited = Request(request.scope, _limited(request.receive, max_bytes + ENVELOPE_BYTES))
+    is_form = media_type == "multipart/form-data"
+    allowed = max_bytes + ENVELOPE_BYTES if is_form else max_bytes
+    limited = Request(request.scope, _limited(request.receive, allowed))
     try:
+        if not is_form:
+            return await limited.body()
         async with limited.form(max_files=1, max_fields=1) as form:
             upload = form.get(FORM_FIELD)
             if isinstance(upload, UploadFile):
                 return await upload.read()
+    except ClientDisconnect as error:
+        raise InvalidImage("the caller hung up before the whole frame had arrived") from error
     except (MultiPartException, HTTPException) as error:
         raise InvalidImage(
             f"the multipart form cannot be read ({error}); expected one file in the field "

@@ -233,6 +233,11 @@ def test_deadline_ends_the_call(stub: SegmentationStub, fluorescence_16bit: Path
     assert status is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
+def test_deadline_may_be_far_away(stub: SegmentationStub) -> None:
+    reply = stub.Segment(pb.SegmentRequest(frame=raw_frame()), timeout=1e9)
+    assert reply.height == 64
+
+
 def test_concurrent_requests_do_not_mix(stub: SegmentationStub, fluorescence: Path) -> None:
     pixels = read_frame(fluorescence).pixels[:, :, 0]
     turned = [

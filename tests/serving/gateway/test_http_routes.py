@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -145,6 +147,22 @@ def test_body_over_the_limit_is_refused_while_it_is_read(http: httpx.Client) -> 
     assert sent < 20 * LIMIT
 
 
+def test_caller_that_hangs_up_is_no_failure_of_the_service(gateway: Any) -> None:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as caller:
+        caller.sendall(
+            b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nX-Request-ID: hung-up\r\n"
+            b"Content-Length: 1000\r\n\r\nonly a part"
+        )
+        time.sleep(0.2)
+    deadline = time.monotonic() + 5
+    while not (lines := [line for line in gateway.process.log.read_text().splitlines()
+                         if "hung up" in line]):  # fmt: skip
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert "INVALID_ARGUMENT" in lines[0]
+
+
 def test_form_over_the_limit_is_refused(http: httpx.Client) -> None:
     response = http.post("/v1/segment", files={"file": bytes(LIMIT + 2 * 2**20)})
     assert problem(response)[:2] == (413, "FrameTooLarge")
@@ -155,6 +173,19 @@ def test_models_are_listed(http: httpx.Client) -> None:
     assert said["default_model"] == "unet"
     assert [model["name"] for model in said["models"]] == ["unet"]
     assert said["limits"]["max_bytes"] == LIMIT
+
+
+def test_openapi_names_routes_and_formats(http: httpx.Client) -> None:
+    said = http.get("/openapi.json").json()
+    assert set(said["paths"]) == {"/v1/segment", "/v1/models"}
+    parameters = {
+        parameter["name"]: parameter["schema"]
+        for parameter in said["paths"]["/v1/segment"]["post"]["parameters"]
+    }
+    assert "geojson" in parameters["format"]["enum"]
+    for name in parameters["format"]["enum"]:
+        refused = http.post("/v1/segment", params={"format": name}, content=b"x")
+        assert problem(refused)[1] == "InvalidImage"
 
 
 def test_metrics_count_what_happens(http: httpx.Client, fluorescence: Path) -> None:

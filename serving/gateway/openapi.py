@@ -1,0 +1,98 @@
+"""The OpenAPI document of the HTTP routes, for clients and for tests that explore them."""
+
+from typing import Any
+
+from nuclei.formats import FORMATS
+
+_PROBLEMS = {
+    "400": "an option is wrong",
+    "404": "there is no such model",
+    "413": "the frame is over a limit",
+    "422": "the body is not a frame that can be read",
+    "429": "too much work at once; try again later",
+    "500": "the service failed; its log says why",
+    "503": "the inference server does not answer",
+    "504": "the time ran out",
+}
+
+
+def openapi_document(server_version: str) -> dict[str, Any]:
+    """OpenAPI 3.1 of `/v1`."""
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Nuclei segmentation", "version": server_version},
+        "paths": {
+            "/v1/segment": {"post": _segment()},
+            "/v1/models": {
+                "get": {
+                    "summary": "The models served now, and the limits",
+                    "responses": {
+                        "200": {
+                            "description": "models and limits",
+                            "content": {"application/json": {"schema": {"type": "object"}}},
+                        },
+                        **_problems("500", "503", "504"),
+                    },
+                }
+            },
+        },
+        "components": {"schemas": {"Problem": _problem_schema()}},
+    }
+
+
+def _segment() -> dict[str, Any]:
+    binary = {"type": "string", "contentMediaType": "application/octet-stream"}
+    form = {"type": "object", "properties": {"file": binary}, "required": ["file"]}
+    return {
+        "summary": "Segment the nuclei of one frame",
+        "parameters": [
+            _query("model", {"type": "string"}, "name of a model; absent: the default one"),
+            _query("tta", {"type": "boolean"}, "mean over 8 rotations and reflections"),
+            _query("format", {"enum": list(FORMATS), "default": "json"}, "what to answer"),
+            {
+                "name": "X-Request-ID",
+                "in": "header",
+                "description": "names the request in the log; absent: a new name",
+                "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+            },
+        ],
+        "requestBody": {
+            "description": "the file itself: PNG, JPEG, TIFF or OME-TIFF, 8 or 16 bit",
+            "required": True,
+            "content": {
+                "application/octet-stream": {"schema": binary},
+                "multipart/form-data": {"schema": form},
+            },
+        },
+        "responses": {
+            "200": {
+                "description": "the nuclei, in the chosen format",
+                "content": {format_.media_type: {} for format_ in FORMATS.values()},
+            },
+            **_problems(*_PROBLEMS),
+        },
+    }
+
+
+def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
+    return {"name": name, "in": "query", "description": description, "schema": schema}
+
+
+def _problems(*statuses: str) -> dict[str, Any]:
+    schema = {"$ref": "#/components/schemas/Problem"}
+    content = {"application/problem+json": {"schema": schema}}
+    return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
+
+
+def _problem_schema() -> dict[str, Any]:
+    return {
+        "description": "RFC 9457; title is the class of nuclei.errors",
+        "type": "object",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string"},
+        },
+    }
