@@ -1,5 +1,6 @@
 """The training loop: crops to weights, with checkpoints that a killed run resumes from."""
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -194,7 +195,7 @@ def mixed_precision(schedule: Schedule) -> AbstractContextManager[Any]:
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
     warmup = min(1.0, (step + 1) / schedule.warmup_steps)
-    cosine = 0.5 * (1 + np.cos(np.pi * step / schedule.steps))
+    cosine = 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
     for group in optimizer.param_groups:
         group["lr"] = schedule.learning_rate * warmup * (0.01 + 0.99 * cosine)
 

@@ -1,6 +1,6 @@
 """Which image each training crop comes from: balanced over image kinds and sizes."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,14 +15,25 @@ from training.targets import target_maps
 
 
 def balanced_weights(samples: Sequence[Sample]) -> NDArray[np.float64]:
-    """Probability of each sample: every (kind, size) group weighs the square root of its count.
+    """Probability of each sample, float64 [N].
 
-    Square roots lie between sampling images evenly (rare kinds drown) and groups evenly (the single
-    image of a group would be learnt by heart).
+    Every kind weighs the square root of its count, and so does every size within its kind. Square
+    roots lie between sampling images evenly (rare kinds drown) and groups evenly (the single image
+    of a group would be learnt by heart).
     """
-    groups = [(sample.kind, sample.labels.shape) for sample in samples]
-    count = Counter(groups)
-    weights = np.array([count[group] ** -0.5 for group in groups])
+    kinds = Counter(sample.kind for sample in samples)
+    groups = Counter((sample.kind, sample.labels.shape) for sample in samples)
+    shares: dict[str, float] = defaultdict(float)
+    for (kind, _), count in groups.items():
+        shares[kind] += count**0.5
+    weights = np.array(
+        [
+            kinds[sample.kind] ** 0.5
+            / shares[sample.kind]
+            * groups[sample.kind, sample.labels.shape] ** -0.5
+            for sample in samples
+        ]
+    )
     return weights / weights.sum()
 
 

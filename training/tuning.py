@@ -17,12 +17,12 @@ from nuclei.watershed import label_nuclei
 from training.dataset import Sample
 
 GRID: dict[str, tuple[float, ...]] = {
-    "foreground_threshold": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65),
-    "saddle_depth": (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.22, 0.3),
+    "foreground_threshold": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75),
+    "saddle_depth": (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.22, 0.3, 0.4),
     "smoothing_px": (0.0, 0.5, 1.0, 1.5, 2.0),
     "border_weight": (0.0, 0.25, 0.5, 0.75, 1.0),
     "min_area_px": (8, 16, 24, 32, 48),
-    "min_score": (0.0, 0.6, 0.7, 0.75, 0.8, 0.85),
+    "min_score": (0.0, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9),
 }
 ROUNDS = 2
 
@@ -34,7 +34,8 @@ def predict_maps(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[N
         frame = frame_from_array(sample.pixels)
         return (await predict(frame, engine, "unet", tta=tta, stage_ms={})).maps
 
-    return [asyncio.run(run(sample)) for sample in tqdm(samples, desc="predicting", unit="image")]
+    bar = tqdm(samples, desc="predicting", unit="image", leave=False)
+    return [asyncio.run(run(sample)) for sample in bar]
 
 
 class Tuner:
@@ -61,21 +62,20 @@ class Tuner:
         """Best parameters for the samples of these indices."""
         best = WatershedParameters()
         for _ in range(ROUNDS):
-            for name, values in tqdm(GRID.items(), desc="tuning", unit="parameter"):
+            for name, values in tqdm(GRID.items(), desc="tuning", unit="parameter", leave=False):
                 tried = [best, *(_changed(best, name, value) for value in values)]
                 best = max(tried, key=lambda p: float(self.scores(p)[chosen].mean()))
         return best
 
     def cross_fitted_score(self, seed: int) -> float:
-        """Mean DSB score of each half of the samples with parameters tuned on the other half."""
+        """Mean DSB score of each half of the samples with parameters tuned on the other half.
+
+        What tuning gains on images it has not seen; needs two samples or more.
+        """
         order = np.random.default_rng(seed).permutation(len(self._samples))
         halves = np.array_split(order, 2)
-        scores = [
-            self.scores(self.best(there))[here]
-            for here, there in (halves, halves[::-1])
-            if len(here) and len(there)
-        ]
-        return float(np.concatenate(scores).mean()) if scores else float("nan")
+        scores = [self.scores(self.best(there))[here] for here, there in (halves, halves[::-1])]
+        return float(np.concatenate(scores).mean())
 
 
 def _changed(parameters: WatershedParameters, name: str, value: Any) -> WatershedParameters:

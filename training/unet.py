@@ -158,8 +158,9 @@ def _tune(
     scores = {
         **_flat(evaluation),
         **{f"tta/{name}": value for name, value in _flat(with_tta).items()},
-        "cross_fitted_dsb_score": tuner.cross_fitted_score(schedule.seed),
     }
+    if len(validation) > 1:
+        scores["cross_fitted_dsb_score"] = tuner.cross_fitted_score(schedule.seed)
     network.cpu()
     run.metrics(schedule.steps, {f"final/{name}": value for name, value in scores.items()})
     run.text(evaluation.to_json(), "evaluation.json")
