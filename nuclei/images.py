@@ -280,12 +280,15 @@ def _decode_tiff(data: bytes, limits: FrameLimits) -> _Decoded:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
         page = _only_page(tiff)
         limits.check_shape(page.imagelength, page.imagewidth)
+        if page.is_tiled:
+            limits.check_shape(page.tilelength, page.tilewidth)
         _check_tiff_layout(page)
         _check_segments(page, data)
-        pixels = page.asarray() if page.compression in _OWN_CODECS else _decode_with_opencv(data)
+        plain = page.compression in _TIFFFILE_CODECS
+        pixels = page.asarray() if plain else _decode_with_opencv(data)
         if page.axes == "SYX":
             pixels = np.moveaxis(pixels, 0, -1)
-        if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
+        if page.photometric == _PHOTOMETRIC.MINISWHITE:
             pixels = ~pixels if pixels.dtype == np.bool_ else (1 << page.bitspersample) - 1 - pixels
         # The palette of an ImageJ file is a display colour: its indices are the intensities.
         palette = None if tiff.is_imagej else page.colormap
@@ -301,14 +304,22 @@ _DECODERS = {
     b"MM\x00+": _decode_tiff,
 }
 
-
-_DEFLATE = (tifffile.COMPRESSION.ADOBE_DEFLATE, tifffile.COMPRESSION.DEFLATE)
-_OWN_CODECS = (tifffile.COMPRESSION.NONE, tifffile.COMPRESSION.PACKBITS, *_DEFLATE)
-_PLAIN_COLOURS = (
-    tifffile.PHOTOMETRIC.MINISBLACK,
-    tifffile.PHOTOMETRIC.RGB,
-    tifffile.PHOTOMETRIC.YCBCR,
-)
+_COMPRESSION, _PHOTOMETRIC = tifffile.COMPRESSION, tifffile.PHOTOMETRIC
+_DEFLATE = (_COMPRESSION.ADOBE_DEFLATE, _COMPRESSION.DEFLATE)
+_TIFFFILE_CODECS = (_COMPRESSION.NONE, _COMPRESSION.PACKBITS, *_DEFLATE)
+_OPENCV_CODECS = (_COMPRESSION.LZW, _COMPRESSION.JPEG, _COMPRESSION.CCITT_T6)
+_TIFFFILE_SAMPLES: dict[int, int] = {
+    _PHOTOMETRIC.MINISBLACK: 1,
+    _PHOTOMETRIC.MINISWHITE: 1,
+    _PHOTOMETRIC.PALETTE: 1,
+    _PHOTOMETRIC.RGB: 3,
+}
+_ALPHA = ((tifffile.EXTRASAMPLE.ASSOCALPHA,), (tifffile.EXTRASAMPLE.UNASSALPHA,))
+_OPENCV_SAMPLES: dict[int, int] = {
+    _PHOTOMETRIC.MINISBLACK: 1,
+    _PHOTOMETRIC.RGB: 3,
+    _PHOTOMETRIC.YCBCR: 3,
+}
 
 
 def _only_page(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
@@ -328,19 +339,26 @@ def _only_page(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
 
 
 def _check_tiff_layout(page: tifffile.TiffPage) -> None:
-    if page.dtype is None or page.samplesperpixel > 4:
+    alpha = page.extrasamples in _ALPHA or (
+        len(page.extrasamples) == 1 and page.photometric == _PHOTOMETRIC.RGB
+    )
+    plain = page.compression in _TIFFFILE_CODECS
+    samples = (_TIFFFILE_SAMPLES if plain else _OPENCV_SAMPLES).get(page.photometric)
+    if page.dtype is None or (samples and page.samplesperpixel != samples + alpha):
         raise InvalidImage(
-            f"the TIFF has {page.samplesperpixel} samples of {page.bitspersample} bit per pixel; "
-            "expected 8 or 16 bit, grey, RGB or RGBA: save one channel of it"
+            f"the TIFF has {page.samplesperpixel} channels of {page.bitspersample} bit; expected "
+            "8 or 16 bit, grey, RGB or RGBA: save one channel of it"
         )
-    if page.compression not in _OWN_CODECS and (
-        page.photometric not in _PLAIN_COLOURS or page.axes == "SYX" or page.index
-    ):
+    if samples is None or not (plain or _is_for_opencv(page)):
         raise InvalidImage(
-            f"the TIFF has {tifffile.COMPRESSION(page.compression).name} compression and "
-            f"{tifffile.PHOTOMETRIC(page.photometric).name} pixels (axes {page.axes}), which are "
-            "not read together: save it uncompressed or with deflate"
+            f"the TIFF has {_PHOTOMETRIC(page.photometric).name} pixels (axes {page.axes}) with "
+            f"{_COMPRESSION(page.compression).name} compression, which is not read: save it as "
+            "grey or RGB, uncompressed or with deflate"
         )
+
+
+def _is_for_opencv(page: tifffile.TiffPage) -> bool:
+    return page.compression in _OPENCV_CODECS and page.axes != "SYX" and page.index == 0
 
 
 def _check_segments(page: tifffile.TiffPage, data: bytes) -> None:

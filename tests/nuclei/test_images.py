@@ -87,7 +87,12 @@ READABLE = {
     "tiff rgb 16": (tiff(RGB16, photometric="rgb"), RGB16),
     "tiff rgba 8": (tiff(np.dstack([RGB8, GREY8]), photometric="rgb"), RGB8),
     "tiff grey with alpha": (
-        tiff(np.dstack([GREY8, GREY8 // 2]), photometric="minisblack", planarconfig="contig"),
+        tiff(
+            np.dstack([GREY8, GREY8 // 2]),
+            photometric="minisblack",
+            planarconfig="contig",
+            extrasamples=["unassalpha"],
+        ),
         GREY8,
     ),
     "tiff big-endian": (tiff(GREY16, byteorder=">"), GREY16),
@@ -260,11 +265,21 @@ BAD = {
     ),
     "tiff of five channels": (
         tiff(np.dstack([GREY16] * 5), photometric="minisblack", planarconfig="contig"),
-        "5 samples",
+        "5 channels",
     ),
+    "tiff of two channels": (
+        tiff(np.dstack([GREY16] * 2), photometric="minisblack", planarconfig="contig"),
+        "2 channels",
+    ),
+    "tiff of three channels": (
+        tiff(RGB16, photometric="minisblack", planarconfig="contig"),
+        "3 channels",
+    ),
+    "tiff cmyk": (pillow(Image.fromarray(RGB8).convert("CMYK"), "TIFF"), "save it as grey or RGB"),
+    "tiff lab": (pillow(Image.fromarray(RGB8).convert("LAB"), "TIFF"), "save it as grey or RGB"),
     "tiff lzw palette": (
         pillow(Image.fromarray(GREY8).convert("P"), "TIFF", compression="tiff_lzw"),
-        "save it uncompressed",
+        "uncompressed or with deflate",
     ),
 }
 
