@@ -53,12 +53,29 @@ class Exported:
     Attributes:
         name: the Triton model.
         version: its version that the export uses.
+        ensemble: whether it is an ensemble, which callers ask for, or one of its steps.
         new: whether the export wrote that version, or found the same bytes there.
     """
 
     name: str
     version: int
+    ensemble: bool
     new: bool
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A model of a repository that callers can ask for.
+
+    Attributes:
+        name: the Triton ensemble.
+        versions: its versions, ascending.
+        contract: the contract of the latest.
+    """
+
+    name: str
+    versions: tuple[int, ...]
+    contract: Contract
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,21 @@ def export(
                 "train or register a new version, or export into another repository"
             )
     return [_add(addition, repository) for addition in additions]
+
+
+def listed(repository: Path) -> list[Listed]:
+    """The models of a repository that callers can ask for, by name; none where there is none.
+
+    Raises:
+        InvalidData: a configuration cannot be read.
+    """
+    found = []
+    for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
+        config = parse_model_config(path.read_text(), path.parent.name)
+        if has_contract(config) and not config.name.endswith(TTA_SUFFIX):
+            versions = tuple(_versions(path.parent))
+            found.append(Listed(config.name, versions, contract_of(config)))
+    return found
 
 
 def check_repository(repository: Path) -> None:
@@ -264,7 +296,7 @@ def _add(addition: _Addition, repository: Path) -> Exported:
     written = model / f".{CONFIG_FILE}.incoming"
     written.write_text(text_format.MessageToString(addition.config))
     os.replace(written, model / CONFIG_FILE)
-    return Exported(addition.config.name, addition.version, new)
+    return Exported(addition.config.name, addition.version, addition.graph is None, new)
 
 
 def _addition_problems(additions: list[_Addition]) -> Iterator[str]:

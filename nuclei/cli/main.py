@@ -3,7 +3,7 @@
 import typer
 from rich.console import Console
 
-from nuclei.cli import data, evaluate, segment, train
+from nuclei.cli import data, evaluate, export, models, segment, serve, train
 from nuclei.errors import NucleiError
 
 app = typer.Typer(
@@ -15,8 +15,11 @@ app = typer.Typer(
     help="Find the nuclei in microscope frames: segment, serve, train, evaluate.",
 )
 app.command(epilog=segment.EPILOG)(segment.segment)
+app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.add_typer(train.app, name="train")
+app.command(epilog=export.EPILOG)(export.export)
+app.command(epilog=models.EPILOG)(models.models)
 app.add_typer(data.app, name="data")
 
 

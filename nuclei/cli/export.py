@@ -1,0 +1,149 @@
+"""`nuclei export`: a registered model version into the repository that Triton serves."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nuclei.cli.segmenter import DEFAULT_REPOSITORY
+from nuclei.errors import InvalidOption
+from nuclei.registry import default_tracking_uri, registered_name
+
+if TYPE_CHECKING:
+    from serving.parity import Parity
+    from serving.repository import Exported
+
+EPILOG = """
+**Examples**
+
+nuclei export                          (the newest version, into model_repository/)
+
+nuclei export --alias champion --tracking-uri http://mlflow:5000
+
+nuclei export --from-folder artifacts/ --version 3
+"""
+
+DEFAULT_MODEL = registered_name("unet")
+CHECK_FRAME = Path(__file__).parents[2] / "examples" / "fluorescence.png"
+
+
+def export(
+    model: Annotated[str, typer.Option(help="Registered model.")] = DEFAULT_MODEL,
+    version: Annotated[
+        int | None, typer.Option(min=1, help="Its version [newest].", show_default=False)
+    ] = None,
+    alias: Annotated[
+        str | None, typer.Option(help="The version of this alias.", show_default=False)
+    ] = None,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            help="MLflow registry [MLFLOW_TRACKING_URI, or ~/.nuclei].", show_default=False
+        ),
+    ] = None,
+    from_folder: Annotated[
+        Path | None,
+        typer.Option(
+            help="Take contract.json and the ONNX files of this folder, as --version N.",
+            show_default=False,
+        ),
+    ] = None,
+    repository: Annotated[
+        Path, typer.Option(help="Model repository, made when missing.")
+    ] = DEFAULT_REPOSITORY,
+    cpu: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs the network on a CPU: onnxruntime, openvino, openvino-bf16.",
+            show_default=False,
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option(help="Compare what Triton answers with the files in this process.")
+    ] = True,
+) -> None:
+    """Write a model version into a Triton repository, beside the versions that are there.
+
+    A version is never overwritten. A Triton that serves the repository goes on with the old
+    version until it is told to load the new one, or is restarted.
+    """
+    from serving.repository import (
+        DEFAULT_CPU_ACCELERATOR,
+        CpuAccelerator,
+        check_repository,
+    )
+    from serving.repository import export as export_version
+
+    if version is not None and alias is not None:
+        raise InvalidOption("--version and --alias name two things; give one of them")
+    try:
+        accelerator = CpuAccelerator(cpu) if cpu else DEFAULT_CPU_ACCELERATOR
+    except ValueError:
+        raise InvalidOption(
+            f"--cpu {cpu} is not known; expected one of {', '.join(CpuAccelerator)}"
+        ) from None
+    console = Console()
+    uri = tracking_uri or default_tracking_uri()
+    with _artifacts(model, version, alias, uri, from_folder) as (folder, number):
+        exported = export_version(
+            folder, repository, number, registered_model=model, accelerator=accelerator
+        )
+    check_repository(repository)
+    console.print(_exported_table(exported, repository))
+    if check:
+        _print_parity(console, repository, exported)
+
+
+@contextmanager
+def _artifacts(
+    model: str, version: int | None, alias: str | None, tracking_uri: str, folder: Path | None
+) -> Iterator[tuple[Path, int]]:
+    """The folder of a model version's files, and its number."""
+    if folder is not None:
+        if version is None:
+            raise InvalidOption("--from-folder needs --version: the number to export it as")
+        yield folder, version
+        return
+    from serving.registry import Registry
+
+    registry = Registry(tracking_uri)
+    found = registry.find(model, version, alias)
+    with TemporaryDirectory() as scratch:
+        yield registry.download(found, Path(scratch)), found.version
+
+
+def _exported_table(exported: list["Exported"], repository: Path) -> Table:
+    table = Table(title=f"exported to {repository}", title_justify="left")
+    for column in ("model", "version", ""):
+        table.add_column(column)
+    for entry in exported:
+        table.add_row(entry.name, str(entry.version), "new" if entry.new else "as before")
+    return table
+
+
+def _print_parity(console: Console, repository: Path, exported: list["Exported"]) -> None:
+    from nuclei.images import read_frame
+    from serving.parity import served_parity
+
+    graphs = [entry.name for entry in exported if entry.ensemble]
+    with console.status("Comparing Triton's answers with this process's"):
+        found = served_parity(repository, graphs, read_frame(CHECK_FRAME))
+    console.print(_parity_table(found))
+
+
+def _parity_table(found: list["Parity"]) -> Table:
+    table = Table(
+        title="Triton against the same files in this process, largest difference, 255 = 1",
+        title_justify="left",
+    )
+    for column in ("graph", "version", "tiles", "maps", "disagreement"):
+        table.add_column(column)
+    for entry in found:
+        numbers = (entry.tiles, entry.maps, entry.disagreement)
+        table.add_row(entry.graph, entry.version, *map(str, numbers))
+    return table

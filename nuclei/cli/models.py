@@ -1,0 +1,92 @@
+"""`nuclei models`: what is registered, what is exported, what is served."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nuclei.cli.segmenter import DEFAULT_REPOSITORY
+from nuclei.registry import default_tracking_uri, registered_name
+
+EPILOG = """
+**Examples**
+
+nuclei models                                        (registry and model_repository/)
+
+nuclei models --address localhost:50051              (and what a running gateway serves)
+
+nuclei models --tracking-uri http://mlflow:5000
+"""
+
+DEFAULT_MODEL = registered_name("unet")
+
+
+def models(
+    model: Annotated[str, typer.Option(help="Registered model.")] = DEFAULT_MODEL,
+    tracking_uri: Annotated[
+        str | None,
+        typer.Option(
+            help="MLflow registry [MLFLOW_TRACKING_URI, or ~/.nuclei].", show_default=False
+        ),
+    ] = None,
+    repository: Annotated[Path, typer.Option(help="Model repository.")] = DEFAULT_REPOSITORY,
+    address: Annotated[
+        str | None,
+        typer.Option(help="host:port of a running gateway's gRPC server.", show_default=False),
+    ] = None,
+) -> None:
+    """List model versions: registered ones, exported ones, and those a gateway serves."""
+    console = Console()
+    console.print(_registered(model, tracking_uri or default_tracking_uri()))
+    console.print(_exported(repository))
+    if address is not None:
+        console.print(_served(address))
+
+
+def _registered(model: str, tracking_uri: str) -> Table:
+    from serving.registry import Registry
+
+    table = _table(f"registered in {tracking_uri}", "version", "aliases", "registered", "notes")
+    for entry in Registry(tracking_uri).versions(model):
+        notes = ", ".join(f"{name} {value}" for name, value in sorted(entry.tags.items()))
+        created = entry.created.astimezone().strftime("%Y-%m-%d %H:%M")
+        table.add_row(f"{model} {entry.version}", ", ".join(entry.aliases), created, notes)
+    return table
+
+
+def _exported(repository: Path) -> Table:
+    from serving.repository import listed
+
+    table = _table(f"exported to {repository}", "model", "versions", "validation")
+    for entry in listed(repository):
+        versions = ", ".join(map(str, entry.versions))
+        table.add_row(entry.name, versions, _scores(entry.contract.validation))
+    return table
+
+
+def _served(address: str) -> Table:
+    from nuclei.client import Client
+
+    with Client(address) as client:
+        info = client.server_info()
+    table = _table(f"served at {address}", "model", "version", "tta", "validation")
+    for entry in info.models:
+        tta = "yes" if entry.tta else "no"
+        table.add_row(entry.name, entry.version, tta, _scores(entry.validation))
+    return table
+
+
+def _scores(validation: Mapping[str, float]) -> str:
+    """The DSB scores, overall and by kind."""
+    shown = {name: value for name, value in validation.items() if "dsb_score" in name}
+    return ", ".join(f"{name} {value:.3f}" for name, value in sorted(shown.items()))
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    return table

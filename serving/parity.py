@@ -1,0 +1,114 @@
+"""Whether Triton answers as the same ONNX files do in this process."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.images import Frame
+from nuclei.intensity import intensity_range
+from nuclei.local import LocalEngine
+from nuclei.pipeline import Inference
+from nuclei.tiles import cut, plan_tiles
+from serving.engine import TritonEngine
+from serving.ports import free_ports
+from serving.triton.server import DEFAULT_ENVIRONMENT, TritonServer
+
+TIMEOUT_S = 120.0
+MAX_MESSAGE_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Largest differences between Triton and this process for one graph.
+
+    Attributes:
+        graph: name of the ensemble.
+        version: its version that Triton served.
+        tiles: number of tiles compared.
+        maps: of the maps, in steps of 1/255.
+        disagreement: of the disagreement, in steps of 1/255.
+    """
+
+    graph: str
+    version: str
+    tiles: int
+    maps: int
+    disagreement: int
+
+
+def served_parity(
+    repository: Path,
+    graphs: Sequence[str],
+    frame: Frame,
+    environment: Path = DEFAULT_ENVIRONMENT,
+) -> list[Parity]:
+    """Serve a repository on free ports and compare its answers with this process's.
+
+    Args:
+        repository: model repository.
+        graphs: ensembles to compare; the first carries the contract.
+        frame: real pixels, uint8 or uint16 [H, W, C].
+        environment: virtual environment of Triton.
+
+    Raises:
+        MissingPrerequisite, InvalidData, EngineFailed: Triton cannot serve the repository.
+    """
+    http_port, grpc_port, metrics_port = free_ports(3)
+    with (
+        TemporaryDirectory() as state,
+        TritonServer(
+            repository,
+            Path(state),
+            http_port=http_port,
+            grpc_port=grpc_port,
+            metrics_port=metrics_port,
+            models=graphs,
+            environment=environment,
+        ) as server,
+    ):
+        return asyncio.run(_compare(server.address, repository, graphs, frame))
+
+
+async def _compare(
+    address: str, repository: Path, graphs: Sequence[str], frame: Frame
+) -> list[Parity]:
+    here = LocalEngine(repository)
+    served = TritonEngine(address, 1, MAX_MESSAGE_BYTES)
+    try:
+        contract = await here.contract(graphs[0])
+        height, width = frame.pixels.shape[:2]
+        plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
+        tiles = list(cut(frame.pixels.astype(np.uint16), plan))
+        intensity = intensity_range(frame.pixels)
+        found = []
+        for graph in graphs:
+            pairs = [
+                (
+                    await here.infer(graph, tile, intensity, TIMEOUT_S),
+                    await served.infer(graph, tile, intensity, TIMEOUT_S),
+                )
+                for tile in tiles
+            ]
+            found.append(_parity(graph, pairs))
+        return found
+    finally:
+        await served.close()
+
+
+def _parity(graph: str, pairs: Sequence[tuple[Inference, Inference]]) -> Parity:
+    return Parity(
+        graph,
+        pairs[0][1].version,
+        len(pairs),
+        max(_difference(a.maps, b.maps) for a, b in pairs),
+        max(_difference(a.disagreement, b.disagreement) for a, b in pairs),
+    )
+
+
+def _difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> int:
+    return int(np.abs(a.astype(np.int16) - b.astype(np.int16)).max())

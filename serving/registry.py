@@ -1,0 +1,160 @@
+"""Registered model versions, read from MLflow's registry."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nuclei.errors import EngineUnavailable, InvalidData, ModelNotFound
+
+# MLflow reads these when it is imported; its own patience with a silent server is minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
+from mlflow import MlflowClient  # noqa: E402
+from mlflow.artifacts import download_artifacts  # noqa: E402
+from mlflow.entities.model_registry import ModelVersion  # noqa: E402
+from mlflow.exceptions import MlflowException  # noqa: E402
+
+SQLITE = "sqlite:///"
+NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+
+
+@dataclass(frozen=True)
+class RegisteredVersion:
+    """One version of a registered model.
+
+    Attributes:
+        model: name of the registered model.
+        version: its number, 1 for the first.
+        aliases: names that point at it, such as `champion`.
+        created: when it was registered.
+        tags: what training noted about it: scores and settings.
+        run_id: the MLflow run that made it; None when none is known.
+    """
+
+    model: str
+    version: int
+    aliases: tuple[str, ...]
+    created: datetime
+    tags: dict[str, str]
+    run_id: str | None
+
+
+class Registry:
+    """A registry of models at an MLflow tracking URI."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        """Name the registry; nothing is read yet.
+
+        Args:
+            tracking_uri: `sqlite:///...`, `http://...` or another that MLflow knows.
+        """
+        self.tracking_uri = tracking_uri
+        self._client: MlflowClient | None = None
+
+    def versions(self, model: str) -> list[RegisteredVersion]:
+        """All versions of a model, newest first; none when it was never registered.
+
+        Raises:
+            EngineUnavailable: the registry does not answer.
+        """
+        if self._is_missing_database():
+            return []
+        with self._translated(model):
+            registered = self._connected().search_registered_models(f"name = '{model}'")
+            found = self._connected().search_model_versions(f"name = '{model}'")
+        aliases = {name: int(v) for item in registered for name, v in item.aliases.items()}
+        versions = [_version(entry, aliases) for entry in found]
+        return sorted(versions, key=lambda entry: entry.version, reverse=True)
+
+    def find(
+        self, model: str, version: int | None = None, alias: str | None = None
+    ) -> RegisteredVersion:
+        """One version: the given, the alias's, or else the newest.
+
+        Raises:
+            ModelNotFound: there is no such model, version or alias.
+            EngineUnavailable: the registry does not answer.
+        """
+        for entry in self.versions(model):
+            wanted_version = version is None or entry.version == version
+            wanted_alias = alias is None or alias in entry.aliases
+            if wanted_version and wanted_alias:
+                return entry
+        asked = f"version {version}" if version else f"alias '{alias}'" if alias else "version"
+        raise ModelNotFound(
+            f"'{model}' has no {asked} in {self.tracking_uri}; see `nuclei models`, "
+            "train a model, or name another registry with --tracking-uri"
+        )
+
+    def download(self, entry: RegisteredVersion, folder: Path) -> Path:
+        """Fetch the artifacts of a version.
+
+        Args:
+            entry: the version.
+            folder: existing folder that receives them.
+
+        Returns:
+            The folder with contract.json and the ONNX graphs.
+
+        Raises:
+            InvalidData: the artifacts are gone.
+            EngineUnavailable: the registry does not answer.
+        """
+        with self._translated(entry.model):
+            source = self._connected().get_model_version_download_uri(
+                entry.model, str(entry.version)
+            )
+        try:
+            return Path(
+                download_artifacts(
+                    artifact_uri=source, dst_path=str(folder), tracking_uri=self.tracking_uri
+                )
+            )
+        except (MlflowException, OSError) as error:
+            raise InvalidData(
+                f"the files of {entry.model} version {entry.version} cannot be fetched from "
+                f"{source} ({_first_line(error)}); register the model again"
+            ) from error
+
+    def _connected(self) -> MlflowClient:
+        if self._client is None:
+            self._client = MlflowClient(self.tracking_uri, self.tracking_uri)
+        return self._client
+
+    def _is_missing_database(self) -> bool:
+        """MLflow would make an empty database where a wrong path was meant."""
+        return self.tracking_uri.startswith(SQLITE) and not Path(
+            self.tracking_uri.removeprefix(SQLITE)
+        ).exists()
+
+    @contextmanager
+    def _translated(self, model: str) -> Iterator[None]:
+        try:
+            yield
+        except MlflowException as error:
+            if error.error_code in NOT_FOUND:
+                raise ModelNotFound(f"'{model}' is not known to {self.tracking_uri}") from error
+            raise EngineUnavailable(
+                f"the registry at {self.tracking_uri} does not answer ({_first_line(error)}); "
+                "check --tracking-uri"
+            ) from error
+
+
+def _version(entry: ModelVersion, aliases: dict[str, int]) -> RegisteredVersion:
+    number = int(entry.version)
+    return RegisteredVersion(
+        model=entry.name,
+        version=number,
+        aliases=tuple(sorted(name for name, target in aliases.items() if target == number)),
+        created=datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC),
+        tags=dict(entry.tags),
+        run_id=entry.run_id,
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
