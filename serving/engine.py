@@ -72,6 +72,7 @@ class TritonEngine:
             channel_args=[
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.enable_http_proxy", 0),
                 *RECONNECT_OPTIONS,
             ],
         )

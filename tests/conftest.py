@@ -103,9 +103,15 @@ def triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture
-def own_triton(repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
-    """A running Triton of the test's own, to be killed and started again."""
-    with triton_server(repository, tmp_path / "triton") as running:
+def own_repository(repository: Path, tmp_path: Path) -> Path:
+    """A copy of the test's own, to be changed."""
+    return shutil.copytree(repository, tmp_path / "repository")
+
+
+@pytest.fixture
+def own_triton(own_repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
+    """A running Triton of the test's own, on `own_repository`, to be killed and started again."""
+    with triton_server(own_repository, tmp_path / "triton") as running:
         yield running
 
 

@@ -15,7 +15,7 @@ from nuclei.stage import StageMap
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationServicer
 from serving.gateway.data_plane import DataPlane, Options, ServerInfo
-from serving.gateway.observation import observed
+from serving.gateway.observation import observed, only_known_errors
 
 ERROR_METADATA = "nuclei-error"
 
@@ -46,7 +46,8 @@ class GrpcServicer(SegmentationServicer):
         self, request: pb.GetServerInfoRequest, context: Context
     ) -> pb.GetServerInfoResponse:
         try:
-            return _server_info(await self._data_plane.server_info())
+            with only_known_errors():
+                return _server_info(await self._data_plane.server_info())
         except NucleiError as error:
             await _abort(context, error)
 

@@ -19,7 +19,7 @@ from nuclei.formats import format_named
 from nuclei.images import Frame, read_frame
 from nuclei.segmentation import Segmentation
 from serving.gateway.data_plane import DISTRIBUTION, DataPlane, Options, ServerInfo
-from serving.gateway.observation import Observation, observed
+from serving.gateway.observation import Observation, observed, only_known_errors
 from serving.gateway.openapi import openapi_document
 from serving.gateway.settings import ENVELOPE_BYTES
 
@@ -43,7 +43,8 @@ def http_app(max_request_bytes: int) -> Starlette:
 
     async def models(request: Request) -> Response:
         data_plane: DataPlane = request.app.state.data_plane
-        return JSONResponse(_server_info(await data_plane.server_info()))
+        with only_known_errors():
+            return JSONResponse(_server_info(await data_plane.server_info()))
 
     async def openapi(request: Request) -> Response:
         return JSONResponse(openapi_document(installed_version(DISTRIBUTION)))

@@ -52,31 +52,37 @@ class Observation:
 
 
 @contextmanager
-def observed(protocol: Protocol) -> Iterator[Observation]:
-    """Measure and log the request handled inside, and make every error one of the error tree.
+def only_known_errors() -> Iterator[None]:
+    """Make every error one of the error tree, so that no caller sees the inside of the service.
 
     Raises:
         NucleiError: what was raised inside; its base class for an error that nobody foresaw.
     """
+    try:
+        yield
+    except NucleiError:
+        raise
+    except Exception as error:
+        logger.exception("unforeseen")
+        raise NucleiError("the service failed; its log says why") from error
+
+
+@contextmanager
+def observed(protocol: Protocol) -> Iterator[Observation]:
+    """Measure and log the request handled inside; errors are those of `only_known_errors`."""
     request = Observation(protocol)
     started = time.perf_counter()
     error: NucleiError | None = None
     code = "OK"
     try:
-        yield request
+        with only_known_errors():
+            yield request
     except asyncio.CancelledError:
         code = "CANCELLED"
         raise
     except NucleiError as raised:
         error, code = raised, raised.grpc_status
         raise
-    except Exception as raised:
-        logger.exception("unforeseen request_id=%s", request.request_id)
-        error = NucleiError(
-            f"the service failed; its log says why under request_id {request.request_id}"
-        )
-        code = error.grpc_status
-        raise error from raised
     finally:
         seconds = time.perf_counter() - started
         _measure(request, code, seconds)

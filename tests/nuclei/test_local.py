@@ -70,25 +70,21 @@ def test_folder_without_models_is_refused(tmp_path: Path) -> None:
         LocalEngine(tmp_path)
 
 
-async def test_damaged_model_is_named(repository: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(repository, tmp_path / "repository")
-    for file in (copy / "finish").glob("*/*.onnx"):
+async def test_damaged_model_is_named(own_repository: Path) -> None:
+    for file in (own_repository / "finish").glob("*/*.onnx"):
         file.write_bytes(b"not a model")
     with pytest.raises(InvalidData, match=r"finish.*cannot be loaded"):
-        await LocalEngine(copy).infer("unet", image(), RANGE, None)
+        await LocalEngine(own_repository).infer("unet", image(), RANGE, None)
 
 
-async def test_damaged_configuration_is_named(repository: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(repository, tmp_path / "repository")
-    (copy / "unet/config.pbtxt").write_text("name: ")
+async def test_damaged_configuration_is_named(own_repository: Path) -> None:
+    (own_repository / "unet/config.pbtxt").write_text("name: ")
     with pytest.raises(InvalidData, match="'unet'"):
-        await LocalEngine(copy).contract("unet")
+        await LocalEngine(own_repository).contract("unet")
 
 
-async def test_highest_version_runs_unless_the_policy_names_one(
-    repository: Path, tmp_path: Path, fluorescence: Path
-) -> None:
-    copy = shutil.copytree(repository, tmp_path / "repository")
+async def test_highest_version_runs_unless_the_policy_names_one(own_repository: Path) -> None:
+    copy = own_repository
     served = int((await LocalEngine(copy).infer("unet", image(), RANGE, None)).version)
     for model in ("unet", "unet_network"):
         shutil.copytree(copy / model / str(served), copy / model / str(served + 7))

@@ -2,11 +2,15 @@
 
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 
 from nuclei.errors import DeadlineExceeded, EngineFailed, EngineUnavailable, ModelNotFound
+from nuclei.modelconfig import parse_model_config
 from serving.engine import TritonEngine
 from serving.triton.server import TritonServer
 
@@ -81,4 +85,40 @@ async def test_absent_server_is_said_at_once() -> None:
         await engine.models()
     assert not await engine.is_ready(["unet"], 2)
     assert time.monotonic() - started < 2
+    await engine.close()
+
+
+async def test_new_version_brings_its_own_contract(
+    own_triton: TritonServer, own_repository: Path
+) -> None:
+    engine = TritonEngine(own_triton.address, concurrency=1, max_message_bytes=MESSAGE_BYTES)
+    first = await engine.infer("unet", tile(), RANGE, None)
+    contract = await engine.contract("unet")
+
+    folder = own_repository / "unet"
+    (folder / str(int(first.version) + 1)).mkdir()
+    changed = replace(contract, watershed=replace(contract.watershed, min_area_px=999))
+    config = parse_model_config((folder / "config.pbtxt").read_text(), "unet")
+    config.parameters["contract"].string_value = changed.to_json()
+    (folder / "config.pbtxt").write_text(str(config))
+    httpx.post(f"{own_triton.url}/v2/repository/models/unet/load").raise_for_status()
+
+    second = await engine.infer("unet", tile(), RANGE, None)
+    assert int(second.version) == int(first.version) + 1
+    assert await engine.contract("unet") == changed
+    assert (await engine.models())[0].version == second.version
+    await engine.close()
+
+
+async def test_unreadable_contract_is_not_the_callers_fault(
+    own_triton: TritonServer, own_repository: Path
+) -> None:
+    path = own_repository / "unet" / "config.pbtxt"
+    config = parse_model_config(path.read_text(), "unet")
+    config.parameters["contract"].string_value = "{}"
+    path.write_text(str(config))
+    httpx.post(f"{own_triton.url}/v2/repository/models/unet/load").raise_for_status()
+    engine = TritonEngine(own_triton.address, concurrency=1, max_message_bytes=MESSAGE_BYTES)
+    with pytest.raises(EngineFailed, match="unet"):
+        await engine.contract("unet")
     await engine.close()

@@ -1,0 +1,50 @@
+"""What is logged and told of a request, whatever happens inside."""
+
+import asyncio
+import logging
+
+import pytest
+
+from nuclei.errors import EngineUnavailable, InvalidImage, NucleiError
+from serving.gateway.observation import observed
+
+
+@pytest.fixture(autouse=True)
+def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO, "serving.gateway")
+    return caplog
+
+
+def test_unforeseen_error_keeps_its_details_to_the_log(log: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(NucleiError) as told, observed("http") as request:
+        request.request_id = "r1"
+        raise KeyError("/secret/path")
+    assert "secret" not in str(told.value)
+    assert "secret" in log.text
+    assert "request_id=r1 protocol=http code=INTERNAL" in log.text
+
+
+@pytest.mark.parametrize(
+    ("error", "level"),
+    [(InvalidImage("bad"), logging.INFO), (EngineUnavailable("gone"), logging.WARNING)],
+)
+def test_failures_of_the_service_are_warnings(
+    log: pytest.LogCaptureFixture, error: NucleiError, level: int
+) -> None:
+    with pytest.raises(type(error)), observed("grpc"):
+        raise error
+    (record,) = log.records
+    assert record.levelno == level
+    assert f"error={type(error).__name__}" in record.getMessage()
+
+
+def test_cancelled_request_is_logged_as_such(log: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(asyncio.CancelledError), observed("grpc"):
+        raise asyncio.CancelledError
+    assert "code=CANCELLED" in log.text
+
+
+def test_detail_of_many_lines_stays_on_one(log: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(InvalidImage), observed("grpc"):
+        raise InvalidImage("one\ntwo code=OK")
+    assert "\n" not in log.records[0].getMessage()
