@@ -1,0 +1,123 @@
+import asyncio
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nuclei.contract import Contract
+from nuclei.errors import DeadlineExceeded, EngineFailed
+from nuclei.images import Frame
+from nuclei.metrics import score_image
+from nuclei.pipeline import Inference, predict, segment
+
+REACH_PX = 12
+
+
+class BlurEngine:
+    """An engine that looks `REACH_PX` pixels far: smoothed brightness is every map."""
+
+    def __init__(self, contract: Contract, versions: tuple[str, ...] = ("1",)) -> None:
+        self._contract = contract
+        self._versions = versions
+        self.graphs: list[str] = []
+
+    async def contract(self, model: str) -> Contract:
+        return self._contract
+
+    async def infer(
+        self,
+        graph: str,
+        image: NDArray[np.uint16],
+        intensity: NDArray[np.float32],
+        timeout_s: float | None,
+    ) -> Inference:
+        if timeout_s is not None and timeout_s <= 0:
+            raise DeadlineExceeded("the time ran out")
+        self.graphs.append(graph)
+        assert image.dtype == np.uint16
+        assert image.shape[0] == image.shape[1]
+        assert image.shape[0] % 32 == 0
+        lo, hi = intensity
+        bright = np.clip((image[:, :, 0].astype(np.float32) - lo) / (hi - lo), 0, 1)
+        window = (2 * REACH_PX + 1, 2 * REACH_PX + 1)
+        smooth = cv2.GaussianBlur(bright, window, 3, borderType=cv2.BORDER_REFLECT)
+        value = np.round(smooth * 255).astype(np.uint8)
+        version = self._versions[min(len(self.graphs), len(self._versions)) - 1]
+        return Inference(np.stack([value, 0 * value, value]), 0 * value, version)
+
+
+def spots(height: int, width: int, seed: int) -> Frame:
+    """A frame of bright discs."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full((height, width), 100, np.uint16)
+    for _ in range(height * width // 1500):
+        centre = int(rng.integers(width)), int(rng.integers(height))
+        cv2.circle(pixels, centre, int(rng.integers(4, 12)), int(rng.integers(800, 4000)), -1)
+    return Frame(pixels[:, :, None])
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.integers(20, 400), st.integers(20, 400), st.sampled_from([64, 96, 160, 512]), st.integers()
+)
+def test_the_same_nuclei_whatever_the_tile_size(
+    height: int, width: int, tile_size: int, seed: int
+) -> None:
+    frame = spots(height, width, abs(seed))
+    contract = Contract("unet", tile_size=512, halo=REACH_PX + 4)
+    whole = asyncio.run(segment(frame, BlurEngine(contract), "unet"))
+    tiled = asyncio.run(segment(frame, BlurEngine(replace(contract, tile_size=tile_size)), "unet"))
+    np.testing.assert_array_equal(whole.labels, tiled.labels)
+
+
+def test_a_nucleus_across_a_seam_is_one() -> None:
+    pixels = np.full((64, 700), 100, np.uint16)
+    pixels[20:44, 40:660] = 3000
+    contract = Contract("unet", tile_size=128, halo=REACH_PX + 4)
+    found = asyncio.run(segment(Frame(pixels[:, :, None]), BlurEngine(contract), "unet"))
+    assert len(found.nuclei) == 1
+    assert score_image((pixels > 100).astype(int), found.labels)["ap_0.80"] == 1
+
+
+def test_result_names_its_model_version_and_steps() -> None:
+    frame = replace(spots(200, 300, 1), pixel_size_um=(0.5, 0.5))
+    engine = BlurEngine(Contract("unet"))
+    found = asyncio.run(segment(frame, engine, "unet", tta=True))
+    assert (found.model, found.version, found.pixel_size_um) == ("unet", "1", (0.5, 0.5))
+    assert set(engine.graphs) == {"unet_tta"}
+    assert list(found.stage_ms) == ["tile", "infer", "stitch", "watershed", "measure"]
+    assert found.labels.dtype == np.uint32
+    assert found.labels.max() == len(found.nuclei)
+
+
+def test_8_and_16_bit_frames_of_the_same_scene_agree() -> None:
+    eight = Frame((spots(120, 150, 3).pixels // 16).astype(np.uint8))
+    sixteen = Frame(eight.pixels.astype(np.uint16) * 257)
+    engine = BlurEngine(Contract("unet"))
+    first = asyncio.run(segment(eight, engine, "unet"))
+    second = asyncio.run(segment(sixteen, engine, "unet"))
+    np.testing.assert_array_equal(first.labels, second.labels)
+
+
+def test_a_swap_during_a_frame_asks_for_the_stale_tiles_again() -> None:
+    engine = BlurEngine(Contract("unet", tile_size=128, halo=16), versions=("1", "1", "2"))
+    prediction = asyncio.run(predict(spots(300, 300, 2), engine, "unet", stage_ms={}))
+    assert prediction.version == "2"
+    n_tiles = 9
+    assert len(engine.graphs) == n_tiles + 2
+
+
+def test_a_version_that_never_settles_is_an_error() -> None:
+    versions = tuple(str(n) for n in range(1, 1000))
+    engine = BlurEngine(Contract("unet", tile_size=128, halo=16), versions)
+    with pytest.raises(EngineFailed, match="version"):
+        asyncio.run(segment(spots(300, 300, 2), engine, "unet"))
+
+
+def test_a_deadline_is_kept() -> None:
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(segment(spots(64, 64, 0), BlurEngine(Contract("unet")), "unet", timeout_s=0))

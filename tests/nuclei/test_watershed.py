@@ -1,0 +1,85 @@
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nuclei.contract import WatershedParameters
+from nuclei.metrics import score_image
+from nuclei.watershed import label_nuclei
+
+PARAMETERS = WatershedParameters(min_area_px=4)
+
+
+def cones(
+    shape: tuple[int, int], nuclei: list[tuple[int, int, int]]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    """Maps of discs (y, x, radius) whose distance falls linearly, and the discs as labels."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    depth = np.zeros(shape)
+    labels = np.zeros(shape, np.uint32)
+    for number, (cy, cx, radius) in enumerate(nuclei, start=1):
+        cone = 1 - np.hypot(y - cy, x - cx) / radius
+        labels[cone > np.maximum(depth, 0)] = number
+        depth = np.maximum(depth, cone)
+    foreground = (labels > 0) * 255
+    maps = np.stack([foreground, np.zeros(shape), np.clip(depth, 0, 1) * 255]).astype(np.uint8)
+    return maps, labels
+
+
+def test_touching_discs_are_two_nuclei() -> None:
+    maps, truth = cones((80, 120), [(40, 40, 22), (40, 76, 22)])
+    found = label_nuclei(maps, PARAMETERS)
+    assert found.max() == 2
+    assert score_image(truth, found)["dsb_score"] > 0.9
+
+
+def test_a_shallow_saddle_does_not_split() -> None:
+    maps, _ = cones((80, 120), [(40, 50, 30), (40, 58, 30)])
+    assert label_nuclei(maps, replace(PARAMETERS, saddle_depth=0.3)).max() == 1
+
+
+def test_an_empty_map_has_no_nuclei() -> None:
+    found = label_nuclei(np.zeros((3, 50, 60), np.uint8), PARAMETERS)
+    assert found.shape == (50, 60)
+    assert found.dtype == np.uint32
+    assert not found.any()
+
+
+def test_a_flat_full_map_is_one_nucleus() -> None:
+    maps = np.zeros((3, 40, 40), np.uint8)
+    maps[0] = 255
+    assert np.array_equal(label_nuclei(maps, PARAMETERS), np.ones((40, 40)))
+
+
+def test_small_and_doubtful_objects_are_dropped() -> None:
+    maps, _ = cones((80, 120), [(20, 20, 3), (40, 60, 15)])
+    assert label_nuclei(maps, replace(PARAMETERS, min_area_px=100)).max() == 1
+    maps[0] = np.minimum(maps[0], 150)
+    assert label_nuclei(maps, replace(PARAMETERS, min_score=0.9)).max() == 0
+
+
+def test_a_pinhole_is_filled() -> None:
+    maps, _ = cones((60, 60), [(30, 30, 20)])
+    maps[0, 30:31, 30:32] = 0
+    assert label_nuclei(maps, PARAMETERS)[30, 30] == 1
+
+
+discs = st.lists(
+    st.tuples(st.integers(0, 99), st.integers(0, 129), st.integers(4, 25)), max_size=12
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(discs, st.floats(0.01, 0.5), st.integers(1, 60))
+def test_labels_are_gapless_and_a_deeper_saddle_never_splits_more(
+    nuclei: list[tuple[int, int, int]], saddle_depth: float, min_area_px: int
+) -> None:
+    maps, _ = cones((100, 130), nuclei)
+    parameters = replace(PARAMETERS, saddle_depth=saddle_depth, min_area_px=min_area_px)
+    found = label_nuclei(maps, parameters)
+    areas = np.bincount(found.ravel())
+    assert (areas[1:] >= min_area_px).all()
+    deeper = label_nuclei(maps, replace(parameters, saddle_depth=saddle_depth + 0.2))
+    assert deeper.max() <= found.max() or min_area_px > 1
