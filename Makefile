@@ -1,6 +1,5 @@
 PYTHON ?= python3.11
 UV ?= uv
-# No user site, no bytecode of other interpreters: pip sees the environment it installs into, only.
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
@@ -27,11 +26,11 @@ lint: train-env ## check style and types
 # Exact versions with the hashes of every file: what was tested is what is installed.
 COMPILE = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
-lock: ## pin the newest versions that pyproject.toml allows (needs uv)
-	$(COMPILE) --upgrade --extra serve pyproject.toml -o requirements/serving.lock
-	$(COMPILE) --upgrade --extra serve --extra train --extra dev -c requirements/serving.lock \
+lock: ## pin what pyproject.toml asks for; delete a lock first to take newer versions (needs uv)
+	$(COMPILE) --extra serve pyproject.toml -o requirements/serving.lock
+	$(COMPILE) --extra serve --extra train --extra dev -c requirements/serving.lock \
 		pyproject.toml -o requirements/training.lock
-	$(COMPILE) --upgrade --no-deps requirements/triton.in -o requirements/triton.lock
+	$(COMPILE) --no-deps requirements/triton.in -o requirements/triton.lock
 
 proto: train-env ## generate nuclei/v1's Python stubs from its proto
 	@PATH="$(CURDIR)/.venv-train/bin:$$PATH" python -m grpc_tools.protoc -I . --python_out=. \
