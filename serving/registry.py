@@ -127,9 +127,10 @@ class Registry:
 
     def _is_missing_database(self) -> bool:
         """MLflow would make an empty database where a wrong path was meant."""
-        return self.tracking_uri.startswith(SQLITE) and not Path(
-            self.tracking_uri.removeprefix(SQLITE)
-        ).exists()
+        return (
+            self.tracking_uri.startswith(SQLITE)
+            and not Path(self.tracking_uri.removeprefix(SQLITE)).exists()
+        )
 
     @contextmanager
     def _translated(self, model: str) -> Iterator[None]:

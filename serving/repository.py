@@ -329,8 +329,8 @@ def _repository_problems(repository: Path) -> Iterator[str]:
             yield from _ensemble_problems(config, configs)
             continue
         for version in versions:
-            file = config.default_model_filename or MODEL_FILE
-            yield from _graph_problems(config, repository / name / str(version) / file)
+            graph = config.default_model_filename or MODEL_FILE
+            yield from _graph_problems(config, repository / name / str(version) / graph)
 
 
 def _graph_problems(config: ModelConfig, graph: Path) -> Iterator[str]:

@@ -30,8 +30,8 @@ def check_machine(prefix: Path) -> None:
     found = library.removeprefix("glibc ").split(".")
     if not library.startswith("glibc") or tuple(map(int, found[:2])) < MIN_GLIBC:
         raise MissingPrerequisite(
-            f"Triton needs glibc 2.35 or newer and this system has {library or 'another C library'}: "
-            "use Debian 12, Ubuntu 22.04 or newer"
+            "Triton needs glibc 2.35 or newer and this system has "
+            f"{library or 'another C library'}: use Debian 12, Ubuntu 22.04 or newer"
         )
     if not has_own_libpython(prefix) and not _loads(LIBPYTHON):
         raise MissingPrerequisite(
@@ -41,7 +41,7 @@ def check_machine(prefix: Path) -> None:
 
 
 def has_own_libpython(prefix: Path) -> bool:
-    """Whether Python's shared library lies in its own prefix (pyenv), not where the system looks."""
+    """Whether Python's shared library lies in its own prefix, as with pyenv."""
     return (prefix / "lib" / LIBPYTHON).exists()
 
 

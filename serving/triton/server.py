@@ -214,9 +214,7 @@ class TritonServer:
         failed = [model for model in self._asked() if not self.is_ready(model)]
         if not failed:
             return
-        reasons = {
-            entry["name"]: entry["reason"] for entry in self._index() if entry.get("reason")
-        }
+        reasons = {entry["name"]: entry["reason"] for entry in self._index() if entry.get("reason")}
         # An ensemble fails with its steps: a step's own reason says more.
         reasons = {n: r for n, r in reasons.items() if "ensemble" not in r} or reasons
         told = [f"{name}: {reason}" for name, reason in sorted(reasons.items())]

@@ -12,7 +12,7 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from onnx_file import misfits, read_versions  # noqa: E402
+from onnx_file import misfits, read_versions
 
 OPTIMISATION_LEVELS = {
     "-1": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
