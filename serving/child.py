@@ -1,6 +1,8 @@
 """A server that runs as a child process of ours."""
 
+import contextlib
 import ctypes
+import secrets
 import signal
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -10,6 +12,7 @@ import psutil
 
 _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
+_MARK = "NUCLEI_CHILD"
 _LOG_TAIL_BYTES = 64 * 1024
 _KILL_WAIT_S = 5.0
 
@@ -31,7 +34,9 @@ class Child:
         self.name = name
         self.log = log
         self._command = command
-        self._environment = environment
+        # Its descendants inherit it, and are known by it when their parents are gone.
+        self._mark = secrets.token_hex(8)
+        self._environment = {**environment, _MARK: self._mark}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -58,14 +63,13 @@ class Child:
             )
 
     def stop(self, timeout_s: float) -> None:
-        """End it and all of its own children: SIGTERM, and SIGKILL for what is left after a time.
+        """End it and its descendants: SIGTERM to it, SIGKILL for what is left after a time.
 
         Args:
             timeout_s: seconds between the two.
         """
         if self._process is None:
             return
-        family = _descendants(self._process.pid)
         if self.running:
             self._process.terminate()
             try:
@@ -73,10 +77,20 @@ class Child:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        for process in psutil.wait_procs(family, timeout=1.0)[1]:
-            process.kill()
-        psutil.wait_procs(family, timeout=_KILL_WAIT_S)
+        left = self._descendants()
+        for process in left:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(left, timeout=_KILL_WAIT_S)
         self._process = None
+
+    def _descendants(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error, OSError):
+                if process.environ().get(_MARK) == self._mark:
+                    found.append(process)
+        return found
 
     def last_lines(self, count: int) -> str:
         """The end of its log."""
@@ -87,13 +101,6 @@ class Child:
         except FileNotFoundError:
             return ""
         return "\n".join(lines[-count:])
-
-
-def _descendants(pid: int) -> list[psutil.Process]:
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
 
 
 def _end_with_parent() -> None:
