@@ -217,7 +217,7 @@ class TritonServer:
         reasons = {entry["name"]: entry["reason"] for entry in self._index() if entry.get("reason")}
         # An ensemble fails with its steps: a step's own reason says more.
         reasons = {n: r for n, r in reasons.items() if "ensemble" not in r} or reasons
-        told = [f"{name}: {reason}" for name, reason in sorted(reasons.items())]
+        told = [_told(name, reason) for name, reason in sorted(reasons.items())]
         raise InvalidData(
             f"Triton cannot load {', '.join(failed)}: " + ("; ".join(told) or self._log_end())
         )
@@ -237,3 +237,9 @@ class TritonServer:
 
     def _log_end(self) -> str:
         return self._child.last_lines(_ERROR_LINES)
+
+
+def _told(model: str, reason: str) -> str:
+    """A reason without what Python's backend puts around it: the error's class and a traceback."""
+    told = reason.split("\n\nAt:")[0].rsplit("TritonModelException: ", 1)[-1].strip()
+    return told if told.startswith(f"model '{model}'") else f"model '{model}': {told}"

@@ -103,7 +103,10 @@ def tensors(
     names: tuple[str, str] = ("X", "Y"),
 ) -> str:
     """The inputs and outputs of a ModelConfig, as text."""
-    given = (("input", names[0], dims), ("output", names[1], dims if out_dims is None else out_dims))
+    given = (
+        ("input", names[0], dims),
+        ("output", names[1], dims if out_dims is None else out_dims),
+    )
     return " ".join(
         f'{field} {{ name: "{name}" data_type: {kind} dims: {list(shape)} }}'
         for field, name, shape in given

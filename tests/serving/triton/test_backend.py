@@ -95,7 +95,11 @@ REFUSED = {
     "symbolic_output_dim": (scaled(), tensors((-1, 4), out_dims=(-1, -1)), "output 'Y' has dims"),
     "input_dim": (scaled(), tensors((-1, 5), out_dims=(-1, 4)), "input 'X' has dims"),
     "rank": (scaled(), tensors((4,), out_dims=(-1, 4)), "input 'X' has dims"),
-    "fixed_batch": (scaled((2, 4)), "max_batch_size: 8 " + tensors((4,)), "set max_batch_size to 0"),
+    "fixed_batch": (
+        scaled((2, 4)),
+        "max_batch_size: 8 " + tensors((4,)),
+        "set max_batch_size to 0",
+    ),
     "type": (scaled(), tensors(kind="TYPE_FP16"), "input 'X' is TYPE_FP16"),
     "bf16": (bfloat16s(), GOOD, "output 'Y' is tensor(bfloat16)"),
     "input_name": (scaled(), tensors(names=("Z", "Y")), "input 'X' of the ONNX file is missing"),
@@ -136,7 +140,9 @@ SETTINGS = {
     "no_pattern": 'parameters { key: "enable_mem_pattern" value { string_value: "false" }}',
     "unoptimised": "optimization { graph { level: 2 }}",
     "two_instances": "instance_group { count: 2 kind: KIND_CPU }",
-    "openvino": 'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" }}}',
+    "openvino": (
+        'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" }}}'
+    ),
     "openvino_bf16": (
         'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" '
         'parameters { key: "precision" value: "BF16" }}}}'

@@ -1,0 +1,84 @@
+"""Child processes."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from serving.child import Child
+
+# Ignores SIGTERM, and has a child in a session of its own.
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+print("started", flush=True)
+time.sleep(60)
+"""
+
+
+def child(code: str, tmp_path: Path) -> Child:
+    return Child("a test", [sys.executable, "-c", code], os.environ, tmp_path / "logs" / "log.txt")
+
+
+def wait_for(found: Child, text: str) -> None:
+    deadline = time.monotonic() + 20
+    while text not in found.last_lines(5):
+        assert time.monotonic() < deadline, found.last_lines(5)
+        time.sleep(0.02)
+
+
+def test_its_output_is_in_its_log(tmp_path: Path) -> None:
+    started = child("print(1); print(2); print(3)", tmp_path)
+    assert started.last_lines(2) == ""
+    started.start()
+    wait_for(started, "3")
+    assert started.last_lines(2) == "2\n3"
+    started.stop(5)
+    assert started.pid is None
+
+
+def test_stop_ends_what_does_not_listen_and_its_children(tmp_path: Path) -> None:
+    started = child(STUBBORN, tmp_path)
+    started.start()
+    wait_for(started, "started")
+    processes = [psutil.Process(started.pid), *psutil.Process(started.pid).children()]
+    assert len(processes) == 2
+    started.stop(0.2)
+    assert not started.running
+    assert not [process for process in processes if process.is_running()]
+
+
+def test_stop_twice_and_before_start_is_nothing(tmp_path: Path) -> None:
+    started = child("pass", tmp_path)
+    started.stop(1)
+    started.start()
+    started.stop(1)
+    started.stop(1)
+    assert not started.running
+
+
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM"])
+def test_it_ends_with_its_parent(tmp_path: Path, number: str) -> None:
+    code = f"""
+import os, pathlib, signal, sys, time
+from serving.child import Child
+started = Child("x", [sys.executable, "-c", "import time; time.sleep(60)"], os.environ,
+                pathlib.Path({str(tmp_path / "log.txt")!r}))
+started.start()
+print(started.pid, flush=True)
+os.kill(os.getpid(), signal.{number})
+time.sleep(60)
+"""
+    parent = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    pid = int(parent.stdout)
+    deadline = time.monotonic() + 10
+    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -1,0 +1,163 @@
+"""`nuclei serve`, as a person starts it."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from nuclei.client import Client
+from serving.ports import LOOPBACK, free_ports
+
+NUCLEI = str(Path(sys.executable).with_name("nuclei"))
+START_S = 120.0
+STOP_S = 60.0
+
+
+class Served:
+    """A running `nuclei serve`, from a folder that is not the project's."""
+
+    def __init__(self, repository: Path, folder: Path, **settings: str) -> None:
+        self.http_port, self.grpc_port, *triton = free_ports(5)
+        names = ("HTTP", "GRPC", "METRICS")
+        ports = {
+            f"NUCLEI_TRITON_{name}_PORT": str(p) for name, p in zip(names, triton, strict=True)
+        }
+        command = [
+            *(NUCLEI, "serve", "--repository", str(repository)),
+            *("--http-port", str(self.http_port), "--grpc-port", str(self.grpc_port)),
+        ]
+        self.log = folder / "serve.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command,
+                cwd=folder,
+                env={**os.environ, **ports, **settings},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def wait_ready(self) -> None:
+        deadline = time.monotonic() + START_S
+        while "Ready in" not in self.output or "logs" not in self.output:
+            assert self.process.poll() is None, self.output
+            assert time.monotonic() < deadline, self.output
+            time.sleep(0.1)
+
+    def family(self) -> list[psutil.Process]:
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+    def finish(self) -> int:
+        return self.process.wait(STOP_S)
+
+
+@pytest.fixture
+def serve(repository: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    with ExitStack() as stack:
+
+        def start(**settings: str) -> Served:
+            served = Served(repository, tmp_path, **settings)
+            stack.callback(served.process.kill)
+            return served
+
+        yield start
+
+
+def regions() -> set[str]:
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("nuclei_")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serves_until_it_is_told_to_stop_and_leaves_nothing(
+    serve: Callable[..., Served], fluorescence: Path, number: signal.Signals
+) -> None:
+    before = regions()
+    served = serve()
+    served.wait_ready()
+    for told in ("nuclei in fluorescence.png", "ms", "unet version", str(served.http_port)):
+        assert told in served.output
+    assert httpx.get(f"http://{LOOPBACK}:{served.http_port}/readyz").status_code == 200
+    with Client(f"{LOOPBACK}:{served.grpc_port}") as client:
+        assert len(client.segment(fluorescence).nuclei.label) > 0
+    family = served.family()
+    assert len(family) > 5
+    served.process.send_signal(number)
+    assert served.finish() == 0, served.output
+    assert "Traceback" not in served.output
+    assert not [process for process in family if process.is_running()]
+    assert not regions() - before
+
+
+@pytest.mark.parametrize("victim", ["tritonserver", "bentoml"])
+def test_the_end_of_a_part_is_the_end_of_all(serve: Callable[..., Served], victim: str) -> None:
+    before = regions()
+    served = serve()
+    served.wait_ready()
+    family = served.family()
+    parts = [p for p in psutil.Process(served.process.pid).children() if victim in str(p.cmdline())]
+    parts[0].kill()
+    assert served.finish() == 7, served.output
+    assert "ended unexpectedly" in served.output
+    assert "Traceback" not in served.output
+    assert not [process for process in family if process.is_running()]
+    assert not regions() - before
+
+
+def test_ctrl_c_while_starting_leaves_nothing(serve: Callable[..., Served]) -> None:
+    before = regions()
+    served = serve()
+    while not served.family():
+        time.sleep(0.02)
+    family = served.family()
+    served.process.send_signal(signal.SIGINT)
+    assert served.finish() == 0, served.output
+    assert not [process for process in family if process.is_running()]
+    assert not regions() - before
+
+
+@pytest.mark.parametrize("option", ["http", "grpc"])
+def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path, option: str) -> None:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [NUCLEI, "serve", f"--{option}-port", port]
+        found = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert found.returncode == 8
+    assert f"port {port}" in found.stderr
+    assert f"--{option}-port" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not (tmp_path / ".state").exists()
+
+
+def test_an_impossible_setting_is_named(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [NUCLEI, "serve"],
+        cwd=tmp_path,
+        env={**os.environ, "NUCLEI_GRPC_PORT": "many"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert found.returncode == 2
+    assert "NUCLEI_GRPC_PORT" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_an_empty_repository_is_named(tmp_path: Path) -> None:
+    served = Served(tmp_path / "none", tmp_path)
+    assert served.finish() == 2
+    assert "holds no model" in served.output

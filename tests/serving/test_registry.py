@@ -1,0 +1,98 @@
+"""Model versions of an MLflow registry."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from nuclei.errors import EngineUnavailable, InvalidData, ModelNotFound
+from serving.ports import LOOPBACK, free_ports
+from serving.registry import Registry
+
+MODEL = "nuclei-unet"
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a registry with three versions, the second of them the champion."""
+    folder = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    experiment = client.create_experiment("nuclei", (folder / "files").as_uri())
+    client.create_registered_model(MODEL)
+    for number in (1, 2, 3):
+        run = client.create_run(experiment)
+        client.log_text(run.info.run_id, f'{{"family": "{number}"}}', "model/contract.json")
+        client.create_model_version(
+            MODEL,
+            f"runs:/{run.info.run_id}/model",
+            run.info.run_id,
+            tags={"dsb_score": f"0.{number}"},
+        )
+    client.set_registered_model_alias(MODEL, "champion", "2")
+    client.set_registered_model_alias(MODEL, "best", "2")
+    return folder
+
+
+@pytest.fixture
+def registry(filled: Path) -> Registry:
+    return Registry(f"sqlite:///{filled / 'mlflow.db'}")
+
+
+def test_versions_are_newest_first(registry: Registry) -> None:
+    found = registry.versions(MODEL)
+    assert [entry.version for entry in found] == [3, 2, 1]
+    assert [entry.aliases for entry in found] == [(), ("best", "champion"), ()]
+    assert found[0].tags == {"dsb_score": "0.3"}
+    assert registry.versions("unknown") == []
+
+
+def test_a_version_is_found_by_number_by_alias_or_as_the_newest(registry: Registry) -> None:
+    assert registry.find(MODEL).version == 3
+    assert registry.find(MODEL, version=1).version == 1
+    assert registry.find(MODEL, alias="champion").version == 2
+
+
+@pytest.mark.parametrize(
+    ("model", "version", "alias", "told"),
+    [
+        ("unknown", None, None, "'unknown' has no version"),
+        (MODEL, 9, None, "no version 9"),
+        (MODEL, None, "challenger", "no alias 'challenger'"),
+    ],
+)
+def test_what_is_not_there_is_told(
+    registry: Registry, model: str, version: int | None, alias: str | None, told: str
+) -> None:
+    with pytest.raises(ModelNotFound, match=told):
+        registry.find(model, version, alias)
+
+
+def test_downloads_the_files_of_the_version(registry: Registry, tmp_path: Path) -> None:
+    folder = registry.download(registry.find(MODEL, version=2), tmp_path)
+    assert (folder / "contract.json").read_text() == '{"family": "2"}'
+
+
+def test_lost_files_are_told(filled: Path, tmp_path: Path) -> None:
+    copied = shutil.copy(filled / "mlflow.db", tmp_path / "mlflow.db")
+    lost = tmp_path / "lost"
+    shutil.move(filled / "files", lost)
+    try:
+        registry = Registry(f"sqlite:///{copied}")
+        with pytest.raises(InvalidData, match="cannot be fetched"):
+            registry.download(registry.find(MODEL, version=1), tmp_path)
+    finally:
+        shutil.move(lost, filled / "files")
+
+
+def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
+    database = tmp_path / "none.db"
+    assert Registry(f"sqlite:///{database}").versions(MODEL) == []
+    assert not database.exists()
+
+
+def test_a_server_that_does_not_answer_is_told() -> None:
+    (port,) = free_ports(1)
+    with pytest.raises(EngineUnavailable, match=str(port)):
+        Registry(f"http://{LOOPBACK}:{port}").versions(MODEL)
