@@ -9,6 +9,7 @@ import xml.etree.ElementTree as ElementTree
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import cv2
@@ -25,6 +26,8 @@ CheckShape = Callable[[int, int], None]
 # What the decoders have to say about damaged bytes reaches the caller as an error of ours.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
+
+MAX_PAGES = 100
 
 # A pixel that resolves nuclei is smaller; larger values are print resolutions such as 72 dpi.
 MAX_TAG_PIXEL_SIZE_UM = 10.0
@@ -143,6 +146,8 @@ def _decode_tiff(data: bytes, check_shape: CheckShape) -> Decoded:
             pixels = ~pixels if pixels.dtype == np.bool_ else (1 << page.bitspersample) - 1 - pixels
         # The palette of an ImageJ file is a display colour: its indices are the intensities.
         palette = None if tiff.is_imagej else page.colormap
+        if palette is not None and palette.shape[1] <= pixels.max():
+            raise ValueError("its palette is too short")
         return Decoded(pixels, _tiff_pixel_size(tiff, page), palette)
 
 
@@ -175,7 +180,8 @@ _OPENCV_SAMPLES: dict[int, int] = {
 
 def _only_page(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
     """The one full-resolution plane of the file."""
-    pages = [page.aspage() for page in tiff.pages]
+    # The chain of pages of a damaged file may go round for ever.
+    pages = [page.aspage() for page in islice(tiff.pages, MAX_PAGES)]
     if not pages:
         raise ValueError("it has no pixels")
     whole = [page for page in pages if not page.is_reduced and not page.is_mask]
@@ -183,7 +189,8 @@ def _only_page(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
     planes = sum(page.imagedepth for page in whole) * hidden
     if planes != 1:
         raise InvalidImage(
-            f"the TIFF holds {planes} planes; expected one: save the plane to segment, for example "
+            f"the TIFF holds {'at least ' * (len(pages) == MAX_PAGES)}{planes} planes; expected "
+            "one: save the plane to segment, for example "
             "tifffile.imwrite('plane.tif', tifffile.imread('stack.tif', key=0))"
         )
     return whole[0]

@@ -65,6 +65,15 @@ def tiff_bomb(inflated_bytes: int) -> bytes:
     return bytes(data) + bomb
 
 
+def tiff_circle() -> bytes:
+    """A TIFF whose second page names itself as the next one."""
+    data = bytearray(tiff(np.stack([GREY8] * 2), photometric="minisblack"))
+    second = tifffile.TiffFile(io.BytesIO(data)).pages[1].aspage()
+    next_page = second.offset + 2 + 12 * len(second.tags)
+    data[next_page : next_page + 4] = struct.pack("<I", second.offset)
+    return bytes(data)
+
+
 def _value(tag: tifffile.TiffTag) -> tuple[int, int]:
     return tag.valueoffset, tag.valueoffset + 4
 
@@ -250,6 +259,7 @@ BAD = {
     "tiff cut at the end": (TIFF[:-5], "truncated"),
     "tiff uncompressed, cut": (tiff(GREY16)[:-5], "truncated"),
     "tiff that inflates without end": (tiff_bomb(2**28), "inflates to more pixels"),
+    "tiff whose pages go round": (tiff_circle(), "at least 100 planes"),
     "tiff lzw, cut": (pillow(RGB8, "TIFF", compression="tiff_lzw")[:-20], "truncated"),
     "tiff float": (tiff(GREY16.astype(np.float32)), "float32; expected uint8 or uint16"),
     "tiff signed": (tiff(GREY16.astype(np.int16)), "int16; expected uint8 or uint16"),
