@@ -5,6 +5,7 @@ import ctypes
 import secrets
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ _PR_SET_PDEATHSIG = 1
 _MARK = "NUCLEI_CHILD"
 _LOG_TAIL_BYTES = 64 * 1024
 _KILL_WAIT_S = 5.0
+_POLL_S = 0.02
 
 
 class Child:
@@ -77,11 +79,12 @@ class Child:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        left = self._descendants()
-        for process in left:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
-        psutil.wait_procs(left, timeout=_KILL_WAIT_S)
+        deadline = time.monotonic() + _KILL_WAIT_S
+        while (left := self._descendants()) and time.monotonic() < deadline:
+            for process in left:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            time.sleep(_POLL_S)
         self._process = None
 
     def _descendants(self) -> list[psutil.Process]:

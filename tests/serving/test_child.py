@@ -10,6 +10,7 @@ import psutil
 import pytest
 
 from serving.child import Child
+from tests.serving.leftovers import living
 
 # Ignores SIGTERM, and has a child in a session of its own.
 STUBBORN = """
@@ -50,7 +51,7 @@ def test_stop_ends_what_does_not_listen_and_its_children(tmp_path: Path) -> None
     assert len(processes) == 2
     started.stop(0.2)
     assert not started.running
-    assert not [process for process in processes if process.is_running()]
+    assert not living(processes)
 
 
 def test_stop_twice_and_before_start_is_nothing(tmp_path: Path) -> None:
@@ -79,6 +80,6 @@ time.sleep(60)
     )
     pid = int(parent.stdout)
     deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
+    while pid in [process.pid for process in living(psutil.process_iter())]:
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -16,6 +16,7 @@ import pytest
 
 from nuclei.client import Client
 from serving.ports import LOOPBACK, free_ports
+from tests.serving.leftovers import living, regions
 
 NUCLEI = str(Path(sys.executable).with_name("nuclei"))
 START_S = 120.0
@@ -75,10 +76,6 @@ def serve(repository: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
         yield start
 
 
-def regions() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("nuclei_")}
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_serves_until_it_is_told_to_stop_and_leaves_nothing(
     serve: Callable[..., Served], fluorescence: Path, number: signal.Signals
@@ -96,7 +93,7 @@ def test_serves_until_it_is_told_to_stop_and_leaves_nothing(
     served.process.send_signal(number)
     assert served.finish() == 0, served.output
     assert "Traceback" not in served.output
-    assert not [process for process in family if process.is_running()]
+    assert not living(family)
     assert not regions() - before
 
 
@@ -111,7 +108,7 @@ def test_the_end_of_a_part_is_the_end_of_all(serve: Callable[..., Served], victi
     assert served.finish() == 7, served.output
     assert "ended unexpectedly" in served.output
     assert "Traceback" not in served.output
-    assert not [process for process in family if process.is_running()]
+    assert not living(family)
     assert not regions() - before
 
 
@@ -123,7 +120,7 @@ def test_ctrl_c_while_starting_leaves_nothing(serve: Callable[..., Served]) -> N
     family = served.family()
     served.process.send_signal(signal.SIGINT)
     assert served.finish() == 0, served.output
-    assert not [process for process in family if process.is_running()]
+    assert not living(family)
     assert not regions() - before
 
 

@@ -15,6 +15,7 @@ from onnx import TensorProto
 from nuclei.errors import InvalidData, MissingPrerequisite
 from serving.ports import LOOPBACK, free_ports
 from serving.triton.server import DEFAULT_ENVIRONMENT, TritonServer
+from tests.serving.leftovers import living, regions
 from tests.serving.onnx_models import scaled, tensors, triton_model
 
 MakeServer = Callable[..., TritonServer]
@@ -43,10 +44,6 @@ def family(pid: int) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
-def regions() -> set[str]:
-    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("nuclei_")}
-
-
 def test_serves_all_models_and_leaves_nothing(make_server: MakeServer) -> None:
     before = regions()
     with make_server() as server:
@@ -57,7 +54,7 @@ def test_serves_all_models_and_leaves_nothing(make_server: MakeServer) -> None:
         assert len(processes) >= 3, "a server and a process for each model"
         assert regions() - before
     assert not server.running
-    assert not [process for process in processes if process.is_running()]
+    assert not living(processes)
     assert not regions() - before
 
 
@@ -87,7 +84,7 @@ def test_a_killed_server_is_cleaned_up_and_starts_again(make_server: MakeServer)
         while server.running:
             time.sleep(0.01)
         server.stop()
-        assert not [process for process in processes if process.is_running()]
+        assert not living(processes)
         assert not regions() - before
         server.start()
         assert server.is_ready("one")

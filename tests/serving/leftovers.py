@@ -1,0 +1,22 @@
+"""What servers may leave behind."""
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+
+def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Those that still run; one that waits to be reaped by the system's init does not."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def regions() -> set[str]:
+    """Names of the regions of shared memory of our Tritons."""
+    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("nuclei_")}
