@@ -13,7 +13,8 @@ from typing import TypeVar
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+from rich.console import Console
+from rich.progress import track
 
 from nuclei.errors import InvalidData, NucleiError
 from nuclei.images import FRAME_SUFFIXES, read_frame, read_labels
@@ -65,7 +66,9 @@ def read_dataset(path: Path) -> list[Sample]:
     missing = sorted(set(kinds) - set(readers))
     problems = [f"{MANIFEST}: no image of id {name}" for name in missing]
     samples = []
-    for name, read in tqdm(sorted(readers.items()), desc=f"reading {path.name}", unit="image"):
+    console = Console(stderr=True)
+    task = f"Reading {path.name}"
+    for name, read in track(sorted(readers.items()), task, console=console, transient=True):
         try:
             pixels, labels = read()
             kind = kinds.get(name) or guess_kind(pixels)

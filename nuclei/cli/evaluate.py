@@ -1,6 +1,7 @@
 """`nuclei evaluate`: a model, or any folder of label images, against the truth."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,7 +19,7 @@ from nuclei.cli.segmenter import (
     TtaOption,
     open_segmenter,
 )
-from nuclei.errors import InvalidData, InvalidOption
+from nuclei.errors import InvalidData, InvalidOption, MissingPrerequisite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,6 +71,11 @@ def evaluate(
     from nuclei.evaluation import Evaluation, ImageScores
     from training.dataset import read_dataset
 
+    if out is not None and find_spec("matplotlib") is None:
+        raise MissingPrerequisite(
+            "the pictures of --out need matplotlib, which the serving environment leaves out: "
+            "pip install matplotlib, use the environment of `make train-env`, or leave out --out"
+        )
     samples = read_dataset(data)
     if predictions is not None:
         found, title = _read_predictions(samples, predictions), str(predictions)
