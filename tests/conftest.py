@@ -156,3 +156,19 @@ def fluorescence_16bit() -> Path:
 def histology() -> Path:
     """A real section of stained tissue, RGB."""
     return EXAMPLES / "histology.png"
+
+
+@pytest.fixture(scope="session")
+def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What training registers: the graphs of a U-Net of one convolution, and their contract."""
+    import torch
+
+    from nuclei.contract import CONTRACT_FILE, Contract
+    from training.graphs import export_graphs
+
+    folder = tmp_path_factory.mktemp("artifacts")
+    torch.manual_seed(0)
+    export_graphs(torch.nn.Conv2d(3, 3, 3, padding=1).eval(), folder)
+    contract = Contract("unet", validation={"dsb_score": 0.5, "dsb_score/histology": 0.25})
+    (folder / CONTRACT_FILE).write_text(contract.to_json())
+    return folder
