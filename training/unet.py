@@ -73,7 +73,7 @@ class UNetOptions:
             augmentation = Augmentation(**schedule.pop("augmentation"))
             data = Path(options.pop("data"))
             return cls(data, **options, schedule=Schedule(**schedule, augmentation=augmentation))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidData(
                 f"{folder} is no folder of a U-Net training ({error}); start one without --resume"
             ) from error

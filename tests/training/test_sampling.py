@@ -1,0 +1,34 @@
+import numpy as np
+import torch
+
+from training.augmentation import Augmentation
+from training.dataset import Sample
+from training.sampling import CountingSampler, CropDataset, balanced_weights
+
+
+def test_rare_kinds_are_shown_more_often_than_their_share(samples: list[Sample]) -> None:
+    weights = balanced_weights(samples)
+    histology = sum(
+        weight for weight, s in zip(weights, samples, strict=True) if s.kind == "histology"
+    )
+    assert np.isclose(weights.sum(), 1)
+    assert np.isclose(histology, 4**0.5 / (4**0.5 + 8**0.5))
+
+
+def test_a_crop_depends_on_seed_and_index_alone(samples: list[Sample]) -> None:
+    def crop(seed: int, index: int) -> torch.Tensor:
+        return CropDataset(samples, 64, Augmentation(), seed)[index][0]
+
+    assert torch.equal(crop(1, 5), crop(1, 5))
+    assert not torch.equal(crop(1, 5), crop(1, 6))
+    assert not torch.equal(crop(1, 5), crop(2, 5))
+
+
+def test_items_are_images_and_their_maps(samples: list[Sample]) -> None:
+    image, targets = CropDataset(samples, 64, Augmentation(), 0)[0]
+    assert image.shape == targets.shape == (3, 64, 64)
+    assert image.dtype == targets.dtype == torch.float32
+
+
+def test_the_sampler_counts_on() -> None:
+    assert list(CountingSampler(3, 6)) == [3, 4, 5]

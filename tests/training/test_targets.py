@@ -1,0 +1,47 @@
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from numpy.typing import NDArray
+
+from training.targets import target_maps
+
+
+def test_two_touching_squares() -> None:
+    labels = np.zeros((40, 40), np.uint16)
+    labels[10:30, 5:19] = 1
+    labels[10:30, 19:35] = 2
+    foreground, border, distance = target_maps(labels)
+    assert np.array_equal(foreground > 0, labels > 0)
+    assert border[20, 17:21].all()
+    assert not border[:, :16].any()
+    assert distance[20, 18] < 0.3
+    assert distance[20, 19] < 0.3
+    assert distance[labels == 1].max() == distance[labels == 2].max() == 1
+
+
+def test_background_has_empty_maps() -> None:
+    assert not target_maps(np.zeros((20, 30), np.uint16)).any()
+
+
+def test_a_single_pixel_nucleus_keeps_its_peak() -> None:
+    labels = np.zeros((9, 9), np.uint16)
+    labels[4, 4] = 3
+    assert target_maps(labels)[2, 4, 4] == 1
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    hnp.arrays(
+        np.uint16, st.tuples(st.integers(1, 30), st.integers(1, 30)), elements=st.integers(0, 4)
+    )
+)
+def test_maps_are_probabilities_and_every_nucleus_has_a_peak(labels: NDArray[np.uint16]) -> None:
+    maps = target_maps(labels)
+    assert maps.dtype == np.float32
+    assert maps.shape == (3, *labels.shape)
+    assert maps.min() >= 0
+    assert maps.max() <= 1
+    for number in np.unique(labels[labels > 0]):
+        assert maps[2][labels == number].max() == 1
+    assert not maps[2][labels == 0].any()

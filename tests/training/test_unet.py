@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import cv2
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from nuclei.contract import Contract
+from nuclei.errors import InvalidData
+from training.dataset import Sample
+from training.optimisation import Schedule
+from training.unet import TrainedModel, UNetOptions, train_unet
+
+SCHEDULE = Schedule(steps=4, batch_size=2, crop_px=64, validate_every=2, workers=0)
+ENCODER = "timm-regnetx_002"
+
+
+def write(folder: Path, samples: list[Sample]) -> Path:
+    for part in ("images", "masks"):
+        (folder / part).mkdir(parents=True)
+    for sample in samples:
+        cv2.imwrite(str(folder / "images" / f"{sample.id}.png"), sample.pixels[..., ::-1])
+        cv2.imwrite(str(folder / "masks" / f"{sample.id}.png"), sample.labels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tracking_uri(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+@pytest.fixture(scope="module")
+def trained(
+    samples: list[Sample], tracking_uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> TrainedModel:
+    home = tmp_path_factory.mktemp("training")
+    options = UNetOptions(write(home / "data", samples), ENCODER, 0.25, schedule=SCHEDULE)
+    return train_unet(options, home / "run", tracking_uri)
+
+
+def test_a_model_version_carries_all_that_serving_needs(
+    trained: TrainedModel, tracking_uri: str, tmp_path: Path
+) -> None:
+    mlflow.set_tracking_uri(tracking_uri)
+    version = MlflowClient().get_model_version("nuclei-unet", trained.version.version)
+    assert version.tags["encoder"] == ENCODER
+    folder = Path(
+        mlflow.artifacts.download_artifacts(
+            f"models:/nuclei-unet/{version.version}", dst_path=str(tmp_path)
+        )
+    )
+    assert {path.name for path in folder.iterdir()} >= {
+        *("contract.json", "preprocess.onnx", "tta.onnx"),
+        *("network.onnx", "finish.onnx", "merge.onnx"),
+    }
+    assert Contract.read(folder / "contract.json") == trained.contract
+    assert trained.contract.validation["dsb_score"] == pytest.approx(
+        trained.evaluation.overall()["dsb_score"]
+    )
+    assert max(trained.parity.values()) < 1e-4
+
+
+def test_the_run_can_be_looked_at(trained: TrainedModel, tracking_uri: str) -> None:
+    mlflow.set_tracking_uri(tracking_uri)
+    client = MlflowClient()
+    run = client.get_run(trained.version.run_id)
+    assert run.data.params["encoder"] == ENCODER
+    assert run.data.params["loss"] == "bce+dice"
+    assert len(run.data.tags["data_fingerprint"]) == 64
+    assert json.loads(run.data.tags["data_validation"])["histology"][0] == 1
+    assert run.data.tags["git_commit"]
+    assert {"train_loss", "val_dsb_score", "final/tta/dsb_score"} <= set(run.data.metrics)
+    assert len(client.get_metric_history(run.info.run_id, "val_dsb_score")) == 2
+    pictures = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "pictures")}
+    assert pictures == {
+        *("learning_curves.png", "examples.png"),
+        *("score_per_image.png", "score_against_iou.png"),
+    }
+    assert "environment.txt" in {f.path for f in client.list_artifacts(run.info.run_id)}
+
+
+def test_a_killed_training_goes_on_in_its_mlflow_run(
+    samples: list[Sample], tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = write(tmp_path / "data", samples)
+    options = UNetOptions(data, ENCODER, 0.25, schedule=SCHEDULE)
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training.unet._tune", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train_unet(options, tmp_path / "run", tracking_uri)
+    run_id = (tmp_path / "run" / "mlflow_run_id").read_text()
+    resumed = train_unet(UNetOptions.read(tmp_path / "run"), tmp_path / "run", tracking_uri)
+    assert resumed.version.run_id == run_id
+
+
+def test_too_few_images_are_refused(
+    samples: list[Sample], tracking_uri: str, tmp_path: Path
+) -> None:
+    options = UNetOptions(write(tmp_path / "data", samples[:1]), schedule=SCHEDULE)
+    with pytest.raises(InvalidData, match="at least one each"):
+        train_unet(options, tmp_path / "run", tracking_uri)
+
+
+@pytest.mark.parametrize("text", [None, "", "{}", '{"data": "x", "schedule": 3}'])
+def test_a_folder_of_no_training_is_refused(text: str | None, tmp_path: Path) -> None:
+    if text is not None:
+        (tmp_path / "options.json").write_text(text)
+    with pytest.raises(InvalidData, match="no folder of a U-Net training"):
+        UNetOptions.read(tmp_path)
+
+
+def test_options_survive_their_file(tmp_path: Path) -> None:
+    options = UNetOptions(tmp_path, "resnet18", 0.2, 0.5, SCHEDULE)
+    (tmp_path / "options.json").write_text(options.to_json())
+    assert UNetOptions.read(tmp_path) == options
