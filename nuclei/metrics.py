@@ -65,11 +65,11 @@ class Overlap:
 
     @property
     def n_true(self) -> int:
-        return self.iou.shape[0]
+        return len(self.iou)
 
     @property
     def n_predicted(self) -> int:
-        return self.iou.shape[1]
+        return int(self.iou.shape[1])
 
     @cached_property
     def matched_iou(self) -> NDArray[np.float64]:
@@ -159,4 +159,4 @@ def _dice(a: NDArray[np.bool_], b: NDArray[np.bool_]) -> float:
 def _within(mask: NDArray[np.bool_], distance_px: int) -> NDArray[np.bool_]:
     if not mask.any():
         return mask
-    return ndimage.distance_transform_edt(~mask) <= distance_px
+    return np.asarray(ndimage.distance_transform_edt(~mask) <= distance_px)

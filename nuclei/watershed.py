@@ -42,7 +42,7 @@ def _fill_holes(mask: NDArray[np.bool_], parameters: WatershedParameters) -> NDA
     _, holes, stats, _ = cv2.connectedComponentsWithStats(background, connectivity=4)
     small = stats[:, cv2.CC_STAT_AREA] < parameters.min_area_px
     small[0] = False
-    return mask | small[holes]
+    return np.asarray(mask | small[holes])
 
 
 def _landscape(
@@ -52,13 +52,11 @@ def _landscape(
     parameters: WatershedParameters,
 ) -> NDArray[np.float32]:
     """Height of every pixel, float32 [H, W] in [0, 1] on the mask, -1 outside."""
-    height = distance.astype(np.float32)
-    height -= np.float32(parameters.border_weight) * border
+    height = distance - np.float32(parameters.border_weight) * border
     height = np.maximum(height, 0) / np.float32(LEVELS)
     if parameters.smoothing_px > 0:
-        height = cv2.GaussianBlur(height, (0, 0), parameters.smoothing_px)
-    height[~mask] = -1
-    return height
+        height = np.asarray(cv2.GaussianBlur(height, (0, 0), parameters.smoothing_px), np.float32)
+    return np.where(mask, height, np.float32(-1))
 
 
 def _basins(landscape: NDArray[np.float32], mask: NDArray[np.bool_]) -> NDArray[np.int32]:

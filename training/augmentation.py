@@ -58,14 +58,14 @@ def random_crop(
         image float32 [size, size, 3] in [0, 1], and labels uint16 [size, size].
     """
     x, y = _sampling_grid(labels, size, augmentation, rng)
-    crop = cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    sampled = cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     truth = cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
-    crop = crop.reshape(size, size, pixels.shape[2])
+    crop = sampled.reshape(size, size, pixels.shape[2]).astype(pixels.dtype, copy=False)
     lo, hi = intensity_range(crop if rng.random() < augmentation.own_range else pixels)
     shift = rng.normal(0, augmentation.range_spread, 2) * (hi - lo)
     lo, hi = lo + shift[0], max(hi + shift[1], lo + shift[0] + 1)
     image = np.clip((crop.astype(np.float32) - lo) / (hi - lo), 0, 1).astype(np.float32)
-    return _change_look(image, augmentation, rng), truth
+    return _change_look(image, augmentation, rng), truth.astype(np.uint16, copy=False)
 
 
 def _sampling_grid(
@@ -83,8 +83,8 @@ def _sampling_grid(
     y = centre[0] + np.sin(angle) * dx + np.cos(angle) * dy
     if augmentation.elastic_px:
         cells = max(2, size // ELASTIC_GRID_PX + 1)
-        warp = rng.normal(0, augmentation.elastic_px, (cells, cells, 2)).astype(np.float32)
-        warp = cv2.resize(warp, (size, size), interpolation=cv2.INTER_CUBIC) / zoom
+        grid = rng.normal(0, augmentation.elastic_px, (cells, cells, 2)).astype(np.float32)
+        warp = cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC) / zoom
         x, y = x + warp[..., 0], y + warp[..., 1]
     return x.astype(np.float32), y.astype(np.float32)
 
@@ -116,7 +116,8 @@ def _change_look(
             image = image.mean(axis=2, keepdims=True)
     image = image ** np.float32(np.exp(rng.normal(0, augmentation.gamma_spread)))
     if rng.random() < augmentation.blur:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.8)).reshape(image.shape)
+        blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.8))
+        image = blurred.reshape(image.shape).astype(np.float32, copy=False)
     if rng.random() < augmentation.noise:
         image = image + rng.normal(0, rng.uniform(0.01, 0.08), image.shape).astype(np.float32)
     if rng.random() < augmentation.inversion:
@@ -131,4 +132,4 @@ def _shift_stain(image: NDArray[np.float32], rng: np.random.Generator) -> NDArra
     hsv = cv2.cvtColor(np.exp(-np.maximum(density, 0)), cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + rng.normal(0, 12)) % 360
     hsv[..., 1] = np.clip(hsv[..., 1] * np.exp(rng.normal(0, 0.2)), 0, 1)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.float32)

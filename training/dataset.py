@@ -7,6 +7,7 @@ import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -204,8 +205,10 @@ def _label_images(images: Sequence[PurePosixPath]) -> Iterator[Found]:
             plain.append(name)
     for name in plain:
         home = name.parent.parent if name.parent.name == "images" else name.parent
-        labels = truth.get((home, name.stem))
+        labels = truth.pop((home, name.stem), None)
         yield name.stem, name, [labels] if labels else []
+    for (_, stem), labels in truth.items():
+        yield stem, labels, []
 
 
 def _reader(
@@ -213,9 +216,11 @@ def _reader(
 ) -> Callable[[], Pair]:
     def read() -> Pair:
         if not labels:
-            raise InvalidData(f"{image} has no mask; {FORMS}")
+            raise InvalidData(
+                f"{image} has no partner: every image needs a mask, every mask an image"
+            )
         pixels = _of(image, lambda: read_frame(files.read(image))).pixels
-        masks = [(name, _of(name, lambda n=name: read_labels(files.read(n)))) for name in labels]
+        masks = [(name, _of(name, partial(_read_labels, files, name))) for name in labels]
         for name, mask in masks:
             if mask.shape != pixels.shape[:2]:
                 raise InvalidData(
@@ -228,6 +233,10 @@ def _reader(
         return pixels, masks[0][1]
 
     return read
+
+
+def _read_labels(files: _Files, name: PurePosixPath) -> NDArray[np.uint32]:
+    return read_labels(files.read(name))
 
 
 def _of(name: PurePosixPath, read: Callable[[], T]) -> T:

@@ -5,7 +5,7 @@ import zipfile
 from pathlib import Path
 
 import httpx
-from tqdm import tqdm
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from nuclei.errors import EngineUnavailable, InvalidData
 
@@ -13,6 +13,7 @@ SOURCE = "https://data.broadinstitute.org/bbbc/BBBC038"
 ARCHIVES = ("stage1_train.zip", "stage1_test.zip", "stage2_test_final.zip")
 CHUNK_BYTES = 1 << 20
 TIMEOUT_S = 30.0
+COLUMNS = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
 
 
 def download(url: str, folder: Path, sha256: str | None = None) -> Path:
@@ -66,15 +67,11 @@ def _fetch(url: str, partial: Path) -> None:
             resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
             have = have if resumed else 0
             total = have + int(response.headers.get("content-length", 0))
-            with (
-                partial.open("ab" if resumed else "wb") as file,
-                tqdm(
-                    total=total or None, initial=have, unit="B", unit_scale=True, desc=partial.stem
-                ) as bar,
-            ):
+            with partial.open("ab" if resumed else "wb") as file, Progress(*COLUMNS) as bar:
+                task = bar.add_task(partial.stem, total=total or None, completed=have)
                 for chunk in response.iter_bytes(CHUNK_BYTES):
                     file.write(chunk)
-                    bar.update(len(chunk))
+                    bar.advance(task, len(chunk))
     except httpx.HTTPError as error:
         raise EngineUnavailable(
             f"{url} could not be fetched ({error or type(error).__name__}); run the command again "

@@ -26,12 +26,13 @@ def build_unet(encoder: str) -> nn.Module:
         InvalidOption: no encoder of that name.
     """
     try:
-        return smp.Unet(
+        network: nn.Module = smp.Unet(
             encoder,
             encoder_weights=None,
             decoder_channels=DECODER_CHANNELS,
             classes=len(MAPS),
         )
+        return network
     except (KeyError, RuntimeError) as error:
         raise InvalidOption(
             f"encoder {encoder!r} is unknown; expected a timm backbone as 'tu-<name>' or one of "

@@ -34,7 +34,7 @@ def balanced_weights(samples: Sequence[Sample]) -> NDArray[np.float64]:
             for sample in samples
         ]
     )
-    return weights / weights.sum()
+    return np.asarray(weights / weights.sum())
 
 
 class CropDataset(Dataset[tuple[Tensor, Tensor]]):

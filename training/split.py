@@ -81,7 +81,7 @@ def _thumbnail(sample: Sample) -> NDArray[np.float32]:
     size = [max(8, round(side * scale)) for side in grey.shape[::-1]]
     small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
     contrast = small - cv2.GaussianBlur(small, (0, 0), THUMBNAIL_PX / 12)
-    return contrast - contrast.mean()
+    return np.asarray(contrast - contrast.mean(), np.float32)
 
 
 def _best_correlations(thumbnails: NDArray[np.float32]) -> NDArray[np.float64]:

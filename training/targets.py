@@ -38,7 +38,7 @@ def distance(labels: NDArray[np.uint16]) -> NDArray[np.float32]:
     deepest = np.zeros(int(labels.max(initial=0)) + 1, np.float32)
     np.maximum.at(deepest, labels.ravel(), depth.ravel())
     deepest[0] = 1
-    return depth / deepest[labels]
+    return np.asarray(depth / deepest[labels], np.float32)
 
 
 def _neighbouring_labels(
@@ -48,4 +48,4 @@ def _neighbouring_labels(
     window = np.ones((2 * reach_px + 1, 2 * reach_px + 1), np.uint8)
     highest = cv2.dilate(labels, window)
     lowest = cv2.erode(np.where(labels == 0, np.uint16(65535), labels), window)
-    return highest, lowest
+    return highest.astype(np.uint16, copy=False), lowest.astype(np.uint16, copy=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
+from rich.progress import track
 
 from nuclei.contract import WatershedParameters
 from nuclei.images import frame_from_array
@@ -34,8 +34,8 @@ def predict_maps(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[N
         frame = frame_from_array(sample.pixels)
         return (await predict(frame, engine, "unet", tta=tta, stage_ms={})).maps
 
-    bar = tqdm(samples, desc="predicting", unit="image", leave=False)
-    return [asyncio.run(run(sample)) for sample in bar]
+    shown = track(samples, "predicting", transient=True)
+    return [asyncio.run(run(sample)) for sample in shown]
 
 
 class Tuner:
@@ -62,7 +62,7 @@ class Tuner:
         """Best parameters for the samples of these indices."""
         best = WatershedParameters()
         for _ in range(ROUNDS):
-            for name, values in tqdm(GRID.items(), desc="tuning", unit="parameter", leave=False):
+            for name, values in track(GRID.items(), "tuning", len(GRID), transient=True):
                 tried = [best, *(_changed(best, name, value) for value in values)]
                 best = max(tried, key=lambda p: float(self.scores(p)[chosen].mean()))
         return best

@@ -11,7 +11,7 @@ from rich.table import Table
 from nuclei.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from serving.launcher import SelfCheck, Service, ServeSettings
+    from serving.launcher import SelfCheck, ServeSettings, Service
 
 EPILOG = """
 **Examples**

@@ -115,9 +115,7 @@ def unet(
             device=device or _best_device(),
             workers=workers,
         )
-        options = UNetOptions(
-            data.resolve(), encoder, validation_fraction, pixel_size_um, schedule
-        )
+        options = UNetOptions(data.resolve(), encoder, validation_fraction, pixel_size_um, schedule)
     console = Console()
     console.print(f"run folder: {folder}   (after a kill: nuclei train unet --resume {folder})")
     uri = tracking_uri or default_tracking_uri()

@@ -84,6 +84,11 @@ def spoil_missing_mask(data: Path, name: str) -> None:
     (data / "masks" / f"{name}.png").unlink()
 
 
+def spoil_missing_image(data: Path, name: str) -> None:
+    (data / "images" / f"{name}.png").unlink()
+    (data / "manifest.csv").unlink()
+
+
 def spoil_other_size(data: Path, name: str) -> None:
     cv2.imwrite(str(data / "masks" / f"{name}.png"), np.ones((10, 12), np.uint16))
 
@@ -109,7 +114,8 @@ def spoil_manifest(data: Path, name: str) -> None:
 
 
 SPOILED = [
-    (spoil_missing_mask, "has no mask"),
+    (spoil_missing_mask, "has no partner"),
+    (spoil_missing_image, r"masks/.* has no partner"),
     (spoil_other_size, r"\(10, 12\)"),
     (spoil_float_labels, "float32"),
     (spoil_binary_mask, "not a binary mask"),
