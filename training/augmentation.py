@@ -10,6 +10,8 @@ from nuclei.intensity import intensity_range
 
 ELASTIC_GRID_PX = 64
 
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
 
 @dataclass(frozen=True)
 class Augmentation:
@@ -41,7 +43,7 @@ class Augmentation:
 
 
 def random_crop(
-    pixels: NDArray[np.uint8] | NDArray[np.uint16],
+    pixels: Pixels,
     labels: NDArray[np.uint16],
     size: int,
     augmentation: Augmentation,
@@ -60,7 +62,7 @@ def random_crop(
     x, y = _sampling_grid(labels, size, augmentation, rng)
     sampled = cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     truth = cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
-    crop = sampled.reshape(size, size, pixels.shape[2]).astype(pixels.dtype, copy=False)
+    crop: Pixels = np.asarray(sampled, pixels.dtype).reshape(size, size, pixels.shape[2])
     lo, hi = intensity_range(crop if rng.random() < augmentation.own_range else pixels)
     shift = rng.normal(0, augmentation.range_spread, 2) * (hi - lo)
     lo, hi = lo + shift[0], max(hi + shift[1], lo + shift[0] + 1)

@@ -110,7 +110,8 @@ def spoil_truncated_image(data: Path, name: str) -> None:
 
 
 def spoil_manifest(data: Path, name: str) -> None:
-    (data / "images" / f"{name}.png").unlink()
+    for part in ("images", "masks"):
+        (data / part / f"{name}.png").unlink()
 
 
 SPOILED = [
