@@ -1,6 +1,7 @@
 """Random crops and the augmentations of microscopy: geometry, intensity, optics, stain."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
@@ -62,7 +63,7 @@ def random_crop(
     x, y = _sampling_grid(labels, size, augmentation, rng)
     sampled = cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     truth = cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
-    crop: Pixels = np.asarray(sampled, pixels.dtype).reshape(size, size, pixels.shape[2])
+    crop = cast(Pixels, sampled.reshape(size, size, pixels.shape[2]))
     lo, hi = intensity_range(crop if rng.random() < augmentation.own_range else pixels)
     shift = rng.normal(0, augmentation.range_spread, 2) * (hi - lo)
     lo, hi = lo + shift[0], max(hi + shift[1], lo + shift[0] + 1)

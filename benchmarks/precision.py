@@ -1,0 +1,124 @@
+"""Speed and score of the ways a CPU can run the network, each served by a real Triton.
+
+Prints one line per way: seconds per frame of 512x512 for the network's ensemble, and the DSB score
+on the validation images, all in one run. `int8` quantises the network here (static, QDQ).
+
+    .venv-train/bin/python benchmarks/precision.py stage1_train.zip model_folder/
+"""
+
+import argparse
+import asyncio
+import shutil
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from rich.console import Console
+from rich.table import Table
+
+from nuclei.evaluation import Evaluation, ImageScores
+from nuclei.images import frame_from_array
+from nuclei.intensity import intensity_range
+from nuclei.pipeline import segment
+from serving.engine import TritonEngine
+from serving.ports import free_ports
+from serving.repository import CpuAccelerator, export
+from serving.triton.server import TritonServer
+from training.augmentation import Augmentation
+from training.dataset import Sample, read_dataset
+from training.sampling import CropDataset
+from training.split import split_samples
+
+CALIBRATION_CROPS = 48
+REPEATS = 10
+MAX_MESSAGE_BYTES = 1 << 28
+WAYS = {
+    "fp32 onnxruntime": (CpuAccelerator.ONNXRUNTIME, False),
+    "fp32 OpenVINO": (CpuAccelerator.OPENVINO, False),
+    "bf16 OpenVINO": (CpuAccelerator.OPENVINO_BF16, False),
+    "int8 onnxruntime": (CpuAccelerator.ONNXRUNTIME, True),
+    "int8 OpenVINO": (CpuAccelerator.OPENVINO, True),
+}
+
+
+class Crops(CalibrationDataReader):
+    """Training crops, as the calibration of the activations' ranges wants them."""
+
+    def __init__(self, samples: list[Sample]) -> None:
+        crops = CropDataset(samples, 256, Augmentation(), seed=1)
+        self._rest = iter([crops[index][0].numpy()[None] for index in range(CALIBRATION_CROPS)])
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        crop = next(self._rest, None)
+        return None if crop is None else {"IMAGE": crop}
+
+
+def quantise(model: Path, training: list[Sample]) -> None:
+    """Replace `network.onnx` of a model folder by its int8 version."""
+    network, prepared = model / "network.onnx", model / "prepared.onnx"
+    quant_pre_process(str(network), str(prepared), skip_symbolic_shape=True)
+    quantize_static(
+        str(prepared),
+        str(network),
+        Crops(training),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+    )
+    prepared.unlink()
+
+
+async def measure(address: str, validation: list[Sample]) -> tuple[float, Evaluation]:
+    """Median seconds of one inference of 512x512, and the scores."""
+    engine = TritonEngine(address, 1, MAX_MESSAGE_BYTES)
+    scores = []
+    for sample in validation:
+        found = await segment(frame_from_array(sample.pixels), engine, "unet")
+        scores.append(ImageScores.of(sample.id, sample.kind, sample.labels, found.labels))
+    tile = np.random.default_rng(0).integers(0, 4096, (512, 512, 1)).astype(np.uint16)
+    seconds = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        await engine.infer("unet", tile, intensity_range(tile), None)
+        seconds.append(time.perf_counter() - started)
+    await engine.close()
+    return float(np.median(seconds)), Evaluation(tuple(scores))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path, help="data set the model was trained on")
+    parser.add_argument("model", type=Path, help="folder of a registered model version")
+    parser.add_argument("--images", type=int, help="validation images to score (default: all)")
+    arguments = parser.parse_args()
+    training, validation = split_samples(read_dataset(arguments.data), 0.1, seed=0)
+    validation = validation[: arguments.images]
+    kinds = sorted({sample.kind for sample in validation})
+    table = Table("way", "s per 512x512", "DSB score", *kinds)
+    for name, (accelerator, int8) in WAYS.items():
+        with TemporaryDirectory() as scratch:
+            model, repository = Path(scratch) / "model", Path(scratch) / "repository"
+            shutil.copytree(arguments.model, model)
+            if int8:
+                quantise(model, training)
+            export(model, repository, 1, accelerator=accelerator)
+            ports = dict(
+                zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True)
+            )
+            with TritonServer(repository, Path(scratch) / "state", **ports) as server:
+                seconds, evaluation = asyncio.run(measure(server.address, validation))
+            by_kind = evaluation.by_kind()
+            table.add_row(
+                name,
+                f"{seconds:.3f}",
+                f"{evaluation.overall()['dsb_score']:.4f}",
+                *(f"{by_kind[kind]['dsb_score']:.4f}" for kind in kinds),
+            )
+            Console().print(f"{name}: {seconds:.3f} s")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
