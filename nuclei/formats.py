@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import tifffile
-import zstandard
+from backports import zstd
 from numpy.typing import NDArray
 
 from nuclei.errors import InvalidData, InvalidOption
@@ -125,7 +125,7 @@ def json_report(segmentation: Segmentation) -> bytes:
 
 def compress_labels(labels: NDArray[np.uint32]) -> bytes:
     """Label image as little-endian uint32, row by row, compressed with zstd."""
-    return zstandard.ZstdCompressor(level=1).compress(np.ascontiguousarray(labels, "<u4").data)
+    return zstd.compress(np.ascontiguousarray(labels, "<u4").data, level=1)
 
 
 def decompress_labels(data: bytes, height: int, width: int) -> NDArray[np.uint32]:
@@ -135,13 +135,14 @@ def decompress_labels(data: bytes, height: int, width: int) -> NDArray[np.uint32
         InvalidData: damaged, or of another size.
     """
     size = 4 * height * width
+    decompressor = zstd.ZstdDecompressor()
     try:
-        plain = zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
-    except zstandard.ZstdError as error:
+        plain = decompressor.decompress(data, max_length=size + 1)
+    except zstd.ZstdError as error:
         raise InvalidData(f"the label image cannot be decompressed ({error})") from error
-    if len(plain) != size:
+    if len(plain) != size or not decompressor.eof:
         raise InvalidData(
-            f"the label image has {len(plain)} bytes; expected {size} for {height} x {width} pixels"
+            f"the label image is not the {size} bytes of {height} x {width} pixels, or is truncated"
         )
     return np.frombuffer(plain, "<u4").astype(np.uint32).reshape(height, width)
 
