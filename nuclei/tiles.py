@@ -2,7 +2,8 @@
 
 Every pixel of the result comes from the tile in which it lies deepest, at least `halo` pixels from
 any tile edge that is not an edge of the frame: a network that looks no further than the halo gives
-the same maps whatever the tile size.
+the same maps whatever the tile size. A side that is no multiple of the stride and fits into one
+tile is mirrored up to the tile's end: there the last `halo` pixels see a mirror image, not an edge.
 """
 
 from collections.abc import Iterator, Sequence
