@@ -42,7 +42,7 @@ class CpuAccelerator(StrEnum):
     OPENVINO_BF16 = "openvino-bf16"
 
 
-DEFAULT_CPU_ACCELERATOR = CpuAccelerator.ONNXRUNTIME
+DEFAULT_CPU_ACCELERATOR = CpuAccelerator.OPENVINO_BF16
 _OPENVINO_PRECISIONS = {CpuAccelerator.OPENVINO: "FP32", CpuAccelerator.OPENVINO_BF16: "BF16"}
 
 
