@@ -46,6 +46,7 @@ class Contract:
         watershed: post-processing parameters.
         validation: scores reached on the validation images, by name (`dsb_score`,
             `dsb_score/histology`, `tta/dsb_score`).
+        held_out: names of the validation images, which the model was not trained on.
     """
 
     family: str
@@ -56,6 +57,7 @@ class Contract:
     pixel_size_um: float | None = None
     watershed: WatershedParameters = WatershedParameters()
     validation: dict[str, float] = field(default_factory=dict)
+    held_out: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True)
@@ -69,7 +71,7 @@ class Contract:
         """
         try:
             fields = json.loads(text)
-            fields["maps"] = tuple(fields["maps"])
+            fields["maps"], fields["held_out"] = tuple(fields["maps"]), tuple(fields["held_out"])
             fields["watershed"] = WatershedParameters(**fields["watershed"])
             contract = cls(**fields)
         except (ValueError, KeyError, TypeError) as error:

@@ -117,6 +117,47 @@ class Evaluation:
         return table
 
 
+def figures(
+    evaluation: Evaluation,
+    frames: Sequence[Frame],
+    truths: Sequence[Labels],
+    predicted: Sequence[Labels],
+) -> "dict[str, Figure]":
+    """The pictures of an evaluation by file name.
+
+    Args:
+        evaluation: of the images.
+        frames: the images, in the order of `evaluation.images`.
+        truths: their true labels, integer [H, W].
+        predicted: their predicted labels, integer [H, W].
+    """
+    shown = [
+        Comparison(
+            f"{evaluation.images[i].kind} {evaluation.images[i].name[:12]}\n"
+            f"DSB score {evaluation.images[i].scores['dsb_score']:.3f}",
+            *(frames[i], truths[i], predicted[i]),
+        )
+        for i in _telling(evaluation)
+    ]
+    return {
+        "scores_per_image.png": figure_of_images(evaluation),
+        "scores_per_threshold.png": figure_of_thresholds(evaluation),
+        "comparisons.png": figure_of_comparisons(shown),
+    }
+
+
+def _telling(evaluation: Evaluation) -> list[int]:
+    """Indices of the worst, the middle and the best image of each kind."""
+    ranked = sorted(
+        range(len(evaluation.images)), key=lambda i: evaluation.images[i].scores["dsb_score"]
+    )
+    chosen: list[int] = []
+    for kind in evaluation.by_kind():
+        own = [i for i in ranked if evaluation.images[i].kind == kind]
+        chosen += dict.fromkeys([own[0], own[len(own) // 2], own[-1]])
+    return chosen
+
+
 def figure_of_images(evaluation: Evaluation) -> "Figure":
     """DSB score of every image, from worst to best, coloured by kind."""
     figure, axes = _figure(9, 4)

@@ -15,21 +15,16 @@ from torch import nn
 
 from nuclei.contract import CONTRACT_FILE, Contract, WatershedParameters
 from nuclei.errors import InvalidData
-from nuclei.evaluation import (
-    Evaluation,
-    ImageScores,
-    figure_of_comparisons,
-    figure_of_images,
-    figure_of_thresholds,
-)
+from nuclei.evaluation import Evaluation, ImageScores, figures
+from nuclei.images import frame_from_array
 from nuclei.watershed import label_nuclei
 from training.augmentation import Augmentation
+from training.curves import learning_curves
 from training.dataset import Sample, fingerprint, read_dataset, summary
 from training.engine import TorchEngine
 from training.graphs import export_graphs
 from training.networks import build_unet, n_parameters
 from training.optimisation import Progress, Schedule, fit, mixed_precision
-from training.pictures import learning_curves, telling_examples
 from training.split import split_samples
 from training.tracking import ModelVersion, Run, tracked_run
 from training.tuning import Tuner, predict_maps
@@ -165,11 +160,13 @@ def _tune(
     run.metrics(schedule.steps, {f"final/{name}": value for name, value in scores.items()})
     run.text(evaluation.to_json(), "evaluation.json")
     run.text(with_tta.to_json(), "evaluation_tta.json")
-    examples = telling_examples(validation, predicted, evaluation)
-    run.picture(figure_of_comparisons(examples), "examples.png")
-    run.picture(figure_of_images(evaluation), "score_per_image.png")
-    run.picture(figure_of_thresholds(evaluation), "score_against_iou.png")
-    return replace(contract, watershed=watershed, validation=scores), evaluation
+    frames = [frame_from_array(sample.pixels) for sample in validation]
+    truths = [sample.labels for sample in validation]
+    for name, figure in figures(evaluation, frames, truths, predicted).items():
+        run.picture(figure, name)
+    held_out = tuple(sample.id for sample in validation)
+    tuned = replace(contract, watershed=watershed, validation=scores, held_out=held_out)
+    return tuned, evaluation
 
 
 def _register(

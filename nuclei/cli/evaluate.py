@@ -1,5 +1,6 @@
 """`nuclei evaluate`: a model, or any folder of label images, against the truth."""
 
+import asyncio
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from nuclei.evaluation import Comparison, Evaluation
+    from nuclei.evaluation import Evaluation
     from training.dataset import Sample
 
     Predictions = dict[str, NDArray[np.uint32]]
@@ -37,11 +38,12 @@ nuclei evaluate my_images/ --local --out scores     (without a server)
 
 nuclei evaluate my_images.zip --tta                 (by the gateway of `nuclei serve`)
 
+nuclei evaluate my_images/ --local --held-out       (only what the model was not trained on)
+
 nuclei evaluate my_images/ --predictions others/    (others/NAME.tif or .png, by any program)
 """
 
 LABEL_SUFFIXES = (".labels.tif", ".labels.png", ".tif", ".tiff", ".png")
-SHOWN_PER_KIND = 3
 
 
 def evaluate(
@@ -57,6 +59,10 @@ def evaluate(
         Path | None,
         typer.Option(help="Score these label images, named as the images, instead of a model."),
     ] = None,
+    held_out: Annotated[
+        bool,
+        typer.Option("--held-out", help="Only the images that the model was not trained on."),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for scores.json and pictures.")] = None,
 ) -> None:
     """Score a model, or any label images, against the truth.
@@ -77,6 +83,8 @@ def evaluate(
             "pip install matplotlib, use the environment of `make train-env`, or leave out --out"
         )
     samples = read_dataset(data)
+    if held_out:
+        samples = _held_out(samples, model, repository, data)
     if predictions is not None:
         found, title = _read_predictions(samples, predictions), str(predictions)
     else:
@@ -90,6 +98,21 @@ def evaluate(
     if out is not None:
         _write(out, evaluation, samples, found)
     Console().print(evaluation.table(f"{title} on {data}"))
+
+
+def _held_out(
+    samples: "Sequence[Sample]", model: str, repository: Path, data: Path
+) -> "list[Sample]":
+    from nuclei.local import LocalEngine
+
+    contract = asyncio.run(LocalEngine(repository).contract(model))
+    kept = [sample for sample in samples if sample.id in contract.held_out]
+    if not kept:
+        raise InvalidData(
+            f"{data} has none of the {len(contract.held_out)} images that {model} was validated "
+            "on; leave out --held-out"
+        )
+    return kept
 
 
 def _predict(
@@ -129,13 +152,15 @@ def _read_predictions(samples: "Sequence[Sample]", folder: Path) -> "Predictions
 def _write(
     out: Path, evaluation: "Evaluation", samples: "Sequence[Sample]", found: "Predictions"
 ) -> None:
-    from nuclei.evaluation import figure_of_comparisons, figure_of_images, figure_of_thresholds
+    from nuclei.evaluation import figures
+    from nuclei.images import frame_from_array
 
-    pictures = {
-        "scores_per_image.png": figure_of_images(evaluation),
-        "scores_per_threshold.png": figure_of_thresholds(evaluation),
-        "comparisons.png": figure_of_comparisons(_comparisons(evaluation, samples, found)),
-    }
+    pictures = figures(
+        evaluation,
+        [frame_from_array(sample.pixels) for sample in samples],
+        [sample.labels for sample in samples],
+        [found[sample.id] for sample in samples],
+    )
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "scores.json").write_text(evaluation.to_json() + "\n")
@@ -143,30 +168,3 @@ def _write(
             figure.savefig(out / name, dpi=100)
     except OSError as error:
         raise InvalidOption(f"{out} cannot be written: {error.strerror}") from error
-
-
-def _comparisons(
-    evaluation: "Evaluation", samples: "Sequence[Sample]", found: "Predictions"
-) -> "list[Comparison]":
-    """The worst, the middle and the best image of each kind."""
-    from nuclei.evaluation import Comparison
-    from nuclei.images import frame_from_array
-
-    by_id = {sample.id: sample for sample in samples}
-    shown = []
-    for kind in evaluation.by_kind():
-        ranked = sorted(
-            (image for image in evaluation.images if image.kind == kind),
-            key=lambda image: image.scores["dsb_score"],
-        )
-        places = {
-            round(i * (len(ranked) - 1) / (SHOWN_PER_KIND - 1)) for i in range(SHOWN_PER_KIND)
-        }
-        for place in sorted(places):
-            image = ranked[place]
-            sample = by_id[image.name]
-            title = f"{kind} {image.name[:12]}\nDSB score {image.scores['dsb_score']:.3f}"
-            shown.append(
-                Comparison(title, frame_from_array(sample.pixels), sample.labels, found[sample.id])
-            )
-    return shown

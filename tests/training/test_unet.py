@@ -58,6 +58,7 @@ def test_a_model_version_carries_all_that_serving_needs(
     assert trained.contract.validation["dsb_score"] == pytest.approx(
         trained.evaluation.overall()["dsb_score"]
     )
+    assert len(trained.contract.held_out) == 3
     assert max(trained.parity.values()) < 1e-4
 
 
@@ -74,8 +75,8 @@ def test_the_run_can_be_looked_at(trained: TrainedModel, tracking_uri: str) -> N
     assert len(client.get_metric_history(run.info.run_id, "val_dsb_score")) == 2
     pictures = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "pictures")}
     assert pictures == {
-        *("learning_curves.png", "examples.png"),
-        *("score_per_image.png", "score_against_iou.png"),
+        *("learning_curves.png", "comparisons.png"),
+        *("scores_per_image.png", "scores_per_threshold.png"),
     }
     assert "environment.txt" in {f.path for f in client.list_artifacts(run.info.run_id)}
 

@@ -1,3 +1,4 @@
+import asyncio
 import json
 import zipfile
 from pathlib import Path
@@ -9,6 +10,7 @@ from typer.testing import CliRunner, Result
 
 from nuclei.cli.main import app
 from nuclei.errors import InvalidData
+from nuclei.local import LocalEngine
 
 KINDS = {"a": "fluorescence", "b": "fluorescence", "c": "histology"}
 PICTURES = ["comparisons.png", "scores_per_image.png", "scores_per_threshold.png"]
@@ -108,3 +110,23 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path: Path, predictions: Path)
     result = evaluate(tmp_path / "nowhere", "--predictions", predictions)
     assert isinstance(result.exception, InvalidData)
     assert "nowhere" in str(result.exception)
+
+
+def test_scores_only_what_the_model_was_not_trained_on(
+    dataset: Path, repository: Path, tmp_path: Path
+) -> None:
+    name = asyncio.run(LocalEngine(repository).contract("unet")).held_out[0]
+    for part in ("images", "masks"):
+        (dataset / part / "c.png").rename(dataset / part / f"{name}.png")
+    (dataset / "manifest.csv").unlink()
+    arguments = (dataset, "--local", "--repository", repository, "--held-out")
+    out = tmp_path / "scores"
+    assert evaluate(*arguments, "--out", out).exit_code == 0
+    scores = json.loads((out / "scores.json").read_text())
+    assert [image["name"] for image in scores["images"]] == [name]
+
+
+def test_a_data_set_without_held_out_images_is_said(dataset: Path, repository: Path) -> None:
+    result = evaluate(dataset, "--local", "--repository", repository, "--held-out")
+    assert isinstance(result.exception, InvalidData)
+    assert "leave out --held-out" in str(result.exception)
