@@ -15,7 +15,7 @@ def build_unet(encoder: str) -> nn.Module:
     """A U-Net with random weights and a light decoder, suited to a CPU.
 
     Args:
-        encoder: a name of segmentation_models_pytorch (`resnet18`, `timm-regnetx_004`), or any
+        encoder: a name of segmentation_models_pytorch (`resnet18`, `tu-regnetx_004`), or any
             timm backbone as `tu-<name>`.
 
     Returns:

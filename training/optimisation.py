@@ -49,7 +49,7 @@ class Schedule:
         workers: processes that make crops; 0 makes them in the training process.
     """
 
-    steps: int = 6000
+    steps: int = 9000
     batch_size: int = 8
     crop_px: int = 256
     loss: str = "bce+dice"

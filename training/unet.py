@@ -47,7 +47,7 @@ class UNetOptions:
     """
 
     data: Path
-    encoder: str = "timm-regnetx_004"
+    encoder: str = "tu-regnetx_004"
     validation_fraction: float = 0.1
     pixel_size_um: float | None = None
     schedule: Schedule = field(default_factory=Schedule)

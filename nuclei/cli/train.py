@@ -49,12 +49,12 @@ def unet(
     encoder: Annotated[
         str,
         typer.Option(help="Encoder of segmentation_models_pytorch, or a timm backbone as tu-NAME."),
-    ] = "timm-regnetx_004",
+    ] = "tu-regnetx_004",
     loss: Annotated[
         str,
         typer.Option(help="bce, dice, jaccard, bce_log_dice, focal, hard_pixels; join with '+'."),
     ] = "bce+dice",
-    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 10000,
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps.")] = 9000,
     batch_size: Annotated[int, typer.Option(min=2, help="Crops per step.")] = 8,
     crop: Annotated[int, typer.Option(min=64, help="Side of a crop, pixels.")] = 256,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 2e-3,

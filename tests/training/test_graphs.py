@@ -16,7 +16,7 @@ STEPS = ("preprocess", "tta", "network", "finish", "merge")
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return build_unet("timm-regnetx_002").eval()
+    return build_unet("tu-regnetx_002").eval()
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from torch import nn
 from nuclei.errors import InvalidOption
 from training.networks import AveragedWeights, build_unet, n_parameters
 
-ENCODERS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "timm-regnetx_004"]
+ENCODERS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "tu-regnetx_004"]
 
 
 @pytest.mark.parametrize("encoder", ENCODERS)
@@ -16,7 +16,7 @@ def test_encoders_build_and_keep_the_size(encoder: str) -> None:
 
 
 def test_the_default_is_small() -> None:
-    assert n_parameters(build_unet("timm-regnetx_004")) < 6_200_000
+    assert n_parameters(build_unet("tu-regnetx_004")) < 6_200_000
 
 
 def test_a_timm_backbone_is_an_encoder() -> None:

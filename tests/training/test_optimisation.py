@@ -40,7 +40,7 @@ def train(
     folder: Path,
     schedule: Schedule = SCHEDULE,
     recorder: Recorder | None = None,
-    encoder: str = "timm-regnetx_002",
+    encoder: str = "tu-regnetx_002",
 ) -> tuple[nn.Module, Progress]:
     recorder = recorder or Recorder()
     checkpoint = folder / "checkpoint.pt"

@@ -13,7 +13,7 @@ from training.optimisation import Schedule
 from training.unet import TrainedModel, UNetOptions, train_unet
 
 SCHEDULE = Schedule(steps=4, batch_size=2, crop_px=64, validate_every=2, workers=0)
-ENCODER = "timm-regnetx_002"
+ENCODER = "tu-regnetx_002"
 
 
 def write(folder: Path, samples: list[Sample]) -> Path:
