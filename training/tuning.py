@@ -22,9 +22,9 @@ GRID: dict[str, tuple[float, ...]] = {
     "smoothing_px": (0.0, 0.5, 1.0, 1.5, 2.0),
     "border_weight": (0.0, 0.25, 0.5, 0.75, 1.0),
     "min_area_px": (8, 16, 24, 32, 48),
-    "min_score": (0.0, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9),
+    "min_score": (0.0, 0.6, 0.7, 0.75, 0.8, 0.82, 0.85, 0.88, 0.9),
 }
-ROUNDS = 2
+ROUNDS = 3
 
 
 def predict_maps(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[NDArray[np.uint8]]:
