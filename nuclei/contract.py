@@ -24,12 +24,12 @@ class WatershedParameters:
         min_score: objects whose mean foreground probability is below this are discarded, in [0, 1].
     """
 
-    foreground_threshold: float = 0.5
-    saddle_depth: float = 0.1
-    smoothing_px: float = 1.0
-    border_weight: float = 0.5
-    min_area_px: int = 16
-    min_score: float = 0.0
+    foreground_threshold: float = 0.6
+    saddle_depth: float = 0.22
+    smoothing_px: float = 1.5
+    border_weight: float = 0.75
+    min_area_px: int = 8
+    min_score: float = 0.8
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Post-processing parameters tuned on validation images."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -39,12 +40,18 @@ def predict_maps(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[N
 
 
 class Tuner:
-    """Searches the watershed's parameters, one at a time, for the best mean DSB score."""
+    """Searches the watershed's parameters, one at a time, for the best mean DSB score.
+
+    In that mean every kind of image weighs the square root of its count, as in training: else the
+    parameters would serve the commonest kind alone.
+    """
 
     def __init__(self, samples: Sequence[Sample], maps: Sequence[NDArray[np.uint8]]) -> None:
         """Take validation samples and their maps, uint8 [3, H, W] each."""
         self._samples = samples
         self._maps = maps
+        counts = Counter(sample.kind for sample in samples)
+        self._weights = np.array([counts[sample.kind] ** -0.5 for sample in samples])
         self._scores: dict[WatershedParameters, NDArray[np.float64]] = {}
 
     def scores(self, parameters: WatershedParameters) -> NDArray[np.float64]:
@@ -64,8 +71,12 @@ class Tuner:
         for _ in range(ROUNDS):
             for name, values in track(GRID.items(), "tuning", len(GRID), transient=True):
                 tried = [best, *(_changed(best, name, value) for value in values)]
-                best = max(tried, key=lambda p: float(self.scores(p)[chosen].mean()))
+                best = max(tried, key=lambda p: self._mean(p, chosen))
         return best
+
+    def _mean(self, parameters: WatershedParameters, chosen: NDArray[np.intp]) -> float:
+        scores = self.scores(parameters)[chosen]
+        return float(np.average(scores, weights=self._weights[chosen]))
 
     def cross_fitted_score(self, seed: int) -> float:
         """Mean DSB score of each half of the samples with parameters tuned on the other half.
