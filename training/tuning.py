@@ -25,6 +25,11 @@ GRID: dict[str, tuple[float, ...]] = {
     "min_area_px": (8, 16, 24, 32, 48),
     "min_score": (0.0, 0.6, 0.7, 0.75, 0.8, 0.82, 0.85, 0.88, 0.9),
 }
+# The second for networks that are unsure everywhere: no single step leads there from the first.
+STARTS = (
+    WatershedParameters(),
+    WatershedParameters(foreground_threshold=0.5, saddle_depth=0.1, min_score=0.0),
+)
 ROUNDS = 3
 
 
@@ -67,7 +72,7 @@ class Tuner:
 
     def best(self, chosen: NDArray[np.intp]) -> WatershedParameters:
         """Best parameters for the samples of these indices."""
-        best = WatershedParameters()
+        best = max(STARTS, key=lambda p: self._mean(p, chosen))
         for _ in range(ROUNDS):
             for name, values in track(GRID.items(), "tuning", len(GRID), transient=True):
                 tried = [best, *(_changed(best, name, value) for value in values)]
