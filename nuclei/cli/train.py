@@ -27,7 +27,7 @@ nuclei train unet my_images/ --loss bce_log_dice+hard_pixels --seed 7
 
 nuclei train unet --resume runs/unet-20260101-120000    (after a kill or a power cut)
 
-Then: nuclei models, nuclei export --version N, nuclei serve.
+Then: nuclei models; nuclei export --repository my_models/; nuclei serve --repository my_models/
 """
 
 
@@ -128,7 +128,7 @@ def unet(
     version = model.version
     console.print(
         f"registered {version.name} version {version.version} in {uri}\n"
-        f"next: nuclei export --version {version.version}"
+        f"next: nuclei export --version {version.version} --repository my_models/"
     )
 
 
