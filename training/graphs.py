@@ -1,5 +1,6 @@
 """The steps of a U-Net's graph as torch modules, their ONNX files, and the parity of the two."""
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,16 +152,19 @@ def export_graphs(network: nn.Module, folder: Path) -> dict[str, float]:
 
 
 def _export(step: Step, path: Path) -> None:
-    program = torch.onnx.export(
-        step.module.eval(),
-        step.example,
-        input_names=step.inputs,
-        output_names=step.outputs,
-        opset_version=OPSET,
-        dynamic_shapes=step.dynamic,
-        dynamo=True,
-        verbose=False,
-    )
+    with warnings.catch_warnings():
+        # Square views share one name for their two equal sides, which the exporter remarks on.
+        warnings.filterwarnings("ignore", message="# The axis name")
+        program = torch.onnx.export(
+            step.module.eval(),
+            step.example,
+            input_names=step.inputs,
+            output_names=step.outputs,
+            opset_version=OPSET,
+            dynamic_shapes=step.dynamic,
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     model = program.model_proto
     # Stack traces of the exporting machine, and nothing that a runtime reads.

@@ -92,9 +92,10 @@ def tracked_run(
     ) as active:
         if run_id is None:
             mlflow.log_params(dict(parameters))
-            mlflow.log_text(_installed_packages(), "environment.txt")
-            mlflow.set_tag("git_commit", _git_commit())
             remembered.write_text(active.info.run_id)
+        # What a resumed run ends with is what made its model.
+        mlflow.log_text(_installed_packages(), "environment.txt")
+        mlflow.set_tag("git_commit", _git_commit())
         yield Run(active.info.run_id)
 
 
