@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from PIL import JpegImagePlugin
 
 from nuclei.errors import InvalidImage
+from nuclei.stage import PixelSize
 
-PixelSize = tuple[float, float]
 CheckShape = Callable[[int, int], None]
 
 # What the decoders have to say about damaged bytes reaches the caller as an error of ours.

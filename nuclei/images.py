@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.decoding import Decoded, PixelSize, decode
+from nuclei.decoding import Decoded, decode
 from nuclei.errors import FrameTooLarge, InvalidData, InvalidImage, InvalidOption
+from nuclei.stage import PixelSize
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
 

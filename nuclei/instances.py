@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-PixelSize = tuple[float, float]
+from nuclei.stage import PixelSize
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,15 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nuclei.contract import Contract
 from nuclei.errors import DeadlineExceeded, EngineFailed, InvalidData, ModelNotFound
-from nuclei.modelconfig import contract_of, has_contract, parse_model_config
+from nuclei.modelconfig import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    contract_of,
+    has_contract,
+    parse_model_config,
+    versions_of,
+)
 from nuclei.pipeline import TTA_SUFFIX, Inference
-
-CONFIG_FILE = "config.pbtxt"
-DEFAULT_MODEL_FILE = "model.onnx"
 
 onnxruntime.disable_telemetry_events()
 
@@ -134,7 +138,7 @@ class LocalEngine:
     def _session(self, name: str) -> onnxruntime.InferenceSession:
         if name not in self._sessions:
             config = self._config(name)
-            file = config.default_model_filename or DEFAULT_MODEL_FILE
+            file = config.default_model_filename or MODEL_FILE
             path = self._repository / name / str(self._version(name)) / file
             options = onnxruntime.SessionOptions()
             options.intra_op_num_threads = int(
@@ -152,10 +156,7 @@ class LocalEngine:
     def _version(self, name: str) -> int:
         """The version Triton would serve: the one its policy names, else the highest."""
         policy = self._config(name).version_policy
-        folders = (self._repository / name).iterdir()
-        versions: list[int] = list(policy.specific.versions) or [
-            int(folder.name) for folder in folders if folder.name.isdigit()
-        ]
+        versions = list(policy.specific.versions) or versions_of(self._repository / name)
         if not versions:
             raise InvalidData(f"model '{name}' has no version folder; export it again")
         return max(versions)

@@ -1,11 +1,15 @@
 """What a Triton model configuration says about our models, read alike from disk and from Triton."""
 
+from pathlib import Path
+
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nuclei.contract import Contract
 from nuclei.errors import InvalidData, ModelNotFound
 
+CONFIG_FILE = "config.pbtxt"
+MODEL_FILE = "model.onnx"
 CONTRACT_PARAMETER = "contract"
 
 
@@ -41,3 +45,10 @@ def contract_of(config: ModelConfig) -> Contract:
 
 def has_contract(config: ModelConfig) -> bool:
     return CONTRACT_PARAMETER in config.parameters
+
+
+def versions_of(model: Path) -> list[int]:
+    """The versions of a model's folder in a repository, ascending; none where it has none."""
+    if not model.is_dir():
+        return []
+    return sorted(int(folder.name) for folder in model.iterdir() if folder.name.isdigit())

@@ -78,13 +78,11 @@ class Prediction:
 
     Attributes:
         maps: uint8 [K, H, W] in the order of the contract's maps, 255 is probability 1.
-        disagreement: uint8 [H, W], as `Inference.disagreement`.
         contract: of the version that answered.
         version: the model version that answered.
     """
 
     maps: NDArray[np.uint8]
-    disagreement: NDArray[np.uint8]
     contract: Contract
     version: str
 
@@ -144,9 +142,10 @@ async def predict(
         graph = model + TTA_SUFFIX if tta else model
         inferences = await _infer(engine, graph, tiles, intensity, deadline)
     with _timed(stage_ms, "stitch"):
-        maps, disagreement = await loop.run_in_executor(executor, _stitch, inferences, plan)
+        tile_maps = [inference.maps for inference in inferences]
+        maps = await loop.run_in_executor(executor, stitch, tile_maps, plan)
     contract = await engine.contract(model)  # the answers may come from a newer version
-    return Prediction(maps, disagreement, contract, inferences[0].version)
+    return Prediction(maps, contract, inferences[0].version)
 
 
 def _cut(
@@ -192,13 +191,6 @@ async def _together(runs: list[Coroutine[Any, Any, Inference]]) -> list[Inferenc
     finally:
         for task in tasks:
             task.cancel()
-
-
-def _stitch(
-    inferences: list[Inference], plan: TilePlan
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    maps = stitch([inference.maps for inference in inferences], plan)
-    return maps, stitch([inference.disagreement for inference in inferences], plan)
 
 
 def _label(

@@ -6,12 +6,13 @@ from pathlib import Path
 # MLflow reads this when it is imported.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
+SQLITE = "sqlite:///"
 ARTIFACT_FOLDER = "model"
 
 
 def default_tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or a SQLite database in `~/.nuclei`, whatever the current folder is."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"{SQLITE}{home() / 'mlflow.db'}"
 
 
 def home() -> Path:

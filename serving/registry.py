@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nuclei.errors import EngineUnavailable, InvalidData, ModelNotFound
+from nuclei.registry import SQLITE
 
 # MLflow reads these when it is imported; its own patience with a silent server is minutes.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
@@ -19,7 +19,6 @@ from mlflow.artifacts import download_artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-SQLITE = "sqlite:///"
 NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 

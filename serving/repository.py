@@ -15,12 +15,18 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 
 from nuclei.contract import CONTRACT_FILE, Contract
 from nuclei.errors import InvalidData, InvalidOption, NucleiError
-from nuclei.modelconfig import CONTRACT_PARAMETER, contract_of, has_contract, parse_model_config
+from nuclei.modelconfig import (
+    CONFIG_FILE,
+    CONTRACT_PARAMETER,
+    MODEL_FILE,
+    contract_of,
+    has_contract,
+    parse_model_config,
+    versions_of,
+)
 from nuclei.pipeline import TTA_SUFFIX
 from serving.triton.backend.onnx_file import TRITON_TYPES, misfits, read_versions
 
-CONFIG_FILE = "config.pbtxt"
-MODEL_FILE = "model.onnx"
 MODEL_PARAMETER = "mlflow_model"
 VERSION_PARAMETER = "mlflow_version"
 
@@ -139,7 +145,7 @@ def listed(repository: Path) -> list[Listed]:
     for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
         config = parse_model_config(path.read_text(), path.parent.name)
         if has_contract(config) and not config.name.endswith(TTA_SUFFIX):
-            versions = tuple(_versions(path.parent))
+            versions = tuple(versions_of(path.parent))
             found.append(Listed(config.name, versions, contract_of(config)))
     return found
 
@@ -191,17 +197,11 @@ def _additions(
 
 def _step_version(model: Path, graph: Path) -> int:
     """The latest version when it holds the same bytes, else the next."""
-    versions = _versions(model)
+    versions = versions_of(model)
     if not versions:
         return 1
     same = filecmp.cmp(model / str(versions[-1]) / MODEL_FILE, graph, shallow=False)
     return versions[-1] if same else versions[-1] + 1
-
-
-def _versions(model: Path) -> list[int]:
-    if not model.is_dir():
-        return []
-    return sorted(int(folder.name) for folder in model.iterdir() if folder.name.isdigit())
 
 
 def _step_config(name: str, graph: Path) -> ModelConfig:
@@ -320,7 +320,7 @@ def _repository_problems(repository: Path) -> Iterator[str]:
     if not configs:
         yield f"{repository} holds no model; run `nuclei export`"
     for name, config in configs.items():
-        versions = _versions(repository / name)
+        versions = versions_of(repository / name)
         if config.name != name:
             yield f"{name}: its configuration names it '{config.name}'"
         if not versions:

@@ -26,7 +26,6 @@ MANIFEST = "manifest.csv"
 LABEL_FOLDERS = ("masks", "labels")
 LABEL_NAME = re.compile(r"^(?P<stem>.+)[._-](labels?|masks?)$")
 SHOWN_PROBLEMS = 10
-KINDS = ("fluorescence", "histology", "brightfield")
 
 FORMS = """expected, as a folder or a zip, one of
   images/<name>.png  masks/<name>.png  [manifest.csv with columns id, kind]

@@ -3,7 +3,7 @@
 import segmentation_models_pytorch as smp
 import torch
 from segmentation_models_pytorch.encoders import get_encoder_names
-from torch import Tensor, nn
+from torch import nn
 
 from nuclei.errors import InvalidOption
 from training.targets import MAPS
@@ -65,8 +65,3 @@ class AveragedWeights:
 
 def n_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def probabilities(network: nn.Module, images: Tensor) -> Tensor:
-    """Maps float32 [N, K, H, W] in [0, 1] of images float32 [N, 3, H, W]."""
-    return torch.sigmoid(network(images))

@@ -8,7 +8,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuclei.registry import ARTIFACT_FOLDER, registered_name  # isort: skip  (before mlflow: telemetry off)
+# Before mlflow, whose telemetry it switches off.
+from nuclei.registry import ARTIFACT_FOLDER, SQLITE, registered_name  # isort: skip
 
 import mlflow
 from mlflow import MlflowClient
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 EXPERIMENT = "nuclei"
-SQLITE = "sqlite:///"
 RUN_ID_FILE = "mlflow_run_id"
 SYSTEM_METRICS_SECONDS = 30
 

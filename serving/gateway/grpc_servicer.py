@@ -6,6 +6,7 @@ from typing import Any, NoReturn
 import grpc
 import numpy as np
 
+from nuclei.client import ERROR_METADATA
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError
 from nuclei.formats import compress_labels
 from nuclei.images import Frame, FrameLimits, frame_from_array, read_frame
@@ -16,8 +17,6 @@ from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationServicer
 from serving.gateway.data_plane import DataPlane, Options, ServerInfo
 from serving.gateway.observation import observed, only_known_errors
-
-ERROR_METADATA = "nuclei-error"
 
 NUCLEI_OUTPUTS = frozenset({pb.OUTPUT_CENTROIDS, pb.OUTPUT_BOXES, pb.OUTPUT_FEATURES})
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -233,7 +232,7 @@ def _server_info(info: ServerInfo) -> pb.GetServerInfoResponse:
                 version=served.version,
                 tta=served.tta,
                 pixel_size_um=served.contract.pixel_size_um,
-                validation=_numbers(served.contract.validation),
+                validation=served.contract.validation,
             )
             for served in info.models
         ],
@@ -245,7 +244,3 @@ def _server_info(info: ServerInfo) -> pb.GetServerInfoResponse:
             default_timeout_ms=round(info.default_timeout_s * 1e3),
         ),
     )
-
-
-def _numbers(values: dict[str, Any]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if isinstance(value, int | float)}

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from nuclei.errors import EngineFailed, InvalidData, MissingPrerequisite
+from nuclei.modelconfig import CONFIG_FILE
 from serving.child import Child
 from serving.ports import LOOPBACK, check_free
 from serving.triton.machine import check_machine, has_own_libpython
@@ -167,7 +168,7 @@ class TritonServer:
         )
 
     def _asked(self) -> list[str]:
-        configs = sorted(self._repository.glob("*/config.pbtxt"))
+        configs = sorted(self._repository.glob(f"*/{CONFIG_FILE}"))
         return list(self._models) or [config.parent.name for config in configs]
 
     def _command(self) -> list[str]:
