@@ -6,6 +6,7 @@ NucleiError
 │   │   └── FrameTooLarge   over a limit on pixels or bytes
 │   ├── InvalidOption       an option, parameter or setting with an impossible value
 │   └── InvalidData         a dataset, label image or model file that breaks its contract
+├── Unauthenticated         no token, or a wrong one
 ├── ModelNotFound           no model (or version) of that name
 ├── DeadlineExceeded        the caller's time ran out
 ├── Overloaded              more work than allowed at once; try again later
@@ -49,6 +50,12 @@ class InvalidData(InvalidInput):
     http_status = 422
 
 
+class Unauthenticated(NucleiError):
+    grpc_status = "UNAUTHENTICATED"
+    http_status = 401
+    exit_code = 9
+
+
 class ModelNotFound(NucleiError):
     grpc_status = "NOT_FOUND"
     http_status = 404
@@ -62,9 +69,17 @@ class DeadlineExceeded(NucleiError):
 
 
 class Overloaded(NucleiError):
+    """Attributes:
+    retry_after_s: when to try again, seconds.
+    """
+
     grpc_status = "RESOURCE_EXHAUSTED"
     http_status = 429
     exit_code = 5
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineUnavailable(NucleiError):

@@ -223,7 +223,6 @@ def _home(settings: ServeSettings) -> Path:
 def _gateway_command(settings: ServeSettings) -> list[str]:
     return [
         *(sys.executable, "-m", "bentoml", "serve", SERVICE),
-        *("--host", settings.host, "--port", str(settings.http_port)),
         *("--working-dir", str(ROOT)),
     ]
 
@@ -234,6 +233,7 @@ def _gateway_environment(settings: ServeSettings, triton_address: str) -> dict[s
         "BENTOML_HOME": str(_home(settings) / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
         "NUCLEI_TRITON_ADDRESS": triton_address,
-        "NUCLEI_GRPC_HOST": settings.host,
+        "NUCLEI_HOST": settings.host,
+        "NUCLEI_HTTP_PORT": str(settings.http_port),
         "NUCLEI_GRPC_PORT": str(settings.grpc_port),
     }

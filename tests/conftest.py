@@ -59,13 +59,14 @@ def running_gateway(folder: Path, triton_address: str, **settings: str) -> Itera
         "BENTOML_HOME": str(folder / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
         "NUCLEI_TRITON_ADDRESS": triton_address,
+        "NUCLEI_HTTP_PORT": str(http_port),
         "NUCLEI_GRPC_PORT": str(grpc_port),
         "NUCLEI_MAX_REQUEST_BYTES": str(MAX_REQUEST_BYTES),
         **settings,
     }
     command = [
         *(sys.executable, "-m", "bentoml", "serve", "serving.gateway.service:NucleiGateway"),
-        *("--host", LOOPBACK, "--port", str(http_port), "--working-dir", str(ROOT)),
+        *("--working-dir", str(ROOT)),
     ]
     process = Child("gateway", command, environment, folder / "gateway.log")
     process.start()

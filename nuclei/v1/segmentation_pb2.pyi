@@ -12,8 +12,10 @@ Conventions that hold in every message:
   - A deadline is the gRPC deadline of the call; without one the server's default applies.
   - A failed call carries the trailing metadata `nuclei-error`: the name of the error's class
     (InvalidImage, FrameTooLarge, InvalidOption, ModelNotFound, DeadlineExceeded, Overloaded,
-    EngineUnavailable, EngineFailed, ...), finer than the status code. The status message says
-    what was wrong, what was expected and what to do.
+    EngineUnavailable, EngineFailed, Unauthenticated, ...), finer than the status code. The
+    status message says what was wrong, what was expected and what to do.
+  - An Overloaded call also carries `grpc-retry-pushback-ms`: when to send it again.
+  - A server that asks for a token reads the metadata `authorization: Bearer TOKEN`.
 """
 
 from collections import abc as _abc
@@ -86,6 +88,34 @@ PIXEL_TYPE_UNSPECIFIED: PixelType.ValueType  # 0
 PIXEL_TYPE_UINT8: PixelType.ValueType  # 1
 PIXEL_TYPE_UINT16: PixelType.ValueType  # 2
 Global___PixelType: _TypeAlias = PixelType  # noqa: Y015
+
+class _BehindPolicy:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BehindPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BehindPolicy.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BEHIND_POLICY_UNSPECIFIED: _BehindPolicy.ValueType  # 0
+    """The same as BLOCK."""
+    BEHIND_POLICY_BLOCK: _BehindPolicy.ValueType  # 1
+    """The server stops reading until it has caught up: no frame is lost, the caller is held back."""
+    BEHIND_POLICY_DROP_OLDEST: _BehindPolicy.ValueType  # 2
+    """Up to max_waiting frames wait; when one more comes, the oldest of them is SKIPPED."""
+    BEHIND_POLICY_LATEST_ONLY: _BehindPolicy.ValueType  # 3
+    """Of each position only the newest frame waits; when a newer one comes, it is SKIPPED."""
+
+class BehindPolicy(_BehindPolicy, metaclass=_BehindPolicyEnumTypeWrapper):
+    """What happens when frames come faster than they are segmented."""
+
+BEHIND_POLICY_UNSPECIFIED: BehindPolicy.ValueType  # 0
+"""The same as BLOCK."""
+BEHIND_POLICY_BLOCK: BehindPolicy.ValueType  # 1
+"""The server stops reading until it has caught up: no frame is lost, the caller is held back."""
+BEHIND_POLICY_DROP_OLDEST: BehindPolicy.ValueType  # 2
+"""Up to max_waiting frames wait; when one more comes, the oldest of them is SKIPPED."""
+BEHIND_POLICY_LATEST_ONLY: BehindPolicy.ValueType  # 3
+"""Of each position only the newest frame waits; when a newer one comes, it is SKIPPED."""
+Global___BehindPolicy: _TypeAlias = BehindPolicy  # noqa: Y015
 
 @_typing.final
 class RawPixels(_message.Message):
@@ -616,8 +646,8 @@ class SegmentResponse(_message.Message):
 
     @_builtins.property
     def stage_ms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Time of each step on the server, by name (decode, tile, infer, stitch, watershed, measure),
-        milliseconds.
+        """Time of each step on the server, by name (wait, decode, tile, infer, stitch, watershed,
+        measure), milliseconds.
         """
 
     def __init__(
@@ -644,6 +674,188 @@ class SegmentResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SegmentResponse: _TypeAlias = SegmentResponse  # noqa: Y015
+
+@_typing.final
+class StreamSettings(_message.Message):
+    """How a stream behaves. Only as the first message of a stream; without it the defaults hold."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEHIND_POLICY_FIELD_NUMBER: _builtins.int
+    MAX_WAITING_FIELD_NUMBER: _builtins.int
+    behind_policy: Global___BehindPolicy.ValueType
+    max_waiting: _builtins.int
+    """DROP_OLDEST: most frames that wait, at least 1. Absent or 0: 4."""
+    def __init__(
+        self,
+        *,
+        behind_policy: Global___BehindPolicy.ValueType = ...,
+        max_waiting: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind_policy", b"behind_policy", "max_waiting", b"max_waiting"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamSettings: _TypeAlias = StreamSettings  # noqa: Y015
+
+@_typing.final
+class StreamFrame(_message.Message):
+    """One frame of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    timeout_ms: _builtins.int
+    """Time that this frame has from its arrival, milliseconds; then its answer is the error
+    DeadlineExceeded. Absent or 0: the server's default.
+    """
+    @_builtins.property
+    def request(self) -> Global___SegmentRequest: ...
+    def __init__(
+        self,
+        *,
+        request: Global___SegmentRequest | None = ...,
+        timeout_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StreamFrame: _TypeAlias = StreamFrame  # noqa: Y015
+
+@_typing.final
+class SegmentStreamRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    FRAME_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def settings(self) -> Global___StreamSettings: ...
+    @_builtins.property
+    def frame(self) -> Global___StreamFrame: ...
+    def __init__(
+        self,
+        *,
+        settings: Global___StreamSettings | None = ...,
+        frame: Global___StreamFrame | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "kind", b"kind", "settings", b"settings"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "kind", b"kind", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["settings", "frame"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___SegmentStreamRequest: _TypeAlias = SegmentStreamRequest  # noqa: Y015
+
+@_typing.final
+class FrameError(_message.Message):
+    """Why a frame has no result. The fields are those of a failed Segment call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The error's class, as in the trailing metadata `nuclei-error`."""
+    code: _builtins.int
+    """The status code, a number of google.rpc.Code."""
+    message: _builtins.str
+    """What was wrong, what was expected and what to do."""
+    retry_after_ms: _builtins.int
+    """When to send the frame again, milliseconds; absent when that cannot help."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+        retry_after_ms: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms", "code", b"code", "message", b"message", "name", b"name", "retry_after_ms", b"retry_after_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__retry_after_ms: _TypeAlias = _typing.Literal["retry_after_ms"]  # noqa: Y015
+    _WhichOneofArgType__retry_after_ms: _TypeAlias = _typing.Literal["_retry_after_ms", b"_retry_after_ms"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__retry_after_ms) -> _WhichOneofReturnType__retry_after_ms | None: ...
+
+Global___FrameError: _TypeAlias = FrameError  # noqa: Y015
+
+@_typing.final
+class FrameSkipped(_message.Message):
+    """The frame was given up for newer ones, as the policy of the stream says."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REASON_FIELD_NUMBER: _builtins.int
+    reason: _builtins.str
+    def __init__(
+        self,
+        *,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reason", b"reason"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrameSkipped: _TypeAlias = FrameSkipped  # noqa: Y015
+
+@_typing.final
+class SegmentStreamResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    INDEX_FIELD_NUMBER: _builtins.int
+    STAGE_POSITION_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    SKIPPED_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """Number of the frame in the stream, from 0, in the order of arrival."""
+    request_id: _builtins.str
+    """The frame's, echoed; `result` does not repeat them."""
+    @_builtins.property
+    def index(self) -> Global___FrameIndex: ...
+    @_builtins.property
+    def stage_position(self) -> Global___StagePosition: ...
+    @_builtins.property
+    def result(self) -> Global___SegmentResponse: ...
+    @_builtins.property
+    def error(self) -> Global___FrameError: ...
+    @_builtins.property
+    def skipped(self) -> Global___FrameSkipped: ...
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        request_id: _builtins.str = ...,
+        index: Global___FrameIndex | None = ...,
+        stage_position: Global___StagePosition | None = ...,
+        result: Global___SegmentResponse | None = ...,
+        error: Global___FrameError | None = ...,
+        skipped: Global___FrameSkipped | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "index", b"index", "outcome", b"outcome", "result", b"result", "skipped", b"skipped", "stage_position", b"stage_position"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "index", b"index", "outcome", b"outcome", "request_id", b"request_id", "result", b"result", "sequence", b"sequence", "skipped", b"skipped", "stage_position", b"stage_position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["result", "error", "skipped"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___SegmentStreamResponse: _TypeAlias = SegmentStreamResponse  # noqa: Y015
 
 @_typing.final
 class GetServerInfoRequest(_message.Message):
@@ -761,6 +973,8 @@ class Limits(_message.Message):
     MAX_PIXELS_FIELD_NUMBER: _builtins.int
     MAX_REQUEST_BYTES_FIELD_NUMBER: _builtins.int
     DEFAULT_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    MAX_FRAMES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     max_side_px: _builtins.int
     """Longest side of a frame, pixels."""
     max_pixels: _builtins.int
@@ -769,6 +983,10 @@ class Limits(_message.Message):
     """Longest request, bytes."""
     default_timeout_ms: _builtins.int
     """Time a request gets when its caller sets no deadline, milliseconds."""
+    max_frames_in_flight: _builtins.int
+    """Most frames that the server holds at once, waiting or in work."""
+    max_bytes_in_flight: _builtins.int
+    """Most memory that it gives to them, bytes."""
     def __init__(
         self,
         *,
@@ -776,10 +994,12 @@ class Limits(_message.Message):
         max_pixels: _builtins.int = ...,
         max_request_bytes: _builtins.int = ...,
         default_timeout_ms: _builtins.int = ...,
+        max_frames_in_flight: _builtins.int = ...,
+        max_bytes_in_flight: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_timeout_ms", b"default_timeout_ms", "max_pixels", b"max_pixels", "max_request_bytes", b"max_request_bytes", "max_side_px", b"max_side_px"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_timeout_ms", b"default_timeout_ms", "max_bytes_in_flight", b"max_bytes_in_flight", "max_frames_in_flight", b"max_frames_in_flight", "max_pixels", b"max_pixels", "max_request_bytes", b"max_request_bytes", "max_side_px", b"max_side_px"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

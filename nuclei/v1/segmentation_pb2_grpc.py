@@ -39,6 +39,11 @@ class SegmentationStub:
                 request_serializer=nuclei_dot_v1_dot_segmentation__pb2.SegmentRequest.SerializeToString,
                 response_deserializer=nuclei_dot_v1_dot_segmentation__pb2.SegmentResponse.FromString,
                 _registered_method=True)
+        self.SegmentStream = channel.stream_stream(
+                '/nuclei.v1.Segmentation/SegmentStream',
+                request_serializer=nuclei_dot_v1_dot_segmentation__pb2.SegmentStreamRequest.SerializeToString,
+                response_deserializer=nuclei_dot_v1_dot_segmentation__pb2.SegmentStreamResponse.FromString,
+                _registered_method=True)
         self.GetServerInfo = channel.unary_unary(
                 '/nuclei.v1.Segmentation/GetServerInfo',
                 request_serializer=nuclei_dot_v1_dot_segmentation__pb2.GetServerInfoRequest.SerializeToString,
@@ -61,6 +66,20 @@ class SegmentationServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SegmentStream(self, request_iterator, context):
+        """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: by
+        its result, by an error of its own (the stream goes on), or by SKIPPED. Answers of one position
+        (acquisition_uid and position) keep the order of its frames; positions do not wait for each
+        other. The call ends with OK once the caller has closed its side and every frame is answered.
+
+        The call itself fails with the codes of Segment when it cannot go on at all:
+        INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams.
+        DEADLINE_EXCEEDED: the caller stopped reading its answers.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetServerInfo(self, request, context):
         """What this server serves and which limits it keeps.
         """
@@ -75,6 +94,11 @@ def add_SegmentationServicer_to_server(servicer, server):
                     servicer.Segment,
                     request_deserializer=nuclei_dot_v1_dot_segmentation__pb2.SegmentRequest.FromString,
                     response_serializer=nuclei_dot_v1_dot_segmentation__pb2.SegmentResponse.SerializeToString,
+            ),
+            'SegmentStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.SegmentStream,
+                    request_deserializer=nuclei_dot_v1_dot_segmentation__pb2.SegmentStreamRequest.FromString,
+                    response_serializer=nuclei_dot_v1_dot_segmentation__pb2.SegmentStreamResponse.SerializeToString,
             ),
             'GetServerInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetServerInfo,
@@ -109,6 +133,33 @@ class Segmentation:
             '/nuclei.v1.Segmentation/Segment',
             nuclei_dot_v1_dot_segmentation__pb2.SegmentRequest.SerializeToString,
             nuclei_dot_v1_dot_segmentation__pb2.SegmentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SegmentStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/nuclei.v1.Segmentation/SegmentStream',
+            nuclei_dot_v1_dot_segmentation__pb2.SegmentStreamRequest.SerializeToString,
+            nuclei_dot_v1_dot_segmentation__pb2.SegmentStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,8 +12,10 @@ Conventions that hold in every message:
   - A deadline is the gRPC deadline of the call; without one the server's default applies.
   - A failed call carries the trailing metadata `nuclei-error`: the name of the error's class
     (InvalidImage, FrameTooLarge, InvalidOption, ModelNotFound, DeadlineExceeded, Overloaded,
-    EngineUnavailable, EngineFailed, ...), finer than the status code. The status message says
-    what was wrong, what was expected and what to do.
+    EngineUnavailable, EngineFailed, Unauthenticated, ...), finer than the status code. The
+    status message says what was wrong, what was expected and what to do.
+  - An Overloaded call also carries `grpc-retry-pushback-ms`: when to send it again.
+  - A server that asks for a token reads the metadata `authorization: Bearer TOKEN`.
 """
 
 from collections import abc as _abc
@@ -52,6 +54,16 @@ class SegmentationStub:
     RESOURCE_EXHAUSTED: too much work at once; try again later.
     UNAVAILABLE: the inference server does not answer. INTERNAL: it failed.
     """
+    SegmentStream: _grpc.StreamStreamMultiCallable[_segmentation_pb2.SegmentStreamRequest, _segmentation_pb2.SegmentStreamResponse]
+    """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: by
+    its result, by an error of its own (the stream goes on), or by SKIPPED. Answers of one position
+    (acquisition_uid and position) keep the order of its frames; positions do not wait for each
+    other. The call ends with OK once the caller has closed its side and every frame is answered.
+
+    The call itself fails with the codes of Segment when it cannot go on at all:
+    INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams.
+    DEADLINE_EXCEEDED: the caller stopped reading its answers.
+    """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.GetServerInfoRequest, _segmentation_pb2.GetServerInfoResponse]
     """What this server serves and which limits it keeps."""
 
@@ -65,6 +77,16 @@ class SegmentationAsyncStub(SegmentationStub):
     NOT_FOUND: no such model. DEADLINE_EXCEEDED: the caller's time ran out.
     RESOURCE_EXHAUSTED: too much work at once; try again later.
     UNAVAILABLE: the inference server does not answer. INTERNAL: it failed.
+    """
+    SegmentStream: _aio.StreamStreamMultiCallable[_segmentation_pb2.SegmentStreamRequest, _segmentation_pb2.SegmentStreamResponse]  # type: ignore[assignment]
+    """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: by
+    its result, by an error of its own (the stream goes on), or by SKIPPED. Answers of one position
+    (acquisition_uid and position) keep the order of its frames; positions do not wait for each
+    other. The call ends with OK once the caller has closed its side and every frame is answered.
+
+    The call itself fails with the codes of Segment when it cannot go on at all:
+    INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams.
+    DEADLINE_EXCEEDED: the caller stopped reading its answers.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.GetServerInfoRequest, _segmentation_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """What this server serves and which limits it keeps."""
@@ -82,6 +104,22 @@ class SegmentationServicer(metaclass=_abc_1.ABCMeta):
         NOT_FOUND: no such model. DEADLINE_EXCEEDED: the caller's time ran out.
         RESOURCE_EXHAUSTED: too much work at once; try again later.
         UNAVAILABLE: the inference server does not answer. INTERNAL: it failed.
+        """
+
+    @_abc_1.abstractmethod
+    def SegmentStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_segmentation_pb2.SegmentStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_segmentation_pb2.SegmentStreamResponse], _abc.AsyncIterator[_segmentation_pb2.SegmentStreamResponse]]:
+        """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: by
+        its result, by an error of its own (the stream goes on), or by SKIPPED. Answers of one position
+        (acquisition_uid and position) keep the order of its frames; positions do not wait for each
+        other. The call ends with OK once the caller has closed its side and every frame is answered.
+
+        The call itself fails with the codes of Segment when it cannot go on at all:
+        INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams.
+        DEADLINE_EXCEEDED: the caller stopped reading its answers.
         """
 
     @_abc_1.abstractmethod

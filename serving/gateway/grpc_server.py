@@ -22,11 +22,11 @@ Status = health_pb2.HealthCheckResponse
 
 
 class GrpcServer:
-    """Serves nuclei.v1, grpc.health.v1 and reflection on one port, which workers share."""
+    """Serves nuclei.v1, grpc.health.v1 and reflection on one port."""
 
     def __init__(self, data_plane: DataPlane, settings: GatewaySettings) -> None:
         self._data_plane = data_plane
-        self._address = f"{settings.grpc_host}:{settings.grpc_port}"
+        self._address = f"{settings.host}:{settings.grpc_port}"
         self._drain_s = settings.drain_s
         self._health = health.aio.HealthServicer()
         self._server = grpc.aio.server(
@@ -54,7 +54,7 @@ class GrpcServer:
         except RuntimeError as error:
             raise MissingPrerequisite(
                 f"the gRPC address {self._address} cannot be used; is the port taken? "
-                "Set NUCLEI_GRPC_PORT or NUCLEI_GRPC_HOST"
+                "Set NUCLEI_GRPC_PORT or NUCLEI_HOST"
             ) from error
         await self._server.start()
         self._watch = asyncio.create_task(self._report_health())

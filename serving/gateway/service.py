@@ -24,7 +24,7 @@ app = http_app(settings.max_request_bytes)
 
 @bentoml.service(
     name="NucleiGateway",
-    workers=settings.workers,
+    http={"host": settings.host, "port": settings.http_port},
     traffic={"timeout": settings.default_timeout_s + UPLOAD_S},
     # The data plane logs every frame, with more to tell.
     logging={"access": {"enabled": False}},

@@ -92,26 +92,6 @@ def test_sigterm_lets_running_requests_finish(
             client.segment(histology)
 
 
-def test_two_workers_share_the_ports(
-    triton: TritonServer, start_gateway: StartGateway, fluorescence: Path
-) -> None:
-    gateway = start_gateway(triton.address, NUCLEI_WORKERS="2")
-    gateway.wait_ready()
-    counts = set()
-    for _ in range(4):
-        with Client(gateway.grpc_address) as client:
-            counts.add(len(client.segment(fluorescence).nuclei))
-    assert len(counts) == 1
-    metrics = httpx.get(f"{gateway.url}/metrics").text
-    assert 'nuclei_request_seconds_count{code="OK",model="unet",protocol="grpc"' in metrics
-    assert sum_of(metrics, "nuclei_request_seconds_count") == 4
-
-
-def sum_of(metrics: str, name: str) -> float:
-    lines = [line for line in metrics.splitlines() if line.startswith(name)]
-    return sum(float(line.rpartition(" ")[2]) for line in lines)
-
-
 def test_taken_grpc_port_is_said(triton: TritonServer, start_gateway: StartGateway) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
