@@ -1,11 +1,24 @@
-"""What the gateway measures; BentoML adds it up over the workers at `/metrics`.
+"""What the gateway measures, in the memory of its one process; read at `/metrics`.
 
 Labels are bounded: `model` is the graph that was asked (`unet`, `unet_tta`; empty when there is no
 such model, so that a caller cannot invent values), `version` is what answered (empty when nothing
-did), `protocol` is grpc or http, `code` a gRPC status name.
+did; of each model the newest `KEPT_VERSIONS` are kept), `protocol` is grpc, stream or http, `code`
+a gRPC status name, `reason` one of the few for which a request is refused before any work.
 """
 
-from prometheus_client import Counter, Histogram
+import os
+from collections import defaultdict
+
+import psutil
+
+# `bentoml serve` wants values in files, added up over workers. There is one worker, and a full disk
+# would make their memory maps a SIGBUS.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client.exposition import choose_encoder
+
+KEPT_VERSIONS = 4
 
 # From a tile answered from warm caches to the largest frame with 8 views on a slow machine.
 SECONDS_BUCKETS = (
@@ -30,3 +43,44 @@ NUCLEI = Counter(
     "Nuclei found in all frames.",
     ["model", "version", "protocol"],
 )
+FRAMES_IN_FLIGHT = Gauge("nuclei_frames_in_flight", "Frames held now, waiting or in work.")
+BYTES_IN_FLIGHT = Gauge("nuclei_in_flight_bytes", "Memory set aside for the frames held now.")
+FRAMES_IN_WORK = Gauge("nuclei_frames_in_work", "Frames worked on now.")
+REJECTED = Counter("nuclei_rejected", "Requests refused before any work.", ["protocol", "reason"])
+BYTES = Counter(
+    "nuclei_transferred_bytes",
+    "Bytes of frames received (in) and of results sent (out).",
+    ["protocol", "direction"],
+)
+THREADS = Gauge("process_threads", "Threads of this process.")
+THREADS.set_function(psutil.Process().num_threads)
+
+_versions: defaultdict[str, list[str]] = defaultdict(list)
+
+
+def note_version(model: str, version: str) -> None:
+    """Keep the series of a model's newest versions, and forget those of the oldest.
+
+    Args:
+        model: the graph that was asked.
+        version: what answered.
+    """
+    known = _versions[model]
+    if version in known:
+        return
+    known.append(version)
+    for old in known[:-KEPT_VERSIONS]:
+        known.remove(old)
+        for metric in (REQUEST_SECONDS, STAGE_SECONDS, NUCLEI):
+            metric.remove_by_labels({"model": model, "version": old})
+
+
+def exposition(accept: str) -> tuple[bytes, str]:
+    """All values, as text and its content type.
+
+    Args:
+        accept: the scraper's header; OpenMetrics, when it accepts that, carries trace ids as
+            exemplars.
+    """
+    encode, content_type = choose_encoder(accept)
+    return encode(REGISTRY), content_type

@@ -1,10 +1,12 @@
 """Settings of the gateway process, read once from the environment (`NUCLEI_...`)."""
 
 import os
+from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from nuclei.errors import InvalidOption
 from nuclei.images import FrameLimits
 from serving.ports import LOOPBACK
 
@@ -32,9 +34,24 @@ class GatewaySettings(BaseSettings):
         max_frames_in_work: most frames worked on at once; the others wait for their turn.
         default_timeout_s: time of a request without a deadline of its own, seconds.
         drain_s: time that running requests get to finish after SIGTERM, seconds.
+        tls_certificate: PEM file with the server's certificate and its chain; None is plain text.
+            It is read at start: a new one needs a restart.
+        tls_key: PEM file with the key of that certificate, without a password.
+        tls_client_ca: PEM file with the authorities whose certificates callers must show (mTLS),
+            over gRPC and HTTP, health checks included. None asks callers for no certificate.
+        token: what callers must send as `authorization: Bearer TOKEN`, for everything but health;
+            None asks for none. Without TLS on a public address it can be read on the way: that is
+            logged as a warning and not refused, because TLS often ends in front of this process,
+            at an ingress or a sidecar.
+        insecure: listen on a public address although callers need neither token nor certificate.
+        triton_key: sent with every call to Triton, whose control protocols ask for it.
+        traces: OTLP/HTTP endpoint for traces, such as `http://127.0.0.1:4318/v1/traces`; empty
+            makes none.
     """
 
-    model_config = SettingsConfigDict(env_prefix="NUCLEI_", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="NUCLEI_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     triton_address: str = "127.0.0.1:8001"
     triton_concurrency: int = Field(default=8, ge=1)
@@ -52,6 +69,13 @@ class GatewaySettings(BaseSettings):
     max_frames_in_work: int = Field(default=4, ge=1)
     default_timeout_s: float = Field(default=30.0, gt=0)
     drain_s: float = Field(default=10.0, ge=0)
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    token: SecretStr | None = None
+    insecure: bool = False
+    triton_key: SecretStr | None = None
+    traces: str = ""
 
     @property
     def frame_limits(self) -> FrameLimits:
@@ -61,3 +85,19 @@ class GatewaySettings(BaseSettings):
     def max_message_bytes(self) -> int:
         """Longest gRPC message: a frame and what comes with it."""
         return self.max_request_bytes + ENVELOPE_BYTES
+
+
+def read_settings() -> GatewaySettings:
+    """The settings as the environment has them.
+
+    Raises:
+        InvalidOption: one of them is impossible; says which.
+    """
+    try:
+        return GatewaySettings()
+    except ValidationError as error:
+        first = error.errors(include_input=False)[0]
+        name = "_".join(str(part) for part in first["loc"])
+        raise InvalidOption(
+            f"the setting NUCLEI_{name.upper()} is impossible: {first['msg']}"
+        ) from None

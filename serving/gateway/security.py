@@ -1,0 +1,215 @@
+"""Who may call the gateway: TLS, client certificates and the bearer token, on both protocols."""
+
+import hmac
+import ipaddress
+import logging
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+from grpc_health.v1 import health
+
+from nuclei.client import ERROR_METADATA
+from nuclei.errors import InvalidOption, Unauthenticated
+from serving.gateway import metrics
+from serving.gateway.settings import GatewaySettings
+
+logger = logging.getLogger(__name__)
+
+MIN_TOKEN_LENGTH = 16
+# TLS 1.2 with forward secrecy; those of TLS 1.3 are always allowed.
+CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+OPEN_SERVICE = f"/{health.SERVICE_NAME}/"
+
+Continuation = Callable[
+    [grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]
+]
+
+
+def check(settings: GatewaySettings, addresses: Iterable[str]) -> None:
+    """Check that the gateway may listen on these addresses with these settings.
+
+    Args:
+        settings: of the gateway.
+        addresses: IP addresses or host names, HTTP and gRPC.
+
+    Raises:
+        InvalidOption: a certificate, key or token cannot be used, or the service would be open to
+            everybody who reaches it.
+    """
+    _check_certificates(settings)
+    _check_token(settings)
+    public = sorted({address for address in addresses if not _is_loopback(address)})
+    if not public or settings.insecure:
+        return
+    if settings.token is None and settings.tls_client_ca is None:
+        raise InvalidOption(
+            f"listening on {', '.join(public)} would let everybody in: set NUCLEI_TOKEN (callers "
+            "send it) or NUCLEI_TLS_CLIENT_CA (callers show a certificate), keep NUCLEI_HOST on "
+            "127.0.0.1, or set NUCLEI_INSECURE=true if something in front checks the callers"
+        )
+    if settings.tls_certificate is None:
+        logger.warning(
+            "the token and the frames can be read on their way to %s: set NUCLEI_TLS_CERTIFICATE "
+            "and NUCLEI_TLS_KEY unless TLS ends in front of this process",
+            ", ".join(public),
+        )
+
+
+def listening_addresses() -> set[str]:
+    """IP addresses on which this process really listens, TCP."""
+    return {
+        connection.laddr.ip
+        for connection in psutil.Process().net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+
+
+def server_credentials(settings: GatewaySettings) -> grpc.ServerCredentials | None:
+    """Credentials of the gRPC server; None is plain text."""
+    if settings.tls_certificate is None or settings.tls_key is None:
+        return None
+    authorities = settings.tls_client_ca
+    return grpc.ssl_server_credentials(
+        [(settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())],
+        None if authorities is None else authorities.read_bytes(),
+        require_client_auth=authorities is not None,
+    )
+
+
+def http_tls(settings: GatewaySettings) -> dict[str, Any]:
+    """The same for BentoML's HTTP server, as its `ssl` configuration."""
+    if settings.tls_certificate is None:
+        return {"enabled": False}
+    tls = {
+        "enabled": True,
+        "certfile": str(settings.tls_certificate),
+        "keyfile": str(settings.tls_key),
+        "ciphers": CIPHERS,
+    }
+    if settings.tls_client_ca is not None:
+        tls |= {"ca_certs": str(settings.tls_client_ca), "cert_reqs": int(ssl.CERT_REQUIRED)}
+    return tls
+
+
+class Token:
+    """The bearer token that callers must send."""
+
+    def __init__(self, settings: GatewaySettings) -> None:
+        token = settings.token
+        self._expected = None if token is None else b"Bearer " + token.get_secret_value().encode()
+
+    def check(self, authorization: str | bytes | None, protocol: str) -> None:
+        """Check a header or metadata `authorization`, in a time that tells nothing of the token.
+
+        Raises:
+            Unauthenticated: it is not the token.
+        """
+        if self._expected is None:
+            return
+        given = authorization or b""
+        given = given if isinstance(given, bytes) else given.encode(errors="replace")
+        scheme, _, token = given.partition(b" ")
+        if not hmac.compare_digest(b"%s %s" % (scheme.capitalize(), token), self._expected):
+            metrics.REJECTED.labels(protocol, "unauthenticated").inc()
+            raise Unauthenticated(
+                "the token is missing or wrong; send 'authorization: Bearer TOKEN' with the token "
+                "of this service"
+            )
+
+
+class TokenInterceptor(grpc.aio.ServerInterceptor):
+    """Refuses gRPC calls without the token before anything of them is received."""
+
+    def __init__(self, token: Token) -> None:
+        self._token = token
+
+    async def intercept_service(
+        self, continuation: Continuation, handler_call_details: grpc.HandlerCallDetails
+    ) -> "grpc.RpcMethodHandler[Any, Any] | None":
+        if handler_call_details.method.startswith(OPEN_SERVICE):
+            return await continuation(handler_call_details)
+        metadata: Mapping[str, str | bytes] = dict(handler_call_details.invocation_metadata)
+        try:
+            self._token.check(metadata.get("authorization"), "grpc")
+        except Unauthenticated as error:
+            return _refusal(error)
+        return await continuation(handler_call_details)
+
+
+def _refusal(error: Unauthenticated) -> "grpc.RpcMethodHandler[Any, Any]":
+    async def refuse(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+        metadata = ((ERROR_METADATA, type(error).__name__),)
+        await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error), metadata)
+
+    # A handler of streams is called before the first message is read.
+    return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+def _check_certificates(settings: GatewaySettings) -> None:
+    if (settings.tls_certificate is None) != (settings.tls_key is None):
+        raise InvalidOption("NUCLEI_TLS_CERTIFICATE and NUCLEI_TLS_KEY go together: set both")
+    if settings.tls_certificate is None or settings.tls_key is None:
+        if settings.tls_client_ca is not None:
+            raise InvalidOption(
+                "NUCLEI_TLS_CLIENT_CA needs TLS: set NUCLEI_TLS_CERTIFICATE and NUCLEI_TLS_KEY too"
+            )
+        return
+    _check_readable(settings.tls_certificate, "NUCLEI_TLS_CERTIFICATE")
+    _check_readable(settings.tls_key, "NUCLEI_TLS_KEY")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A password is never asked for: there may be nobody at the keyboard.
+        context.load_cert_chain(settings.tls_certificate, settings.tls_key, lambda: "")
+    except (OSError, ValueError) as error:
+        raise InvalidOption(
+            "NUCLEI_TLS_CERTIFICATE and NUCLEI_TLS_KEY cannot be used together: "
+            f"{_reason(error)}; expected PEM files, the key without a password and belonging to "
+            "the certificate"
+        ) from None
+    if settings.tls_client_ca is not None:
+        _check_readable(settings.tls_client_ca, "NUCLEI_TLS_CLIENT_CA")
+        try:
+            context.load_verify_locations(settings.tls_client_ca)
+        except (OSError, ValueError) as error:
+            raise InvalidOption(
+                f"NUCLEI_TLS_CLIENT_CA cannot be used: {_reason(error)}; expected a PEM file with "
+                "the certificates of authorities"
+            ) from None
+
+
+def _check_readable(file: Path, setting: str) -> None:
+    try:
+        file.read_bytes()
+    except OSError as error:
+        raise InvalidOption(
+            f"{setting} is {file}, which cannot be read ({error.strerror}); expected a PEM file"
+        ) from None
+
+
+def _reason(error: Exception) -> str:
+    reason = getattr(error, "reason", None) or str(error)
+    return str(reason).replace("_", " ").lower()
+
+
+def _check_token(settings: GatewaySettings) -> None:
+    if settings.token is None:
+        return
+    token = settings.token.get_secret_value()
+    if len(token) < MIN_TOKEN_LENGTH or not all("!" <= character <= "~" for character in token):
+        raise InvalidOption(
+            f"NUCLEI_TOKEN has {len(token)} characters; expected at least {MIN_TOKEN_LENGTH}, "
+            "printable ASCII without spaces: take `openssl rand -hex 32`"
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    if address == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

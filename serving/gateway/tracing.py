@@ -1,0 +1,110 @@
+"""Spans of OpenTelemetry: from the caller's `traceparent`, over our stages, into Triton."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.trace import Span, SpanKind, StatusCode
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+logger = logging.getLogger(__name__)
+
+SERVICE_NAME = "nuclei-gateway"
+TRACE_HEADERS = ("traceparent", "tracestate")
+EXPORT_TIMEOUT_S = 3.0
+
+_propagator = TraceContextTextMapPropagator()
+# Does nothing until `start_tracing` has set a provider.
+_tracer = trace.get_tracer("nuclei")
+
+
+def start_tracing(endpoint: str, version: str) -> TracerProvider:
+    """Send the spans of this process to a collector; to be shut down at the end.
+
+    The SDK's own settings hold too, `OTEL_TRACES_SAMPLER` and `OTEL_RESOURCE_ATTRIBUTES`. Without
+    them every frame is traced, unless its caller's `traceparent` says that it is not sampled.
+
+    Args:
+        endpoint: URL of the collector's OTLP/HTTP receiver, with its path.
+        version: version of this software.
+    """
+    for name in ("exporter.otlp.proto.http.trace_exporter", "sdk._shared_internal"):
+        # They complain for each batch; the exporter below says it once.
+        logging.getLogger(f"opentelemetry.{name}").setLevel(logging.CRITICAL)
+    resource = Resource.create({"service.name": SERVICE_NAME, "service.version": version})
+    provider = TracerProvider(resource=resource)
+    exporter = OTLPSpanExporter(endpoint, timeout=EXPORT_TIMEOUT_S)
+    provider.add_span_processor(BatchSpanProcessor(_SaidOnce(exporter, endpoint)))
+    trace.set_tracer_provider(provider)
+    return provider
+
+
+def context_of(carrier: Mapping[str, str]) -> Context:
+    """The caller's context, of its HTTP headers or gRPC metadata; empty when there is none."""
+    return _propagator.extract({key: carrier[key] for key in TRACE_HEADERS if key in carrier})
+
+
+def headers() -> dict[str, str]:
+    """Headers that carry the current span to the next service; empty when there is none."""
+    carrier: dict[str, str] = {}
+    _propagator.inject(carrier)
+    return carrier
+
+
+def trace_id(span: Span) -> str:
+    """Hexadecimal; empty when the span is not recorded."""
+    return trace.format_trace_id(span.get_span_context().trace_id) if span.is_recording() else ""
+
+
+@contextmanager
+def spanned(
+    name: str,
+    attributes: Mapping[str, str | int],
+    context: Context | None = None,
+    kind: SpanKind = SpanKind.INTERNAL,
+) -> Iterator[Span]:
+    """A span around what happens inside, the current one there.
+
+    Args:
+        name: bounded: no part of it is the caller's.
+        attributes: known at the start.
+        context: of the parent; None is the current one.
+        kind: by whom it was asked, or whom it asks.
+    """
+    span = _tracer.start_span(name, context, kind, attributes)
+    try:
+        with trace.use_span(span, record_exception=False, set_status_on_exception=False):
+            yield span
+    except BaseException as error:
+        # The class only: a message may tell of files of this machine.
+        span.set_status(StatusCode.ERROR)
+        span.set_attribute("error.type", type(error).__name__)
+        raise
+    finally:
+        span.end()
+
+
+class _SaidOnce(SpanExporter):
+    """An exporter that says once that the collector does not answer, and once that it does."""
+
+    def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
+        self._exporter = exporter
+        self._endpoint = endpoint
+        self._result = SpanExportResult.SUCCESS
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        result = self._exporter.export(spans)
+        if result is not self._result:
+            lost = result is SpanExportResult.FAILURE
+            logger.warning("traces endpoint=%s lost=%s", self._endpoint, lost)
+            self._result = result
+        return result
+
+    def shutdown(self) -> None:
+        self._exporter.shutdown()
