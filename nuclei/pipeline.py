@@ -40,6 +40,24 @@ class Inference:
     version: str
 
 
+class Stopwatch:
+    """Times the steps of one frame.
+
+    Attributes:
+        stage_ms: time of each step done, milliseconds.
+    """
+
+    def __init__(self) -> None:
+        self.stage_ms: dict[str, float] = {}
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Time what happens inside, in whatever thread."""
+        started = time.perf_counter()
+        yield
+        self.stage_ms[stage] = (time.perf_counter() - started) * 1000
+
+
 class Engine(Protocol):
     """Runs the graphs of models: Triton, the same ONNX files in-process, or torch modules."""
 
@@ -95,6 +113,7 @@ async def segment(
     tta: bool = False,
     timeout_s: float | None = None,
     executor: Executor | None = None,
+    stopwatch: Stopwatch | None = None,
 ) -> Segmentation:
     """Segment one frame.
 
@@ -105,17 +124,20 @@ async def segment(
         tta: average over the eight rotated and mirrored views.
         timeout_s: seconds until DeadlineExceeded; None is for ever.
         executor: where the work on pixels runs; None is the event loop's own threads.
+        stopwatch: times the steps; None for a new one.
 
     Raises:
         ModelNotFound, DeadlineExceeded, Overloaded, EngineUnavailable, EngineFailed.
     """
-    stage_ms: dict[str, float] = {}
+    watch = stopwatch or Stopwatch()
     prediction = await predict(
-        frame, engine, model, tta=tta, timeout_s=timeout_s, executor=executor, stage_ms=stage_ms
+        frame, engine, model, tta=tta, timeout_s=timeout_s, executor=executor, stopwatch=watch
     )
     loop = asyncio.get_running_loop()
-    labels, nuclei = await loop.run_in_executor(executor, _label, frame, prediction, stage_ms)
-    return Segmentation(labels, nuclei, frame.pixel_size_um, model, prediction.version, stage_ms)
+    labels, nuclei = await loop.run_in_executor(executor, _label, frame, prediction, watch)
+    return Segmentation(
+        labels, nuclei, frame.pixel_size_um, model, prediction.version, watch.stage_ms
+    )
 
 
 async def predict(
@@ -126,22 +148,19 @@ async def predict(
     tta: bool = False,
     timeout_s: float | None = None,
     executor: Executor | None = None,
-    stage_ms: dict[str, float],
+    stopwatch: Stopwatch | None = None,
 ) -> Prediction:
-    """The maps of one frame, before post-processing; arguments and errors as `segment`.
-
-    Args:
-        stage_ms: receives the time of each step, milliseconds.
-    """
+    """The maps of one frame, before post-processing; arguments and errors as `segment`."""
+    watch = stopwatch or Stopwatch()
     loop = asyncio.get_running_loop()
     deadline = None if timeout_s is None else loop.time() + timeout_s
     contract = await engine.contract(model)
-    with _timed(stage_ms, "tile"):
+    with watch.timed("tile"):
         plan, intensity, tiles = await loop.run_in_executor(executor, _cut, frame, contract)
-    with _timed(stage_ms, "infer"):
+    with watch.timed("infer"):
         graph = model + TTA_SUFFIX if tta else model
         inferences = await _infer(engine, graph, tiles, intensity, deadline)
-    with _timed(stage_ms, "stitch"):
+    with watch.timed("stitch"):
         tile_maps = [inference.maps for inference in inferences]
         maps = await loop.run_in_executor(executor, stitch, tile_maps, plan)
     contract = await engine.contract(model)  # the answers may come from a newer version
@@ -194,18 +213,11 @@ async def _together(runs: list[Coroutine[Any, Any, Inference]]) -> list[Inferenc
 
 
 def _label(
-    frame: Frame, prediction: Prediction, stage_ms: dict[str, float]
+    frame: Frame, prediction: Prediction, watch: Stopwatch
 ) -> tuple[NDArray[np.uint32], Nuclei]:
     contract = prediction.contract
-    with _timed(stage_ms, "watershed"):
+    with watch.timed("watershed"):
         labels = label_nuclei(prediction.maps, contract.watershed)
-    with _timed(stage_ms, "measure"):
+    with watch.timed("measure"):
         foreground = prediction.maps[contract.maps.index("foreground")]
         return labels, measure(labels, frame.pixels, foreground)
-
-
-@contextmanager
-def _timed(stage_ms: dict[str, float], stage: str) -> Iterator[None]:
-    started = time.perf_counter()
-    yield
-    stage_ms[stage] = (time.perf_counter() - started) * 1000

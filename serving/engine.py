@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from opentelemetry.trace import SpanKind
 from tritonclient.grpc import InferInput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -26,6 +27,7 @@ from nuclei.errors import (
 )
 from nuclei.modelconfig import contract_of, has_contract
 from nuclei.pipeline import TTA_SUFFIX, Inference
+from serving import tracing
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +117,10 @@ class TritonEngine:
         deadline = None if timeout_s is None else loop.time() + timeout_s
         async with self._slot(timeout_s):
             left_s = None if deadline is None else deadline - loop.time()
-            with _translated(graph):
-                result = await self._client.infer(graph, inputs, client_timeout=left_s)
+            with _translated(graph), tracing.spanned(*_call(graph), kind=SpanKind.CLIENT):
+                result = await self._client.infer(
+                    graph, inputs, client_timeout=left_s, headers=tracing.headers()
+                )
         response = result.get_response()
         self._note_version(graph, response.model_version)
         return Inference(
@@ -191,6 +195,18 @@ def _contract_of(config: ModelConfig) -> Contract:
     except InvalidData as error:
         # The operator's fault, not the caller's.
         raise EngineFailed(f"model '{config.name}' cannot be used: {error}") from error
+
+
+def _call(graph: str) -> tuple[str, dict[str, str | int]]:
+    """Name and attributes of the span of an inference, by OpenTelemetry's conventions."""
+    service, method = "inference.GRPCInferenceService", "ModelInfer"
+    attributes: dict[str, str | int] = {
+        "rpc.system": "grpc",
+        "rpc.service": service,
+        "rpc.method": method,
+        "nuclei.graph": graph,
+    }
+    return f"{service}/{method}", attributes
 
 
 def _input(name: str, datatype: str, values: NDArray[Any]) -> InferInput:

@@ -38,7 +38,7 @@ def predict_maps(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[N
 
     async def run(sample: Sample) -> NDArray[np.uint8]:
         frame = frame_from_array(sample.pixels)
-        return (await predict(frame, engine, "unet", tta=tta, stage_ms={})).maps
+        return (await predict(frame, engine, "unet", tta=tta)).maps
 
     shown = track(samples, "predicting", transient=True)
     return [asyncio.run(run(sample)) for sample in shown]

@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from typing import TypeVar
 
@@ -138,9 +138,8 @@ class DataPlane:
             tta=options.tta,
             timeout_s=_left_s(deadline),
             executor=self._executor,
+            stopwatch=observation,
         )
-        stage_ms = observation.stage_ms | segmentation.stage_ms
-        segmentation = replace(segmentation, stage_ms=stage_ms)
         observation.note_result(segmentation)
         with observation.timed("encode"):
             return await self._off_loop(encode, segmentation, frame)

@@ -51,7 +51,7 @@ class GrpcServicer(SegmentationServicer):
             await _abort(context, error)
 
     async def _segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
-        with observed("grpc") as observation:
+        with observed("grpc", dict(context.invocation_metadata() or ())) as observation:
             options = Options(
                 request.request_id, request.model, request.tta, context.time_remaining()
             )
@@ -59,6 +59,7 @@ class GrpcServicer(SegmentationServicer):
 
             def read(limits: FrameLimits) -> Frame:
                 frame = _read(request.frame, limits)
+                observation.bytes_in = len(request.frame.encoded) or frame.pixels.nbytes
                 _stage_map(request.frame, frame)  # refuses an impossible one before any work
                 return frame
 
@@ -66,6 +67,7 @@ class GrpcServicer(SegmentationServicer):
                 stage_map = _stage_map(request.frame, frame)
                 reply = _reply(segmentation, request.frame, outputs, stage_map)
                 reply.request_id = options.request_id
+                observation.bytes_out = reply.ByteSize()
                 return reply
 
             return await self._data_plane.segment(read, options, encode, observation)

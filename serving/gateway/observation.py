@@ -3,22 +3,34 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Literal
 
+import grpc
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
+
 from nuclei.errors import EngineFailed, EngineUnavailable, NucleiError
+from nuclei.pipeline import Stopwatch
 from nuclei.segmentation import Segmentation
+from serving import tracing
 from serving.gateway import metrics
 
 logger = logging.getLogger(__name__)
 
-Protocol = Literal["grpc", "http"]
+Protocol = Literal["grpc", "stream", "http"]
+
+# Names and attributes of the request's span, by OpenTelemetry's conventions for RPC and HTTP.
+_RPC = {"rpc.system": "grpc", "rpc.service": "nuclei.v1.Segmentation"}
+_SPANS: dict[Protocol, tuple[str, dict[str, str]]] = {
+    "grpc": ("nuclei.v1.Segmentation/Segment", _RPC | {"rpc.method": "Segment"}),
+    "stream": ("nuclei.v1.Segmentation/SegmentStream", _RPC | {"rpc.method": "SegmentStream"}),
+    "http": ("POST /v1/segment", {"http.request.method": "POST", "http.route": "/v1/segment"}),
+}
 
 
-@dataclass
-class Observation:
+class Observation(Stopwatch):
     """One request, filled in as it proceeds.
 
     Attributes:
@@ -28,27 +40,33 @@ class Observation:
         version: the version that answered.
         frame: height x width x channels and dtype of the frame.
         nuclei: number of nuclei found.
+        bytes_in: length of the frame as it was received.
+        bytes_out: length of the result as it is sent.
         stage_ms: time of each step, milliseconds.
     """
 
-    protocol: Protocol
-    request_id: str = ""
-    graph: str = ""
-    version: str = ""
-    frame: str = ""
-    nuclei: int = 0
-    stage_ms: dict[str, float] = field(default_factory=dict)
+    def __init__(self, protocol: Protocol, span: trace.Span) -> None:
+        """Begin; the span is the request's, the parent of those of its steps."""
+        super().__init__()
+        self.protocol = protocol
+        self.request_id = ""
+        self.graph = ""
+        self.version = ""
+        self.frame = ""
+        self.nuclei = 0
+        self.bytes_in = 0
+        self.bytes_out = 0
+        self._context = trace.set_span_in_context(span)
 
     def note_result(self, segmentation: Segmentation) -> None:
         self.version = segmentation.version
         self.nuclei = len(segmentation.nuclei)
-        self.stage_ms |= segmentation.stage_ms
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        self.stage_ms[stage] = (time.perf_counter() - started) * 1e3
+        """Time a step, and make a span of it, in whatever thread it runs."""
+        with tracing.spanned(stage, {}, self._context), super().timed(stage):
+            yield
 
 
 @contextmanager
@@ -68,45 +86,82 @@ def only_known_errors() -> Iterator[None]:
 
 
 @contextmanager
-def observed(protocol: Protocol) -> Iterator[Observation]:
-    """Measure and log the request handled inside; errors are those of `only_known_errors`."""
-    request = Observation(protocol)
-    started = time.perf_counter()
-    error: NucleiError | None = None
-    code = "OK"
-    try:
-        with only_known_errors():
-            yield request
-    except asyncio.CancelledError:
-        code = "CANCELLED"
-        raise
-    except NucleiError as raised:
-        error, code = raised, raised.grpc_status
-        raise
-    finally:
-        seconds = time.perf_counter() - started
-        _measure(request, code, seconds)
-        _log(request, code, seconds, error)
+def observed(protocol: Protocol, carrier: Mapping[str, str] | None = None) -> Iterator[Observation]:
+    """Measure, trace and log the request handled inside; errors are those of `only_known_errors`.
+
+    Args:
+        protocol: what it came by.
+        carrier: its HTTP headers or gRPC metadata, with the caller's `traceparent` if it has one.
+    """
+    name, attributes = _SPANS[protocol]
+    context = tracing.context_of(carrier or {})
+    with tracing.spanned(name, attributes, context, SpanKind.SERVER) as span:
+        request = Observation(protocol, span)
+        started = time.perf_counter()
+        error: NucleiError | None = None
+        code = "OK"
+        try:
+            with only_known_errors():
+                yield request
+        except asyncio.CancelledError:
+            code = "CANCELLED"
+            raise
+        except NucleiError as raised:
+            error, code = raised, raised.grpc_status
+            raise
+        finally:
+            seconds = time.perf_counter() - started
+            _describe(span, request, code, error)
+            _measure(request, code, seconds, span)
+            _log(request, code, seconds, span, error)
 
 
-def _measure(request: Observation, code: str, seconds: float) -> None:
+def _describe(span: trace.Span, request: Observation, code: str, error: NucleiError | None) -> None:
+    if not span.is_recording():
+        return
+    if request.protocol == "http":
+        status = 200 if error is None else error.http_status
+        span.set_attribute("http.response.status_code", status)
+    else:
+        span.set_attribute("rpc.grpc.status_code", grpc.StatusCode[code].value[0])
+    span.set_attributes(
+        {
+            "nuclei.request_id": request.request_id,
+            "nuclei.model": request.graph,
+            "nuclei.model_version": request.version,
+            "nuclei.frame": request.frame,
+            "nuclei.count": request.nuclei,
+        }
+    )
+
+
+def _measure(request: Observation, code: str, seconds: float, span: trace.Span) -> None:
+    metrics.note_version(request.graph, request.version)
     labels = (request.graph, request.version, request.protocol)
-    metrics.REQUEST_SECONDS.labels(*labels, code).observe(seconds)
+    exemplar = {"trace_id": tracing.trace_id(span)} if span.is_recording() else None
+    metrics.REQUEST_SECONDS.labels(*labels, code).observe(seconds, exemplar)
+    metrics.BYTES.labels(request.protocol, "in").inc(request.bytes_in)
+    metrics.BYTES.labels(request.protocol, "out").inc(request.bytes_out)
     if code == "OK":
         metrics.NUCLEI.labels(*labels).inc(request.nuclei)
         for stage, milliseconds in request.stage_ms.items():
-            metrics.STAGE_SECONDS.labels(*labels, stage).observe(milliseconds / 1e3)
+            metrics.STAGE_SECONDS.labels(*labels, stage).observe(milliseconds / 1e3, exemplar)
 
 
-def _log(request: Observation, code: str, seconds: float, error: NucleiError | None) -> None:
+def _log(
+    request: Observation, code: str, seconds: float, span: trace.Span, error: NucleiError | None
+) -> None:
     fields = {
         "request_id": request.request_id,
+        "trace_id": tracing.trace_id(span),
         "protocol": request.protocol,
         "code": code,
         "model": request.graph,
         "version": request.version,
         "frame": request.frame,
         "nuclei": request.nuclei,
+        "bytes_in": request.bytes_in,
+        "bytes_out": request.bytes_out,
         "total_ms": f"{seconds * 1e3:.1f}",
         **{f"{stage}_ms": f"{value:.1f}" for stage, value in request.stage_ms.items()},
     }

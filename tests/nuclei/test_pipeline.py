@@ -88,8 +88,8 @@ def test_the_same_maps_away_from_mirrored_edges(
     frame = spots(height, width, seed)
     contract = Contract("unet", tile_size=512, halo=REACH_PX + 4)
     other = replace(contract, tile_size=tile_size)
-    whole = asyncio.run(predict(frame, BlurEngine(contract), "unet", stage_ms={}))
-    tiled = asyncio.run(predict(frame, BlurEngine(other), "unet", stage_ms={}))
+    whole = asyncio.run(predict(frame, BlurEngine(contract), "unet"))
+    tiled = asyncio.run(predict(frame, BlurEngine(other), "unet"))
     inner = (slice(None), slice(0, height - REACH_PX), slice(0, width - REACH_PX))
     np.testing.assert_array_equal(whole.maps[inner], tiled.maps[inner])
 
@@ -125,7 +125,7 @@ def test_8_and_16_bit_frames_of_the_same_scene_agree() -> None:
 
 def test_a_swap_during_a_frame_asks_for_the_stale_tiles_again() -> None:
     engine = BlurEngine(Contract("unet", tile_size=128, halo=16), versions=("1", "1", "2"))
-    prediction = asyncio.run(predict(spots(300, 300, 2), engine, "unet", stage_ms={}))
+    prediction = asyncio.run(predict(spots(300, 300, 2), engine, "unet"))
     assert prediction.version == "2"
     n_tiles = 9
     assert len(engine.graphs) == n_tiles + 2

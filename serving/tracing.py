@@ -58,8 +58,9 @@ def headers() -> dict[str, str]:
 
 
 def trace_id(span: Span) -> str:
-    """Hexadecimal; empty when the span is not recorded."""
-    return trace.format_trace_id(span.get_span_context().trace_id) if span.is_recording() else ""
+    """Hexadecimal; empty when there is no trace, neither the caller's nor ours."""
+    context = span.get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else ""
 
 
 @contextmanager
