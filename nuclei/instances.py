@@ -52,40 +52,6 @@ class Nuclei:
         return np.asarray(self.box_px * np.array(pixel_size_um * 2), np.float32)
 
 
-def measure(labels: NDArray[np.uint32], pixels: NDArray[Any], foreground: NDArray[Any]) -> Nuclei:
-    """Measure every nucleus of a label image.
-
-    Args:
-        labels: integer [H, W], 0 is background; labels need not be consecutive.
-        pixels: uint8 or uint16 [H, W, C].
-        foreground: foreground probability [H, W]: uint8 (255 is 1) or floating point in [0, 1].
-    """
-    where = np.flatnonzero(labels)
-    of_pixel = labels.ravel()[where].astype(np.int64)
-    y, x = np.divmod(where, labels.shape[1])
-    count = np.bincount(of_pixel, minlength=1)
-    present = np.flatnonzero(count)
-    area = count[present]
-
-    def mean(values: NDArray[Any]) -> NDArray[np.float64]:
-        return np.bincount(of_pixel, weights=values, minlength=1)[present] / area
-
-    centroid_y, centroid_x = mean(y), mean(x)
-    var_y, var_x = mean(y * y) - centroid_y**2, mean(x * x) - centroid_x**2
-    covariance = mean(y * x) - centroid_y * centroid_x
-    intensity = pixels.reshape(-1, pixels.shape[2])[where].mean(axis=1, dtype=np.float32)
-    scale = 1 / 255 if foreground.dtype == np.uint8 else 1.0
-    return Nuclei(
-        label=present.astype(np.uint32),
-        area_px=area.astype(np.int64),
-        centroid_px=np.stack([centroid_y, centroid_x], axis=1).astype(np.float32),
-        box_px=_boxes(of_pixel, y, x, len(count))[present],
-        eccentricity=_eccentricity(var_y, var_x, covariance),
-        mean_intensity=mean(intensity).astype(np.float32),
-        score=(mean(foreground.ravel()[where]) * scale).astype(np.float32),
-    )
-
-
 def outlines(labels: NDArray[np.uint32]) -> list[tuple[int, list[NDArray[np.int32]]]]:
     """Outline of every nucleus as polygons along the edges of its pixels.
 
@@ -95,13 +61,13 @@ def outlines(labels: NDArray[np.uint32]) -> list[tuple[int, list[NDArray[np.int3
     a corner only share a polygon; other parts are polygons of their own.
 
     Args:
-        labels: integer [H, W], 0 is background.
+        labels: uint32 [H, W], contiguous, 0 is background.
 
     Returns:
         (label, polygons) by rising label; a polygon is int32 [P, 2] of (x, y), clockwise on the
         screen, its first vertex not repeated at the end.
     """
-    found: Sequence[tuple[slice, slice] | None] = ndimage.find_objects(labels.astype(np.int32))
+    found: Sequence[tuple[slice, slice] | None] = ndimage.find_objects(labels.view(np.int32))
     return [
         (label, _polygons(labels[box] == label, box[1].start, box[0].start))
         for label, box in enumerate(found, start=1)
@@ -123,27 +89,3 @@ def _corners(points: NDArray[Any]) -> NDArray[np.int32]:
     """The points of a closed line, without repetitions, clockwise on the screen."""
     moved = (points != np.roll(points, 1, axis=0)).any(axis=1)
     return np.ascontiguousarray(points[moved][::-1], dtype=np.int32)
-
-
-def _boxes(
-    of_pixel: NDArray[np.int64], y: NDArray[np.int64], x: NDArray[np.int64], size: int
-) -> NDArray[np.int32]:
-    boxes = np.zeros((size, 4), np.int32)
-    boxes[:, 1] = np.iinfo(np.int32).max
-    # Pixels come row by row: of the values assigned to one label the last one stays.
-    boxes[of_pixel[::-1], 0] = y[::-1]
-    boxes[of_pixel, 2] = y + 1
-    columns = x.astype(np.int32)
-    np.minimum.at(boxes[:, 1], of_pixel, columns)
-    np.maximum.at(boxes[:, 3], of_pixel, columns + 1)
-    return boxes
-
-
-def _eccentricity(
-    var_y: NDArray[np.float64], var_x: NDArray[np.float64], covariance: NDArray[np.float64]
-) -> NDArray[np.float32]:
-    half_trace = (var_y + var_x) / 2
-    half_gap = np.hypot((var_y - var_x) / 2, covariance)
-    long = half_trace + half_gap
-    ratio = np.divide(half_trace - half_gap, long, out=np.ones_like(long), where=long > 0)
-    return np.asarray(np.sqrt(np.clip(1 - ratio, 0, 1)), np.float32)

@@ -14,8 +14,8 @@ import pytest
 from nuclei import errors, pipeline
 from nuclei.client import AsyncClient, Client
 from nuclei.images import Frame, read_frame
-from nuclei.instances import measure
 from nuclei.local import LocalEngine
+from nuclei.measurement import measure
 from nuclei.metrics import score_image
 
 
@@ -39,7 +39,7 @@ async def test_served_nuclei_are_the_local_ones(
     assert len(served.nuclei) > 10
     # Triton may compute in bfloat16: outlines differ by single pixels, and doubtful objects.
     assert score_image(local.labels, served.labels)["f1_0.75"] > 0.95
-    again = measure(served.labels, read_frame(path).pixels, np.zeros(served.labels.shape))
+    again = measure(served.labels, read_frame(path).pixels, np.zeros(served.labels.shape, np.uint8))
     for column in ("label", "area_px", "centroid_px", "box_px", "eccentricity", "mean_intensity"):
         np.testing.assert_allclose(
             getattr(served.nuclei, column), getattr(again, column), rtol=1e-5

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from nuclei.errors import InvalidData, InvalidOption
 from nuclei.formats import FORMATS, compress_labels, decompress_labels, format_named
 from nuclei.images import Frame, read_labels
-from nuclei.instances import Nuclei, measure
+from nuclei.instances import Nuclei
+from nuclei.measurement import measure
 from nuclei.segmentation import Segmentation
 
 PIXELS = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30, 1)

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from skimage.measure import regionprops_table
 
-from nuclei.instances import measure, outlines
+from nuclei.instances import outlines
+from nuclei.measurement import measure
 
 LABEL_IMAGES = arrays.arrays(
     np.uint32,
@@ -73,7 +74,7 @@ def test_measures_a_frame_as_scikit_image_does() -> None:
 def test_measures_by_hand() -> None:
     labels = np.array([[0, 7, 7], [0, 0, 7], [2, 0, 0]], np.uint32)
     pixels = np.arange(27, dtype=np.uint8).reshape(3, 3, 3)
-    foreground = np.where(labels == 7, 0.75, 0.5).astype(np.float32)
+    foreground = np.where(labels == 7, 204, 51).astype(np.uint8)
     nuclei = measure(labels, pixels, foreground)
     assert len(nuclei) == 2
     assert nuclei.label.tolist() == [2, 7]
@@ -81,7 +82,7 @@ def test_measures_by_hand() -> None:
     np.testing.assert_allclose(nuclei.centroid_px, [[2, 0], [1 / 3, 5 / 3]], rtol=1e-6)
     assert nuclei.box_px.tolist() == [[2, 0, 3, 1], [0, 1, 2, 3]]
     np.testing.assert_allclose(nuclei.mean_intensity, [19, (4 + 7 + 16) / 3], rtol=1e-6)
-    np.testing.assert_allclose(nuclei.score, [0.5, 0.75])
+    np.testing.assert_allclose(nuclei.score, [0.2, 0.8], rtol=1e-6)
     assert nuclei.eccentricity[0] == 0
 
 
@@ -131,7 +132,9 @@ def test_micrometres_take_both_sides_of_a_pixel() -> None:
 
 @given(labels=LABEL_IMAGES)
 def test_areas_add_up_to_the_foreground(labels: NDArray[np.uint32]) -> None:
-    nuclei = measure(labels, labels[:, :, None].astype(np.uint16), np.ones(labels.shape))
+    nuclei = measure(
+        labels, labels[:, :, None].astype(np.uint16), np.full(labels.shape, 255, np.uint8)
+    )
     assert nuclei.area_px.sum() == np.count_nonzero(labels)
     np.testing.assert_array_equal(nuclei.label, np.setdiff1d(labels, [0]))
     np.testing.assert_allclose(nuclei.mean_intensity, nuclei.label)
