@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from nuclei.contract import Contract
 from nuclei.errors import EngineFailed
 from nuclei.images import Frame
-from nuclei.instances import Nuclei, measure
+from nuclei.instances import Nuclei
 from nuclei.intensity import intensity_range
+from nuclei.measurement import measure
 from nuclei.segmentation import Segmentation
 from nuclei.tiles import TilePlan, cut, plan_tiles, stitch
 from nuclei.watershed import label_nuclei
