@@ -12,6 +12,7 @@ from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import add_SegmentationServicer_to_server
 from serving.gateway.data_plane import DataPlane
 from serving.gateway.grpc_servicer import GrpcServicer
+from serving.gateway.security import Token, TokenInterceptor, server_credentials
 from serving.gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
@@ -24,17 +25,19 @@ Status = health_pb2.HealthCheckResponse
 class GrpcServer:
     """Serves nuclei.v1, grpc.health.v1 and reflection on one port."""
 
-    def __init__(self, data_plane: DataPlane, settings: GatewaySettings) -> None:
+    def __init__(self, data_plane: DataPlane, settings: GatewaySettings, token: Token) -> None:
         self._data_plane = data_plane
         self._address = f"{settings.host}:{settings.grpc_port}"
         self._drain_s = settings.drain_s
         self._health = health.aio.HealthServicer()
+        self._credentials = server_credentials(settings)
         self._server = grpc.aio.server(
+            interceptors=[TokenInterceptor(token)],
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 1),
-            ]
+            ],
         )
         self._draining: asyncio.Task[None] | None = None
 
@@ -50,7 +53,10 @@ class GrpcServer:
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         try:
-            self._server.add_insecure_port(self._address)
+            if self._credentials is None:
+                self._server.add_insecure_port(self._address)
+            else:
+                self._server.add_secure_port(self._address, self._credentials)
         except RuntimeError as error:
             raise MissingPrerequisite(
                 f"the gRPC address {self._address} cannot be used; is the port taken? "

@@ -51,7 +51,8 @@ class GrpcServicer(SegmentationServicer):
             await _abort(context, error)
 
     async def _segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
-        with observed("grpc", dict(context.invocation_metadata() or ())) as observation:
+        metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
+        with observed("grpc", metadata) as observation:
             options = Options(
                 request.request_id, request.model, request.tta, context.time_remaining()
             )

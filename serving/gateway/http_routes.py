@@ -1,93 +1,114 @@
 """The HTTP side of the data plane: bodies and query strings in, files and problems out."""
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
+from collections.abc import Coroutine, Mapping
 from dataclasses import asdict
 from importlib.metadata import version as installed_version
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive
 
-from nuclei.errors import FrameTooLarge, InvalidImage, InvalidOption, NucleiError
+from nuclei.errors import (
+    DeadlineExceeded,
+    EngineUnavailable,
+    FrameTooLarge,
+    InvalidImage,
+    InvalidOption,
+    NucleiError,
+)
 from nuclei.formats import format_named
 from nuclei.images import Frame, read_frame
 from nuclei.segmentation import Segmentation
+from serving.gateway import metrics
 from serving.gateway.data_plane import DISTRIBUTION, DataPlane, Options, ServerInfo
 from serving.gateway.observation import Observation, observed, only_known_errors
 from serving.gateway.openapi import openapi_document
-from serving.gateway.settings import ENVELOPE_BYTES
+from serving.gateway.problems import answer_problem
+from serving.gateway.security import Token, TokenMiddleware
+from serving.gateway.settings import ENVELOPE_BYTES, GatewaySettings
 
 REQUEST_ID_HEADER = "X-Request-ID"
 FORM_FIELD = "file"
 PARAMETERS = frozenset({"model", "tta", "format"})
+UPLOAD_S = 300
+# Nobody reads it; nginx's number for it.
+CLIENT_CLOSED_REQUEST = 499
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
-def http_app(max_request_bytes: int) -> Starlette:
-    """The routes under `/v1`; `app.state.data_plane` is to be set before the first request.
+Result = TypeVar("Result")
+
+
+class CallerLeft(asyncio.CancelledError):
+    """The caller hung up while the frame was worked on."""
+
+
+def http_app(settings: GatewaySettings, token: Token) -> Starlette:
+    """Everything that HTTP answers; `app.state.data_plane` is to be set before the first request.
 
     Args:
-        max_request_bytes: longest encoded frame.
+        settings: limits.
+        token: what callers must send for everything but health.
     """
 
     async def segment(request: Request) -> Response:
-        with observed("http") as observation:
-            data_plane: DataPlane = request.app.state.data_plane
-            return await _segment(request, data_plane, max_request_bytes, observation)
-
-    async def models(request: Request) -> Response:
         data_plane: DataPlane = request.app.state.data_plane
-        with only_known_errors():
-            return JSONResponse(_server_info(await data_plane.server_info()))
-
-    async def openapi(request: Request) -> Response:
-        return JSONResponse(openapi_document(installed_version(DISTRIBUTION)))
-
-    return Starlette(
-        routes=[
-            Route("/openapi.json", openapi, methods=["GET"]),
-            Route("/v1/segment", _answering_problems(segment), methods=["POST"]),
-            Route("/v1/models", _answering_problems(models), methods=["GET"]),
-        ]
-    )
-
-
-Endpoint = Callable[[Request], Awaitable[Response]]
-
-
-def _answering_problems(endpoint: Endpoint) -> Endpoint:
-    """The endpoint with errors of the tree answered as RFC 9457 problems."""
-
-    async def answer(request: Request) -> Response:
         try:
-            return await endpoint(request)
-        except NucleiError as error:
-            return _problem(error)
+            with observed("http", request.headers) as observation:
+                return await _segment(request, data_plane, settings.max_request_bytes, observation)
+        except CallerLeft:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    return answer
-
-
-def _problem(error: NucleiError) -> Response:
-    name = type(error).__name__
-    # What is left of a body that is too long is not worth receiving.
-    hang_up = {"Connection": "close"} if isinstance(error, FrameTooLarge) else None
-    return JSONResponse(
-        {
-            "type": f"urn:nuclei:error:{name}",
-            "title": name,
-            "status": error.http_status,
-            "detail": str(error),
+    app = Starlette(
+        routes=[
+            Route("/livez", _livez, methods=["GET"]),
+            Route("/readyz", _readyz, methods=["GET"]),
+            Route("/metrics", _metrics, methods=["GET"]),
+            Route("/openapi.json", _openapi, methods=["GET"]),
+            Route("/v1/segment", segment, methods=["POST"]),
+            Route("/v1/models", _models, methods=["GET"]),
+        ],
+        middleware=[Middleware(TokenMiddleware, token=token)],
+        exception_handlers={
+            NucleiError: answer_problem,
+            HTTPException: answer_problem,
+            Exception: answer_problem,
         },
-        status_code=error.http_status,
-        headers=hang_up,
-        media_type="application/problem+json",
     )
+    app.router.redirect_slashes = False
+    return app
+
+
+async def _livez(request: Request) -> Response:
+    return PlainTextResponse("alive\n")
+
+
+async def _readyz(request: Request) -> Response:
+    if not await request.app.state.data_plane.is_ready():
+        raise EngineUnavailable("the models are not served now; send frames once this answers 200")
+    return PlainTextResponse("ready\n")
+
+
+async def _metrics(request: Request) -> Response:
+    text, content_type = metrics.exposition(request.headers.get("accept", ""))
+    return Response(text, headers={"Content-Type": content_type})
+
+
+async def _openapi(request: Request) -> Response:
+    return JSONResponse(openapi_document(installed_version(DISTRIBUTION)))
+
+
+async def _models(request: Request) -> Response:
+    with only_known_errors():
+        return JSONResponse(_server_info(await request.app.state.data_plane.server_info()))
 
 
 async def _segment(
@@ -96,22 +117,54 @@ async def _segment(
     options, format_name = _options(request)
     chosen = format_named(format_name)
     body = await _body(request, max_request_bytes)
+    observation.bytes_in = len(body)
 
-    def encode(segmentation: Segmentation, frame: Frame) -> Response:
-        return Response(
-            chosen.encode(segmentation, frame),
-            media_type=chosen.media_type,
-            headers={
-                REQUEST_ID_HEADER: options.request_id,
-                "X-Model": segmentation.model,
-                "X-Model-Version": segmentation.version,
-                "X-Nuclei-Count": str(len(segmentation.nuclei)),
-            },
-        )
+    def encode(segmentation: Segmentation, frame: Frame) -> tuple[bytes, Segmentation]:
+        return chosen.encode(segmentation, frame), segmentation
 
-    return await data_plane.segment(
-        lambda limits: read_frame(body, limits), options, encode, observation
+    content, segmentation = await _unless_gone(
+        request,
+        data_plane.segment(lambda limits: read_frame(body, limits), options, encode, observation),
     )
+    observation.bytes_out = len(content)
+    return Response(
+        content,
+        media_type=chosen.media_type,
+        headers={
+            REQUEST_ID_HEADER: options.request_id,
+            "X-Model": segmentation.model,
+            "X-Model-Version": segmentation.version,
+            "X-Nuclei-Count": str(len(segmentation.nuclei)),
+            "Server-Timing": _server_timing(observation.stage_ms),
+        },
+    )
+
+
+async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of the work, which is cancelled when the caller hangs up.
+
+    Raises:
+        CallerLeft: the caller hung up.
+    """
+    working = asyncio.ensure_future(work)
+    leaving = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise CallerLeft
+    finally:
+        working.cancel()
+        leaving.cancel()
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _server_timing(stage_ms: Mapping[str, float]) -> str:
+    return ", ".join(f"{stage};dur={value:.1f}" for stage, value in stage_ms.items())
 
 
 def _options(request: Request) -> tuple[Options, str]:
@@ -147,12 +200,17 @@ async def _body(request: Request, max_bytes: int) -> bytes:
     allowed = max_bytes + ENVELOPE_BYTES if is_form else max_bytes
     limited = Request(request.scope, _limited(request.receive, allowed))
     try:
-        if not is_form:
-            return await limited.body()
-        async with limited.form(max_files=1, max_fields=1) as form:
-            upload = form.get(FORM_FIELD)
-            if isinstance(upload, UploadFile):
-                return await upload.read()
+        async with asyncio.timeout(UPLOAD_S):
+            if not is_form:
+                return await limited.body()
+            async with limited.form(max_files=1, max_fields=1) as form:
+                upload = form.get(FORM_FIELD)
+                if isinstance(upload, UploadFile):
+                    return await upload.read()
+    except TimeoutError as error:
+        raise DeadlineExceeded(
+            f"the frame did not arrive within {UPLOAD_S} s; compress it or use a faster line"
+        ) from error
     except ClientDisconnect as error:
         raise InvalidImage("the caller hung up before the whole frame had arrived") from error
     except (MultiPartException, HTTPException) as error:

@@ -11,10 +11,13 @@ from typing import Any
 import grpc
 import psutil
 from grpc_health.v1 import health
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nuclei.client import ERROR_METADATA
 from nuclei.errors import InvalidOption, Unauthenticated
 from serving.gateway import metrics
+from serving.gateway.problems import problem
 from serving.gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
@@ -22,7 +25,9 @@ logger = logging.getLogger(__name__)
 MIN_TOKEN_LENGTH = 16
 # TLS 1.2 with forward secrecy; those of TLS 1.3 are always allowed.
 CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
+# What anybody may ask: an orchestrator's probes carry no token.
 OPEN_SERVICE = f"/{health.SERVICE_NAME}/"
+OPEN_PATHS = ("/livez", "/readyz")
 
 Continuation = Callable[
     [grpc.HandlerCallDetails], Awaitable["grpc.RpcMethodHandler[Any, Any] | None"]
@@ -140,6 +145,22 @@ class TokenInterceptor(grpc.aio.ServerInterceptor):
         return await continuation(handler_call_details)
 
 
+class TokenMiddleware:
+    """Refuses HTTP requests without the token before their bodies are received."""
+
+    def __init__(self, app: ASGIApp, token: Token) -> None:
+        self._app = app
+        self._token = token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            try:
+                self._token.check(Headers(scope=scope).get("authorization"), "http")
+            except Unauthenticated as error:
+                return await problem(error)(scope, receive, send)
+        await self._app(scope, receive, send)
+
+
 def _refusal(error: Unauthenticated) -> "grpc.RpcMethodHandler[Any, Any]":
     async def refuse(requests: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         metadata = ((ERROR_METADATA, type(error).__name__),)
@@ -165,19 +186,20 @@ def _check_certificates(settings: GatewaySettings) -> None:
         # A password is never asked for: there may be nobody at the keyboard.
         context.load_cert_chain(settings.tls_certificate, settings.tls_key, lambda: "")
     except (OSError, ValueError) as error:
+        mismatch = "MISMATCH" in str(error)
+        reason = "the key is another's" if mismatch else "they do not hold what they should"
         raise InvalidOption(
-            "NUCLEI_TLS_CERTIFICATE and NUCLEI_TLS_KEY cannot be used together: "
-            f"{_reason(error)}; expected PEM files, the key without a password and belonging to "
-            "the certificate"
+            f"NUCLEI_TLS_CERTIFICATE and NUCLEI_TLS_KEY cannot be used: {reason}; expected PEM "
+            "files, the key without a password and belonging to the certificate"
         ) from None
     if settings.tls_client_ca is not None:
         _check_readable(settings.tls_client_ca, "NUCLEI_TLS_CLIENT_CA")
         try:
             context.load_verify_locations(settings.tls_client_ca)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError):
             raise InvalidOption(
-                f"NUCLEI_TLS_CLIENT_CA cannot be used: {_reason(error)}; expected a PEM file with "
-                "the certificates of authorities"
+                "NUCLEI_TLS_CLIENT_CA cannot be used: it holds no certificate; expected a PEM file "
+                "with the certificates of authorities"
             ) from None
 
 
@@ -188,11 +210,6 @@ def _check_readable(file: Path, setting: str) -> None:
         raise InvalidOption(
             f"{setting} is {file}, which cannot be read ({error.strerror}); expected a PEM file"
         ) from None
-
-
-def _reason(error: Exception) -> str:
-    reason = getattr(error, "reason", None) or str(error)
-    return str(reason).replace("_", " ").lower()
 
 
 def _check_token(settings: GatewaySettings) -> None:
@@ -210,6 +227,8 @@ def _is_loopback(address: str) -> bool:
     if address == "localhost":
         return True
     try:
-        return ipaddress.ip_address(address).is_loopback
+        parsed = ipaddress.ip_address(address)
     except ValueError:
         return False
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return (mapped or parsed).is_loopback

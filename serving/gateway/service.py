@@ -2,50 +2,95 @@
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import version as installed_version
 from types import FrameType
 
 import bentoml
+import click
+from starlette.types import ASGIApp, Receive, Scope, Send
 
+from nuclei.errors import InvalidOption, MissingPrerequisite
 from serving.engine import TritonEngine
-from serving.gateway.data_plane import DataPlane
+from serving.gateway import security
+from serving.gateway.data_plane import DISTRIBUTION, DataPlane
 from serving.gateway.grpc_server import GrpcServer
 from serving.gateway.http_routes import http_app
-from serving.gateway.settings import GatewaySettings
+from serving.gateway.settings import GatewaySettings, read_settings
+from serving.tracing import start_tracing
 
-# BentoML's own timer would answer before ours; it also runs while a body is uploaded.
-UPLOAD_S = 300
+logger = logging.getLogger(__name__)
 
-settings = GatewaySettings()
-app = http_app(settings.max_request_bytes)
+# BentoML's own timer, which starts with the upload and knows nothing of the data plane's, is not to
+# answer before that: a day is for ever.
+NEVER_S = 86_400.0
+
+
+def _checked_settings() -> GatewaySettings:
+    """The settings; ends the process with a sentence when it may not listen with them."""
+    try:
+        settings = read_settings()
+        command = click.get_current_context(silent=True)
+        # `bentoml serve --host` overrides the setting.
+        host = command.params.get("host") if command is not None else None
+        security.check(settings, {settings.host, host or settings.host})
+    except InvalidOption as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    return settings
+
+
+settings = _checked_settings()
+token = security.Token(settings)
+app = http_app(settings, token)
+
+
+class OnlyOurRoutes:
+    """Answers everything itself: BentoML adds pages and documents that nobody is to see."""
+
+    def __init__(self, bentoml_app: ASGIApp) -> None:
+        self._bentoml_app = bentoml_app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await (self._bentoml_app if scope["type"] == "lifespan" else app)(scope, receive, send)
 
 
 @bentoml.service(
     name="NucleiGateway",
     http={"host": settings.host, "port": settings.http_port},
-    traffic={"timeout": settings.default_timeout_s + UPLOAD_S},
-    # The data plane logs every frame, with more to tell.
+    ssl=security.http_tls(settings),
+    traffic={"timeout": NEVER_S},
+    # The data plane logs, measures and traces every frame, with more to tell and bounded names.
     logging={"access": {"enabled": False}},
+    metrics={"enabled": False},
+    tracing={"excluded_urls": ".*"},
 )
-@bentoml.asgi_app(app, path="/")
 class NucleiGateway:
-    """One worker of the gateway: HTTP by BentoML, and beside it the gRPC server."""
+    """The one worker of the gateway: HTTP by BentoML, and beside it the gRPC server."""
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
         """Open the gRPC port."""
         # BentoML's root logger drops what is not a warning.
         logging.getLogger("serving").setLevel(logging.INFO)
+        self._traces = None
+        if settings.traces:
+            self._traces = start_tracing(settings.traces, installed_version(DISTRIBUTION))
         self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="frame")
         self._engine = TritonEngine(
             settings.triton_address, settings.triton_concurrency, settings.max_message_bytes
         )
         self._data_plane = DataPlane(self._engine, self._executor, settings)
         app.state.data_plane = self._data_plane
-        self._grpc = GrpcServer(self._data_plane, settings)
-        await self._grpc.start()
+        self._grpc = GrpcServer(self._data_plane, settings, token)
+        with _ending_the_service():
+            await self._grpc.start()
+            security.check(settings, security.listening_addresses())
         _on_sigterm(self._grpc.begin_draining)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
@@ -54,9 +99,25 @@ class NucleiGateway:
         await self._grpc.stop()
         await self._engine.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
+        if self._traces is not None:
+            await asyncio.to_thread(self._traces.shutdown)
 
-    async def __is_ready__(self) -> bool:
-        return await self._data_plane.is_ready()
+
+NucleiGateway.add_asgi_middleware(OnlyOurRoutes)  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _ending_the_service() -> Iterator[None]:
+    """End BentoML's process too after a failure that starting again cannot cure."""
+    try:
+        yield
+    except (InvalidOption, MissingPrerequisite) as error:
+        command = click.get_current_context(silent=True)
+        if command is None or command.params.get("worker_id") is None:
+            raise
+        logger.critical("%s", error)
+        os.kill(os.getppid(), signal.SIGTERM)
+        os._exit(error.exit_code)
 
 
 def _on_sigterm(begin: Callable[[], None]) -> None:

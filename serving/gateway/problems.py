@@ -1,0 +1,77 @@
+"""Failures as HTTP tells them: RFC 9457 problems, which never show the inside of the service."""
+
+import math
+from http import HTTPStatus
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from nuclei.errors import (
+    EngineUnavailable,
+    FrameTooLarge,
+    NucleiError,
+    Overloaded,
+    Unauthenticated,
+)
+
+UNAVAILABLE_RETRY_S = 1
+_DETAILS = {
+    HTTPStatus.NOT_FOUND: "there is nothing at this path; /openapi.json lists what there is",
+    HTTPStatus.METHOD_NOT_ALLOWED: "this path does not take this method; the header Allow says "
+    "which it takes",
+}
+
+
+def problem(error: NucleiError) -> Response:
+    """The answer to a request that failed with an error of the tree."""
+    name = type(error).__name__
+    return JSONResponse(
+        {
+            "type": f"urn:nuclei:error:{name}",
+            "title": name,
+            "status": error.http_status,
+            "detail": str(error),
+        },
+        status_code=error.http_status,
+        headers=_headers(error),
+        media_type="application/problem+json",
+    )
+
+
+async def answer_problem(request: Request, error: Exception) -> Response:
+    """Answers errors of the tree, of the routing, and those that nobody foresaw."""
+    if isinstance(error, NucleiError):
+        return problem(error)
+    if isinstance(error, HTTPException):
+        return _routing_problem(HTTPStatus(error.status_code), error)
+    return problem(NucleiError("the service failed; its log says why"))
+
+
+def _routing_problem(status: HTTPStatus, error: HTTPException) -> Response:
+    return JSONResponse(
+        {
+            "type": "about:blank",
+            "title": status.phrase,
+            "status": status,
+            "detail": _DETAILS.get(status, status.description),
+        },
+        status_code=status,
+        headers=error.headers,
+        media_type="application/problem+json",
+    )
+
+
+def _headers(error: NucleiError) -> dict[str, str]:
+    match error:
+        case FrameTooLarge():
+            # What is left of a body that is too long is not worth receiving.
+            return {"Connection": "close"}
+        case Unauthenticated():
+            return {"WWW-Authenticate": "Bearer"}
+        case Overloaded():
+            return {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+        case EngineUnavailable():
+            return {"Retry-After": str(UNAVAILABLE_RETRY_S)}
+        case _:
+            return {}
