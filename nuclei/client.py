@@ -58,16 +58,23 @@ class Client:
     """
 
     def __init__(
-        self, address: str = DEFAULT_ADDRESS, *, channel: grpc.Channel | None = None
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        token: str = "",
+        channel: grpc.Channel | None = None,
     ) -> None:
         """Connect at the first call.
 
         Args:
             address: host:port of the gateway's gRPC server.
-            channel: used instead of a new one to `address`, for other credentials or for tests.
+            token: what a gateway with NUCLEI_TOKEN asks for.
+            channel: used instead of a new one to `address`: `grpc.secure_channel` for a gateway
+                with TLS, with CHANNEL_OPTIONS.
         """
         self._channel = channel or grpc.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub = SegmentationStub(self._channel)
+        self._metadata = _authorization(token)
 
     def segment(
         self,
@@ -99,12 +106,16 @@ class Client:
         """
         request = _request(frame, model, tta, outputs, pixel_size_um, request_id)
         with _translated():
-            return _segmentation(self._stub.Segment(request, timeout=timeout_s))
+            return _segmentation(
+                self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
+            )
 
     def server_info(self, timeout_s: float = 5) -> pb.GetServerInfoResponse:
         """The models and limits of the server; raises EngineUnavailable, DeadlineExceeded."""
         with _translated():
-            return self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout_s)
+            return self._stub.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=timeout_s, metadata=self._metadata
+            )
 
     def close(self) -> None:
         self._channel.close()
@@ -129,11 +140,16 @@ class AsyncClient:
     """
 
     def __init__(
-        self, address: str = DEFAULT_ADDRESS, *, channel: grpc.aio.Channel | None = None
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        token: str = "",
+        channel: grpc.aio.Channel | None = None,
     ) -> None:
         """Connect at the first call; arguments as in `Client`."""
         self._channel = channel or grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub = SegmentationStub(self._channel)
+        self._metadata = _authorization(token)
 
     async def segment(
         self,
@@ -149,12 +165,16 @@ class AsyncClient:
         """Segment one frame; arguments, result and errors as in `Client.segment`."""
         request = _request(frame, model, tta, outputs, pixel_size_um, request_id)
         with _translated():
-            return _segmentation(await self._stub.Segment(request, timeout=timeout_s))
+            return _segmentation(
+                await self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
+            )
 
     async def server_info(self, timeout_s: float = 5) -> pb.GetServerInfoResponse:
         """The models and limits of the server; raises EngineUnavailable, DeadlineExceeded."""
         with _translated():
-            return await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout_s)
+            return await self._stub.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=timeout_s, metadata=self._metadata
+            )
 
     async def close(self) -> None:
         await self._channel.close()
@@ -169,6 +189,10 @@ class AsyncClient:
         traceback: TracebackType | None,
     ) -> None:
         await self.close()
+
+
+def _authorization(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),) if token else ()
 
 
 def _request(

@@ -51,9 +51,11 @@ def context_of(carrier: Mapping[str, str]) -> Context:
 
 
 def headers() -> dict[str, str]:
-    """Headers that carry the current span to the next service; empty when there is none."""
+    """Headers that carry the current span to the next service; empty when it is not recorded."""
     carrier: dict[str, str] = {}
-    _propagator.inject(carrier)
+    # Triton would trace what carries a context, sampled or not.
+    if trace.get_current_span().is_recording():
+        _propagator.inject(carrier)
     return carrier
 
 
