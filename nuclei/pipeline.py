@@ -1,28 +1,41 @@
 """Frame -> tiles -> engine -> maps -> nuclei: the one way a frame is segmented, everywhere."""
 
 import asyncio
+import threading
 import time
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import Executor
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import CancelledError, Executor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.contract import Contract
-from nuclei.errors import EngineFailed
+from nuclei.errors import DeadlineExceeded, EngineFailed
 from nuclei.images import Frame
 from nuclei.instances import Nuclei
 from nuclei.intensity import intensity_range
 from nuclei.measurement import measure
 from nuclei.segmentation import Segmentation
-from nuclei.tiles import TilePlan, cut, plan_tiles, stitch
-from nuclei.watershed import label_nuclei
+from nuclei.tiles import TilePlan, cut, mirrored, place, plan_tiles
+from nuclei.watershed import BAND_PX, label_nuclei
 
 TTA_SUFFIX = "_tta"
 VERSION_CHANGES = 3
+# Tiles of one frame that are cut and given to the engine before the first of them is answered.
+TILES_IN_FLIGHT_PX = 2**22
+
+# What one pixel of a band takes: its height, before and after smoothing, and lists of saddles.
+LANDSCAPE_BYTES = 16
+# A frame smaller than its tile is continued by at most this.
+MIRRORED_PX = 2**16
+# A tile on its way to the engine exists as an array and as messages.
+TILE_COPIES = 3
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -31,13 +44,10 @@ class Inference:
 
     Attributes:
         maps: uint8 [K, S, S] in the order of the contract's maps, 255 is probability 1.
-        disagreement: uint8 [S, S], standard deviation of the foreground probability over the
-            views, 255 is 1; 0 where there is one view.
         version: the model version that answered.
     """
 
     maps: NDArray[np.uint8]
-    disagreement: NDArray[np.uint8]
     version: str
 
 
@@ -131,11 +141,11 @@ async def segment(
         ModelNotFound, DeadlineExceeded, Overloaded, EngineUnavailable, EngineFailed.
     """
     watch = stopwatch or Stopwatch()
+    deadline = _Deadline(timeout_s)
     prediction = await predict(
         frame, engine, model, tta=tta, timeout_s=timeout_s, executor=executor, stopwatch=watch
     )
-    loop = asyncio.get_running_loop()
-    labels, nuclei = await loop.run_in_executor(executor, _label, frame, prediction, watch)
+    labels, nuclei = await _off_loop(executor, deadline, _label, frame, prediction, watch)
     return Segmentation(
         labels, nuclei, frame.pixel_size_um, model, prediction.version, watch.stage_ms
     )
@@ -153,57 +163,111 @@ async def predict(
 ) -> Prediction:
     """The maps of one frame, before post-processing; arguments and errors as `segment`."""
     watch = stopwatch or Stopwatch()
-    loop = asyncio.get_running_loop()
-    deadline = None if timeout_s is None else loop.time() + timeout_s
+    deadline = _Deadline(timeout_s)
     contract = await engine.contract(model)
+    height, width = frame.pixels.shape[:2]
     with watch.timed("tile"):
-        plan, intensity, tiles = await loop.run_in_executor(executor, _cut, frame, contract)
+        plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
+        pixels, intensity = await _off_loop(executor, deadline, _prepare, frame, plan)
     with watch.timed("infer"):
         graph = model + TTA_SUFFIX if tta else model
-        inferences = await _infer(engine, graph, tiles, intensity, deadline)
-    with watch.timed("stitch"):
-        tile_maps = [inference.maps for inference in inferences]
-        maps = await loop.run_in_executor(executor, stitch, tile_maps, plan)
+        maps = np.empty((len(contract.maps), height, width), np.uint8)
+        version = await _infer(engine, graph, pixels, plan, intensity, deadline, maps)
     contract = await engine.contract(model)  # the answers may come from a newer version
-    return Prediction(maps, contract, inferences[0].version)
+    return Prediction(maps, contract, version)
 
 
-def _cut(
-    frame: Frame, contract: Contract
-) -> tuple[TilePlan, NDArray[np.float32], list[NDArray[np.uint16]]]:
-    height, width = frame.pixels.shape[:2]
-    plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
-    tiles = list(cut(frame.pixels.astype(np.uint16, copy=False), plan))
-    return plan, intensity_range(frame.pixels), tiles
+def memory_bytes(height: int, width: int, channels: int, itemsize: int) -> int:
+    """Memory that segmenting a frame takes at its peak, the frame's own pixels included.
+
+    Args:
+        height, width, channels: of the frame, [H, W, C].
+        itemsize: bytes of one value, 1 or 2.
+    """
+    pixels = height * width
+    # The frame, three maps and the labels; one byte more pays for the tables of the nuclei.
+    whole = pixels * (channels * itemsize + 3 + 4 + 1)
+    band = min(pixels, BAND_PX) * LANDSCAPE_BYTES
+    tiles = min(pixels + MIRRORED_PX, TILES_IN_FLIGHT_PX) * (2 * channels + 3) * TILE_COPIES
+    return whole + band + tiles
+
+
+class _Deadline:
+    """When the caller's time runs out."""
+
+    def __init__(self, timeout_s: float | None) -> None:
+        self._end = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def left_s(self) -> float | None:
+        return None if self._end is None else self._end - time.monotonic()
+
+    def check(self) -> None:
+        if self._end is not None and time.monotonic() >= self._end:
+            raise DeadlineExceeded("the time ran out while the frame was in work; allow more time")
+
+
+async def _off_loop(
+    executor: Executor | None, deadline: _Deadline, step: Callable[..., Result], *arguments: object
+) -> Result:
+    """Run a step with these arguments and a check, which ends it once nobody waits any more."""
+    left = threading.Event()
+
+    def check() -> None:
+        if left.is_set():
+            raise CancelledError
+        deadline.check()
+
+    try:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(executor, partial(step, *arguments, check))
+    finally:
+        left.set()
+
+
+def _prepare(
+    frame: Frame, plan: TilePlan, check: Callable[[], None]
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """The pixels from which tiles are cut, and their range."""
+    check()
+    return mirrored(frame.pixels, plan), intensity_range(frame.pixels)
 
 
 async def _infer(
     engine: Engine,
     graph: str,
-    tiles: list[NDArray[np.uint16]],
+    pixels: NDArray[Any],
+    plan: TilePlan,
     intensity: NDArray[np.float32],
-    deadline: float | None,
-) -> list[Inference]:
-    """Answers for all tiles, from one model version: a swap under way asks for stale tiles anew."""
-    loop = asyncio.get_running_loop()
+    deadline: _Deadline,
+    maps: NDArray[np.uint8],
+) -> str:
+    """Fill the maps of a frame, from one model version, which is returned.
 
-    async def run(tile: NDArray[np.uint16]) -> Inference:
-        left = None if deadline is None else deadline - loop.time()
-        return await engine.infer(graph, tile, intensity, left)
+    Tiles are cut as they are sent. When a swap is under way, stale tiles are asked for anew.
+    """
+    room = asyncio.Semaphore(max(1, TILES_IN_FLIGHT_PX // plan.size**2))
 
-    answers = await _together([run(tile) for tile in tiles])
-    for _ in range(VERSION_CHANGES):
-        newest = max(answers, key=lambda answer: int(answer.version)).version
-        stale = [index for index, answer in enumerate(answers) if answer.version != newest]
+    async def run(index: int) -> str:
+        tile = plan.tiles[index]
+        async with room:
+            part = cut(pixels, tile, plan)
+            answer = await engine.infer(graph, part, intensity, deadline.left_s())
+        place(answer.maps, tile, maps)
+        return answer.version
+
+    versions: dict[int, str] = {}
+    stale = list(range(len(plan.tiles)))
+    for _ in range(VERSION_CHANGES + 1):
+        fresh = await _together([run(index) for index in stale])
+        versions |= zip(stale, fresh, strict=True)
+        newest = max(versions.values(), key=int)
+        stale = [index for index, version in versions.items() if version != newest]
         if not stale:
-            return answers
-        fresh = await _together([run(tiles[index]) for index in stale])
-        for index, answer in zip(stale, fresh, strict=True):
-            answers[index] = answer
+            return newest
     raise EngineFailed(f"{graph} kept changing its version during one frame; send the frame again")
 
 
-async def _together(runs: list[Coroutine[Any, Any, Inference]]) -> list[Inference]:
+async def _together(runs: list[Coroutine[Any, Any, str]]) -> list[str]:
     """Await all; the first failure cancels the rest."""
     tasks = [asyncio.ensure_future(run) for run in runs]
     try:
@@ -214,11 +278,11 @@ async def _together(runs: list[Coroutine[Any, Any, Inference]]) -> list[Inferenc
 
 
 def _label(
-    frame: Frame, prediction: Prediction, watch: Stopwatch
+    frame: Frame, prediction: Prediction, watch: Stopwatch, check: Callable[[], None]
 ) -> tuple[NDArray[np.uint32], Nuclei]:
     contract = prediction.contract
     with watch.timed("watershed"):
-        labels = label_nuclei(prediction.maps, contract.watershed)
+        labels = label_nuclei(prediction.maps, contract.watershed, check)
     with watch.timed("measure"):
         foreground = prediction.maps[contract.maps.index("foreground")]
-        return labels, measure(labels, frame.pixels, foreground)
+        return labels, measure(labels, frame.pixels, foreground, check)

@@ -1,4 +1,4 @@
-"""Cutting a frame into square tiles with a halo, and stitching the maps of the tiles back.
+"""Cutting a frame into square tiles with a halo, and putting the maps of the tiles together.
 
 Every pixel of the result comes from the tile in which it lies deepest, at least `halo` pixels from
 any tile edge that is not an edge of the frame: a network that looks no further than the halo gives
@@ -6,10 +6,10 @@ the same maps whatever the tile size. A side that is no multiple of the stride a
 tile is mirrored up to the tile's end: there the last `halo` pixels see a mirror image, not an edge.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,38 +83,34 @@ def plan_tiles(height: int, width: int, largest: int, halo: int, stride: int) ->
     return TilePlan(height, width, size, tiles)
 
 
-def cut(pixels: NDArray[np.uint16], plan: TilePlan) -> Iterator[NDArray[np.uint16]]:
-    """Yield the tiles of a frame in the plan's order.
-
-    Args:
-        pixels: [H, W, C]; a frame smaller than a tile is mirrored below and to the right.
-
-    Yields:
-        contiguous [size, size, C].
-    """
+def mirrored(pixels: NDArray[Any], plan: TilePlan) -> NDArray[Any]:
+    """The frame [H, W, C], continued as in a mirror where a side is shorter than a tile."""
     missing = [(0, max(0, plan.size - side)) for side in pixels.shape[:2]]
-    if any(after for _, after in missing):
-        pixels = np.pad(pixels, [*missing, (0, 0)], mode="symmetric")
-    for tile in plan.tiles:
-        part = pixels[tile.y : tile.y + plan.size, tile.x : tile.x + plan.size]
-        yield np.ascontiguousarray(part)
+    if not any(after for _, after in missing):
+        return pixels
+    return np.pad(pixels, [*missing, (0, 0)], mode="symmetric")
 
 
-def stitch(maps: Sequence[NDArray[np.uint8]], plan: TilePlan) -> NDArray[np.uint8]:
-    """Put the maps of the tiles together.
+def cut(pixels: NDArray[Any], tile: Tile, plan: TilePlan) -> NDArray[np.uint16]:
+    """One tile of a frame, uint16 [size, size, C], a copy.
 
     Args:
-        maps: uint8 [..., size, size] of each tile, in the plan's order.
-
-    Returns:
-        uint8 [..., H, W].
+        pixels: uint8 or uint16 [H, W, C], mirrored.
     """
-    whole = np.empty((*maps[0].shape[:-2], plan.height, plan.width), maps[0].dtype)
-    for tile, values in zip(plan.tiles, maps, strict=True):
-        rows = slice(tile.rows.start - tile.y, tile.rows.stop - tile.y)
-        columns = slice(tile.columns.start - tile.x, tile.columns.stop - tile.x)
-        whole[..., tile.rows, tile.columns] = values[..., rows, columns]
-    return whole
+    part = pixels[tile.y : tile.y + plan.size, tile.x : tile.x + plan.size]
+    return part.astype(np.uint16, order="C")
+
+
+def place(maps: NDArray[np.uint8], tile: Tile, whole: NDArray[np.uint8]) -> None:
+    """Copy the part of a tile's maps that is used into the maps of the frame.
+
+    Args:
+        maps: uint8 [K, size, size].
+        whole: uint8 [K, H, W].
+    """
+    rows = slice(tile.rows.start - tile.y, tile.rows.stop - tile.y)
+    columns = slice(tile.columns.start - tile.x, tile.columns.stop - tile.x)
+    whole[:, tile.rows, tile.columns] = maps[:, rows, columns]
 
 
 def _count(length: int, size: int, halo: int) -> int:

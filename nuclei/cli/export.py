@@ -141,9 +141,9 @@ def _parity_table(found: list["Parity"]) -> Table:
         title="Triton against the same files in this process, largest difference, 255 = 1",
         title_justify="left",
     )
-    for column in ("graph", "version", "tiles", "maps", "disagreement"):
+    for column in ("graph", "version", "tiles", "maps"):
         table.add_column(column)
     for entry in found:
-        numbers = (entry.tiles, entry.maps, entry.disagreement)
+        numbers = (entry.tiles, entry.maps)
         table.add_row(entry.graph, entry.version, *map(str, numbers))
     return table

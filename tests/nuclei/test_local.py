@@ -39,15 +39,14 @@ async def test_maps_have_the_size_of_the_tile(
     contract = await engine.contract("unet")
     answer = await engine.infer(graph, image(channels=channels), RANGE, None)
     assert answer.maps.shape == (len(contract.maps), 64, 64)
-    assert answer.maps.dtype == answer.disagreement.dtype == np.uint8
-    assert answer.disagreement.shape == (64, 64)
+    assert answer.maps.dtype == np.uint8
 
 
-async def test_one_view_agrees_with_itself_and_eight_do_not(engine: LocalEngine) -> None:
+async def test_eight_views_give_maps_near_those_of_one(engine: LocalEngine) -> None:
     one = await engine.infer("unet", image(), RANGE, None)
     eight = await engine.infer("unet_tta", image(), RANGE, None)
-    assert not one.disagreement.any()
-    assert eight.disagreement.any()
+    difference = np.abs(one.maps.astype(int) - eight.maps)
+    assert 0 < difference.mean() < 64
 
 
 def test_models_are_those_with_a_contract(engine: LocalEngine) -> None:

@@ -1,4 +1,9 @@
 import asyncio
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 
 import cv2
@@ -8,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from nuclei import watershed
 from nuclei.contract import Contract
 from nuclei.errors import DeadlineExceeded, EngineFailed
 from nuclei.images import Frame
 from nuclei.metrics import score_image
-from nuclei.pipeline import Inference, predict, segment
+from nuclei.pipeline import Inference, Stopwatch, memory_bytes, predict, segment
 
 REACH_PX = 12
+NOISE = np.random.default_rng(0).integers(0, 65536, (2500, 3000, 1), dtype=np.uint16)
 
 
 class BlurEngine:
@@ -50,7 +57,7 @@ class BlurEngine:
             sums = cv2.boxFilter(sums, -1, window, normalize=False, borderType=cv2.BORDER_REFLECT)
         value = np.round(sums / (REACH_PX + 1) ** 4).astype(np.uint8)
         version = self._versions[min(len(self.graphs), len(self._versions)) - 1]
-        return Inference(np.stack([value, 0 * value, value]), 0 * value, version)
+        return Inference(np.stack([value, 0 * value, value]), version)
 
 
 def spots(height: int, width: int, seed: int) -> Frame:
@@ -109,7 +116,7 @@ def test_result_names_its_model_version_and_steps() -> None:
     found = asyncio.run(segment(frame, engine, "unet", tta=True))
     assert (found.model, found.version, found.pixel_size_um) == ("unet", "1", (0.5, 0.5))
     assert set(engine.graphs) == {"unet_tta"}
-    assert list(found.stage_ms) == ["tile", "infer", "stitch", "watershed", "measure"]
+    assert list(found.stage_ms) == ["tile", "infer", "watershed", "measure"]
     assert found.labels.dtype == np.uint32
     assert found.labels.max() == len(found.nuclei)
 
@@ -141,3 +148,63 @@ def test_a_version_that_never_settles_is_an_error() -> None:
 def test_a_deadline_is_kept() -> None:
     with pytest.raises(DeadlineExceeded):
         asyncio.run(segment(spots(64, 64, 0), BlurEngine(Contract("unet")), "unet", timeout_s=0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (16, 5000), (5000, 16)])
+def test_frames_of_any_shape(shape: tuple[int, int]) -> None:
+    frame = Frame(np.arange(np.prod(shape), dtype=np.uint16).reshape(*shape, 1))
+    contract = Contract("unet", tile_size=160, halo=16)
+    found = asyncio.run(segment(frame, BlurEngine(contract), "unet"))
+    assert found.labels.shape == shape
+
+
+async def test_post_processing_ends_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watershed, "BAND_PX", 1)  # a check for every row
+    frame = spots(600, 600, 4)
+    engine = BlurEngine(Contract("unet"))
+    with ThreadPoolExecutor(1) as executor:
+        started = threading.Event()
+        ended = []
+
+        class Watch(Stopwatch):
+            @contextmanager
+            def timed(self, stage: str) -> Iterator[None]:
+                if stage == "watershed":
+                    started.set()
+                try:
+                    yield
+                except BaseException as error:
+                    ended.append((stage, type(error)))
+                    raise
+
+        running = asyncio.ensure_future(
+            segment(frame, engine, "unet", executor=executor, stopwatch=Watch())
+        )
+        await asyncio.to_thread(started.wait)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert ended == [("watershed", CancelledError)]
+
+
+def test_post_processing_keeps_the_deadline() -> None:
+    class SlowEngine(BlurEngine):
+        async def contract(self, model: str) -> Contract:
+            if self.graphs:
+                await asyncio.sleep(0.2)
+            return await super().contract(model)
+
+    engine = SlowEngine(Contract("unet"))
+    with pytest.raises(DeadlineExceeded, match="in work"):
+        asyncio.run(segment(spots(64, 64, 0), engine, "unet", timeout_s=0.2))
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((2500, 3000, 1), np.uint16), NOISE])
+def test_the_estimate_of_memory_is_not_exceeded(pixels: NDArray[np.uint16]) -> None:
+    estimate = memory_bytes(*pixels.shape, pixels.itemsize)
+    engine = BlurEngine(Contract("unet", halo=16))
+    tracemalloc.start()
+    asyncio.run(segment(Frame(pixels), engine, "unet"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.5 * estimate < peak + pixels.nbytes < estimate

@@ -1,0 +1,112 @@
+"""Time of the network in one process: the ONNX files of a repository, run as Triton's backend does.
+
+.venv-triton/bin/python benchmarks/network_in_process.py
+
+Triton's environment is used, for its onnxruntime and accelerators; nothing of Triton runs. The
+frame's tiles, all of one size, go through preprocessing, network and finish one after the other, on
+all threads. Prints JSON: ms per frame, by its side.
+"""
+
+import argparse
+import json
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from nuclei.contract import Contract  # noqa: E402
+from nuclei.tiles import plan_tiles  # noqa: E402
+
+SIDES_PX = (512, 2048)
+STEPS = ("preprocess", "unet_network", "finish")
+
+onnxruntime.disable_telemetry_events()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
+    parser.add_argument("--repeats", type=int, default=10, help="frames of each size [10]")
+    arguments = parser.parse_args()
+    contract = contract_of(arguments.repository)
+    steps = [open_step(arguments.repository / name) for name in STEPS]
+    print(
+        json.dumps(
+            {
+                str(side): round(frame_ms(steps, contract, side, arguments.repeats), 2)
+                for side in SIDES_PX
+            }
+        )
+    )
+
+
+def contract_of(repository: Path) -> Contract:
+    """The contract in the ensemble's configuration; there is no protobuf in this environment."""
+    text = (repository / "unet" / "config.pbtxt").read_text()
+    found = re.search(r'key: "contract"\s+value {\s+string_value: ("(?:[^"\\]|\\.)*")', text)
+    assert found is not None, "the ensemble carries a contract"
+    return Contract.from_json(json.loads(found[1]))
+
+
+def open_step(model: Path) -> onnxruntime.InferenceSession:
+    """A session with the threads, accelerator and precision of the model's configuration."""
+    text = (model / "config.pbtxt").read_text()
+    options = onnxruntime.SessionOptions()
+    threads = re.search(r'"intra_op_thread_count"\s+value {\s+string_value: "(\d+)"', text)
+    options.intra_op_num_threads = int(threads[1]) if threads else 0
+    providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
+    precision = re.search(
+        r'name: "openvino"\s+parameters {\s+key: "precision"\s+value: "(\w+)"', text
+    )
+    if precision:
+        properties: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": {"BF16": "bf16", "FP32": "f32"}[precision[1]]
+        }
+        if threads:
+            properties["INFERENCE_NUM_THREADS"] = int(threads[1])
+        load = json.dumps({"CPU": properties})
+        providers.insert(
+            0, ("OpenVINOExecutionProvider", {"device_type": "CPU", "load_config": load})
+        )
+    newest = max(
+        (path for path in model.iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
+    )
+    return onnxruntime.InferenceSession(newest / "model.onnx", options, providers=providers)
+
+
+def frame_ms(
+    steps: list[onnxruntime.InferenceSession], contract: Contract, side: int, repeats: int
+) -> float:
+    """Median time of all tiles of one frame through all steps, milliseconds."""
+    plan = plan_tiles(side, side, contract.tile_size, contract.halo, contract.stride)
+    random = np.random.default_rng(0)
+    tile = random.integers(0, 4096, (plan.size, plan.size, 1), dtype=np.uint16)
+    seconds = []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        for _ in plan.tiles:
+            run_tile(steps, tile)
+        seconds.append(time.perf_counter() - started)
+    return float(np.median(seconds[1:])) * 1e3
+
+
+def run_tile(steps: list[onnxruntime.InferenceSession], tile: Any) -> Any:
+    """The maps of one tile, uint8 [K, S, S]."""
+    preprocess, network, finish = steps
+    given = {"IMAGE": tile, "RANGE": np.array([0, 4095], np.float32)}
+    (image,) = preprocess.run(["INPUT"], given)
+    (maps,) = network.run(["MAPS"], {"IMAGE": image})
+    return finish.run(["MAPS"], {"MAPS_IN": maps})[0]
+
+
+if __name__ == "__main__":
+    main()
