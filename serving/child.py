@@ -2,12 +2,17 @@
 
 import contextlib
 import ctypes
+import errno
+import os
 import secrets
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 import psutil
 
@@ -15,15 +20,19 @@ _libc = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 _MARK = "NUCLEI_CHILD"
 _LOG_TAIL_BYTES = 64 * 1024
+_LOG_BYTES = 32 * 2**20
 _KILL_WAIT_S = 5.0
 _POLL_S = 0.02
 
 
 class Child:
-    """A process in a session of its own (Ctrl-C does not reach it) that writes to a log file."""
+    """A process in a session of its own (Ctrl-C does not reach it) that writes to a log file.
+
+    To be started by a thread that lives as long as this process: it ends with that thread.
+    """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path | None
     ) -> None:
         """Describe the process; `start` starts it.
 
@@ -31,14 +40,14 @@ class Child:
             name: what messages call it.
             command: program and arguments.
             environment: the whole environment.
-            log: file for its output, overwritten at each start.
+            log: file for its output, the one before kept as `<log>.1`; None for our own output.
         """
         self.name = name
         self.log = log
         self._command = command
         # Its descendants inherit it, and are known by it when their parents are gone.
         self._mark = secrets.token_hex(8)
-        self._environment = {**environment, _MARK: self._mark}
+        self._environment = {**environment, _MARK: f"{environment.get(_MARK, '')}:{self._mark}"}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -50,18 +59,31 @@ class Child:
         """Process id, None when it does not run."""
         return self._process.pid if self._process is not None and self.running else None
 
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs or before it was started; -9 when SIGKILL ended it."""
+        return None if self._process is None else self._process.poll()
+
+    @property
+    def ending(self) -> str:
+        """How it ended, for messages."""
+        code = self.exit_code
+        if code is None:
+            return "still running"
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
     def start(self) -> None:
         """Start it; it ends when this process does, however that ends."""
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
+        with contextlib.ExitStack() as stack:
+            log = None if self.log is None else stack.enter_context(_opened(self.log))
             self._process = subprocess.Popen(
                 self._command,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
-                stderr=subprocess.STDOUT,
+                stderr=None if log is None else subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=partial(_end_with, os.getpid()),
             )
 
     def stop(self, timeout_s: float) -> None:
@@ -87,16 +109,26 @@ class Child:
             time.sleep(_POLL_S)
         self._process = None
 
+    def cap_log(self) -> None:
+        """Put what its log holds aside once that is long; the process goes on writing to it."""
+        if self.log is None or self.log.stat().st_size < _LOG_BYTES:
+            return
+        with contextlib.suppress(OSError):  # a full disk: what cannot be put aside is let go
+            shutil.copyfile(self.log, _aside(self.log))
+        os.truncate(self.log, 0)
+
     def _descendants(self) -> list[psutil.Process]:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if process.environ().get(_MARK) == self._mark:
+                if self._mark in process.environ().get(_MARK, "").split(":"):
                     found.append(process)
         return found
 
     def last_lines(self, count: int) -> str:
         """The end of its log."""
+        if self.log is None:
+            return ""
         try:
             with self.log.open("rb") as log:
                 log.seek(max(0, self.log.stat().st_size - _LOG_TAIL_BYTES))
@@ -106,5 +138,24 @@ class Child:
         return "\n".join(lines[-count:])
 
 
-def _end_with_parent() -> None:
+def _opened(log: Path) -> BinaryIO:
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        if log.exists():
+            log.replace(_aside(log))
+        # Appending: writers go on at the new end once the file was cut.
+        return log.open("ab")
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        return open(os.devnull, "ab")  # a server without a log is better than none
+
+
+def _aside(log: Path) -> Path:
+    return log.with_name(f"{log.name}.1")
+
+
+def _end_with(parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:  # it ended before the line above
+        os.kill(os.getpid(), signal.SIGTERM)

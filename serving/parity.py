@@ -16,7 +16,8 @@ from nuclei.pipeline import Inference
 from nuclei.tiles import cut, mirrored, plan_tiles
 from serving.engine import TritonEngine
 from serving.ports import free_ports
-from serving.triton.server import DEFAULT_ENVIRONMENT, TritonServer
+from serving.settings import TRITON_ENVIRONMENT
+from serving.triton.server import TritonServer
 
 TIMEOUT_S = 120.0
 MAX_MESSAGE_BYTES = 2**28
@@ -43,7 +44,7 @@ def served_parity(
     repository: Path,
     graphs: Sequence[str],
     frame: Frame,
-    environment: Path = DEFAULT_ENVIRONMENT,
+    environment: Path = TRITON_ENVIRONMENT,
 ) -> list[Parity]:
     """Serve a repository on free ports and compare its answers with this process's.
 

@@ -1,17 +1,14 @@
 """`nuclei serve`: Triton and the gateway on this machine, until Ctrl-C."""
 
-import time
+import os
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from nuclei.errors import InvalidOption
-
-if TYPE_CHECKING:
-    from serving.launcher import SelfCheck, ServeSettings, Service
+# Longer than the supervisor gives the gateway and Triton together.
+_STOP_S = 60.0
 
 EPILOG = """
 **Examples**
@@ -44,56 +41,30 @@ def serve(
 ) -> None:
     """Serve the models of a repository: Triton, and the gateway that callers talk to.
 
-    A bundled frame is segmented as a check of the whole way before it says that it is ready.
+    A bundled frame is segmented as a check of the whole way before it says that it is ready. What
+    ends or hangs later is started again, and a line says so.
     """
-    from serving.launcher import Service, stop_on_signals
+    given = {
+        "http_port": http_port,
+        "grpc_port": grpc_port,
+        "host": host,
+        "repository": repository,
+        "state": state,
+    }
+    variables = {
+        f"NUCLEI_{name.upper()}": str(value) for name, value in given.items() if value is not None
+    }
+    raise typer.Exit(_guard({**os.environ, **variables}))
 
-    console = Console()
-    service = Service(
-        _settings(
-            http_port=http_port, grpc_port=grpc_port, host=host, repository=repository, state=state
-        )
+
+def _guard(environment: dict[str, str]) -> int:
+    """Run the supervisor, which reads its settings from this environment; returns its exit code."""
+    from nuclei.cli.events import show_events
+    from serving.child import Child
+    from serving.guard import Guard
+
+    show_events()
+    supervisor = Child(
+        "the supervisor", [sys.executable, "-m", "nuclei.cli.supervise"], environment, log=None
     )
-    started = time.monotonic()
-    stop_on_signals()
-    try:
-        with console.status("Starting Triton and the gateway"):
-            service.start()
-            check = service.self_check()
-        _report(console, service, check, time.monotonic() - started)
-        service.wait()
-    except KeyboardInterrupt:
-        console.print("Stopping")
-    finally:
-        service.stop()
-
-
-def _settings(**given: Any) -> "ServeSettings":
-    """Settings from the environment, and from the options that were given."""
-    from pydantic import ValidationError
-
-    from serving.gateway.settings import GatewaySettings
-    from serving.launcher import ServeSettings
-
-    try:
-        GatewaySettings()
-        return ServeSettings(**{name: value for name, value in given.items() if value is not None})
-    except ValidationError as error:
-        first = error.errors()[0]
-        name = "_".join(str(part) for part in first["loc"])
-        raise InvalidOption(
-            f"setting {name} (NUCLEI_{name.upper()}) is {first['input']!r}: {first['msg']}"
-        ) from None
-
-
-def _report(console: Console, service: "Service", check: "SelfCheck", seconds: float) -> None:
-    found = check.segmentation
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("self-check", f"{len(found.nuclei.label)} nuclei in {check.frame.name}")
-    table.add_row("latency", f"{check.latency_ms:.0f} ms")
-    table.add_row("model", f"{found.model} version {found.version}")
-    table.add_row("HTTP", service.http_url)
-    table.add_row("gRPC", service.grpc_address)
-    table.add_row("logs", str(service.settings.state))
-    console.print(f"[green]Ready[/green] in {seconds:.1f} s; Ctrl-C stops it")
-    console.print(table)
+    return Guard(supervisor, _STOP_S).run()

@@ -1,8 +1,8 @@
 """The process of Triton Inference Server, from the wheel, with our onnxruntime backend."""
 
+import filecmp
 import json
 import os
-import secrets
 import shutil
 import time
 import urllib.request
@@ -15,9 +15,9 @@ from nuclei.errors import EngineFailed, InvalidData, MissingPrerequisite
 from nuclei.modelconfig import CONFIG_FILE
 from serving.child import Child
 from serving.ports import LOOPBACK, check_free
+from serving.settings import TRITON_ENVIRONMENT
+from serving.triton.key import HEADER, restrictions
 from serving.triton.machine import check_machine, has_own_libpython
-
-DEFAULT_ENVIRONMENT = Path(__file__).parents[2] / ".venv-triton"
 
 # Loopback is never reached through a proxy.
 _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -42,9 +42,11 @@ class TritonServer:
         grpc_port: int,
         metrics_port: int,
         models: Sequence[str] = (),
-        environment: Path = DEFAULT_ENVIRONMENT,
+        environment: Path = TRITON_ENVIRONMENT,
+        key: str = "",
+        traces: str = "",
     ) -> None:
-        """Describe the server; `start` starts it.
+        """Describe the server; `start` starts it. Its output goes to the file `log`.
 
         Args:
             repository: model repository.
@@ -54,6 +56,8 @@ class TritonServer:
             metrics_port: port of the Prometheus metrics.
             models: models to load, and the steps of ensembles with them; none means all.
             environment: virtual environment with the wheel and onnxruntime.
+            key: asked of whoever changes the server; empty lets everyone on this machine.
+            traces: OTLP/HTTP endpoint for its spans (http://host:4318/v1/traces), empty for none.
         """
         self.address = f"{LOOPBACK}:{grpc_port}"
         self.url = f"http://{LOOPBACK}:{http_port}"
@@ -62,9 +66,12 @@ class TritonServer:
         self._home = state.resolve() / f"triton-{grpc_port}"
         self._ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
         self._models = models
-        # Regions of shared memory carry it, so that ours can be told from others'.
-        self._region = f"nuclei_{secrets.token_hex(4)}_"
-        self._child = Child("Triton", self._command(), self._variables(), self._home / "triton.log")
+        self._key = key
+        self._traces = traces
+        # Regions of shared memory carry it, so that what a killed server left is known by its port.
+        self._region = f"nuclei_{grpc_port}_"
+        self.log = self._home / "triton.log"
+        self._child = Child("Triton", self._command(), self._variables(), self.log)
 
     def __enter__(self) -> Self:
         try:
@@ -92,8 +99,13 @@ class TritonServer:
         return self._child.pid
 
     @property
-    def log(self) -> Path:
-        return self._child.log
+    def ending(self) -> str:
+        """How it ended, for messages."""
+        return self._child.ending
+
+    def cap_log(self) -> None:
+        """Keep its log from growing without bound."""
+        self._child.cap_log()
 
     def check(self) -> None:
         """Check what starting needs.
@@ -129,6 +141,7 @@ class TritonServer:
         """
         self.check()
         self._assemble_backends()
+        self._remove_regions()
         self._child.start()
         deadline = time.monotonic() + timeout_s
         while not self._get("/v2/health/live"):
@@ -139,9 +152,16 @@ class TritonServer:
             time.sleep(_POLL_S)
         self._check_models()
 
-    def stop(self) -> None:
-        """Stop the server and whatever it left: processes and shared memory."""
-        self._child.stop(_STOP_S)
+    def stop(self, timeout_s: float = _STOP_S) -> None:
+        """Stop the server, and remove whatever it left: processes and shared memory.
+
+        Args:
+            timeout_s: seconds that it has to finish its requests.
+        """
+        self._child.stop(timeout_s)
+        self._remove_regions()
+
+    def _remove_regions(self) -> None:
         for region in Path("/dev/shm").glob(f"{self._region}*"):
             region.unlink(missing_ok=True)
 
@@ -186,6 +206,8 @@ class TritonServer:
             *(f"--{name}-port={port}" for name, port in self._ports.items()),
             *(f"--{name}-address={LOOPBACK}" for name in self._ports),
             "--log-format=ISO8601",
+            *(restrictions(self._key) if self._key else ()),
+            *(_tracing(self._traces) if self._traces else ()),
         ]
 
     def _variables(self) -> dict[str, str]:
@@ -202,14 +224,19 @@ class TritonServer:
 
     def _assemble_backends(self) -> None:
         """Copy the backends into one folder: Triton refuses links that lead out of it."""
-        folder = self._home / "backends"
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(self._wheel / "backends" / "python", folder / "python")
-        shutil.copy(self._wheel / _STUB, folder / "python")
-        (folder / "python" / Path(_STUB).name).chmod(0o755)
-        (folder / "onnxruntime").mkdir()
+        python = self._home / "backends" / "python"
+        shutil.copytree(
+            self._wheel / "backends" / "python",
+            python,
+            copy_function=_copy_changed,
+            dirs_exist_ok=True,
+        )
+        _copy_changed(self._wheel / _STUB, python / Path(_STUB).name)
+        (python / Path(_STUB).name).chmod(0o755)
+        ours = self._home / "backends" / "onnxruntime"
+        ours.mkdir(exist_ok=True)
         for file in ("model.py", "onnx_file.py"):
-            shutil.copy(_BACKEND / file, folder / "onnxruntime")
+            _copy_changed(_BACKEND / file, ours / file)
 
     def _check_models(self) -> None:
         failed = [model for model in self._asked() if not self.is_ready(model)]
@@ -225,6 +252,7 @@ class TritonServer:
 
     def _index(self) -> list[dict[str, Any]]:
         request = urllib.request.Request(f"{self.url}/v2/repository/index", method="POST")
+        request.add_header(HEADER, self._key)
         with _http.open(request, timeout=_PROBE_S) as answer:
             index: list[dict[str, Any]] = json.load(answer)
         return index
@@ -238,6 +266,18 @@ class TritonServer:
 
     def _log_end(self) -> str:
         return self._child.last_lines(_ERROR_LINES)
+
+
+def _copy_changed(source: str | Path, target: str | Path) -> None:
+    """Copy a file unless it is there: what a full disk cannot hold is not asked of it again."""
+    if not (os.path.exists(target) and filecmp.cmp(source, target)):
+        shutil.copy2(source, target)
+
+
+def _tracing(endpoint: str) -> list[str]:
+    # Rate 0: only requests that carry a trace context, those that the gateway samples.
+    settings = ("rate=0", "level=TIMESTAMPS", "mode=opentelemetry")
+    return [f"--trace-config={each}" for each in (*settings, f"opentelemetry,url={endpoint}")]
 
 
 def _told(model: str, reason: str) -> str:

@@ -17,6 +17,6 @@ def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-def regions() -> set[str]:
-    """Names of the regions of shared memory of our Tritons."""
-    return {path.name for path in Path("/dev/shm").iterdir() if path.name.startswith("nuclei_")}
+def regions(triton_grpc_port: int, memory: Path = Path("/dev/shm")) -> set[str]:
+    """Names of the regions of shared memory of the Triton on this port."""
+    return {path.name for path in memory.glob(f"nuclei_{triton_grpc_port}_*")}

@@ -83,3 +83,62 @@ time.sleep(60)
     while pid in [process.pid for process in living(psutil.process_iter())]:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_log_that_grew_long_is_put_aside_while_it_is_written(tmp_path: Path) -> None:
+    code = """
+import sys, time
+sys.stdout.write("x" * (33 * 2**20) + "\\n"); sys.stdout.flush()
+while True:
+    print("more", flush=True); time.sleep(0.02)
+"""
+    started = child(code, tmp_path)
+    started.start()
+    wait_for(started, "more")
+    started.cap_log()
+    assert started.log.stat().st_size < 2**20
+    assert started.log.with_name("log.txt.1").stat().st_size > 32 * 2**20
+    wait_for(started, "more")
+    assert b"\0" not in started.log.read_bytes()
+    started.stop(5)
+
+
+def test_the_log_of_the_time_before_is_kept(tmp_path: Path) -> None:
+    started = child("print('once')", tmp_path)
+    for _ in range(2):
+        started.start()
+        wait_for(started, "once")
+        started.stop(5)
+    assert started.log.with_name("log.txt.1").read_text() == "once\n"
+
+
+def test_it_tells_how_it_ended(tmp_path: Path) -> None:
+    started = child("import os; os.kill(os.getpid(), 9)", tmp_path)
+    started.start()
+    while started.running:
+        time.sleep(0.02)
+    assert started.ending == "killed by SIGKILL"
+    assert started.exit_code == -9
+
+
+def test_stop_reaches_the_children_of_its_children_of_ours(tmp_path: Path) -> None:
+    code = f"""
+import os, pathlib, sys, time
+from serving.child import Child
+started = Child("x", [sys.executable, "-c", {STUBBORN!r}], os.environ,
+                pathlib.Path({str(tmp_path / "inner.txt")!r}))
+started.start()
+while not started.last_lines(1):
+    time.sleep(0.02)
+print("started", started.pid, flush=True)
+time.sleep(60)
+"""
+    outer = child(code, tmp_path)
+    outer.start()
+    wait_for(outer, "started")
+    inner = psutil.Process(int(outer.last_lines(1).split()[1]))
+    os.kill(outer.pid or 0, 9)
+    while outer.running:
+        time.sleep(0.02)
+    outer.stop(0)
+    assert not living([inner])

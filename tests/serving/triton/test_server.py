@@ -6,15 +6,21 @@ import signal
 import socket
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
 from onnx import TensorProto
+from tritonclient.grpc import InferenceServerClient
+from tritonclient.utils import InferenceServerException
 
 from nuclei.errors import InvalidData, MissingPrerequisite
 from serving.ports import LOOPBACK, free_ports
-from serving.triton.server import DEFAULT_ENVIRONMENT, TritonServer
+from serving.settings import TRITON_ENVIRONMENT
+from serving.triton.key import GRPC_HEADER
+from serving.triton.server import TritonServer
 from tests.serving.leftovers import living, regions
 from tests.serving.onnx_models import scaled, tensors, triton_model
 
@@ -44,18 +50,21 @@ def family(pid: int) -> list[psutil.Process]:
     return [process, *process.children(recursive=True)]
 
 
+def port_of(server: TritonServer) -> int:
+    return int(server.address.rpartition(":")[2])
+
+
 def test_serves_all_models_and_leaves_nothing(make_server: MakeServer) -> None:
-    before = regions()
     with make_server() as server:
         assert server.is_ready("one")
         assert server.is_ready("two")
         assert not server.is_ready("three")
         processes = family(server.pid or 0)
         assert len(processes) >= 3, "a server and a process for each model"
-        assert regions() - before
+        assert regions(port_of(server))
     assert not server.running
     assert not living(processes)
-    assert not regions() - before
+    assert not regions(port_of(server))
 
 
 def test_serves_only_the_models_asked_for(make_server: MakeServer) -> None:
@@ -76,7 +85,6 @@ def test_listens_on_loopback_only(make_server: MakeServer) -> None:
 
 
 def test_a_killed_server_is_cleaned_up_and_starts_again(make_server: MakeServer) -> None:
-    before = regions()
     server = make_server()
     with server:
         processes = family(server.pid or 0)
@@ -85,7 +93,7 @@ def test_a_killed_server_is_cleaned_up_and_starts_again(make_server: MakeServer)
             time.sleep(0.01)
         server.stop()
         assert not living(processes)
-        assert not regions() - before
+        assert not regions(port_of(server))
         server.start()
         assert server.is_ready("one")
 
@@ -130,4 +138,52 @@ def test_an_empty_repository_is_told(models: Path, make_server: MakeServer) -> N
 
 
 def test_the_default_environment_is_the_projects() -> None:
-    assert Path(__file__).parents[3] / ".venv-triton" == DEFAULT_ENVIRONMENT
+    assert Path(__file__).parents[3] / ".venv-triton" == TRITON_ENVIRONMENT
+
+
+def test_control_is_refused_without_the_key(make_server: MakeServer) -> None:
+    with (
+        make_server(key="the-key", models=["one"]) as server,
+        InferenceServerClient(server.address) as client,
+    ):
+        calls: dict[str, Callable[..., object]] = {
+            "index": client.get_model_repository_index,
+            "load": partial(client.load_model, "two"),
+            "unload": partial(client.unload_model, "one"),
+            "shared memory": partial(client.register_system_shared_memory, "r", "/nuclei_x", 64),
+            "trace": client.update_trace_settings,
+            "log": partial(client.update_log_settings, {"log_verbose_level": 1}),
+        }
+        for call in calls.values():
+            for headers in (None, {GRPC_HEADER: "another"}):
+                with pytest.raises(InferenceServerException, match="restricted"):
+                    call(headers=headers)
+        for path in (
+            "v2/repository/index",
+            "v2/repository/models/one/unload",
+            "v2/repository/models/two/load",
+            "v2/systemsharedmemory/unregister",
+            "v2/cudasharedmemory/unregister",
+            "v2/trace/setting",
+            "v2/logging",
+        ):
+            assert httpx.post(f"{server.url}/{path}", json={}).status_code == 403, path
+        assert server.is_ready("one")
+        assert not server.is_ready("two")
+        calls["load"](headers={GRPC_HEADER: "the-key"})
+        assert server.is_ready("two")
+
+
+def test_what_a_killed_server_left_is_gone_at_the_next_start(make_server: MakeServer) -> None:
+    with make_server(models=["one"]) as server:
+        left = Path("/dev/shm") / f"nuclei_{port_of(server)}_left"
+        another = Path("/dev/shm") / f"nuclei_{port_of(server)}0_another"
+        server.stop(0)
+        for region in (left, another):
+            region.write_bytes(b"x")
+        try:
+            server.start()
+            assert not left.exists()
+            assert another.exists()
+        finally:
+            another.unlink()

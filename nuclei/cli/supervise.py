@@ -1,0 +1,57 @@
+"""The process that `nuclei serve` guards: starts the service, then watches it."""
+
+import sys
+import time
+
+from rich.console import Console
+from rich.table import Table
+
+from nuclei.cli.events import show_events
+from nuclei.errors import NucleiError
+from serving.gateway.settings import GatewaySettings
+from serving.launcher import SelfCheck, Service, stop_on_signals
+from serving.settings import ServeSettings, read_settings
+from serving.supervisor import Supervisor
+
+
+def main() -> None:
+    """Serve until told to stop; an error of ours becomes one red sentence and its exit code."""
+    show_events()
+    try:
+        _supervise(Console())
+    except NucleiError as error:
+        Console(stderr=True).print(str(error), style="red", markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+
+
+def _supervise(console: Console) -> None:
+    service = Service(read_settings(ServeSettings), read_settings(GatewaySettings))
+    started = time.monotonic()
+    stop_on_signals()
+    try:
+        with console.status("Starting Triton and the gateway"):
+            service.start()
+            check = service.self_check()
+        _report(console, service, check, time.monotonic() - started)
+        Supervisor(service.parts()).run()
+    except KeyboardInterrupt:
+        console.print("Stopping")
+    finally:
+        service.stop()
+
+
+def _report(console: Console, service: Service, check: SelfCheck, seconds: float) -> None:
+    found = check.segmentation
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("self-check", f"{len(found.nuclei.label)} nuclei in {check.frame.name}")
+    table.add_row("latency", f"{check.latency_ms:.0f} ms")
+    table.add_row("model", f"{found.model} version {found.version}")
+    table.add_row("HTTP", service.loopback.http_url)
+    table.add_row("gRPC", service.loopback.grpc_address)
+    table.add_row("logs", str(service.settings.state))
+    console.print(f"[green]Ready[/green] in {seconds:.1f} s; Ctrl-C stops it")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()
