@@ -3,7 +3,7 @@ UV ?= uv
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve train-env test lint lock proto
+.PHONY: help env serve train-env test lint bench lock proto
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ lint: train-env ## check style and types
 	@.venv-train/bin/ruff check .
 	@.venv-train/bin/ruff format --check .
 	@.venv-train/bin/mypy
+
+bench: env ## measure speed on this machine, into benchmarks/RESULTS.md (ten minutes)
+	@.venv/bin/python benchmarks/bench.py
 
 # Exact versions with the hashes of every file: what was tested is what is installed.
 COMPILE = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 \

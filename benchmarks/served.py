@@ -1,0 +1,96 @@
+"""A service for a benchmark, on free ports, and frames to send to it."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.images import read_frame
+from nuclei.v1 import segmentation_pb2 as pb
+from serving.ports import LOOPBACK, free_ports
+
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "fluorescence_16bit.tif"
+START_S = 120.0
+STOP_S = 60.0
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running `nuclei serve`.
+
+    Attributes:
+        pid: of the process that was started; all others are below it.
+        grpc_address: host:port of the gateway's gRPC server.
+        http_url: of the gateway's HTTP server.
+    """
+
+    pid: int
+    grpc_address: str
+    http_url: str
+
+
+@contextmanager
+def running_service(**settings: str) -> Iterator[Served]:
+    """`nuclei serve` on free ports until the block ends; settings are `NUCLEI_...` variables."""
+    http_port, grpc_port, *triton_ports = free_ports(5)
+    triton = zip(("HTTP", "GRPC", "METRICS"), triton_ports, strict=True)
+    with tempfile.TemporaryDirectory() as state:
+        environment = {
+            **os.environ,
+            **{f"NUCLEI_TRITON_{name}_PORT": str(port) for name, port in triton},
+            "NUCLEI_HTTP_PORT": str(http_port),
+            "NUCLEI_GRPC_PORT": str(grpc_port),
+            "NUCLEI_STATE": state,
+            **settings,
+        }
+        command = [str(Path(sys.executable).with_name("nuclei")), "serve"]
+        with (Path(state) / "serve.log").open("wb") as log:
+            process = subprocess.Popen(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
+            )
+        try:
+            url = f"http://{LOOPBACK}:{http_port}"
+            _wait_ready(url, process, Path(log.name))
+            yield Served(process.pid, f"{LOOPBACK}:{grpc_port}", url)
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(STOP_S)
+
+
+def _wait_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while "Ready in" not in log.read_text():
+        if process.poll() is not None or time.monotonic() > deadline:
+            sys.exit(f"the service did not start:\n{log.read_text()}")
+        time.sleep(0.2)
+    urllib.request.urlopen(f"{url}/readyz", timeout=START_S).close()
+
+
+def example_pixels(side_px: int) -> NDArray[np.uint16]:
+    """A real 16-bit frame, uint16 [side, side]; beyond its edges it is mirrored."""
+    pixels = read_frame(EXAMPLE).pixels[:, :, 0]
+    missing = [(0, max(0, side_px - length)) for length in pixels.shape]
+    return np.ascontiguousarray(np.pad(pixels, missing, mode="symmetric")[:side_px, :side_px])
+
+
+def request_of(pixels: NDArray[np.uint16], **fields: Any) -> pb.SegmentRequest:
+    """A request with raw pixels, uint16 [H, W]."""
+    raw = pb.RawPixels(
+        data=pixels.astype("<u2").tobytes(),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        pixel_type=pb.PIXEL_TYPE_UINT16,
+    )
+    return pb.SegmentRequest(frame=pb.Frame(raw=raw), **fields)
