@@ -28,6 +28,7 @@ from nuclei.errors import (
 from nuclei.modelconfig import contract_of, has_contract
 from nuclei.pipeline import TTA_SUFFIX, Inference
 from serving import tracing
+from serving.triton.key import GRPC_HEADER
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +62,16 @@ class ServedModel:
 class TritonEngine:
     """Runs graphs on one Triton server. To be made, used and closed in one event loop."""
 
-    def __init__(self, address: str, concurrency: int, max_message_bytes: int) -> None:
+    def __init__(
+        self, address: str, concurrency: int, max_message_bytes: int, key: str = ""
+    ) -> None:
         """Open a channel; nothing is sent yet.
 
         Args:
             address: host:port of Triton's gRPC endpoint.
             concurrency: most inferences in flight at once; others wait for their turn.
             max_message_bytes: longest message in either direction.
+            key: sent where Triton asks whoever controls it for one.
         """
         self._client = InferenceServerClient(
             address,
@@ -78,6 +82,7 @@ class TritonEngine:
                 *RECONNECT_OPTIONS,
             ],
         )
+        self._key = {GRPC_HEADER: key}
         self._slots = asyncio.Semaphore(concurrency)
         self._contracts: dict[str, Contract] = {}
         self._versions: dict[str, str] = {}
@@ -133,7 +138,9 @@ class TritonEngine:
             EngineFailed: a contract cannot be read.
         """
         with _translated("repository"):
-            index = await self._client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
+            index = await self._client.get_model_repository_index(
+                client_timeout=CONTROL_TIMEOUT_S, headers=self._key
+            )
         ready = [entry for entry in index.models if entry.state == "READY"]
         versions = {
             name: max((entry.version for entry in ready if entry.name == name), key=int)
