@@ -5,7 +5,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +122,12 @@ def gateway(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> I
     with running_gateway(tmp_path_factory.mktemp("gateway"), triton.address) as running:
         running.wait_ready()
         yield running
+
+
+@pytest.fixture(scope="session")
+def run_gateway() -> Callable[..., AbstractContextManager[Gateway]]:
+    """Runs gateways for as long as a fixture likes: `with run_gateway(folder, address, ...)`."""
+    return running_gateway
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ from grpc_reflection.v1alpha import reflection
 from nuclei.errors import MissingPrerequisite
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import add_SegmentationServicer_to_server
+from serving.gateway.certificates import server_credentials
 from serving.gateway.data_plane import DataPlane
 from serving.gateway.grpc_servicer import GrpcServicer
-from serving.gateway.security import Token, TokenInterceptor, server_credentials
+from serving.gateway.security import Token, TokenInterceptor
 from serving.gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)

@@ -1,11 +1,9 @@
-"""Who may call the gateway: TLS, client certificates and the bearer token, on both protocols."""
+"""Who may call the gateway: where it may listen, and the bearer token, on both protocols."""
 
 import hmac
 import ipaddress
 import logging
-import ssl
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,14 +15,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from nuclei.client import ERROR_METADATA
 from nuclei.errors import InvalidOption, Unauthenticated
 from serving.gateway import metrics
+from serving.gateway.certificates import check_certificates
 from serving.gateway.problems import problem
 from serving.gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
 
 MIN_TOKEN_LENGTH = 16
-# TLS 1.2 with forward secrecy; those of TLS 1.3 are always allowed.
-CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"
 # What anybody may ask: an orchestrator's probes carry no token.
 OPEN_SERVICE = f"/{health.SERVICE_NAME}/"
 OPEN_PATHS = ("/livez", "/readyz")
@@ -45,7 +42,7 @@ def check(settings: GatewaySettings, addresses: Iterable[str]) -> None:
         InvalidOption: a certificate, key or token cannot be used, or the service would be open to
             everybody who reaches it.
     """
-    _check_certificates(settings)
+    check_certificates(settings)
     _check_token(settings)
     public = sorted({address for address in addresses if not _is_loopback(address)})
     if not public or settings.insecure:
@@ -71,33 +68,6 @@ def listening_addresses() -> set[str]:
         for connection in psutil.Process().net_connections("tcp")
         if connection.status == psutil.CONN_LISTEN
     }
-
-
-def server_credentials(settings: GatewaySettings) -> grpc.ServerCredentials | None:
-    """Credentials of the gRPC server; None is plain text."""
-    if settings.tls_certificate is None or settings.tls_key is None:
-        return None
-    authorities = settings.tls_client_ca
-    return grpc.ssl_server_credentials(
-        [(settings.tls_key.read_bytes(), settings.tls_certificate.read_bytes())],
-        None if authorities is None else authorities.read_bytes(),
-        require_client_auth=authorities is not None,
-    )
-
-
-def http_tls(settings: GatewaySettings) -> dict[str, Any]:
-    """The same for BentoML's HTTP server, as its `ssl` configuration."""
-    if settings.tls_certificate is None:
-        return {"enabled": False}
-    tls = {
-        "enabled": True,
-        "certfile": str(settings.tls_certificate),
-        "keyfile": str(settings.tls_key),
-        "ciphers": CIPHERS,
-    }
-    if settings.tls_client_ca is not None:
-        tls |= {"ca_certs": str(settings.tls_client_ca), "cert_reqs": int(ssl.CERT_REQUIRED)}
-    return tls
 
 
 class Token:
@@ -168,48 +138,6 @@ def _refusal(error: Unauthenticated) -> "grpc.RpcMethodHandler[Any, Any]":
 
     # A handler of streams is called before the first message is read.
     return grpc.stream_stream_rpc_method_handler(refuse)
-
-
-def _check_certificates(settings: GatewaySettings) -> None:
-    if (settings.tls_certificate is None) != (settings.tls_key is None):
-        raise InvalidOption("NUCLEI_TLS_CERTIFICATE and NUCLEI_TLS_KEY go together: set both")
-    if settings.tls_certificate is None or settings.tls_key is None:
-        if settings.tls_client_ca is not None:
-            raise InvalidOption(
-                "NUCLEI_TLS_CLIENT_CA needs TLS: set NUCLEI_TLS_CERTIFICATE and NUCLEI_TLS_KEY too"
-            )
-        return
-    _check_readable(settings.tls_certificate, "NUCLEI_TLS_CERTIFICATE")
-    _check_readable(settings.tls_key, "NUCLEI_TLS_KEY")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        # A password is never asked for: there may be nobody at the keyboard.
-        context.load_cert_chain(settings.tls_certificate, settings.tls_key, lambda: "")
-    except (OSError, ValueError) as error:
-        mismatch = "MISMATCH" in str(error)
-        reason = "the key is another's" if mismatch else "they do not hold what they should"
-        raise InvalidOption(
-            f"NUCLEI_TLS_CERTIFICATE and NUCLEI_TLS_KEY cannot be used: {reason}; expected PEM "
-            "files, the key without a password and belonging to the certificate"
-        ) from None
-    if settings.tls_client_ca is not None:
-        _check_readable(settings.tls_client_ca, "NUCLEI_TLS_CLIENT_CA")
-        try:
-            context.load_verify_locations(settings.tls_client_ca)
-        except (OSError, ValueError):
-            raise InvalidOption(
-                "NUCLEI_TLS_CLIENT_CA cannot be used: it holds no certificate; expected a PEM file "
-                "with the certificates of authorities"
-            ) from None
-
-
-def _check_readable(file: Path, setting: str) -> None:
-    try:
-        file.read_bytes()
-    except OSError as error:
-        raise InvalidOption(
-            f"{setting} is {file}, which cannot be read ({error.strerror}); expected a PEM file"
-        ) from None
 
 
 def _check_token(settings: GatewaySettings) -> None:

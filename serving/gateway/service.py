@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from nuclei.errors import InvalidOption, MissingPrerequisite
 from serving.engine import TritonEngine
 from serving.gateway import security
+from serving.gateway.certificates import http_tls
 from serving.gateway.data_plane import DISTRIBUTION, DataPlane
 from serving.gateway.grpc_server import GrpcServer
 from serving.gateway.http_routes import http_app
@@ -63,7 +64,7 @@ class OnlyOurRoutes:
 @bentoml.service(
     name="NucleiGateway",
     http={"host": settings.host, "port": settings.http_port},
-    ssl=security.http_tls(settings),
+    ssl=http_tls(settings),
     traffic={"timeout": NEVER_S},
     # The data plane logs, measures and traces every frame, with more to tell and bounded names.
     logging={"access": {"enabled": False}},
@@ -83,10 +84,7 @@ class NucleiGateway:
             self._traces = start_tracing(settings.traces, installed_version(DISTRIBUTION))
         self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="frame")
         self._engine = TritonEngine(
-            settings.triton_address,
-            settings.triton_concurrency,
-            settings.max_message_bytes,
-            key="" if settings.triton_key is None else settings.triton_key.get_secret_value(),
+            settings.triton_address, settings.triton_concurrency, settings.max_message_bytes
         )
         self._data_plane = DataPlane(self._engine, self._executor, settings)
         app.state.data_plane = self._data_plane

@@ -39,6 +39,9 @@ class GatewaySettings(BaseSettings):
         tls_key: PEM file with the key of that certificate, without a password.
         tls_client_ca: PEM file with the authorities whose certificates callers must show (mTLS),
             over gRPC and HTTP, health checks included. None asks callers for no certificate.
+        tls_own_certificate: PEM file with the certificate that `nuclei serve` shows when it checks a
+            gateway with tls_client_ca; None shows tls_certificate.
+        tls_own_key: PEM file with the key of that certificate.
         token: what callers must send as `authorization: Bearer TOKEN`, for everything but health;
             None asks for none. Without TLS on a public address it can be read on the way: that is
             logged as a warning and not refused, because TLS often ends in front of this process,
@@ -72,6 +75,8 @@ class GatewaySettings(BaseSettings):
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
+    tls_own_certificate: Path | None = None
+    tls_own_key: Path | None = None
     token: SecretStr | None = None
     insecure: bool = False
     triton_key: SecretStr | None = None
