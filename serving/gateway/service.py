@@ -84,7 +84,10 @@ class NucleiGateway:
             self._traces = start_tracing(settings.traces, installed_version(DISTRIBUTION))
         self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="frame")
         self._engine = TritonEngine(
-            settings.triton_address, settings.triton_concurrency, settings.max_message_bytes
+            settings.triton_address,
+            settings.triton_concurrency,
+            settings.max_message_bytes,
+            key="" if settings.triton_key is None else settings.triton_key.get_secret_value(),
         )
         self._data_plane = DataPlane(self._engine, self._executor, settings)
         app.state.data_plane = self._data_plane
