@@ -6,38 +6,43 @@ more than numpy and grpcio.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+import asyncio
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Collection,
+    Iterable,
+    Iterator,
+)
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import grpc
-import numpy as np
-from numpy.typing import NDArray
 
 from nuclei import errors
+from nuclei.acquisition import FrameIndex, Outcome, StagePosition, StreamFrame
+from nuclei.messages import (
+    DEFAULT_OUTPUTS,
+    StreamMessages,
+    error_of,
+    segment_request,
+    segmentation_of,
+)
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
 
 if TYPE_CHECKING:
-    from nuclei.images import Frame
-    from nuclei.instances import Nuclei
+    from numpy.typing import ArrayLike
+
+    from nuclei.acquisition import FrameLike
     from nuclei.segmentation import Segmentation
 
-    FrameLike = Frame | NDArray[Any] | bytes | Path
+__all__ = ["AsyncClient", "Client", "FrameIndex", "Outcome", "StagePosition", "StreamFrame"]
 
 DEFAULT_ADDRESS = "localhost:50051"
 MAX_MESSAGE_BYTES = 2**31 - 1
-ERROR_METADATA = "nuclei-error"
-
-OUTPUTS = {
-    "centroids": pb.OUTPUT_CENTROIDS,
-    "boxes": pb.OUTPUT_BOXES,
-    "features": pb.OUTPUT_FEATURES,
-    "labels": pb.OUTPUT_LABELS,
-}
-PIXEL_TYPES = {"u1": pb.PIXEL_TYPE_UINT8, "u2": pb.PIXEL_TYPE_UINT16}
 
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -46,6 +51,10 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # A server that is gone without a word is noticed within half a minute.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 
 
@@ -62,6 +71,9 @@ class Client:
         address: str = DEFAULT_ADDRESS,
         *,
         token: str = "",
+        tls_ca: Path | None = None,
+        tls_certificate: Path | None = None,
+        tls_key: Path | None = None,
         channel: grpc.Channel | None = None,
     ) -> None:
         """Connect at the first call.
@@ -69,9 +81,18 @@ class Client:
         Args:
             address: host:port of the gateway's gRPC server.
             token: what a gateway with NUCLEI_TOKEN asks for.
-            channel: used instead of a new one to `address`: `grpc.secure_channel` for a gateway
-                with TLS, with CHANNEL_OPTIONS.
+            tls_ca: PEM file with the authority of the gateway's certificate; connects with TLS.
+            tls_certificate: PEM file with the caller's own certificate, for a gateway that asks for
+                one; with tls_key and tls_ca.
+            tls_key: PEM file with the key of that certificate.
+            channel: used instead of a new one to `address`.
+
+        Raises:
+            InvalidOption: the TLS files cannot be read, or some are missing.
         """
+        credentials = _credentials(tls_ca, tls_certificate, tls_key)
+        if channel is None and credentials is not None:
+            channel = grpc.secure_channel(address, credentials, CHANNEL_OPTIONS)
         self._channel = channel or grpc.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub = SegmentationStub(self._channel)
         self._metadata = _authorization(token)
@@ -82,8 +103,11 @@ class Client:
         *,
         model: str = "",
         tta: bool = False,
-        outputs: Collection[str] = tuple(OUTPUTS),
+        outputs: Collection[str] = DEFAULT_OUTPUTS,
         pixel_size_um: tuple[float, float] | None = None,
+        pixel_to_stage: ArrayLike | None = None,
+        index: FrameIndex | None = None,
+        stage_position: StagePosition | None = None,
         request_id: str = "",
         timeout_s: float = 30,
     ) -> Segmentation:
@@ -94,21 +118,99 @@ class Client:
                 file, or the path of one.
             model: name of a model; empty for the server's default one.
             tta: average over the 8 rotations and reflections: better, about 8 times dearer.
-            outputs: what to fetch, of `centroids`, `boxes`, `features` and `labels`. What is left
-                out is empty in the result: `labels` is [0, 0], columns have no rows.
+            outputs: what to fetch, of `centroids`, `boxes`, `features`, `labels` and `polygons`.
+                What is left out is empty in the result: `labels` is [0, 0], columns have no rows,
+                `outlines` is None.
             pixel_size_um: (y, x), micrometres; None for the one of the Frame or the file.
+            pixel_to_stage: [2, 3], maps (x, y, 1) in pixels to the stage's (x, y) in micrometres;
+                not together with pixel_size_um.
+            index: place of the frame in its acquisition.
+            stage_position: where the stage stood; with a pixel size, gives centroids on the stage.
             request_id: names the request in the server's log; empty for a new one.
             timeout_s: seconds until DeadlineExceeded.
 
         Raises:
             InvalidImage, FrameTooLarge, InvalidOption: the request is wrong.
-            ModelNotFound, DeadlineExceeded, Overloaded, EngineUnavailable, EngineFailed.
+            Unauthenticated, ModelNotFound, DeadlineExceeded, Overloaded, EngineUnavailable,
+            EngineFailed.
         """
-        request = _request(frame, model, tta, outputs, pixel_size_um, request_id)
+        asked = StreamFrame(
+            frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
+        )
+        request = segment_request(asked, model, tta, outputs)
         with _translated():
-            return _segmentation(
-                self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
-            )
+            reply = self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
+        return segmentation_of(reply)
+
+    def stream(
+        self,
+        frames: Iterable[FrameLike | StreamFrame],
+        *,
+        behind: str = "block",
+        max_waiting: int = 0,
+        model: str = "",
+        tta: bool = False,
+        outputs: Collection[str] = DEFAULT_OUTPUTS,
+        timeout_s: float = 30,
+    ) -> Iterator[Outcome]:
+        """Segment the frames of an acquisition while it runs.
+
+        Frames are read in a thread of their own, from the first outcome that is asked for, and
+        every one has exactly one outcome. Outcomes of one position keep the order of its frames;
+        positions do not wait for each other. Leaving the loop cancels what is not answered and
+        ends the reading of `frames`.
+
+        >>> for outcome in client.stream(camera(), behind="latest_only", outputs=["centroids"]):
+        ...     if outcome.segmentation:
+        ...         print(outcome.index, len(outcome.segmentation.nuclei))
+
+        Args:
+            frames: what `segment` takes, or StreamFrame, which says more of each. May be endless.
+            behind: what happens when frames come faster than they are segmented. `block`: no more
+                are read until the server has caught up. `drop_oldest`: when more than `max_waiting`
+                wait, the oldest is skipped. `latest_only`: of each position only the newest waits,
+                the others are skipped.
+            max_waiting: for `drop_oldest`; 0 for the server's default.
+            model, tta, outputs: as in `segment`, for all frames.
+            timeout_s: time that each frame has from its arrival at the server, seconds.
+
+        Raises:
+            InvalidOption, Unauthenticated, Overloaded, EngineUnavailable, DeadlineExceeded: the
+                stream as a whole cannot start or go on. What is wrong with one frame is the error
+                of its outcome. What `frames` raises comes after the outcomes of the frames before.
+        """
+        messages = StreamMessages(
+            behind=behind,
+            max_waiting=max_waiting,
+            model=model,
+            tta=tta,
+            outputs=outputs,
+            timeout_s=timeout_s,
+        )
+        return self._outcomes(frames, messages)
+
+    def _outcomes(
+        self, frames: Iterable[FrameLike | StreamFrame], messages: StreamMessages
+    ) -> Iterator[Outcome]:
+        failed: list[Exception] = []
+
+        def requests() -> Iterator[pb.SegmentStreamRequest]:
+            yield messages.settings()
+            try:
+                for frame in frames:
+                    yield messages.frame(frame)
+            except Exception as error:
+                failed.append(error)
+
+        with _translated():
+            call = self._stub.SegmentStream(requests(), metadata=self._metadata)
+            try:
+                for answer in call:
+                    yield messages.outcome(answer)
+            finally:
+                call.cancel()
+        for error in failed:
+            raise error
 
     def server_info(self, timeout_s: float = 5) -> pb.GetServerInfoResponse:
         """The models and limits of the server; raises EngineUnavailable, DeadlineExceeded."""
@@ -144,9 +246,15 @@ class AsyncClient:
         address: str = DEFAULT_ADDRESS,
         *,
         token: str = "",
+        tls_ca: Path | None = None,
+        tls_certificate: Path | None = None,
+        tls_key: Path | None = None,
         channel: grpc.aio.Channel | None = None,
     ) -> None:
-        """Connect at the first call; arguments as in `Client`."""
+        """Connect at the first call; arguments and errors as in `Client`."""
+        credentials = _credentials(tls_ca, tls_certificate, tls_key)
+        if channel is None and credentials is not None:
+            channel = grpc.aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
         self._channel = channel or grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub = SegmentationStub(self._channel)
         self._metadata = _authorization(token)
@@ -157,17 +265,63 @@ class AsyncClient:
         *,
         model: str = "",
         tta: bool = False,
-        outputs: Collection[str] = tuple(OUTPUTS),
+        outputs: Collection[str] = DEFAULT_OUTPUTS,
         pixel_size_um: tuple[float, float] | None = None,
+        pixel_to_stage: ArrayLike | None = None,
+        index: FrameIndex | None = None,
+        stage_position: StagePosition | None = None,
         request_id: str = "",
         timeout_s: float = 30,
     ) -> Segmentation:
         """Segment one frame; arguments, result and errors as in `Client.segment`."""
-        request = _request(frame, model, tta, outputs, pixel_size_um, request_id)
+        asked = StreamFrame(
+            frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
+        )
+        request = segment_request(asked, model, tta, outputs)
         with _translated():
-            return _segmentation(
-                await self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
-            )
+            reply = await self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
+        return segmentation_of(reply)
+
+    def stream(
+        self,
+        frames: AsyncIterable[FrameLike | StreamFrame] | Iterable[FrameLike | StreamFrame],
+        *,
+        behind: str = "block",
+        max_waiting: int = 0,
+        model: str = "",
+        tta: bool = False,
+        outputs: Collection[str] = DEFAULT_OUTPUTS,
+        timeout_s: float = 30,
+    ) -> AsyncIterator[Outcome]:
+        """Segment the frames of an acquisition while it runs.
+
+        As `Client.stream`; `frames` may be asynchronous, and is read in a task.
+        """
+        messages = StreamMessages(
+            behind=behind,
+            max_waiting=max_waiting,
+            model=model,
+            tta=tta,
+            outputs=outputs,
+            timeout_s=timeout_s,
+        )
+        return self._outcomes(frames, messages)
+
+    async def _outcomes(
+        self,
+        frames: AsyncIterable[FrameLike | StreamFrame] | Iterable[FrameLike | StreamFrame],
+        messages: StreamMessages,
+    ) -> AsyncIterator[Outcome]:
+        with _translated():
+            call = self._stub.SegmentStream(metadata=self._metadata)
+            sending = asyncio.create_task(_send(call, frames, messages))
+            try:
+                async for answer in call:
+                    yield messages.outcome(answer)
+                await sending
+            finally:
+                sending.cancel()
+                call.cancel()
 
     async def server_info(self, timeout_s: float = 5) -> pb.GetServerInfoResponse:
         """The models and limits of the server; raises EngineUnavailable, DeadlineExceeded."""
@@ -191,106 +345,62 @@ class AsyncClient:
         await self.close()
 
 
+async def _send(
+    call: Any,
+    frames: AsyncIterable[FrameLike | StreamFrame] | Iterable[FrameLike | StreamFrame],
+    messages: StreamMessages,
+) -> None:
+    """Send all frames; raises what `frames` raises, after saying that no more come."""
+    try:
+        await call.write(messages.settings())
+        async for frame in _asynchronous(frames):
+            await call.write(messages.frame(frame))
+    except (grpc.RpcError, asyncio.InvalidStateError):
+        return  # the call has ended, and its reader learns why
+    finally:
+        if not call.done():
+            await call.done_writing()
+
+
+async def _asynchronous(
+    frames: AsyncIterable[FrameLike | StreamFrame] | Iterable[FrameLike | StreamFrame],
+) -> AsyncIterator[FrameLike | StreamFrame]:
+    if isinstance(frames, AsyncIterable):
+        async for frame in frames:
+            yield frame
+    else:
+        for frame in frames:
+            yield frame
+
+
 def _authorization(token: str) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),) if token else ()
 
 
-def _request(
-    frame: FrameLike,
-    model: str,
-    tta: bool,
-    outputs: Collection[str],
-    pixel_size_um: tuple[float, float] | None,
-    request_id: str,
-) -> pb.SegmentRequest:
-    for output in outputs:
-        if output not in OUTPUTS:
-            raise errors.InvalidOption(
-                f"output {output!r} is not known; expected some of {', '.join(OUTPUTS)}"
-            )
-    return pb.SegmentRequest(
-        frame=_frame(frame, pixel_size_um),
-        request_id=request_id,
-        model=model,
-        tta=tta,
-        outputs=[OUTPUTS[output] for output in outputs] or [pb.OUTPUT_COUNT],
+def _credentials(
+    ca: Path | None, certificate: Path | None, key: Path | None
+) -> grpc.ChannelCredentials | None:
+    """None is plain text."""
+    if ca is None and certificate is None and key is None:
+        return None
+    if ca is None or (certificate is None) != (key is None):
+        raise errors.InvalidOption(
+            "TLS needs tls_ca, and tls_certificate and tls_key together or not at all"
+        )
+    return grpc.ssl_channel_credentials(
+        _pem(ca),
+        None if key is None else _pem(key),
+        None if certificate is None else _pem(certificate),
     )
 
 
-def _frame(frame: FrameLike, pixel_size_um: tuple[float, float] | None) -> pb.Frame:
-    if isinstance(frame, bytes):
-        message = pb.Frame(encoded=frame)
-    elif isinstance(frame, Path):
-        message = pb.Frame(encoded=_read(frame))
-    elif isinstance(frame, np.ndarray):
-        message = pb.Frame(raw=_raw(frame))
-    else:
-        message = pb.Frame(raw=_raw(frame.pixels))
-        pixel_size_um = pixel_size_um or frame.pixel_size_um
-    if pixel_size_um is not None:
-        message.pixel_size.y_um, message.pixel_size.x_um = pixel_size_um
-    return message
-
-
-def _read(path: Path) -> bytes:
+def _pem(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise errors.InvalidImage(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _raw(pixels: NDArray[Any]) -> pb.RawPixels:
-    if pixels.dtype.str[1:] not in PIXEL_TYPES or pixels.ndim not in (2, 3):
-        raise errors.InvalidImage(
-            f"pixels are {pixels.dtype} {list(pixels.shape)}; expected uint8 or uint16, "
-            "[height, width] or [height, width, channels]: pick one plane, scale to 16 bit"
-        )
-    return pb.RawPixels(
-        data=pixels.astype(pixels.dtype.newbyteorder("<"), copy=False).tobytes(),
-        height=pixels.shape[0],
-        width=pixels.shape[1],
-        channels=pixels.shape[2] if pixels.ndim == 3 else 1,
-        pixel_type=PIXEL_TYPES[pixels.dtype.str[1:]],
-    )
-
-
-def _segmentation(response: pb.SegmentResponse) -> Segmentation:
-    # Their modules read images too and need more than numpy.
-    from nuclei.formats import decompress_labels
-    from nuclei.segmentation import Segmentation
-
-    labels = np.zeros((0, 0), np.uint32)
-    if response.HasField("labels"):
-        image = response.labels
-        labels = decompress_labels(image.data, image.height, image.width)
-    pixel_size_um = None
-    if response.HasField("pixel_size"):
-        pixel_size_um = (response.pixel_size.y_um, response.pixel_size.x_um)
-    return Segmentation(
-        labels=labels,
-        nuclei=_nuclei(response),
-        pixel_size_um=pixel_size_um,
-        model=response.model,
-        version=response.model_version,
-        stage_ms=dict(response.stage_ms),
-    )
-
-
-def _nuclei(response: pb.SegmentResponse) -> Nuclei:
-    from nuclei.instances import Nuclei
-
-    columns = response.nuclei
-    centroid = (columns.centroid_y_px, columns.centroid_x_px)
-    box = (columns.box_y0_px, columns.box_x0_px, columns.box_y1_px, columns.box_x1_px)
-    return Nuclei(
-        label=np.arange(1, response.count + 1, dtype=np.uint32),
-        area_px=np.array(columns.area_px, np.int64),
-        centroid_px=np.array(centroid, np.float32).T,
-        box_px=np.array(box, np.int32).T,
-        eccentricity=np.array(columns.eccentricity, np.float32),
-        mean_intensity=np.array(columns.mean_intensity, np.float32),
-        score=np.array(columns.score, np.float32),
-    )
+        raise errors.InvalidOption(
+            f"{path} cannot be read ({error.strerror}); expected a PEM file"
+        ) from error
 
 
 @contextmanager
@@ -298,21 +408,4 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        raise _error(error) from None
-
-
-def _error(error: Any) -> errors.NucleiError:
-    """The error that the server raised, or the one nearest to a failure of gRPC itself."""
-    status, detail = error.code(), error.details() or ""
-    sent = dict(error.trailing_metadata() or ()).get(ERROR_METADATA, "")
-    kind = getattr(errors, str(sent), None)
-    if isinstance(kind, type) and issubclass(kind, errors.NucleiError):
-        return kind(detail)
-    if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in detail:
-        return errors.FrameTooLarge(f"the server refused the message ({detail}); crop the frame")
-    kind, advice = {
-        grpc.StatusCode.UNAVAILABLE: (errors.EngineUnavailable, "start it or check its address"),
-        grpc.StatusCode.DEADLINE_EXCEEDED: (errors.DeadlineExceeded, "allow more time"),
-        grpc.StatusCode.RESOURCE_EXHAUSTED: (errors.Overloaded, "try again later"),
-    }.get(status, (errors.EngineFailed, "is it a nuclei gateway?"))
-    return kind(f"the gateway did not answer ({status.name}: {detail}); {advice}")
+        raise error_of(error) from None

@@ -19,6 +19,10 @@ class Segmentation:
         model: name of the model that answered (`unet`, `unet_tta`).
         version: its version.
         stage_ms: time of each step, milliseconds, by the step's name (`decode`, `infer`, ...).
+        centroids_stage_um: float64 [N, 2] of (x, y), centroids on the stage, micrometres; None
+            when the frame's place is unknown. From a gateway, as what follows.
+        outlines: (label, polygons) as `nuclei.instances.outlines` gives them; None when they were
+            not asked for.
     """
 
     labels: NDArray[np.uint32]
@@ -27,3 +31,5 @@ class Segmentation:
     model: str
     version: str
     stage_ms: dict[str, float] = field(default_factory=dict)
+    centroids_stage_um: NDArray[np.float64] | None = None
+    outlines: list[tuple[int, list[NDArray[np.int32]]]] | None = None

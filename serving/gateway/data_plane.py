@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from typing import TypeVar
@@ -13,6 +14,7 @@ from nuclei.errors import DeadlineExceeded, InvalidOption
 from nuclei.images import Frame, FrameLimits
 from nuclei.segmentation import Segmentation
 from serving.engine import ServedModel, TritonEngine
+from serving.gateway.admission import Admission, Permit
 from serving.gateway.observation import Observation
 from serving.gateway.settings import GatewaySettings
 
@@ -61,6 +63,8 @@ class ServerInfo:
         default_model: the model of a request that names none.
         limits: the largest frame.
         default_timeout_s: time of a request without a deadline, seconds.
+        max_frames_in_flight: most frames held at once, waiting or in work.
+        max_bytes_in_flight: most memory set aside for them.
     """
 
     server_version: str
@@ -68,10 +72,16 @@ class ServerInfo:
     default_model: str
     limits: FrameLimits
     default_timeout_s: float
+    max_frames_in_flight: int
+    max_bytes_in_flight: int
 
 
 class DataPlane:
-    """Segments frames with an engine; the event loop only waits."""
+    """Segments frames with an engine; the event loop only waits.
+
+    Attributes:
+        admission: gives the permits that `segment` asks for.
+    """
 
     def __init__(self, engine: TritonEngine, executor: Executor, settings: GatewaySettings) -> None:
         """Connect the parts.
@@ -81,6 +91,9 @@ class DataPlane:
             executor: where frames are decoded, post-processed and encoded.
             settings: limits and defaults.
         """
+        self.admission = Admission(
+            settings.max_frames_in_flight, settings.max_bytes_in_flight, settings.max_frames_in_work
+        )
         self._engine = engine
         self._executor = executor
         self._settings = settings
@@ -91,14 +104,16 @@ class DataPlane:
         options: Options,
         encode: Callable[[Segmentation, Frame], Result],
         observation: Observation,
+        permit: Permit,
     ) -> Result:
-        """Segment one frame.
+        """Segment one frame, as soon as it is its turn.
 
         Args:
             read: makes the frame; called in the executor.
             options: how to segment it.
             encode: makes the reply of the result and its frame; called in the executor.
             observation: is told what happens.
+            permit: the frame's place; covers all of its memory from here on.
 
         Raises:
             NucleiError: any of the tree.
@@ -108,41 +123,43 @@ class DataPlane:
         if options.timeout_s is not None:
             timeout_s = options.timeout_s
         try:
-            async with asyncio.timeout(timeout_s) as deadline:
-                return await self._segment(read, options, encode, observation, deadline)
+            async with asyncio.timeout(timeout_s) as deadline, AsyncExitStack() as stack:
+                model = options.model or self._settings.default_model
+                # Asked first: an unknown model or a dead server is answered before any work.
+                await self._engine.contract(model)
+                observation.graph = model + pipeline.TTA_SUFFIX if options.tta else model
+                with observation.timed("wait"):
+                    await stack.enter_async_context(permit.turn())
+                if _left_s(deadline) <= 0:
+                    raise TimeoutError
+                frame = await self._read(read, observation, permit)
+                segmentation = await pipeline.segment(
+                    frame,
+                    self._engine,
+                    model,
+                    tta=options.tta,
+                    timeout_s=_left_s(deadline),
+                    executor=self._executor,
+                    stopwatch=observation,
+                )
+                observation.note_result(segmentation)
+                with observation.timed("encode"):
+                    return await self._off_loop(encode, segmentation, frame)
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"the frame was not done within {timeout_s:.3g} s; allow more time or send fewer "
                 "frames at once"
             ) from error
 
-    async def _segment(
-        self,
-        read: Callable[[FrameLimits], Frame],
-        options: Options,
-        encode: Callable[[Segmentation, Frame], Result],
-        observation: Observation,
-        deadline: asyncio.Timeout,
-    ) -> Result:
-        model = options.model or self._settings.default_model
-        # Asked first: an unknown model or a dead server is answered before any work.
-        await self._engine.contract(model)
-        observation.graph = model + pipeline.TTA_SUFFIX if options.tta else model
+    async def _read(
+        self, read: Callable[[FrameLimits], Frame], observation: Observation, permit: Permit
+    ) -> Frame:
         with observation.timed("decode"):
             frame = await self._off_loop(read, self._settings.frame_limits)
         observation.frame = "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
-        segmentation = await pipeline.segment(
-            frame,
-            self._engine,
-            model,
-            tta=options.tta,
-            timeout_s=_left_s(deadline),
-            executor=self._executor,
-            stopwatch=observation,
-        )
-        observation.note_result(segmentation)
-        with observation.timed("encode"):
-            return await self._off_loop(encode, segmentation, frame)
+        height, width, channels = frame.pixels.shape
+        permit.resize(pipeline.memory_bytes(height, width, channels, frame.pixels.itemsize))
+        return frame
 
     async def server_info(self) -> ServerInfo:
         """What is served now; raises EngineUnavailable when Triton does not answer."""
@@ -152,6 +169,8 @@ class DataPlane:
             default_model=self._settings.default_model,
             limits=self._settings.frame_limits,
             default_timeout_s=self._settings.default_timeout_s,
+            max_frames_in_flight=self._settings.max_frames_in_flight,
+            max_bytes_in_flight=self._settings.max_bytes_in_flight,
         )
 
     async def is_ready(self) -> bool:

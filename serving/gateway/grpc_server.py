@@ -8,18 +8,24 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from nuclei.errors import MissingPrerequisite
-from nuclei.v1 import segmentation_pb2 as pb
-from nuclei.v1.segmentation_pb2_grpc import add_SegmentationServicer_to_server
 from serving.gateway.certificates import server_credentials
 from serving.gateway.data_plane import DataPlane
-from serving.gateway.grpc_servicer import GrpcServicer
+from serving.gateway.grpc_servicer import SERVICE, GrpcServicer
 from serving.gateway.security import Token, TokenInterceptor
 from serving.gateway.settings import GatewaySettings
 
 logger = logging.getLogger(__name__)
 
-SERVICE = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
 HEALTH_INTERVAL_S = 1.0
+# A peer that is gone without a word is noticed within half a minute, and its work cancelled.
+KEEPALIVE_OPTIONS = (
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Clients may ask as often.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
 Status = health_pb2.HealthCheckResponse
 
 
@@ -28,6 +34,7 @@ class GrpcServer:
 
     def __init__(self, data_plane: DataPlane, settings: GatewaySettings, token: Token) -> None:
         self._data_plane = data_plane
+        self._servicer = GrpcServicer(data_plane, settings)
         self._address = f"{settings.host}:{settings.grpc_port}"
         self._drain_s = settings.drain_s
         self._health = health.aio.HealthServicer()
@@ -38,6 +45,7 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.so_reuseport", 1),
+                *KEEPALIVE_OPTIONS,
             ],
         )
         self._draining: asyncio.Task[None] | None = None
@@ -48,7 +56,7 @@ class GrpcServer:
         Raises:
             MissingPrerequisite: the port is taken.
         """
-        add_SegmentationServicer_to_server(GrpcServicer(self._data_plane), self._server)
+        self._server.add_generic_rpc_handlers((self._servicer.handler(),))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection(
             (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
@@ -70,6 +78,7 @@ class GrpcServer:
     def begin_draining(self) -> None:
         """Accept no new calls; running ones have the drain time to finish."""
         if self._draining is None:
+            self._servicer.begin_draining()
             self._draining = asyncio.create_task(self._drain())
 
     async def stop(self) -> None:

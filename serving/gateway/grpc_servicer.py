@@ -1,249 +1,317 @@
-"""The gRPC side of the data plane: messages in, messages out."""
+"""The gRPC side of the data plane: calls in, answers out."""
 
-from collections.abc import Collection
-from typing import Any, NoReturn
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, NoReturn, TypeVar
 
 import grpc
-import numpy as np
+from google.protobuf.message import DecodeError, Message
 
-from nuclei.client import ERROR_METADATA
-from nuclei.errors import InvalidImage, InvalidOption, NucleiError
-from nuclei.formats import compress_labels
-from nuclei.images import Frame, FrameLimits, frame_from_array, read_frame
-from nuclei.instances import Nuclei, outlines
+from nuclei.errors import (
+    DeadlineExceeded,
+    EngineUnavailable,
+    InvalidOption,
+    NucleiError,
+    Overloaded,
+)
+from nuclei.images import Frame
+from nuclei.messages import ERROR_METADATA, RETRY_METADATA
 from nuclei.segmentation import Segmentation
-from nuclei.stage import StageMap
 from nuclei.v1 import segmentation_pb2 as pb
-from nuclei.v1.segmentation_pb2_grpc import SegmentationServicer
-from serving.gateway.data_plane import DataPlane, Options, ServerInfo
-from serving.gateway.observation import observed, only_known_errors
+from serving.gateway.admission import Permit
+from serving.gateway.data_plane import DataPlane, Options
+from serving.gateway.grpc_messages import FrameRequest, server_info_message
+from serving.gateway.observation import Observation, Skipped, observed, only_known_errors
+from serving.gateway.settings import UPLOAD_S, GatewaySettings
+from serving.gateway.stream import PROTOCOL as STREAM
+from serving.gateway.stream import Admitted, Behind, FrameStream
 
-NUCLEI_OUTPUTS = frozenset({pb.OUTPUT_CENTROIDS, pb.OUTPUT_BOXES, pb.OUTPUT_FEATURES})
-DTYPES: dict[int, np.dtype[Any]] = {
-    pb.PIXEL_TYPE_UINT8: np.dtype("u1"),
-    pb.PIXEL_TYPE_UINT16: np.dtype("<u2"),
+SERVICE = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
+BEHIND: dict[int, Behind] = {
+    pb.BEHIND_POLICY_UNSPECIFIED: Behind.BLOCK,
+    pb.BEHIND_POLICY_BLOCK: Behind.BLOCK,
+    pb.BEHIND_POLICY_DROP_OLDEST: Behind.DROP_OLDEST,
+    pb.BEHIND_POLICY_LATEST_ONLY: Behind.LATEST_ONLY,
 }
+DEFAULT_MAX_WAITING = 4
+
+# Set aside for a message until it has arrived: 2048 x 2048 pixels of 16 bit.
+EXPECTED_BYTES = 8 * 2**20
 
 Context = grpc.aio.ServicerContext[Any, Any]
+M = TypeVar("M", bound=Message)
 
 
-class GrpcServicer(SegmentationServicer):
-    """nuclei.v1.Segmentation."""
+class GrpcServicer:
+    """nuclei.v1.Segmentation.
 
-    def __init__(self, data_plane: DataPlane) -> None:
+    Every call is handled as a stream, which looks the same on the wire: such a handler runs before
+    a message is received, so that a refused call costs nothing, and it knows when an answer has
+    been taken, so that the permit can be held until then.
+    """
+
+    def __init__(self, data_plane: DataPlane, settings: GatewaySettings) -> None:
         self._data_plane = data_plane
+        self._settings = settings
+        self._draining = asyncio.Event()
 
-    async def Segment(  # noqa: N802 - the name in the proto
-        self, request: pb.SegmentRequest, context: Context
-    ) -> pb.SegmentResponse:
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a server is to be given."""
+        methods: dict[str, Callable[[Context], Awaitable[None]]] = {
+            "Segment": self._segment,
+            "SegmentStream": self._segment_stream,
+            "GetServerInfo": self._server_info,
+        }
+        return grpc.method_handlers_generic_handler(
+            SERVICE,
+            {
+                name: grpc.stream_stream_rpc_method_handler(_answering_errors(method))
+                for name, method in methods.items()
+            },
+        )
+
+    def begin_draining(self) -> None:
+        """Let streams end once what they have received is answered."""
+        self._draining.set()
+
+    async def _segment(self, context: Context) -> None:
+        with ExitStack() as held:
+            with observed("grpc", _metadata(context)) as observation:
+                admission = self._data_plane.admission
+                permit = held.enter_context(admission.admit("grpc", context.peer(), EXPECTED_BYTES))
+                reply = await self._answer(context, observation, permit)
+            permit.resize(min(permit.n_bytes, len(reply)))
+            await self._write(context, reply)
+
+    async def _answer(self, context: Context, observation: Observation, permit: Permit) -> bytes:
+        request = FrameRequest(await _only_message(context, pb.SegmentRequest))
+        permit.resize(request.n_bytes)
+        observation.bytes_in = request.n_bytes
+
+        def encode(segmentation: Segmentation, frame: Frame) -> bytes:
+            reply = pb.SegmentResponse()
+            request.echo(reply)
+            request.write_result(reply, segmentation, frame)
+            return reply.SerializeToString()
+
+        options = request.options(context.time_remaining())
+        reply = await self._data_plane.segment(request.read, options, encode, observation, permit)
+        observation.bytes_out = len(reply)
+        return reply
+
+    async def _segment_stream(self, context: Context) -> None:
+        with self._data_plane.admission.stream(STREAM):
+            await _Stream(self._data_plane, self._settings, context).run(self._draining)
+
+    async def _server_info(self, context: Context) -> None:
+        with only_known_errors():
+            await _only_message(context, pb.GetServerInfoRequest)
+            info = server_info_message(await self._data_plane.server_info())
+        await self._write(context, info.SerializeToString())
+
+    async def _write(self, context: Context, reply: bytes) -> None:
         try:
-            return await self._segment(request, context)
-        except NucleiError as error:
-            await _abort(context, error)
+            async with asyncio.timeout(self._settings.reader_timeout_s):
+                await context.write(reply)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the answer was not taken within {self._settings.reader_timeout_s:.3g} s"
+            ) from None
 
-    async def GetServerInfo(  # noqa: N802 - the name in the proto
-        self, request: pb.GetServerInfoRequest, context: Context
-    ) -> pb.GetServerInfoResponse:
-        try:
-            with only_known_errors():
-                return _server_info(await self._data_plane.server_info())
-        except NucleiError as error:
-            await _abort(context, error)
 
-    async def _segment(self, request: pb.SegmentRequest, context: Context) -> pb.SegmentResponse:
-        metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
-        with observed("grpc", metadata) as observation:
-            options = Options(
-                request.request_id, request.model, request.tta, context.time_remaining()
+class _Stream:
+    """One SegmentStream call: its messages to and from a FrameStream."""
+
+    def __init__(self, data_plane: DataPlane, settings: GatewaySettings, context: Context) -> None:
+        self.data_plane = data_plane
+        self.settings = settings
+        self.metadata = _metadata(context)
+        self.behind = Behind.BLOCK
+        self._context = context
+        self._first: pb.SegmentStreamRequest | None = None
+        self._received = 0
+
+    async def run(self, draining: asyncio.Event) -> None:
+        with only_known_errors():
+            settings = await self._stream_settings(draining)
+            self.behind = BEHIND[settings.behind_policy]
+            stream: FrameStream[pb.SegmentStreamResponse] = FrameStream(
+                self.data_plane.admission,
+                # One connection may carry several streams.
+                f"{self._context.peer()}#{id(self)}",
+                self.behind,
+                settings.max_waiting or DEFAULT_MAX_WAITING,
+                self.settings.reader_timeout_s,
             )
-            outputs = _outputs(request.outputs)
+            await stream.run(self._receive, self._write, draining, self.settings.drain_s)
 
-            def read(limits: FrameLimits) -> Frame:
-                frame = _read(request.frame, limits)
-                observation.bytes_in = len(request.frame.encoded) or frame.pixels.nbytes
-                _stage_map(request.frame, frame)  # refuses an impossible one before any work
-                return frame
+    async def _stream_settings(self, draining: asyncio.Event) -> pb.StreamSettings:
+        """Of the first message, or the defaults."""
+        self._first = await _unless(draining, _message(self._context, pb.SegmentStreamRequest))
+        if self._first is None or self._first.WhichOneof("kind") != "settings":
+            return pb.StreamSettings()
+        settings, self._first = self._first.settings, None
+        if settings.behind_policy not in BEHIND:
+            raise InvalidOption(
+                f"behind_policy {settings.behind_policy} is not known; expected a value of "
+                "nuclei.v1.BehindPolicy: update the client or the server"
+            )
+        return settings
 
-            def encode(segmentation: Segmentation, frame: Frame) -> pb.SegmentResponse:
-                stage_map = _stage_map(request.frame, frame)
-                reply = _reply(segmentation, request.frame, outputs, stage_map)
-                reply.request_id = options.request_id
-                observation.bytes_out = reply.ByteSize()
-                return reply
+    async def _receive(self) -> "_StreamFrame | None":
+        message, self._first = self._first, None
+        if message is None:
+            message = await _message(self._context, pb.SegmentStreamRequest)
+        if message is None:
+            return None
+        kind = message.WhichOneof("kind")
+        if kind != "frame":
+            raise InvalidOption(
+                f"message {self._received} holds {kind or 'nothing'}; expected a frame: settings "
+                "come once, as the first message"
+            )
+        frame = _StreamFrame(self, self._received, message.frame)
+        self._received += 1
+        return frame
 
-            return await self._data_plane.segment(read, options, encode, observation)
+    async def _write(self, answer: pb.SegmentStreamResponse) -> None:
+        await self._context.write(answer.SerializeToString())
+
+
+class _StreamFrame:
+    """One frame of a SegmentStream call."""
+
+    def __init__(self, stream: _Stream, sequence: int, message: pb.StreamFrame) -> None:
+        self._stream = stream
+        self._sequence = sequence
+        self._request = FrameRequest(message.request)
+        timeout_s = message.timeout_ms / 1e3 or stream.settings.default_timeout_s
+        self.deadline = asyncio.get_running_loop().time() + timeout_s
+        index = message.request.frame.index
+        self.position = (index.acquisition_uid, index.position)
+        self.n_bytes = self._request.n_bytes
+
+    async def answer(self, admitted: Admitted) -> pb.SegmentStreamResponse:
+        try:
+            with observed(STREAM, self._stream.metadata) as observation:
+                options = self._request.options(None)
+                observation.request_id = options.request_id
+                observation.bytes_in = self.n_bytes
+                async with admitted as permit:
+                    answer = await self._segment(options, observation, permit)
+                observation.bytes_out = answer.ByteSize()
+                permit.resize(min(permit.n_bytes, observation.bytes_out))
+                return answer
+        except Skipped as skipped:
+            answer = self._new_answer()
+            answer.skipped.reason = str(skipped)
+        except NucleiError as error:
+            answer = self._new_answer()
+            _write_error(answer.error, error)
+        return answer
+
+    async def _segment(
+        self, options: Options, observation: Observation, permit: Permit
+    ) -> pb.SegmentStreamResponse:
+        def encode(segmentation: Segmentation, frame: Frame) -> pb.SegmentStreamResponse:
+            answer = self._new_answer()
+            self._request.write_result(answer.result, segmentation, frame)
+            return answer
+
+        while True:
+            left_s = self.deadline - asyncio.get_running_loop().time()
+            timed = replace(options, timeout_s=left_s)
+            try:
+                return await self._stream.data_plane.segment(
+                    self._request.read, timed, encode, observation, permit
+                )
+            except Overloaded as error:
+                if self._stream.behind is not Behind.BLOCK or left_s < error.retry_after_s:
+                    raise
+                permit.resize(self.n_bytes)
+                await asyncio.sleep(error.retry_after_s)
+
+    def _new_answer(self) -> pb.SegmentStreamResponse:
+        answer = pb.SegmentStreamResponse(sequence=self._sequence)
+        self._request.echo(answer)
+        return answer
+
+
+def _answering_errors(
+    method: Callable[[Context], Awaitable[None]],
+) -> Callable[[object, Context], Awaitable[None]]:
+    """A handler of grpc.aio: errors of the tree become the status of the call."""
+
+    async def handle(requests: object, context: Context) -> None:
+        try:
+            await method(context)
+        except NucleiError as error:
+            await _abort(context, error)
+
+    return handle
 
 
 async def _abort(context: Context, error: NucleiError) -> NoReturn:
-    status = grpc.StatusCode[error.grpc_status]
-    await context.abort(status, str(error), ((ERROR_METADATA, type(error).__name__),))
+    metadata = [(ERROR_METADATA, type(error).__name__)]
+    if isinstance(error, Overloaded):
+        metadata.append((RETRY_METADATA, str(_retry_after_ms(error))))
+    await context.abort(grpc.StatusCode[error.grpc_status], str(error), tuple(metadata))
 
 
-def _outputs(requested: Collection[int]) -> frozenset[int]:
-    for output in requested:
-        if output == pb.OUTPUT_UNSPECIFIED or output not in pb.Output.values():
-            raise InvalidOption(
-                f"output {output} is not known; expected values of nuclei.v1.Output other than "
-                "OUTPUT_UNSPECIFIED: update the client or the server"
-            )
-    return frozenset(requested) or NUCLEI_OUTPUTS
+def _write_error(message: pb.FrameError, error: NucleiError) -> None:
+    message.name = type(error).__name__
+    message.code = grpc.StatusCode[error.grpc_status].value[0]
+    message.message = str(error)
+    if isinstance(error, Overloaded):
+        message.retry_after_ms = _retry_after_ms(error)
 
 
-def _read(frame: pb.Frame, limits: FrameLimits) -> Frame:
-    pixel_size_um = _pixel_size_um(frame)
-    kind = frame.WhichOneof("image")
-    if kind == "encoded":
-        read = read_frame(frame.encoded, limits)
-        return frame_from_array(read.pixels, pixel_size_um or read.pixel_size_um, limits)
-    if kind == "raw":
-        return _read_raw(frame.raw, pixel_size_um, limits)
-    raise InvalidImage("the request holds no image; expected encoded bytes or raw pixels")
+def _retry_after_ms(error: Overloaded) -> int:
+    return round(error.retry_after_s * 1e3)
 
 
-def _read_raw(
-    raw: pb.RawPixels, pixel_size_um: tuple[float, float] | None, limits: FrameLimits
-) -> Frame:
-    if raw.pixel_type not in DTYPES:
-        raise InvalidImage(
-            f"pixel type {raw.pixel_type} is not known; expected PIXEL_TYPE_UINT8 or "
-            "PIXEL_TYPE_UINT16: scale to 16 bit and convert"
-        )
-    dtype = DTYPES[raw.pixel_type]
-    limits.check_shape(raw.height, raw.width)
-    shape = (raw.height, raw.width, raw.channels or 1)
-    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
-    if len(raw.data) != expected:
-        raise InvalidImage(
-            f"the raw pixels have {len(raw.data)} bytes; expected {expected} for {shape[0]} x "
-            f"{shape[1]} pixels with {shape[2]} channels of {dtype.itemsize} bytes"
-        )
-    return frame_from_array(np.frombuffer(raw.data, dtype).reshape(shape), pixel_size_um, limits)
+def _metadata(context: Context) -> dict[str, str]:
+    return {key: str(value) for key, value in context.invocation_metadata() or ()}
 
 
-def _pixel_size_um(frame: pb.Frame) -> tuple[float, float] | None:
-    """(y, x) as the request says, None when it does not."""
-    if frame.HasField("pixel_size") and frame.HasField("pixel_to_stage"):
-        raise InvalidOption("pixel_size and pixel_to_stage both give a size; send one of them")
-    if frame.HasField("pixel_to_stage"):
-        return _affine(frame.pixel_to_stage).pixel_size_um
-    if frame.HasField("pixel_size"):
-        return frame.pixel_size.y_um, frame.pixel_size.x_um
-    return None
+async def _only_message(context: Context, kind: type[M]) -> M:
+    """The message of a call that has one."""
+    try:
+        async with asyncio.timeout(UPLOAD_S):
+            message = await _message(context, kind)
+    except TimeoutError:
+        raise DeadlineExceeded(
+            f"the request did not arrive within {UPLOAD_S} s; compress the frame or use a faster "
+            "line"
+        ) from None
+    if message is None:
+        raise InvalidOption(f"the call has no message; expected one {kind.DESCRIPTOR.full_name}")
+    return message
 
 
-def _affine(affine: pb.Affine) -> StageMap:
-    return StageMap(
-        np.array(
-            [
-                [affine.xx, affine.xy, affine.x_offset_um],
-                [affine.yx, affine.yy, affine.y_offset_um],
-            ]
-        )
-    )
+async def _message(context: Context, kind: type[M]) -> M | None:
+    """The next message, None after the last one."""
+    message = await context.read()
+    if message is grpc.aio.EOF:
+        return None
+    try:
+        return kind.FromString(message)
+    except DecodeError as error:
+        raise InvalidOption(
+            f"the message is no {kind.DESCRIPTOR.full_name}; make it with the published .proto"
+        ) from error
 
 
-def _stage_map(message: pb.Frame, frame: Frame) -> StageMap | None:
-    """The map to the stage, None when the frame's place or its pixel size is unknown."""
-    if message.HasField("pixel_to_stage"):
-        return _affine(message.pixel_to_stage)
-    if message.HasField("stage_position") and frame.pixel_size_um is not None:
-        centre_um = (message.stage_position.x_um, message.stage_position.y_um)
-        height, width = frame.pixels.shape[:2]
-        return StageMap.centred(centre_um, frame.pixel_size_um, (height, width))
-    return None
-
-
-def _reply(
-    segmentation: Segmentation,
-    frame: pb.Frame,
-    outputs: frozenset[int],
-    stage_map: StageMap | None,
-) -> pb.SegmentResponse:
-    height, width = segmentation.labels.shape
-    reply = pb.SegmentResponse(
-        index=frame.index if frame.HasField("index") else None,
-        stage_position=frame.stage_position if frame.HasField("stage_position") else None,
-        model=segmentation.model,
-        model_version=segmentation.version,
-        count=len(segmentation.nuclei),
-        height=height,
-        width=width,
-        stage_ms=segmentation.stage_ms,
-    )
-    if segmentation.pixel_size_um is not None:
-        reply.pixel_size.y_um, reply.pixel_size.x_um = segmentation.pixel_size_um
-    if outputs & NUCLEI_OUTPUTS:
-        reply.nuclei.label.extend(segmentation.nuclei.label.tolist())
-    if pb.OUTPUT_CENTROIDS in outputs:
-        _add_centroids(reply.nuclei, segmentation.nuclei, stage_map)
-    if pb.OUTPUT_BOXES in outputs:
-        _add_boxes(reply.nuclei, segmentation.nuclei)
-    if pb.OUTPUT_FEATURES in outputs:
-        _add_features(reply.nuclei, segmentation)
-    if pb.OUTPUT_POLYGONS in outputs:
-        _add_polygons(reply.polygons, segmentation)
-    if pb.OUTPUT_LABELS in outputs:
-        reply.labels.encoding = pb.LabelImage.ENCODING_ZSTD_UINT32
-        reply.labels.height, reply.labels.width = height, width
-        reply.labels.data = compress_labels(segmentation.labels)
-    return reply
-
-
-def _add_centroids(columns: pb.Nuclei, nuclei: Nuclei, stage_map: StageMap | None) -> None:
-    columns.centroid_x_px.extend(nuclei.centroid_px[:, 1].tolist())
-    columns.centroid_y_px.extend(nuclei.centroid_px[:, 0].tolist())
-    if stage_map is not None:
-        x_um, y_um = stage_map.apply(nuclei.centroid_px).T.tolist()
-        columns.centroid_stage_x_um.extend(x_um)
-        columns.centroid_stage_y_um.extend(y_um)
-
-
-def _add_boxes(columns: pb.Nuclei, nuclei: Nuclei) -> None:
-    y0, x0, y1, x1 = nuclei.box_px.T.tolist()
-    columns.box_x0_px.extend(x0)
-    columns.box_y0_px.extend(y0)
-    columns.box_x1_px.extend(x1)
-    columns.box_y1_px.extend(y1)
-
-
-def _add_features(columns: pb.Nuclei, segmentation: Segmentation) -> None:
-    nuclei = segmentation.nuclei
-    columns.area_px.extend(nuclei.area_px.tolist())
-    if segmentation.pixel_size_um is not None:
-        columns.area_um2.extend(nuclei.area_um2(segmentation.pixel_size_um).tolist())
-    columns.eccentricity.extend(nuclei.eccentricity.tolist())
-    columns.mean_intensity.extend(nuclei.mean_intensity.tolist())
-    columns.score.extend(nuclei.score.tolist())
-
-
-def _add_polygons(columns: pb.Polygons, segmentation: Segmentation) -> None:
-    for label, polygons in outlines(segmentation.labels):
-        for polygon in polygons:
-            columns.label.append(label)
-            columns.point_count.append(len(polygon))
-            x, y = polygon.T.tolist()
-            columns.x_px.extend(x)
-            columns.y_px.extend(y)
-
-
-def _server_info(info: ServerInfo) -> pb.GetServerInfoResponse:
-    return pb.GetServerInfoResponse(
-        server_version=info.server_version,
-        models=[
-            pb.ModelInfo(
-                name=served.name,
-                version=served.version,
-                tta=served.tta,
-                pixel_size_um=served.contract.pixel_size_um,
-                validation=served.contract.validation,
-            )
-            for served in info.models
-        ],
-        default_model=info.default_model,
-        limits=pb.Limits(
-            max_side_px=info.limits.max_side_px,
-            max_pixels=info.limits.max_pixels,
-            max_request_bytes=info.limits.max_bytes,
-            default_timeout_ms=round(info.default_timeout_s * 1e3),
-        ),
-    )
+async def _unless(draining: asyncio.Event, reading: Coroutine[Any, Any, M | None]) -> M | None:
+    """What is read; raises EngineUnavailable when draining begins before."""
+    message, drained = asyncio.ensure_future(reading), asyncio.ensure_future(draining.wait())
+    try:
+        await asyncio.wait({message, drained}, return_when=asyncio.FIRST_COMPLETED)
+        if message.done():
+            return message.result()
+        raise EngineUnavailable("the server is shutting down; connect again in a few seconds")
+    finally:
+        message.cancel()
+        drained.cancel()

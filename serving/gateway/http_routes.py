@@ -28,17 +28,17 @@ from nuclei.formats import format_named
 from nuclei.images import Frame, read_frame
 from nuclei.segmentation import Segmentation
 from serving.gateway import metrics
+from serving.gateway.admission import Permit
 from serving.gateway.data_plane import DISTRIBUTION, DataPlane, Options, ServerInfo
 from serving.gateway.observation import Observation, observed, only_known_errors
 from serving.gateway.openapi import openapi_document
 from serving.gateway.problems import answer_problem
 from serving.gateway.security import Token, TokenMiddleware
-from serving.gateway.settings import ENVELOPE_BYTES, GatewaySettings
+from serving.gateway.settings import ENVELOPE_BYTES, UPLOAD_S, GatewaySettings
 
 REQUEST_ID_HEADER = "X-Request-ID"
 FORM_FIELD = "file"
 PARAMETERS = frozenset({"model", "tta", "format"})
-UPLOAD_S = 300
 # Nobody reads it; nginx's number for it.
 CLIENT_CLOSED_REQUEST = 499
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -62,8 +62,13 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
     async def segment(request: Request) -> Response:
         data_plane: DataPlane = request.app.state.data_plane
         try:
-            with observed("http", request.headers) as observation:
-                return await _segment(request, data_plane, settings.max_request_bytes, observation)
+            with (
+                observed("http", request.headers) as observation,
+                data_plane.admission.admit("http", *_claim(request)) as permit,
+            ):
+                return await _segment(
+                    request, data_plane, settings.max_request_bytes, observation, permit
+                )
         except CallerLeft:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -112,11 +117,15 @@ async def _models(request: Request) -> Response:
 
 
 async def _segment(
-    request: Request, data_plane: DataPlane, max_request_bytes: int, observation: Observation
+    request: Request,
+    data_plane: DataPlane,
+    max_request_bytes: int,
+    observation: Observation,
+    permit: Permit,
 ) -> Response:
     options, format_name = _options(request)
     chosen = format_named(format_name)
-    body = await _body(request, max_request_bytes)
+    body = await _body(request, max_request_bytes, permit)
     observation.bytes_in = len(body)
 
     def encode(segmentation: Segmentation, frame: Frame) -> tuple[bytes, Segmentation]:
@@ -124,7 +133,9 @@ async def _segment(
 
     content, segmentation = await _unless_gone(
         request,
-        data_plane.segment(lambda limits: read_frame(body, limits), options, encode, observation),
+        data_plane.segment(
+            lambda limits: read_frame(body, limits), options, encode, observation, permit
+        ),
     )
     observation.bytes_out = len(content)
     return Response(
@@ -138,6 +149,14 @@ async def _segment(
             "Server-Timing": _server_timing(observation.stage_ms),
         },
     )
+
+
+def _claim(request: Request) -> tuple[str, int]:
+    """The caller, and the length of the body as far as it is known before it is read."""
+    client = request.client
+    caller = "" if client is None else f"{client.host}:{client.port}"
+    length = request.headers.get("content-length", "")
+    return caller, int(length) if length.isdecimal() else 0
 
 
 async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
@@ -193,12 +212,12 @@ def _flag(query: Mapping[str, str], name: str) -> bool:
     return FLAGS[value]
 
 
-async def _body(request: Request, max_bytes: int) -> bytes:
+async def _body(request: Request, max_bytes: int, permit: Permit) -> bytes:
     """The encoded frame: the body itself, or the field `file` of a multipart form."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_form = media_type == "multipart/form-data"
     allowed = max_bytes + ENVELOPE_BYTES if is_form else max_bytes
-    limited = Request(request.scope, _limited(request.receive, allowed))
+    limited = Request(request.scope, _limited(request.receive, allowed, permit))
     try:
         async with asyncio.timeout(UPLOAD_S):
             if not is_form:
@@ -221,8 +240,8 @@ async def _body(request: Request, max_bytes: int) -> bytes:
     raise InvalidImage(f"the form has no file in the field '{FORM_FIELD}'; send the image there")
 
 
-def _limited(receive: Receive, max_bytes: int) -> Receive:
-    """A receive that stops reading a body once it is longer than allowed."""
+def _limited(receive: Receive, max_bytes: int, permit: Permit) -> Receive:
+    """A receive that stops reading a body once it is longer than allowed, or than there is room."""
     received = 0
 
     async def limited() -> Message:
@@ -234,6 +253,7 @@ def _limited(receive: Receive, max_bytes: int) -> Receive:
                 f"the request has more than {max_bytes} bytes; expected at most that: crop the "
                 "frame or compress it"
             )
+        permit.resize(max(received, permit.n_bytes))
         return message
 
     return limited
@@ -255,4 +275,6 @@ def _server_info(info: ServerInfo) -> dict[str, Any]:
         "default_model": info.default_model,
         "limits": asdict(info.limits),
         "default_timeout_s": info.default_timeout_s,
+        "max_frames_in_flight": info.max_frames_in_flight,
+        "max_bytes_in_flight": info.max_bytes_in_flight,
     }

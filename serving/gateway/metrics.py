@@ -3,7 +3,8 @@
 Labels are bounded: `model` is the graph that was asked (`unet`, `unet_tta`; empty when there is no
 such model, so that a caller cannot invent values), `version` is what answered (empty when nothing
 did; of each model the newest `KEPT_VERSIONS` are kept), `protocol` is grpc, stream or http, `code`
-a gRPC status name, `reason` one of the few for which a request is refused before any work.
+a gRPC status name or SKIPPED, `reason` one of the few for which a request is refused before any
+work.
 """
 
 import os

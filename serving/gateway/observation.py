@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 Protocol = Literal["grpc", "stream", "http"]
 
+# Instead of a status, for a frame that its stream gave up.
+SKIPPED = "SKIPPED"
+
 # Names and attributes of the request's span, by OpenTelemetry's conventions for RPC and HTTP.
 _RPC = {"rpc.system": "grpc", "rpc.service": "nuclei.v1.Segmentation"}
 _SPANS: dict[Protocol, tuple[str, dict[str, str]]] = {
@@ -69,16 +72,21 @@ class Observation(Stopwatch):
             yield
 
 
+class Skipped(Exception):
+    """A frame of a stream was given up for newer ones; says why."""
+
+
 @contextmanager
 def only_known_errors() -> Iterator[None]:
     """Make every error one of the error tree, so that no caller sees the inside of the service.
 
     Raises:
         NucleiError: what was raised inside; its base class for an error that nobody foresaw.
+        Skipped: as it was raised.
     """
     try:
         yield
-    except NucleiError:
+    except (NucleiError, Skipped):
         raise
     except Exception as error:
         logger.exception("unforeseen")
@@ -106,6 +114,9 @@ def observed(protocol: Protocol, carrier: Mapping[str, str] | None = None) -> It
         except asyncio.CancelledError:
             code = "CANCELLED"
             raise
+        except Skipped:
+            code = SKIPPED
+            raise
         except NucleiError as raised:
             error, code = raised, raised.grpc_status
             raise
@@ -122,7 +133,7 @@ def _describe(span: trace.Span, request: Observation, code: str, error: NucleiEr
     if request.protocol == "http":
         status = 200 if error is None else error.http_status
         span.set_attribute("http.response.status_code", status)
-    else:
+    elif code != SKIPPED:
         span.set_attribute("rpc.grpc.status_code", grpc.StatusCode[code].value[0])
     span.set_attributes(
         {

@@ -12,6 +12,8 @@ from serving.ports import LOOPBACK
 
 # What a request may hold besides the frame itself.
 ENVELOPE_BYTES = 2**20
+# Longest time for a request to arrive.
+UPLOAD_S = 300
 
 
 class GatewaySettings(BaseSettings):
@@ -33,6 +35,7 @@ class GatewaySettings(BaseSettings):
         max_bytes_in_flight: most memory for those frames, as estimated from their sizes.
         max_frames_in_work: most frames worked on at once; the others wait for their turn.
         default_timeout_s: time of a request without a deadline of its own, seconds.
+        reader_timeout_s: how long a gRPC caller may take no answer before its call ends, seconds.
         drain_s: time that running requests get to finish after SIGTERM, seconds.
         tls_certificate: PEM file with the server's certificate and its chain; None is plain text.
             It is read at start: a new one needs a restart.
@@ -71,6 +74,7 @@ class GatewaySettings(BaseSettings):
     max_bytes_in_flight: int = Field(default=3 * 2**30, ge=1)
     max_frames_in_work: int = Field(default=4, ge=1)
     default_timeout_s: float = Field(default=30.0, gt=0)
+    reader_timeout_s: float = Field(default=30.0, gt=0)
     drain_s: float = Field(default=10.0, ge=0)
     tls_certificate: Path | None = None
     tls_key: Path | None = None

@@ -1,0 +1,260 @@
+"""Messages of nuclei.v1 to frames and options, and results to messages."""
+
+import uuid
+from collections.abc import Collection
+from typing import Any
+
+import numpy as np
+
+from nuclei.errors import InvalidImage, InvalidOption
+from nuclei.formats import compress_labels
+from nuclei.images import Frame, FrameLimits, frame_from_array, read_frame
+from nuclei.instances import Nuclei, outlines
+from nuclei.segmentation import Segmentation
+from nuclei.stage import StageMap
+from nuclei.v1 import segmentation_pb2 as pb
+from serving.gateway.data_plane import Options, ServerInfo
+
+NUCLEI_OUTPUTS = frozenset({pb.OUTPUT_CENTROIDS, pb.OUTPUT_BOXES, pb.OUTPUT_FEATURES})
+DTYPES: dict[int, np.dtype[Any]] = {
+    pb.PIXEL_TYPE_UINT8: np.dtype("u1"),
+    pb.PIXEL_TYPE_UINT16: np.dtype("<u2"),
+}
+PLACE = ("pixel_size", "stage_position", "pixel_to_stage", "index")
+
+
+class FrameRequest:
+    """One frame to segment, and how; keeps its pixels but not the message, which holds a copy.
+
+    Attributes:
+        request_id: the caller's, or a new one.
+        frame: what the message said of the frame, without its pixels.
+        n_bytes: length of the image as it was sent.
+    """
+
+    def __init__(self, message: pb.SegmentRequest) -> None:
+        self.request_id = message.request_id or uuid.uuid4().hex
+        self.frame = pb.Frame()
+        for name in PLACE:
+            if message.frame.HasField(name):  # type: ignore[arg-type]
+                getattr(self.frame, name).CopyFrom(getattr(message.frame, name))
+        self._model = message.model
+        self._tta = message.tta
+        self._outputs = tuple(message.outputs)
+        self._kind = message.frame.WhichOneof("image")
+        self._pixels = b""
+        if self._kind == "encoded":
+            self._pixels = message.frame.encoded
+        elif self._kind == "raw":
+            raw = message.frame.raw
+            self._pixels = raw.data
+            self.frame.raw.height, self.frame.raw.width = raw.height, raw.width
+            self.frame.raw.channels, self.frame.raw.pixel_type = raw.channels, raw.pixel_type
+        self.n_bytes = len(self._pixels)
+
+    def options(self, timeout_s: float | None) -> Options:
+        """Options of the data plane.
+
+        Args:
+            timeout_s: time left, seconds; None for the server's default.
+
+        Raises:
+            InvalidOption: an impossible one.
+        """
+        checked_outputs(self._outputs)
+        return Options(self.request_id, self._model, self._tta, timeout_s)
+
+    def read(self, limits: FrameLimits) -> Frame:
+        """The frame.
+
+        Raises:
+            InvalidImage, FrameTooLarge: it cannot be used.
+            InvalidOption: its pixel size or place is impossible.
+        """
+        frame = self._read(limits)
+        _stage_map(self.frame, frame)  # refuses an impossible one before any work
+        return frame
+
+    def write_result(
+        self, reply: pb.SegmentResponse, segmentation: Segmentation, frame: Frame
+    ) -> None:
+        """Fill in what was asked for; the caller fills in the echoed fields."""
+        _write_result(
+            reply, segmentation, checked_outputs(self._outputs), _stage_map(self.frame, frame)
+        )
+
+    def echo(self, reply: pb.SegmentResponse | pb.SegmentStreamResponse) -> None:
+        """Fill in the fields that name the frame."""
+        reply.request_id = self.request_id
+        if self.frame.HasField("index"):
+            reply.index.CopyFrom(self.frame.index)
+        if self.frame.HasField("stage_position"):
+            reply.stage_position.CopyFrom(self.frame.stage_position)
+
+    def _read(self, limits: FrameLimits) -> Frame:
+        pixel_size_um = _pixel_size_um(self.frame)
+        if self._kind == "encoded":
+            read = read_frame(self._pixels, limits)
+            return frame_from_array(read.pixels, pixel_size_um or read.pixel_size_um, limits)
+        if self._kind == "raw":
+            return _read_raw(self._pixels, self.frame.raw, pixel_size_um, limits)
+        raise InvalidImage("the request holds no image; expected encoded bytes or raw pixels")
+
+
+def checked_outputs(requested: Collection[int]) -> frozenset[int]:
+    """What a reply is to contain; raises InvalidOption for what is not known."""
+    for output in requested:
+        if output == pb.OUTPUT_UNSPECIFIED or output not in pb.Output.values():
+            raise InvalidOption(
+                f"output {output} is not known; expected values of nuclei.v1.Output other than "
+                "OUTPUT_UNSPECIFIED: update the client or the server"
+            )
+    return frozenset(requested) or NUCLEI_OUTPUTS
+
+
+def _read_raw(
+    data: bytes,
+    raw: pb.RawPixels,
+    pixel_size_um: tuple[float, float] | None,
+    limits: FrameLimits,
+) -> Frame:
+    if raw.pixel_type not in DTYPES:
+        raise InvalidImage(
+            f"pixel type {raw.pixel_type} is not known; expected PIXEL_TYPE_UINT8 or "
+            "PIXEL_TYPE_UINT16: scale to 16 bit and convert"
+        )
+    dtype = DTYPES[raw.pixel_type]
+    limits.check_shape(raw.height, raw.width)
+    shape = (raw.height, raw.width, raw.channels or 1)
+    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    if len(data) != expected:
+        raise InvalidImage(
+            f"the raw pixels have {len(data)} bytes; expected {expected} for {shape[0]} x "
+            f"{shape[1]} pixels with {shape[2]} channels of {dtype.itemsize} bytes"
+        )
+    return frame_from_array(np.frombuffer(data, dtype).reshape(shape), pixel_size_um, limits)
+
+
+def _pixel_size_um(frame: pb.Frame) -> tuple[float, float] | None:
+    """(y, x) as the request says, None when it does not."""
+    if frame.HasField("pixel_size") and frame.HasField("pixel_to_stage"):
+        raise InvalidOption("pixel_size and pixel_to_stage both give a size; send one of them")
+    if frame.HasField("pixel_to_stage"):
+        return _affine(frame.pixel_to_stage).pixel_size_um
+    if frame.HasField("pixel_size"):
+        return frame.pixel_size.y_um, frame.pixel_size.x_um
+    return None
+
+
+def _affine(affine: pb.Affine) -> StageMap:
+    return StageMap(
+        np.array(
+            [
+                [affine.xx, affine.xy, affine.x_offset_um],
+                [affine.yx, affine.yy, affine.y_offset_um],
+            ]
+        )
+    )
+
+
+def _stage_map(message: pb.Frame, frame: Frame) -> StageMap | None:
+    """The map to the stage, None when the frame's place or its pixel size is unknown."""
+    if message.HasField("pixel_to_stage"):
+        return _affine(message.pixel_to_stage)
+    if message.HasField("stage_position") and frame.pixel_size_um is not None:
+        centre_um = (message.stage_position.x_um, message.stage_position.y_um)
+        height, width = frame.pixels.shape[:2]
+        return StageMap.centred(centre_um, frame.pixel_size_um, (height, width))
+    return None
+
+
+def _write_result(
+    reply: pb.SegmentResponse,
+    segmentation: Segmentation,
+    outputs: frozenset[int],
+    stage_map: StageMap | None,
+) -> None:
+    height, width = segmentation.labels.shape
+    reply.model, reply.model_version = segmentation.model, segmentation.version
+    reply.count = len(segmentation.nuclei)
+    reply.height, reply.width = height, width
+    reply.stage_ms.update(segmentation.stage_ms)
+    if segmentation.pixel_size_um is not None:
+        reply.pixel_size.y_um, reply.pixel_size.x_um = segmentation.pixel_size_um
+    if outputs & NUCLEI_OUTPUTS:
+        reply.nuclei.label.extend(segmentation.nuclei.label.tolist())
+    if pb.OUTPUT_CENTROIDS in outputs:
+        _add_centroids(reply.nuclei, segmentation.nuclei, stage_map)
+    if pb.OUTPUT_BOXES in outputs:
+        _add_boxes(reply.nuclei, segmentation.nuclei)
+    if pb.OUTPUT_FEATURES in outputs:
+        _add_features(reply.nuclei, segmentation)
+    if pb.OUTPUT_POLYGONS in outputs:
+        _add_polygons(reply.polygons, segmentation)
+    if pb.OUTPUT_LABELS in outputs:
+        reply.labels.encoding = pb.LabelImage.ENCODING_ZSTD_UINT32
+        reply.labels.height, reply.labels.width = height, width
+        reply.labels.data = compress_labels(segmentation.labels)
+
+
+def _add_centroids(columns: pb.Nuclei, nuclei: Nuclei, stage_map: StageMap | None) -> None:
+    columns.centroid_x_px.extend(nuclei.centroid_px[:, 1].tolist())
+    columns.centroid_y_px.extend(nuclei.centroid_px[:, 0].tolist())
+    if stage_map is not None:
+        x_um, y_um = stage_map.apply(nuclei.centroid_px).T.tolist()
+        columns.centroid_stage_x_um.extend(x_um)
+        columns.centroid_stage_y_um.extend(y_um)
+
+
+def _add_boxes(columns: pb.Nuclei, nuclei: Nuclei) -> None:
+    y0, x0, y1, x1 = nuclei.box_px.T.tolist()
+    columns.box_x0_px.extend(x0)
+    columns.box_y0_px.extend(y0)
+    columns.box_x1_px.extend(x1)
+    columns.box_y1_px.extend(y1)
+
+
+def _add_features(columns: pb.Nuclei, segmentation: Segmentation) -> None:
+    nuclei = segmentation.nuclei
+    columns.area_px.extend(nuclei.area_px.tolist())
+    if segmentation.pixel_size_um is not None:
+        columns.area_um2.extend(nuclei.area_um2(segmentation.pixel_size_um).tolist())
+    columns.eccentricity.extend(nuclei.eccentricity.tolist())
+    columns.mean_intensity.extend(nuclei.mean_intensity.tolist())
+    columns.score.extend(nuclei.score.tolist())
+
+
+def _add_polygons(columns: pb.Polygons, segmentation: Segmentation) -> None:
+    for label, polygons in outlines(segmentation.labels):
+        for polygon in polygons:
+            columns.label.append(label)
+            columns.point_count.append(len(polygon))
+            x, y = polygon.T.tolist()
+            columns.x_px.extend(x)
+            columns.y_px.extend(y)
+
+
+def server_info_message(info: ServerInfo) -> pb.GetServerInfoResponse:
+    """What is served, and the limits."""
+    return pb.GetServerInfoResponse(
+        server_version=info.server_version,
+        models=[
+            pb.ModelInfo(
+                name=served.name,
+                version=served.version,
+                tta=served.tta,
+                pixel_size_um=served.contract.pixel_size_um,
+                validation=served.contract.validation,
+            )
+            for served in info.models
+        ],
+        default_model=info.default_model,
+        limits=pb.Limits(
+            max_side_px=info.limits.max_side_px,
+            max_pixels=info.limits.max_pixels,
+            max_request_bytes=info.limits.max_bytes,
+            default_timeout_ms=round(info.default_timeout_s * 1e3),
+            max_frames_in_flight=info.max_frames_in_flight,
+            max_bytes_in_flight=info.max_bytes_in_flight,
+        ),
+    )
