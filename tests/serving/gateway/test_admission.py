@@ -1,0 +1,224 @@
+"""Who gets in, who is refused and who is next."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prometheus_client import REGISTRY
+
+from nuclei.errors import FrameTooLarge, Overloaded
+from serving.gateway.admission import Admission, Permit
+
+MIB = 2**20
+
+
+def admit(admission: Admission, caller: str, n_bytes: int = 0) -> Permit:
+    return admission.admit("grpc", caller, n_bytes)
+
+
+def admitted(admission: Admission, caller: str, n_bytes: int = 0) -> list[Permit]:
+    """As many permits as the caller gets."""
+    permits = []
+    while admission.has_room(caller, n_bytes):
+        permits.append(admit(admission, caller, n_bytes))
+    with pytest.raises(Overloaded):
+        admit(admission, caller, n_bytes)
+    return permits
+
+
+def in_flight() -> tuple[float | None, ...]:
+    names = ("nuclei_frames_in_flight", "nuclei_in_flight_bytes", "nuclei_frames_in_work")
+    return tuple(REGISTRY.get_sample_value(name) for name in names)
+
+
+def rejected(reason: str) -> float:
+    labels = {"protocol": "grpc", "reason": reason}
+    return REGISTRY.get_sample_value("nuclei_rejected_total", labels) or 0.0
+
+
+def test_one_greedy_caller_gets_half_and_newcomers_their_share() -> None:
+    admission = Admission(60, MIB, 4)
+    assert len(admitted(admission, "greedy")) == 30
+    assert len(admitted(admission, "second")) == 15
+    assert len(admitted(admission, "third")) > 0
+
+
+@given(st.lists(st.sampled_from("abcd"), max_size=200))
+def test_no_caller_holds_more_than_was_free_and_limits_hold(callers: list[str]) -> None:
+    admission = Admission(16, 16 * MIB, 2)
+    held: dict[str, list[Permit]] = {}
+    for caller in callers:
+        free = 16 - sum(map(len, held.values()))
+        mine = held.setdefault(caller, [])
+        try:
+            mine.append(admit(admission, caller, MIB))
+        except Overloaded:
+            assert free == 0 or len(mine) >= free
+        else:
+            assert free >= 1
+            assert len(mine) - 1 < free
+
+
+def test_memory_is_shared_like_places() -> None:
+    admission = Admission(1000, 60 * MIB, 4)
+    assert len(admitted(admission, "greedy", MIB)) == 30
+    assert len(admitted(admission, "second", MIB)) == 15
+
+
+def test_a_frame_of_all_the_memory_gets_in_alone() -> None:
+    admission = Admission(8, 10 * MIB, 2)
+    whole = admit(admission, "a", 10 * MIB)
+    with pytest.raises(Overloaded):
+        admit(admission, "b", 1)
+    whole.release()
+    with pytest.raises(FrameTooLarge, match="at most"):
+        admit(admission, "a", 10 * MIB + 1)
+
+
+def test_refusal_says_when_to_come_back_and_is_counted() -> None:
+    admission = Admission(2, MIB, 1)
+    before = rejected("frames")
+    permits = [admit(admission, "a"), admit(admission, "b")]
+    with pytest.raises(Overloaded, match="send again in") as refused:
+        admit(admission, "c")
+    assert 0 < refused.value.retry_after_s <= 30
+    assert rejected("frames") == before + 1
+    assert len(permits) == 2
+
+
+async def test_hint_follows_the_time_that_frames_take() -> None:
+    async def hint(seconds: float) -> float:
+        admission = Admission(4, MIB, 1)
+        for _ in range(20):
+            with admit(admission, "a") as permit:
+                async with permit.turn():
+                    await asyncio.sleep(seconds)
+        waiting = [admit(admission, name) for name in "abcd"]
+        with pytest.raises(Overloaded) as refused:
+            admit(admission, "e")
+        for permit in waiting:
+            permit.release()
+        return refused.value.retry_after_s
+
+    assert await hint(0.001) < await hint(0.06)
+
+
+def test_resize_grows_within_the_limit_and_keeps_its_size_when_refused() -> None:
+    admission = Admission(8, 10 * MIB, 2)
+    first, second = admit(admission, "a", MIB), admit(admission, "b", MIB)
+    first.resize(8 * MIB)
+    with pytest.raises(Overloaded):
+        second.resize(3 * MIB)
+    assert second.n_bytes == MIB
+    with pytest.raises(FrameTooLarge):
+        second.resize(11 * MIB)
+    first.resize(MIB)
+    second.resize(3 * MIB)
+    assert in_flight()[:2] == (2, 4 * MIB)
+
+
+def test_everything_comes_back() -> None:
+    admission = Admission(8, 10 * MIB, 2)
+    with admit(admission, "a", MIB) as permit:
+        assert in_flight()[:2] == (1, MIB)
+        permit.release()
+    assert in_flight()[:2] == (0, 0)
+
+
+def test_streams_are_limited() -> None:
+    admission = Admission(1, MIB, 1)
+    with admission.stream("grpc"):
+        with pytest.raises(Overloaded, match="streams"), admission.stream("grpc"):
+            pass
+    with admission.stream("grpc"):
+        pass
+
+
+async def take_turns(admission: Admission, callers: str) -> list[str]:
+    """The order in which waiting callers get the one turn that is held at first."""
+    order: list[str] = []
+    holder = admit(admission, "holder")
+    started, end = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with holder.turn():
+            started.set()
+            await end.wait()
+
+    async def work(caller: str) -> None:
+        with admit(admission, caller) as permit:
+            async with permit.turn():
+                order.append(caller)
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(hold())
+        await started.wait()
+        for caller in callers:
+            group.create_task(work(caller))
+            await asyncio.sleep(0)
+        end.set()
+    holder.release()
+    return order
+
+
+async def test_callers_take_turns() -> None:
+    assert await take_turns(Admission(64, MIB, 1), "aaaabbc") == list("abcabaa")
+
+
+async def cancelled(coroutine: Callable[[], Any]) -> None:
+    task = asyncio.ensure_future(coroutine())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_cancelled_while_waiting_for_a_turn_leaks_nothing() -> None:
+    admission = Admission(8, MIB, 1)
+    first, second = admit(admission, "a"), admit(admission, "b")
+
+    async def work(permit: Permit) -> None:
+        async with permit.turn():
+            await asyncio.sleep(0)
+
+    async with first.turn():
+        await cancelled(lambda: work(second))
+        granted = asyncio.ensure_future(work(second))
+        await asyncio.sleep(0)
+    granted.cancel()  # has its turn already, but does not know yet
+    with pytest.raises(asyncio.CancelledError):
+        await granted
+    await asyncio.wait_for(work(first), 1)
+    assert in_flight()[2] == 0
+
+
+async def test_waiting_callers_get_in_as_others_leave() -> None:
+    admission = Admission(2, MIB, 1)
+    first, second = admit(admission, "a"), admit(admission, "b")
+    waiting = [asyncio.ensure_future(admission.wait("stream", name, 0)) for name in "cd"]
+    await asyncio.sleep(0)
+    assert not any(wait.done() for wait in waiting)
+    first.release()
+    permit = await asyncio.wait_for(waiting[0], 1)
+    assert (permit.caller, waiting[1].done()) == ("c", False)
+    second.release()
+    permit.release()
+    (await asyncio.wait_for(waiting[1], 1)).release()
+    assert in_flight()[0] == 0
+
+
+async def test_cancelled_while_waiting_for_a_permit_leaks_nothing() -> None:
+    admission = Admission(1, MIB, 1)
+    held = admit(admission, "a")
+    await cancelled(lambda: admission.wait("stream", "b", 0))
+    granted = asyncio.ensure_future(admission.wait("stream", "b", 0))
+    await asyncio.sleep(0)
+    held.release()
+    granted.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await granted
+    assert in_flight()[:2] == (0, 0)
+    admit(admission, "c").release()
