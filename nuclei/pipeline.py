@@ -24,6 +24,7 @@ from nuclei.tiles import TilePlan, cut, mirrored, place, plan_tiles
 from nuclei.watershed import BAND_PX, label_nuclei
 
 TTA_SUFFIX = "_tta"
+TTA_VIEWS = 8
 VERSION_CHANGES = 3
 # Tiles of one frame that are cut and given to the engine before the first of them is answered.
 TILES_IN_FLIGHT_PX = 2**22

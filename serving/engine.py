@@ -3,14 +3,14 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from opentelemetry.trace import SpanKind
-from tritonclient.grpc import InferInput
+from tritonclient.grpc import InferInput, InferRequestedOutput
 from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
@@ -26,8 +26,9 @@ from nuclei.errors import (
     Overloaded,
 )
 from nuclei.modelconfig import contract_of, has_contract
-from nuclei.pipeline import TTA_SUFFIX, Inference
+from nuclei.pipeline import TTA_SUFFIX, TTA_VIEWS, Inference
 from serving import tracing
+from serving.budget import PixelBudget
 from serving.triton.key import GRPC_HEADER
 
 logger = logging.getLogger(__name__)
@@ -62,14 +63,13 @@ class ServedModel:
 class TritonEngine:
     """Runs graphs on one Triton server. To be made, used and closed in one event loop."""
 
-    def __init__(
-        self, address: str, concurrency: int, max_message_bytes: int, key: str = ""
-    ) -> None:
+    def __init__(self, address: str, pixels: int, max_message_bytes: int, key: str = "") -> None:
         """Open a channel; nothing is sent yet.
 
         Args:
             address: host:port of Triton's gRPC endpoint.
-            concurrency: most inferences in flight at once; others wait for their turn.
+            pixels: most in inference at once, each view of a tile counted; others wait for their
+                turn, and a larger tile runs alone.
             max_message_bytes: longest message in either direction.
             key: sent where Triton asks whoever controls it for one.
         """
@@ -83,7 +83,7 @@ class TritonEngine:
             ],
         )
         self._key = {GRPC_HEADER: key}
-        self._slots = asyncio.Semaphore(concurrency)
+        self._budget = PixelBudget(pixels)
         self._contracts: dict[str, Contract] = {}
         self._versions: dict[str, str] = {}
 
@@ -117,14 +117,19 @@ class TritonEngine:
         Raises:
             ModelNotFound, EngineUnavailable, EngineFailed, Overloaded, DeadlineExceeded.
         """
-        inputs = [_input("IMAGE", "UINT16", image), _input("RANGE", "FP32", intensity)]
         loop = asyncio.get_running_loop()
         deadline = None if timeout_s is None else loop.time() + timeout_s
-        async with self._slot(timeout_s):
+        views = TTA_VIEWS if graph.endswith(TTA_SUFFIX) else 1
+        async with self._room(views * image.shape[0] * image.shape[1], timeout_s):
+            inputs = [_input("IMAGE", "UINT16", image), _input("RANGE", "FP32", intensity)]
             left_s = None if deadline is None else deadline - loop.time()
             with _translated(graph), tracing.spanned(*_call(graph), kind=SpanKind.CLIENT):
                 result = await self._client.infer(
-                    graph, inputs, client_timeout=left_s, headers=tracing.headers()
+                    graph,
+                    inputs,
+                    outputs=[InferRequestedOutput("MAPS")],
+                    client_timeout=left_s,
+                    headers=tracing.headers(),
                 )
         response = result.get_response()
         self._note_version(graph, response.model_version)
@@ -174,19 +179,17 @@ class TritonEngine:
         return response.config
 
     @asynccontextmanager
-    async def _slot(self, timeout_s: float | None) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self._slots.acquire()
-        except TimeoutError as error:
-            raise DeadlineExceeded(
-                f"the time of {timeout_s:.3g} s ran out while waiting for a free inference slot; "
-                "allow more time or send fewer frames at once"
-            ) from error
-        try:
+    async def _room(self, pixels: int, timeout_s: float | None) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(timeout_s):
+                    await stack.enter_async_context(self._budget.spend(pixels))
+            except TimeoutError as error:
+                raise DeadlineExceeded(
+                    f"the time of {timeout_s:.3g} s ran out while waiting for a turn at the "
+                    "inference server; allow more time or send fewer frames at once"
+                ) from error
             yield
-        finally:
-            self._slots.release()
 
     def _note_version(self, graph: str, version: str) -> None:
         if self._versions.get(graph) != version:

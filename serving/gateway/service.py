@@ -85,7 +85,7 @@ class NucleiGateway:
         self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="frame")
         self._engine = TritonEngine(
             settings.triton_address,
-            settings.triton_concurrency,
+            settings.triton_pixels,
             settings.max_message_bytes,
             key="" if settings.triton_key is None else settings.triton_key.get_secret_value(),
         )

@@ -20,7 +20,7 @@ MESSAGE_BYTES = 2**24
 
 @pytest.fixture
 async def engine(triton: TritonServer) -> AsyncIterator[TritonEngine]:
-    opened = TritonEngine(triton.address, concurrency=2, max_message_bytes=MESSAGE_BYTES)
+    opened = TritonEngine(triton.address, pixels=2**18, max_message_bytes=MESSAGE_BYTES)
     yield opened
     await opened.close()
 
@@ -77,7 +77,7 @@ async def test_readiness_asks_for_every_graph(engine: TritonEngine) -> None:
 
 
 async def test_absent_server_is_said_at_once() -> None:
-    engine = TritonEngine("127.0.0.1:1", concurrency=1, max_message_bytes=MESSAGE_BYTES)
+    engine = TritonEngine("127.0.0.1:1", pixels=2**18, max_message_bytes=MESSAGE_BYTES)
     started = time.monotonic()
     with pytest.raises(EngineUnavailable):
         await engine.infer("unet", tile(), RANGE, 30)
@@ -91,7 +91,7 @@ async def test_absent_server_is_said_at_once() -> None:
 async def test_new_version_brings_its_own_contract(
     own_triton: TritonServer, own_repository: Path
 ) -> None:
-    engine = TritonEngine(own_triton.address, concurrency=1, max_message_bytes=MESSAGE_BYTES)
+    engine = TritonEngine(own_triton.address, pixels=2**18, max_message_bytes=MESSAGE_BYTES)
     first = await engine.infer("unet", tile(), RANGE, None)
     contract = await engine.contract("unet")
 
@@ -118,7 +118,7 @@ async def test_unreadable_contract_is_not_the_callers_fault(
     config.parameters["contract"].string_value = "{}"
     path.write_text(str(config))
     httpx.post(f"{own_triton.url}/v2/repository/models/unet/load").raise_for_status()
-    engine = TritonEngine(own_triton.address, concurrency=1, max_message_bytes=MESSAGE_BYTES)
+    engine = TritonEngine(own_triton.address, pixels=2**18, max_message_bytes=MESSAGE_BYTES)
     with pytest.raises(EngineFailed, match="unet"):
         await engine.contract("unet")
     await engine.close()
