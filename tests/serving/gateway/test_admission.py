@@ -130,9 +130,12 @@ def test_everything_comes_back() -> None:
 
 def test_streams_are_limited() -> None:
     admission = Admission(1, MIB, 1)
-    with admission.stream("grpc"):
-        with pytest.raises(Overloaded, match="streams"), admission.stream("grpc"):
-            pass
+    with (
+        admission.stream("grpc"),
+        pytest.raises(Overloaded, match="streams"),
+        admission.stream("grpc"),
+    ):
+        pytest.fail("a second stream was let in")
     with admission.stream("grpc"):
         pass
 
