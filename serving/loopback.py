@@ -1,10 +1,10 @@
 """How this machine's own processes call its gateway."""
 
-import ssl
 import urllib.error
 import urllib.request
 
 from nuclei.client import Client
+from serving.gateway.certificates import check_loopback, loopback_channel, loopback_tls
 from serving.gateway.settings import GatewaySettings
 from serving.settings import ServeSettings
 
@@ -13,13 +13,17 @@ class Loopback:
     """The gateway of this machine, whatever it asks of its callers."""
 
     def __init__(self, settings: ServeSettings, gateway: GatewaySettings) -> None:
+        """Raises InvalidOption when the gateway's certificates cannot be used."""
+        check_loopback(gateway)
         scheme = "http" if gateway.tls_certificate is None else "https"
         self.http_url = f"{scheme}://{settings.reachable_host}:{settings.http_port}"
         self.grpc_address = f"{settings.reachable_host}:{settings.grpc_port}"
         # Our own servers are never reached through a proxy.
         self._http = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=_unverified())
+            urllib.request.ProxyHandler({}),
+            urllib.request.HTTPSHandler(context=loopback_tls(gateway)),
         )
+        self._gateway = gateway
 
     def answers(self, path: str, timeout_s: float) -> bool:
         """Whether an HTTP GET is answered well in time."""
@@ -31,12 +35,8 @@ class Loopback:
 
     def client(self) -> Client:
         """A client of its gRPC API."""
-        return Client(self.grpc_address)
-
-
-def _unverified() -> ssl.SSLContext:
-    # The address is ours, and nothing secret is sent.
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    return context
+        token = self._gateway.token
+        return Client(
+            token="" if token is None else token.get_secret_value(),
+            channel=loopback_channel(self._gateway, self.grpc_address),
+        )

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from nuclei.cli.events import show_events
 from nuclei.errors import NucleiError
+from serving.gateway import security
 from serving.gateway.settings import GatewaySettings
 from serving.launcher import SelfCheck, Service, stop_on_signals
 from serving.settings import ServeSettings, read_settings
@@ -25,7 +26,9 @@ def main() -> None:
 
 
 def _supervise(console: Console) -> None:
-    service = Service(read_settings(ServeSettings), read_settings(GatewaySettings))
+    gateway = read_settings(GatewaySettings)
+    security.check(gateway, {gateway.host})
+    service = Service(read_settings(ServeSettings), gateway)
     started = time.monotonic()
     stop_on_signals()
     try:

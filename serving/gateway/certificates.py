@@ -64,6 +64,17 @@ def http_tls(settings: GatewaySettings) -> dict[str, Any]:
     return tls
 
 
+def check_loopback(settings: GatewaySettings) -> None:
+    """Check that a process of this machine can call this gateway.
+
+    Raises:
+        InvalidOption: certificates cannot be used, or the gateway would not accept ours.
+    """
+    check_certificates(settings)
+    if settings.tls_certificate is not None:
+        _name(settings)
+
+
 def loopback_tls(settings: GatewaySettings) -> ssl.SSLContext | None:
     """What a process of this machine needs to call this gateway; None for plain text.
 
@@ -84,11 +95,8 @@ def loopback_channel(settings: GatewaySettings, address: str) -> grpc.Channel:
     """A gRPC channel of a process of this machine to this gateway.
 
     Args:
-        settings: of the gateway.
+        settings: of the gateway; `check_loopback` accepts them.
         address: host:port of its gRPC server.
-
-    Raises:
-        InvalidOption: the gateway would not accept the certificate of `nuclei serve`.
     """
     if settings.tls_certificate is None:
         return grpc.insecure_channel(address, CHANNEL_OPTIONS)

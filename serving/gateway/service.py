@@ -22,7 +22,8 @@ from serving.gateway.certificates import http_tls
 from serving.gateway.data_plane import DISTRIBUTION, DataPlane
 from serving.gateway.grpc_server import GrpcServer
 from serving.gateway.http_routes import http_app
-from serving.gateway.settings import GatewaySettings, read_settings
+from serving.gateway.settings import GatewaySettings
+from serving.settings import read_settings
 from serving.tracing import start_tracing
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ NEVER_S = 86_400.0
 def _checked_settings() -> GatewaySettings:
     """The settings; ends the process with a sentence when it may not listen with them."""
     try:
-        settings = read_settings()
+        settings = read_settings(GatewaySettings)
         command = click.get_current_context(silent=True)
         # `bentoml serve --host` overrides the setting.
         host = command.params.get("host") if command is not None else None

@@ -3,10 +3,9 @@
 import os
 from pathlib import Path
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from nuclei.errors import InvalidOption
 from nuclei.images import FrameLimits
 from serving.ports import LOOPBACK
 
@@ -44,7 +43,7 @@ class GatewaySettings(BaseSettings):
         tls_key: PEM file with the key of that certificate, without a password.
         tls_client_ca: PEM file with the authorities whose certificates callers must show (mTLS),
             over gRPC and HTTP, health checks included. None asks callers for no certificate.
-        tls_own_certificate: PEM file with the certificate that `nuclei serve` shows when it checks a
+        tls_own_certificate: PEM file with the certificate that `nuclei serve` shows when checking a
             gateway with tls_client_ca; None shows tls_certificate.
         tls_own_key: PEM file with the key of that certificate.
         token: what callers must send as `authorization: Bearer TOKEN`, for everything but health;
@@ -96,19 +95,3 @@ class GatewaySettings(BaseSettings):
     def max_message_bytes(self) -> int:
         """Longest gRPC message: a frame and what comes with it."""
         return self.max_request_bytes + ENVELOPE_BYTES
-
-
-def read_settings() -> GatewaySettings:
-    """The settings as the environment has them.
-
-    Raises:
-        InvalidOption: one of them is impossible; says which.
-    """
-    try:
-        return GatewaySettings()
-    except ValidationError as error:
-        first = error.errors(include_input=False)[0]
-        name = "_".join(str(part) for part in first["loc"])
-        raise InvalidOption(
-            f"the setting NUCLEI_{name.upper()} is impossible: {first['msg']}"
-        ) from None

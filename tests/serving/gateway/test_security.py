@@ -25,7 +25,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from nuclei.client import Client
 from nuclei.errors import EngineUnavailable, InvalidOption, Unauthenticated
-from serving.gateway.certificates import loopback_channel, loopback_tls
+from serving.gateway.certificates import check_loopback, loopback_channel, loopback_tls
 from serving.gateway.security import check
 from serving.gateway.settings import GatewaySettings
 from serving.triton.server import TritonServer
@@ -446,4 +446,6 @@ def test_own_certificate_that_the_gateway_refuses_is_said(pem: Certificates) -> 
         tls_client_ca=Path(pem.other_ca),
     )  # fmt: skip
     with pytest.raises(InvalidOption, match="NUCLEI_TLS_OWN_CERTIFICATE"):
-        loopback_channel(settings, "127.0.0.1:1")
+        check_loopback(settings)
+    own = {"tls_own_certificate": Path(pem.stranger), "tls_own_key": Path(pem.stranger_key)}
+    check_loopback(settings.model_copy(update=own))
