@@ -1,0 +1,233 @@
+"""`nuclei replay`: an acquisition simulated with the images of a folder."""
+
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from nuclei.cli.segment import find_jobs
+from nuclei.cli.segmenter import DEFAULT_ADDRESS, AddressOption, TtaOption
+from nuclei.errors import InvalidImage, InvalidOption, NucleiError
+
+if TYPE_CHECKING:
+    from nuclei.acquisition import FrameLike, Outcome, StreamFrame
+
+EPILOG = """
+**Examples**
+
+nuclei replay examples/                                  (5 frames/s at 4 positions for 30 s)
+
+nuclei replay plate_7/ --fps 20 --behind latest_only     (smart microscopy: only the newest counts)
+
+nuclei replay plate_7/ --fps 2 --frames 500 --tta        (can the server keep up with this?)
+
+A camera does not wait. Under `block` every frame is segmented, and a server that is too slow makes
+the frames late: the table says by how much. Under `drop_oldest` and `latest_only` the camera keeps
+its rate and the table says how many frames were skipped. The exit code is not 0 when frames failed.
+"""
+
+DEFAULT_SECONDS = 30.0
+CACHED_FRAMES = 32
+
+
+class Behind(StrEnum):
+    """What happens when the server cannot keep up."""
+
+    BLOCK = "block"
+    DROP_OLDEST = "drop_oldest"
+    LATEST_ONLY = "latest_only"
+
+
+class Camera:
+    """Takes frames at a steady rate, turn by turn at each position.
+
+    Attributes:
+        sent_at: when each frame was handed over, on the clock of `time.perf_counter`.
+        late_s: how much later than planned the latest frame was handed over, at worst, seconds.
+    """
+
+    def __init__(self, images: list[Path], fps: float, positions: int) -> None:
+        self.sent_at: list[float] = []
+        self.late_s = 0.0
+        self._images = images
+        self._fps = fps
+        self._positions = positions
+
+    def frames(self, n_frames: int) -> Iterator["StreamFrame"]:
+        from nuclei.acquisition import FrameIndex, StreamFrame
+
+        acquisition = uuid.uuid4().hex
+        started = time.perf_counter()
+        for number in range(n_frames):
+            image = _image(self._images[number % len(self._images)])
+            t, position = divmod(number, self._positions)
+            planned = started + number / self._fps
+            time.sleep(max(0.0, planned - time.perf_counter()))
+            self.sent_at.append(time.perf_counter())
+            self.late_s = max(self.late_s, self.sent_at[-1] - planned)
+            yield StreamFrame(image, FrameIndex(acquisition, position, t))
+
+
+@dataclass
+class Tally:
+    """What became of the frames so far."""
+
+    skipped: int = 0
+    nuclei: int = 0
+    latency_ms: list[float] = field(default_factory=list)
+    failures: list[NucleiError] = field(default_factory=list)
+    ended_at: float = 0.0
+
+    def add(self, outcome: "Outcome", sent_at: float) -> None:
+        self.ended_at = time.perf_counter()
+        if outcome.segmentation is not None:
+            self.latency_ms.append((self.ended_at - sent_at) * 1e3)
+            self.nuclei += len(outcome.segmentation.nuclei)
+        elif outcome.error is not None:
+            self.failures.append(outcome.error)
+        else:
+            self.skipped += 1
+
+    def __str__(self) -> str:
+        return (
+            f"{len(self.latency_ms)} answered, {self.skipped} skipped, {len(self.failures)} failed"
+        )
+
+
+def replay(
+    folder: Annotated[Path, typer.Argument(help="Folder with the images of the acquisition.")],
+    fps: Annotated[float, typer.Option(help="Frames per second, of all positions together.")] = 5,
+    positions: Annotated[int, typer.Option(help="Number of stage positions.", min=1)] = 4,
+    behind: Annotated[
+        Behind, typer.Option(help="What happens when the server cannot keep up.")
+    ] = Behind.BLOCK,
+    frames: Annotated[
+        int | None, typer.Option(help="How many frames; images are used again.", min=1)
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="How long, instead of --frames [30].", show_default=False)
+    ] = None,
+    model: Annotated[str, typer.Option(help="Name of the model [the server's default].")] = "",
+    tta: TtaOption = False,
+    address: AddressOption = DEFAULT_ADDRESS,
+    token: Annotated[
+        str, typer.Option(help="Token of the gateway.", envvar="NUCLEI_TOKEN", show_envvar=True)
+    ] = "",
+    tls_ca: Annotated[
+        Path | None, typer.Option(help="PEM file of the authority; connects with TLS.")
+    ] = None,
+) -> None:
+    """Simulate an acquisition: send the images of a folder as a microscope would.
+
+    Frames go over one stream at a steady rate, and the results come back while it runs. At the end:
+    how many frames were answered, skipped and failed, and how long the answers took.
+    """
+    from nuclei.client import Client
+
+    camera = Camera(_images(folder), _checked_fps(fps), positions)
+    n_frames = _number(frames, seconds, fps)
+    tally = Tally()
+    console = Console(stderr=True)
+    with Client(address, token=token, tls_ca=tls_ca) as client, _progress(console) as progress:
+        task = progress.add_task("Replaying", total=n_frames, tally=str(tally))
+        outcomes = client.stream(
+            camera.frames(n_frames),
+            behind=behind.value,
+            model=model,
+            tta=tta,
+            outputs=["centroids"],
+        )
+        try:
+            for outcome in outcomes:
+                tally.add(outcome, camera.sent_at[outcome.sequence])
+                progress.update(task, advance=1, tally=str(tally))
+        except KeyboardInterrupt:
+            console.print("Stopping")
+    Console().print(_table(camera, tally, fps))
+    _raise_failures(tally, len(camera.sent_at), console)
+
+
+def _images(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise InvalidOption(f"{folder} is no folder; expected one with images")
+    return [job.source for job in find_jobs([str(folder)])]
+
+
+def _checked_fps(fps: float) -> float:
+    if not 0 < fps < float("inf"):
+        raise InvalidOption(f"--fps is {fps}; expected a number of frames per second above 0")
+    return fps
+
+
+def _number(frames: int | None, seconds: float | None, fps: float) -> int:
+    if frames is not None and seconds is not None:
+        raise InvalidOption("--frames and --seconds both say how long; give one of them")
+    if frames is not None:
+        return frames
+    seconds = DEFAULT_SECONDS if seconds is None else seconds
+    if not 0 < seconds < float("inf"):
+        raise InvalidOption(f"--seconds is {seconds}; expected a time above 0")
+    return max(1, round(seconds * fps))
+
+
+@lru_cache(CACHED_FRAMES)
+def _image(path: Path) -> "FrameLike":
+    """Pixels, as a camera gives them; what cannot be read is left to the server to refuse."""
+    from nuclei.images import read_frame
+
+    try:
+        return read_frame(path)
+    except InvalidImage:
+        return path
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[tally]}"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )
+
+
+def _table(camera: Camera, tally: Tally, fps: float) -> Table:
+    sent, answered = len(camera.sent_at), len(tally.latency_ms)
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("frames sent", str(sent))
+    table.add_row("answered", str(answered))
+    table.add_row("skipped", str(tally.skipped))
+    table.add_row("failed", str(len(tally.failures)))
+    if answered:
+        p50, p95, p99 = np.percentile(tally.latency_ms, [50, 95, 99])
+        table.add_row("latency p50", f"{p50:.0f} ms")
+        table.add_row("latency p95", f"{p95:.0f} ms")
+        table.add_row("latency p99", f"{p99:.0f} ms")
+        seconds = max(tally.ended_at - camera.sent_at[0], 1 / fps)
+        table.add_row("answered per second", f"{answered / seconds:.2f} of {fps:g}")
+        table.add_row("nuclei", str(tally.nuclei))
+    if camera.late_s > 1 / fps:
+        table.add_row("behind the camera", f"{camera.late_s:.1f} s at worst")
+    return table
+
+
+def _raise_failures(tally: Tally, sent: int, console: Console) -> None:
+    reasons = Counter(f"{type(error).__name__}: {error}" for error in tally.failures)
+    for reason, times in reasons.most_common():
+        console.print(f"{times} x {reason}", style="red", markup=False, soft_wrap=True)
+    if tally.failures:
+        kind = type(tally.failures[0])
+        raise kind(f"{len(tally.failures)} of {sent} frames failed, for the reasons above")
