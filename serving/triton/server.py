@@ -276,8 +276,14 @@ def _copy_changed(source: str | Path, target: str | Path) -> None:
 
 def _tracing(endpoint: str) -> list[str]:
     # Rate 0: only requests that carry a trace context, those that the gateway samples.
-    settings = ("rate=0", "level=TIMESTAMPS", "mode=opentelemetry")
-    return [f"--trace-config={each}" for each in (*settings, f"opentelemetry,url={endpoint}")]
+    settings = (
+        "rate=0",
+        "level=TIMESTAMPS",
+        "mode=opentelemetry",
+        f"opentelemetry,url={endpoint}",
+        "opentelemetry,resource=service.name=triton",
+    )
+    return [f"--trace-config={each}" for each in settings]
 
 
 def _told(model: str, reason: str) -> str:
