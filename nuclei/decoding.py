@@ -146,7 +146,7 @@ def _decode_tiff(data: bytes, check_shape: CheckShape) -> Decoded:
             pixels = ~pixels if pixels.dtype == np.bool_ else (1 << page.bitspersample) - 1 - pixels
         # The palette of an ImageJ file is a display colour: its indices are the intensities.
         palette = None if tiff.is_imagej else page.colormap
-        if palette is not None and (palette.ndim != 2 or palette.shape[1] <= pixels.max()):
+        if palette is not None and palette.shape[1] <= pixels.max():
             raise ValueError("its palette is too short")
         return Decoded(pixels, _tiff_pixel_size(tiff, page), palette)
 

@@ -145,7 +145,8 @@ def _naming(source: Path | bytes, read: Callable[[], T]) -> T:
 def _frame(decoded: Decoded, limits: FrameLimits) -> Frame:
     pixels = decoded.pixels
     if decoded.palette is not None:
-        pixels = (np.moveaxis(decoded.palette[:, pixels], 0, -1) >> 8).astype(np.uint8)
+        indices = pixels.astype(np.uint16)
+        pixels = (np.moveaxis(decoded.palette[:, indices], 0, -1) >> 8).astype(np.uint8)
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
     if pixels.ndim == 3 and pixels.shape[2] == 2:  # grey and alpha
