@@ -123,14 +123,15 @@ class TritonEngine:
         async with self._room(views * image.shape[0] * image.shape[1], timeout_s):
             inputs = [_input("IMAGE", "UINT16", image), _input("RANGE", "FP32", intensity)]
             left_s = None if deadline is None else deadline - loop.time()
-            with _translated(graph), tracing.spanned(*_call(graph), kind=SpanKind.CLIENT):
-                result = await self._client.infer(
-                    graph,
-                    inputs,
-                    outputs=[InferRequestedOutput("MAPS")],
-                    client_timeout=left_s,
-                    headers=tracing.headers(),
-                )
+            async with self._asking(graph):
+                with tracing.spanned(*_call(graph), kind=SpanKind.CLIENT):
+                    result = await self._client.infer(
+                        graph,
+                        inputs,
+                        outputs=[InferRequestedOutput("MAPS")],
+                        client_timeout=left_s,
+                        headers=tracing.headers(),
+                    )
         response = result.get_response()
         self._note_version(graph, response.model_version)
         return Inference(result.as_numpy("MAPS"), response.model_version)
@@ -174,9 +175,24 @@ class TritonEngine:
         await self._client.close()
 
     async def _config(self, model: str) -> ModelConfig:
-        with _translated(model):
+        async with self._asking(model):
             response = await self._client.get_model_config(model, client_timeout=CONTROL_TIMEOUT_S)
         return response.config
+
+    @asynccontextmanager
+    async def _asking(self, model: str) -> AsyncIterator[None]:
+        """Turn Triton's errors into ours.
+
+        A server that ends has let go of its models and still answers: that they are unknown.
+        """
+        try:
+            with _translated(model):
+                yield
+        except ModelNotFound:
+            with _translated(model):
+                if await self._client.is_server_ready(client_timeout=CONTROL_TIMEOUT_S):
+                    raise
+            raise _unavailable() from None
 
     @asynccontextmanager
     async def _room(self, pixels: int, timeout_s: float | None) -> AsyncIterator[None]:
@@ -254,7 +270,11 @@ def _translate(error: InferenceServerException, subject: str) -> NucleiError:
     if "maximum queue size" in detail:
         return Overloaded(f"the queue of '{subject}' is full; send again in a second")
     if status == "UNAVAILABLE":
-        return EngineUnavailable(
-            "the inference server does not answer; send again once the service is ready"
-        )
+        return _unavailable()
     return EngineFailed(f"inference with '{subject}' failed; the server's log says why")
+
+
+def _unavailable() -> EngineUnavailable:
+    return EngineUnavailable(
+        "the inference server does not answer; send again once the service is ready"
+    )

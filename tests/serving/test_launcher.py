@@ -4,65 +4,18 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 
 from nuclei.client import Client
-from serving.ports import LOOPBACK, free_ports
+from serving.ports import LOOPBACK
 from tests.serving.leftovers import living, regions
-
-NUCLEI = str(Path(sys.executable).with_name("nuclei"))
-START_S = 120.0
-STOP_S = 60.0
-
-
-class Served:
-    """A running `nuclei serve`, from a folder that is not the project's."""
-
-    def __init__(self, repository: Path, folder: Path, **settings: str) -> None:
-        self.http_port, self.grpc_port, *triton = free_ports(5)
-        names = ("HTTP", "GRPC", "METRICS")
-        self.triton_grpc_port = triton[1]
-        ports = {
-            f"NUCLEI_TRITON_{name}_PORT": str(p) for name, p in zip(names, triton, strict=True)
-        }
-        command = [
-            *(NUCLEI, "serve", "--repository", str(repository)),
-            *("--http-port", str(self.http_port), "--grpc-port", str(self.grpc_port)),
-        ]
-        self.log = folder / "serve.log"
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command,
-                cwd=folder,
-                env={**os.environ, **ports, **settings},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-
-    @property
-    def output(self) -> str:
-        return self.log.read_text()
-
-    def wait_ready(self) -> None:
-        deadline = time.monotonic() + START_S
-        while "Ready in" not in self.output or "logs" not in self.output:
-            assert self.process.poll() is None, self.output
-            assert time.monotonic() < deadline, self.output
-            time.sleep(0.1)
-
-    def family(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def finish(self) -> int:
-        return self.process.wait(STOP_S)
+from tests.serving.served import NUCLEI, Served
 
 
 @pytest.fixture

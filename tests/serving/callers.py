@@ -1,0 +1,140 @@
+"""Callers that send one frame after the other, and note what became of each."""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from nuclei import errors
+from nuclei.client import Client
+from nuclei.errors import NucleiError
+from tests.serving.served import Served
+
+FRAME_TIMEOUT_S = 10.0
+# A frame has an answer, or an error, after this time at the latest.
+ANSWERED_S = FRAME_TIMEOUT_S + 5.0
+PAUSE_S = 0.05
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What became of one frame.
+
+    Attributes:
+        caller: who sent it.
+        sent: when, seconds of the monotonic clock.
+        took_s: time until the answer or error.
+        error: name of the error, empty when there was none.
+    """
+
+    caller: str
+    sent: float
+    took_s: float
+    error: str
+
+
+class Callers:
+    """Threads that send a frame again and again over gRPC and HTTP, while entered."""
+
+    def __init__(self, served: Served, frame: Path) -> None:
+        self.answers: list[Answer] = []
+        self._served = served
+        self._frame = frame.read_bytes()
+        self._stopped = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._send, args=(protocol,), name=protocol, daemon=True)
+            for protocol in ("grpc", "http")
+        ]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join(ANSWERED_S)
+            assert not thread.is_alive(), f"a frame over {thread.name} hangs"
+
+    def wait_answered(self, count: int, since: float, seconds: float) -> float:
+        """Wait until each caller's last frames, sent after a time, were answered well.
+
+        Args:
+            count: how many of each caller.
+            since: time after which they are sent.
+            seconds: most time to wait.
+
+        Returns:
+            Seconds from `since` until the first of these frames was sent.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            runs = [self._last_good(thread.name, since) for thread in self._threads]
+            if all(len(run) >= count for run in runs):
+                return max(run[0].sent for run in runs) - since
+            assert time.monotonic() < deadline, f"not whole after {seconds} s: {self.failures()}"
+            time.sleep(0.1)
+
+    def failures(self) -> list[Answer]:
+        return [answer for answer in list(self.answers) if answer.error]
+
+    def assert_typed_and_bounded(self, allowed: Iterable[type[NucleiError]]) -> None:
+        """Every frame was answered, or failed with one of these errors, in bounded time."""
+        names = {kind.__name__ for kind in allowed}
+        for answer in self.answers:
+            assert answer.error in {"", *names}, answer
+            assert answer.took_s < ANSWERED_S, answer
+
+    def _last_good(self, caller: str, since: float) -> list[Answer]:
+        run: list[Answer] = []
+        for answer in list(self.answers):
+            if answer.caller == caller and answer.sent >= since:
+                run = [] if answer.error else [*run, answer]
+        return run
+
+    def _send(self, protocol: str) -> None:
+        with Client(self._served.grpc_address) as client, httpx.Client() as http:
+            send: Callable[[], str] = {
+                "grpc": lambda: over_grpc(client, self._frame),
+                "http": lambda: over_http(http, self._served.http_url, self._frame),
+            }[protocol]
+            while not self._stopped.is_set():
+                sent = time.monotonic()
+                error = send()
+                self.answers.append(Answer(protocol, sent, time.monotonic() - sent, error))
+                time.sleep(PAUSE_S)
+
+
+def over_grpc(client: Client, frame: bytes, timeout_s: float = FRAME_TIMEOUT_S) -> str:
+    """Send a frame; the name of the error that came back, empty when none did."""
+    try:
+        client.segment(frame, outputs=("centroids",), timeout_s=timeout_s)
+    except NucleiError as error:
+        return type(error).__name__
+    return ""
+
+
+def over_http(
+    http: httpx.Client, url: str, frame: bytes, timeout_s: float = FRAME_TIMEOUT_S
+) -> str:
+    """The same over HTTP; a caller itself sees that nobody answers, or no longer does."""
+    try:
+        response = http.post(f"{url}/v1/segment", content=frame, timeout=timeout_s)
+    except httpx.TimeoutException:
+        return errors.DeadlineExceeded.__name__
+    except httpx.TransportError:
+        return errors.EngineUnavailable.__name__
+    if response.status_code == 200:
+        return ""
+    return str(response.json()["type"]).removeprefix("urn:nuclei:error:")

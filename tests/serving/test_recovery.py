@@ -1,0 +1,309 @@
+"""Failures of `nuclei serve` while frames stream: typed errors in bounded time, then whole again.
+
+The tests share a service, which runs where its state folder and /dev/shm are small file systems of
+its own, so that they can be filled. What a failure leaves is what the next one finds.
+"""
+
+import contextlib
+import errno
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from nuclei.client import Client
+from nuclei.errors import DeadlineExceeded, EngineFailed, EngineUnavailable, Overloaded
+from tests.serving.callers import ANSWERED_S, Callers, over_grpc, over_http
+from tests.serving.leftovers import living, regions
+from tests.serving.served import Served
+
+WHOLE_S = 90.0
+GOOD_FRAMES = 3
+STATE_MIB = 64
+MEMORY_MIB = 64
+FAILURES = (EngineUnavailable, EngineFailed, DeadlineExceeded, Overloaded)
+
+
+@dataclass(frozen=True)
+class Confined:
+    """A service and the two file systems that it has for itself.
+
+    Attributes:
+        served: the service.
+        state: its state folder, seen from outside.
+        memory: its /dev/shm, seen from outside.
+    """
+
+    served: Served
+    state: Path
+    memory: Path
+
+
+@pytest.fixture(scope="module")
+def frame(tmp_path_factory: pytest.TempPathFactory, fluorescence_16bit: Path) -> Path:
+    """A corner of a real frame, 256x256, 16-bit."""
+    pixels = cv2.imread(str(fluorescence_16bit), cv2.IMREAD_UNCHANGED)
+    path = tmp_path_factory.mktemp("frames") / "corner.png"
+    cv2.imwrite(str(path), np.ascontiguousarray(pixels[:256, :256]))
+    return path
+
+
+@pytest.fixture(scope="module")
+def confined(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Confined]:
+    folder = tmp_path_factory.mktemp("confined")
+    (folder / ".state").mkdir()
+    mounts = (
+        f"mount -t tmpfs -o size={STATE_MIB}m tmpfs {folder}/.state && "
+        f"mount -t tmpfs -o size={MEMORY_MIB}m tmpfs /dev/shm && echo mounted && exec sleep 3600"
+    )
+    unshare = ["unshare", "--user", "--mount", "--map-root-user", "sh", "-c", mounts]
+    with subprocess.Popen(unshare, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        assert holder.stderr is not None
+        if holder.stdout.readline() != b"mounted\n":
+            pytest.skip(f"no file systems of our own here: {holder.stderr.read().decode()}")
+        enter = ["nsenter", "--user", "--mount", "--preserve-credentials", "-t", str(holder.pid)]
+        root = Path(f"/proc/{holder.pid}/root")
+        served = Served(repository, folder, [*enter, f"--wd={folder}"])
+        try:
+            served.wait_ready()
+            yield Confined(served, root / folder.relative_to("/") / ".state", root / "dev/shm")
+            family = served.family()
+            served.process.terminate()
+            assert served.finish() == 0, served.output
+            assert not living(family)
+            assert not list((root / "dev/shm").iterdir())
+        finally:
+            served.process.kill()
+            holder.kill()
+
+
+@pytest.fixture
+def served(confined: Confined) -> Served:
+    return confined.served
+
+
+def fail_and_recover(served: Served, frame: Path, fail: object, *lost: psutil.Process) -> float:
+    """Let something fail while frames stream; the seconds until the service was whole again.
+
+    Args:
+        fail: called once frames are answered.
+        lost: processes that are to be gone afterwards.
+    """
+    assert callable(fail)
+    with Callers(served, frame) as callers:
+        callers.wait_answered(GOOD_FRAMES, time.monotonic(), WHOLE_S)
+        failed = time.monotonic()
+        fail()
+        # Frames may be answered well for a moment after it: what counts is the last failure.
+        whole_s = settled(callers, failed)
+    callers.assert_typed_and_bounded(FAILURES)
+    assert httpx.get(f"{served.http_url}/readyz", timeout=10).status_code == 200
+    assert not living(lost)
+    return whole_s
+
+
+def settled(callers: Callers, failed: float) -> float:
+    """Wait until a failure is over: seconds from it to the first of the frames answered again."""
+    deadline = time.monotonic() + WHOLE_S
+    while not [answer for answer in callers.failures() if answer.sent + answer.took_s > failed]:
+        assert time.monotonic() < deadline, "nothing failed"
+        time.sleep(0.05)
+    while True:
+        whole_s = callers.wait_answered(GOOD_FRAMES, failed, WHOLE_S)
+        time.sleep(1)
+        if callers.wait_answered(GOOD_FRAMES, failed, WHOLE_S) == whole_s:
+            return whole_s
+
+
+def test_triton_is_killed(served: Served, frame: Path) -> None:
+    triton = served.part("bin/tritonserver")
+    stubs = triton.children(recursive=True)
+    print(fail_and_recover(served, frame, triton.kill, triton, *stubs))
+    assert "part=triton event='ended' attempt=1 next_try_s=0.5 why='killed by SIGKILL'" in (
+        served.output
+    )
+
+
+def test_a_stub_is_killed(served: Served, frame: Path) -> None:
+    triton, stub = served.part("bin/tritonserver"), served.part("unet_network_0_0")
+    print(fail_and_recover(served, frame, stub.kill, triton, stub))
+    assert "Stub process 'unet_network_0_0' is not healthy" in served.output
+
+
+def test_a_stub_is_frozen(served: Served, frame: Path) -> None:
+    triton, stub = served.part("bin/tritonserver"), served.part("merge_0_0")
+    # Nobody asks for the rotations now: only the canary notices.
+    log = len(served.output)
+    stub.suspend()
+    wait_for(served, "event='restarted'", log)
+    assert "'unet_tta' fails" in served.output[log:]
+    assert not living([triton, stub])
+
+
+def test_triton_is_frozen(served: Served, frame: Path) -> None:
+    triton = served.part("bin/tritonserver")
+    print(fail_and_recover(served, frame, triton.suspend, triton))
+    assert "event='broken'" in served.output
+
+
+def test_the_gateways_worker_is_killed(served: Served, frame: Path) -> None:
+    worker = served.part("_bentoml_impl.worker.service")
+    master = served.part("bentoml", "serve")
+    print(fail_and_recover(served, frame, worker.kill, worker))
+    # BentoML itself starts it again.
+    assert living([master])
+
+
+def test_the_gateways_master_is_killed(served: Served, frame: Path) -> None:
+    master, worker = served.part("bentoml", "serve"), served.part("_bentoml_impl.worker.service")
+    print(fail_and_recover(served, frame, master.kill, master, worker))
+    assert "part=gateway event='ended'" in served.output
+
+
+def test_the_gateway_hangs(served: Served, frame: Path) -> None:
+    worker = served.part("_bentoml_impl.worker.service")
+    print(fail_and_recover(served, frame, worker.suspend, worker))
+    assert "why='no answer on /livez" in served.output
+
+
+def test_the_supervisor_is_killed(served: Served, frame: Path) -> None:
+    supervisor, *_ = family = served.family()
+    assert "nuclei.cli.supervise" in supervisor.cmdline()
+    print(fail_and_recover(served, frame, supervisor.kill, *family))
+    assert "part=supervisor event='ended'" in served.output
+
+
+def test_the_disk_is_full(confined: Confined, frame: Path) -> None:
+    served = confined.served
+    with filled(confined.state), Callers(served, frame) as callers:
+        callers.wait_answered(20, time.monotonic(), WHOLE_S)
+        assert not callers.failures()
+        for part in ("bin/tritonserver", "_bentoml_impl.worker.service"):
+            served.part(part).kill()
+            settled(callers, time.monotonic() - 0.1)
+    callers.assert_typed_and_bounded(FAILURES)
+
+
+def test_shared_memory_is_full(
+    confined: Confined, frame: Path, fluorescence_16bit: Path, histology: Path
+) -> None:
+    served = confined.served
+    with Client(served.grpc_address) as client, httpx.Client() as http:
+        with filled(confined.memory), Callers(served, frame) as callers:
+            allowed = {"", *(kind.__name__ for kind in FAILURES)}
+            for path in (fluorescence_16bit, histology) * 2:
+                assert over_grpc(client, path.read_bytes()) in allowed
+                assert over_http(http, served.http_url, path.read_bytes()) in allowed
+            time.sleep(3)
+        callers.assert_typed_and_bounded(FAILURES)
+    freed = time.monotonic()
+    with Callers(served, fluorescence_16bit) as callers:
+        print(callers.wait_answered(GOOD_FRAMES, freed, WHOLE_S))
+    callers.assert_typed_and_bounded(FAILURES)
+
+
+def test_what_was_accepted_is_answered_when_told_to_stop(
+    repository: Path, tmp_path: Path, frame: Path, histology: Path
+) -> None:
+    served = Served(repository, tmp_path)
+    try:
+        served.wait_ready()
+        family = served.family()
+        slow = SlowFrames(served, histology)
+        with Callers(served, frame) as callers:
+            callers.wait_answered(GOOD_FRAMES, time.monotonic(), WHOLE_S)
+            slow.start()
+            time.sleep(0.3)
+            served.process.terminate()
+            assert served.finish() == 0, served.output
+            time.sleep(1)
+        assert slow.outcomes() == [""] * 4
+        callers.assert_typed_and_bounded([EngineUnavailable])
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{served.http_url}/livez")
+        assert not living(family)
+        assert not regions(served.triton_grpc_port)
+    finally:
+        served.process.kill()
+
+
+def test_the_guard_is_killed(repository: Path, tmp_path: Path, frame: Path) -> None:
+    served = Served(repository, tmp_path)
+    try:
+        served.wait_ready()
+        family = served.family()
+        with Callers(served, frame) as callers:
+            callers.wait_answered(GOOD_FRAMES, time.monotonic(), WHOLE_S)
+            served.process.kill()
+            deadline = time.monotonic() + WHOLE_S
+            while living(family):
+                assert time.monotonic() < deadline, living(family)
+                time.sleep(0.1)
+        callers.assert_typed_and_bounded([EngineUnavailable])
+        assert not regions(served.triton_grpc_port)
+    finally:
+        served.process.kill()
+
+
+class SlowFrames:
+    """Frames that are in work for a while, two over each protocol."""
+
+    def __init__(self, served: Served, frame: Path) -> None:
+        self._served = served
+        self._frame = frame.read_bytes()
+        self._outcomes: list[str] = []
+        self._threads = [
+            threading.Thread(target=each, daemon=True) for each in (self._grpc, self._http) * 2
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def outcomes(self) -> list[str]:
+        for thread in self._threads:
+            thread.join(ANSWERED_S)
+        return self._outcomes
+
+    def _grpc(self) -> None:
+        with Client(self._served.grpc_address) as client:
+            self._outcomes.append(over_grpc(client, self._frame))
+
+    def _http(self) -> None:
+        with httpx.Client() as http:
+            self._outcomes.append(over_http(http, self._served.http_url, self._frame))
+
+
+@contextlib.contextmanager
+def filled(folder: Path) -> Iterator[None]:
+    """A file system filled to its last byte."""
+    filler = folder / "filler"
+    try:
+        with filler.open("wb", buffering=0) as file:
+            for size in (2**20, 2**12, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(b"\0" * size)
+        with pytest.raises(OSError, match=str(errno.ENOSPC)) as raised:
+            (folder / "one more").write_bytes(b"\0" * 2**12)
+        assert raised.value.errno == errno.ENOSPC
+        (folder / "one more").unlink()
+        yield
+    finally:
+        filler.unlink()
+
+
+def wait_for(served: Served, text: str, since: int) -> None:
+    deadline = time.monotonic() + WHOLE_S
+    while text not in served.output[since:]:
+        assert time.monotonic() < deadline, served.output[since:]
+        time.sleep(0.1)
