@@ -52,8 +52,8 @@ def _segment() -> dict[str, Any]:
             {
                 "name": "X-Request-ID",
                 "in": "header",
-                "description": "names the request in the log; absent: a new name",
-                "schema": {"type": "string", "pattern": "^[!-~]{1,128}$"},
+                "description": "names the request in the log; absent or empty: a new name",
+                "schema": {"type": "string", "pattern": "^[!-~]{0,128}$"},
             },
         ],
         "requestBody": {
