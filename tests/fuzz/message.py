@@ -1,0 +1,42 @@
+"""Coverage-guided fuzzing of messages: whatever the bytes are, a frame to segment or InvalidInput.
+
+.venv-train/bin/python tests/fuzz/message.py -max_total_time=600 NEW tests/fuzz/corpus/message
+"""
+
+import sys
+
+import atheris
+from google.protobuf.message import DecodeError
+
+# Modules with compiled loops cannot be instrumented.
+import nuclei.intensity
+import nuclei.measurement
+import nuclei.watershed  # noqa: F401
+
+with atheris.instrument_imports(include=["nuclei", "serving"]):
+    from nuclei.errors import InvalidInput
+    from nuclei.images import FrameLimits
+    from serving.gateway.grpc_messages import FrameRequest
+
+from nuclei.v1 import segmentation_pb2 as pb
+
+LIMITS = FrameLimits(max_side_px=2048, max_pixels=2**20, max_bytes=2**20)
+
+
+def read(data: bytes) -> None:
+    try:
+        message = pb.SegmentRequest.FromString(data)
+    except DecodeError:
+        return
+    try:
+        request = FrameRequest(message)
+        request.options(None)
+        frame = request.read(LIMITS)
+    except InvalidInput:
+        return
+    assert frame.pixels.size <= 3 * LIMITS.max_pixels
+
+
+if __name__ == "__main__":
+    atheris.Setup(sys.argv, read)
+    atheris.Fuzz()
