@@ -26,7 +26,7 @@ SERVICE = "serving.gateway.service:NucleiGateway"
 
 _POLL_S = 0.2
 _PROBE_S = 2.0
-_HUNG_S = 15.0
+_HUNG_S = 12.0
 _CHECK_INTERVAL_S = 2.0
 _ERROR_LINES = 15
 

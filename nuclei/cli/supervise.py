@@ -1,5 +1,6 @@
 """The process that `nuclei serve` guards: starts the service, then watches it."""
 
+import contextlib
 import sys
 import time
 
@@ -35,10 +36,13 @@ def _supervise(console: Console) -> None:
         with console.status("Starting Triton and the gateway"):
             service.start()
             check = service.self_check()
-        _report(console, service, check, time.monotonic() - started)
+        # Where nobody can read it, or a full disk cannot hold it, the service runs all the same.
+        with contextlib.suppress(OSError):
+            _report(console, service, check, time.monotonic() - started)
         Supervisor(service.parts()).run()
     except KeyboardInterrupt:
-        console.print("Stopping")
+        with contextlib.suppress(OSError):
+            console.print("Stopping")
     finally:
         service.stop()
 

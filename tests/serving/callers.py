@@ -1,8 +1,9 @@
 """Callers that send one frame after the other, and note what became of each."""
 
+import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -16,8 +17,9 @@ from nuclei.errors import NucleiError
 from tests.serving.served import Served
 
 FRAME_TIMEOUT_S = 10.0
-# A frame has an answer, or an error, after this time at the latest.
-ANSWERED_S = FRAME_TIMEOUT_S + 5.0
+# A frame has an answer, or an error, after this time at the latest. A stream to a frozen gateway
+# ends with it: when the supervisor ends it, or HTTP/2's keep-alive (20 s + 10 s) does.
+ANSWERED_S = {"grpc": FRAME_TIMEOUT_S + 5, "http": FRAME_TIMEOUT_S + 5, "stream": 35.0}
 PAUSE_S = 0.05
 
 
@@ -39,7 +41,7 @@ class Answer:
 
 
 class Callers:
-    """Threads that send a frame again and again over gRPC and HTTP, while entered."""
+    """Threads that send a frame again and again over gRPC, a stream and HTTP, while entered."""
 
     def __init__(self, served: Served, frame: Path) -> None:
         self.answers: list[Answer] = []
@@ -47,8 +49,12 @@ class Callers:
         self._frame = frame.read_bytes()
         self._stopped = threading.Event()
         self._threads = [
-            threading.Thread(target=self._send, args=(protocol,), name=protocol, daemon=True)
-            for protocol in ("grpc", "http")
+            threading.Thread(target=send, name=name, daemon=True)
+            for name, send in (
+                ("grpc", self._over_grpc),
+                ("http", self._over_http),
+                ("stream", self._over_stream),
+            )
         ]
 
     def __enter__(self) -> Self:
@@ -64,7 +70,7 @@ class Callers:
     ) -> None:
         self._stopped.set()
         for thread in self._threads:
-            thread.join(ANSWERED_S)
+            thread.join(ANSWERED_S[thread.name])
             assert not thread.is_alive(), f"a frame over {thread.name} hangs"
 
     def wait_answered(self, count: int, since: float, seconds: float) -> float:
@@ -94,7 +100,7 @@ class Callers:
         names = {kind.__name__ for kind in allowed}
         for answer in self.answers:
             assert answer.error in {"", *names}, answer
-            assert answer.took_s < ANSWERED_S, answer
+            assert answer.took_s < ANSWERED_S[answer.caller], answer
 
     def _last_good(self, caller: str, since: float) -> list[Answer]:
         run: list[Answer] = []
@@ -103,17 +109,48 @@ class Callers:
                 run = [] if answer.error else [*run, answer]
         return run
 
-    def _send(self, protocol: str) -> None:
-        with Client(self._served.grpc_address) as client, httpx.Client() as http:
-            send: Callable[[], str] = {
-                "grpc": lambda: over_grpc(client, self._frame),
-                "http": lambda: over_http(http, self._served.http_url, self._frame),
-            }[protocol]
+    def _over_grpc(self) -> None:
+        with Client(self._served.grpc_address) as client:
+            self._send("grpc", lambda: over_grpc(client, self._frame))
+
+    def _over_http(self) -> None:
+        with httpx.Client() as http:
+            self._send("http", lambda: over_http(http, self._served.http_url, self._frame))
+
+    def _send(self, caller: str, send: Callable[[], str]) -> None:
+        while not self._stopped.is_set():
+            sent = time.monotonic()
+            self._note(caller, sent, send())
+            time.sleep(PAUSE_S)
+
+    def _over_stream(self) -> None:
+        """One stream after the other: each is open until it fails."""
+        with Client(self._served.grpc_address) as client:
             while not self._stopped.is_set():
-                sent = time.monotonic()
-                error = send()
-                self.answers.append(Answer(protocol, sent, time.monotonic() - sent, error))
+                sent: dict[int, float] = {}
+                stream = client.stream(
+                    self._frames(sent), outputs=("centroids",), timeout_s=FRAME_TIMEOUT_S
+                )
+                try:
+                    for outcome in stream:
+                        error = type(outcome.error).__name__ if outcome.error else ""
+                        self._note("stream", sent.pop(outcome.sequence), error)
+                except NucleiError as error:
+                    for each in sent.values():
+                        self._note("stream", each, type(error).__name__)
+                else:
+                    assert not sent, "a stream has ended, and some of its frames have no outcome"
                 time.sleep(PAUSE_S)
+
+    def _frames(self, sent: dict[int, float]) -> Iterator[bytes]:
+        """The frames of a stream; notes when each was sent, by its number."""
+        for number in itertools.takewhile(lambda _: not self._stopped.is_set(), itertools.count()):
+            sent[number] = time.monotonic()
+            yield self._frame
+            time.sleep(PAUSE_S)
+
+    def _note(self, caller: str, sent: float, error: str) -> None:
+        self.answers.append(Answer(caller, sent, time.monotonic() - sent, error))
 
 
 def over_grpc(client: Client, frame: bytes, timeout_s: float = FRAME_TIMEOUT_S) -> str:

@@ -7,6 +7,7 @@ its own, so that they can be filled. What a failure leaves is what the next one 
 import contextlib
 import errno
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ import pytest
 
 from nuclei.client import Client
 from nuclei.errors import DeadlineExceeded, EngineFailed, EngineUnavailable, Overloaded
-from tests.serving.callers import ANSWERED_S, Callers, over_grpc, over_http
+from tests.serving.callers import Callers, over_grpc, over_http
 from tests.serving.leftovers import living, regions
 from tests.serving.served import Served
 
@@ -76,11 +77,6 @@ def confined(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
         try:
             served.wait_ready()
             yield Confined(served, root / folder.relative_to("/") / ".state", root / "dev/shm")
-            family = served.family()
-            served.process.terminate()
-            assert served.finish() == 0, served.output
-            assert not living(family)
-            assert not list((root / "dev/shm").iterdir())
         finally:
             served.process.kill()
             holder.kill()
@@ -187,9 +183,10 @@ def test_the_disk_is_full(confined: Confined, frame: Path) -> None:
     with filled(confined.state), Callers(served, frame) as callers:
         callers.wait_answered(20, time.monotonic(), WHOLE_S)
         assert not callers.failures()
+        failed = time.monotonic()
         for part in ("bin/tritonserver", "_bentoml_impl.worker.service"):
             served.part(part).kill()
-            settled(callers, time.monotonic() - 0.1)
+        print(settled(callers, failed))
     callers.assert_typed_and_bounded(FAILURES)
 
 
@@ -211,29 +208,43 @@ def test_shared_memory_is_full(
     callers.assert_typed_and_bounded(FAILURES)
 
 
-def test_what_was_accepted_is_answered_when_told_to_stop(
-    repository: Path, tmp_path: Path, frame: Path, histology: Path
-) -> None:
-    served = Served(repository, tmp_path)
-    try:
-        served.wait_ready()
-        family = served.family()
-        slow = SlowFrames(served, histology)
-        with Callers(served, frame) as callers:
+def test_callers_that_vanish_hold_nothing(confined: Confined, frame: Path, histology: Path) -> None:
+    served = confined.served
+    worker = served.part("_bentoml_impl.worker.service")
+    held_mib = []
+    with Callers(served, frame) as callers:
+        for _ in range(3):
+            vanish_amid_work(served, histology)
             callers.wait_answered(GOOD_FRAMES, time.monotonic(), WHOLE_S)
-            slow.start()
-            time.sleep(0.3)
-            served.process.terminate()
-            assert served.finish() == 0, served.output
-            time.sleep(1)
-        assert slow.outcomes() == [""] * 4
-        callers.assert_typed_and_bounded([EngineUnavailable])
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{served.http_url}/livez")
-        assert not living(family)
-        assert not regions(served.triton_grpc_port)
-    finally:
-        served.process.kill()
+            held_mib.append(worker.memory_info().rss / 2**20)
+    callers.assert_typed_and_bounded([Overloaded])
+    assert held_mib[-1] < held_mib[0] + 100, held_mib
+    deadline = time.monotonic() + WHOLE_S
+    while held := in_flight(served):
+        assert time.monotonic() < deadline, held
+        time.sleep(0.1)
+
+
+def test_what_was_accepted_is_answered_when_told_to_stop(
+    confined: Confined, frame: Path, histology: Path
+) -> None:
+    """The last one with this service."""
+    served = confined.served
+    family = served.family()
+    slow = SlowFrames(served, histology)
+    with Callers(served, frame) as callers:
+        callers.wait_answered(GOOD_FRAMES, time.monotonic(), WHOLE_S)
+        slow.start()
+        time.sleep(0.3)
+        served.process.terminate()
+        assert served.finish() == 0, served.output
+        time.sleep(1)
+    assert slow.outcomes() == [""] * 4
+    callers.assert_typed_and_bounded([EngineUnavailable])
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"{served.http_url}/livez")
+    assert not living(family)
+    assert not list(confined.memory.iterdir())
 
 
 def test_the_guard_is_killed(repository: Path, tmp_path: Path, frame: Path) -> None:
@@ -271,7 +282,7 @@ class SlowFrames:
 
     def outcomes(self) -> list[str]:
         for thread in self._threads:
-            thread.join(ANSWERED_S)
+            thread.join(WHOLE_S)
         return self._outcomes
 
     def _grpc(self) -> None:
@@ -281,6 +292,43 @@ class SlowFrames:
     def _http(self) -> None:
         with httpx.Client() as http:
             self._outcomes.append(over_http(http, self._served.http_url, self._frame))
+
+
+STREAM = """
+import sys, threading, time
+from pathlib import Path
+from nuclei.client import Client
+frame = Path(sys.argv[2]).read_bytes()
+def frames():
+    while True:
+        yield frame
+client = Client(sys.argv[1])
+def call():
+    for each in frames():
+        client.segment(each, outputs=["labels"])
+threading.Thread(target=call, daemon=True).start()
+for outcome in client.stream(frames(), outputs=["labels", "polygons"]):
+    print("answered", flush=True)
+    time.sleep(0.2)
+"""
+
+
+def vanish_amid_work(served: Served, frame: Path) -> None:
+    """A caller with an open stream and a call is killed."""
+    command = [sys.executable, "-c", STREAM, served.grpc_address, str(frame)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as caller:
+        assert caller.stdout is not None
+        for _ in range(2):
+            assert caller.stdout.readline() == b"answered\n"
+        caller.kill()
+
+
+def in_flight(served: Served) -> dict[str, float]:
+    """What the gateway holds for frames, by metric; those that are 0 are left out."""
+    lines = httpx.get(f"{served.http_url}/metrics", timeout=10).text.splitlines()
+    values = dict(line.split(" ")[:2] for line in lines if not line.startswith("#"))
+    names = ("nuclei_frames_in_flight", "nuclei_in_flight_bytes", "nuclei_frames_in_work")
+    return {name: float(values[name]) for name in names if float(values[name])}
 
 
 @contextlib.contextmanager
