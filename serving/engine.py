@@ -130,7 +130,7 @@ class TritonEngine:
                         inputs,
                         outputs=[InferRequestedOutput("MAPS")],
                         client_timeout=left_s,
-                        headers=tracing.headers(),
+                        headers=tracing.triton_headers(),
                     )
         response = result.get_response()
         self._note_version(graph, response.model_version)
