@@ -646,7 +646,7 @@ class SegmentResponse(_message.Message):
 
     @_builtins.property
     def stage_ms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Time of each step on the server, by name (wait, decode, tile, infer, stitch, watershed,
+        """Time of each step on the server, by name (wait, decode, tile, infer, watershed,
         measure), milliseconds.
         """
 
