@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -59,7 +59,7 @@ class GrpcServicer:
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a server is to be given."""
-        methods: dict[str, Callable[[Context], Awaitable[None]]] = {
+        methods: dict[str, Method] = {
             "Segment": self._segment,
             "SegmentStream": self._segment_stream,
             "GetServerInfo": self._server_info,
@@ -76,14 +76,14 @@ class GrpcServicer:
         """Let streams end once what they have received is answered."""
         self._draining.set()
 
-    async def _segment(self, context: Context) -> None:
+    async def _segment(self, context: Context, answers: "_Answers") -> None:
         with ExitStack() as held:
             with observed("grpc", _metadata(context)) as observation:
                 admission = self._data_plane.admission
                 permit = held.enter_context(admission.admit("grpc", context.peer(), EXPECTED_BYTES))
                 reply = await self._answer(context, observation, permit)
             permit.resize(min(permit.n_bytes, len(reply)))
-            await self._write(context, reply)
+            await self._write(answers, reply)
 
     async def _answer(self, context: Context, observation: Observation, permit: Permit) -> bytes:
         request = FrameRequest(await _only_message(context, pb.SegmentRequest))
@@ -101,35 +101,70 @@ class GrpcServicer:
         observation.bytes_out = len(reply)
         return reply
 
-    async def _segment_stream(self, context: Context) -> None:
+    async def _segment_stream(self, context: Context, answers: "_Answers") -> None:
         with self._data_plane.admission.stream(STREAM):
-            await _Stream(self._data_plane, self._settings, context).run(self._draining)
+            stream = _Stream(self._data_plane, self._settings, context, answers)
+            await stream.run(self._draining)
 
-    async def _server_info(self, context: Context) -> None:
+    async def _server_info(self, context: Context, answers: "_Answers") -> None:
         with only_known_errors():
             await _only_message(context, pb.GetServerInfoRequest)
             info = server_info_message(await self._data_plane.server_info())
-        await self._write(context, info.SerializeToString())
+        await self._write(answers, info.SerializeToString())
 
-    async def _write(self, context: Context, reply: bytes) -> None:
+    async def _write(self, answers: "_Answers", reply: bytes) -> None:
         try:
             async with asyncio.timeout(self._settings.reader_timeout_s):
-                await context.write(reply)
+                await answers.write(reply)
         except TimeoutError:
             raise DeadlineExceeded(
                 f"the answer was not taken within {self._settings.reader_timeout_s:.3g} s"
             ) from None
 
 
+class _Answers:
+    """The answers of one call."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._writing: asyncio.Future[None] | None = None
+
+    async def write(self, answer: bytes) -> None:
+        """Send one; returns once the caller has taken enough to have room for more."""
+        self._writing = asyncio.ensure_future(self._context.write(answer))
+        self._writing.add_done_callback(_retrieve)
+        await asyncio.shield(self._writing)
+
+    async def abort(self, error: NucleiError) -> None:
+        """End the call with an error; gRPC allows that only once an answer under way is taken."""
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
+        metadata = [(ERROR_METADATA, type(error).__name__)]
+        if isinstance(error, Overloaded):
+            metadata.append((RETRY_METADATA, str(_retry_after_ms(error))))
+        status = grpc.StatusCode[error.grpc_status]
+        await self._context.abort(status, str(error), tuple(metadata))
+
+
+Method = Callable[[Context, _Answers], Awaitable[None]]
+
+
 class _Stream:
     """One SegmentStream call: its messages to and from a FrameStream."""
 
-    def __init__(self, data_plane: DataPlane, settings: GatewaySettings, context: Context) -> None:
+    def __init__(
+        self,
+        data_plane: DataPlane,
+        settings: GatewaySettings,
+        context: Context,
+        answers: _Answers,
+    ) -> None:
         self.data_plane = data_plane
         self.settings = settings
         self.metadata = _metadata(context)
         self.behind = Behind.BLOCK
         self._context = context
+        self._answers = answers
         self._first: pb.SegmentStreamRequest | None = None
         self._received = 0
 
@@ -245,25 +280,27 @@ class _StreamFrame:
         return answer
 
 
-def _answering_errors(
-    method: Callable[[Context], Awaitable[None]],
-) -> Callable[[object, Context], Awaitable[None]]:
+def _answering_errors(method: Method) -> Callable[[object, Context], Awaitable[None]]:
     """A handler of grpc.aio: errors of the tree become the status of the call."""
 
     async def handle(requests: object, context: Context) -> None:
+        answers = _Answers(context)
         try:
-            await method(context)
+            await method(context, answers)
         except NucleiError as error:
-            await _abort(context, error)
+            # Without its traceback, which holds the frame, while a slow caller is waited for.
+            failed = error.with_traceback(None)
+        else:
+            return
+        await answers.abort(failed)
 
     return handle
 
 
-async def _abort(context: Context, error: NucleiError) -> NoReturn:
-    metadata = [(ERROR_METADATA, type(error).__name__)]
-    if isinstance(error, Overloaded):
-        metadata.append((RETRY_METADATA, str(_retry_after_ms(error))))
-    await context.abort(grpc.StatusCode[error.grpc_status], str(error), tuple(metadata))
+def _retrieve(writing: asyncio.Future[None]) -> None:
+    """Look at how a write ended: a caller who is gone is no news."""
+    if not writing.cancelled():
+        writing.exception()
 
 
 def _write_error(message: pb.FrameError, error: NucleiError) -> None:
