@@ -217,7 +217,7 @@ def _table(camera: Camera, tally: Tally, fps: float) -> Table:
         table.add_row("latency p95", f"{p95:.0f} ms")
         table.add_row("latency p99", f"{p99:.0f} ms")
         seconds = max(tally.ended_at - camera.sent_at[0], 1 / fps)
-        table.add_row("answered per second", f"{answered / seconds:.2f} of {fps:g}")
+        table.add_row("achieved", f"{answered / seconds:.2f} of {fps:g} frames/s")
         table.add_row("nuclei", str(tally.nuclei))
     if camera.late_s > 1 / fps:
         table.add_row("behind the camera", f"{camera.late_s:.1f} s at worst")

@@ -1,0 +1,122 @@
+"""`nuclei replay`, against a real gateway."""
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from nuclei.cli.main import app
+from nuclei.errors import (
+    EngineUnavailable,
+    InvalidImage,
+    InvalidOption,
+    ModelNotFound,
+    NucleiError,
+)
+
+if TYPE_CHECKING:
+    from tests.conftest import Gateway
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small images."""
+    examples = Path(__file__).parents[3] / "examples"
+    folder = tmp_path_factory.mktemp("acquisition")
+    for name in ("histology.png", "histology_2.png"):
+        shutil.copy(examples / name, folder)
+    return folder
+
+
+def replay(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["replay", *map(str, arguments)], env={"COLUMNS": "100"})
+
+
+def row(result: Result, name: str) -> str:
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith(name)]
+    return line.removeprefix(name).strip()
+
+
+def test_every_frame_is_answered(gateway: "Gateway", folder: Path) -> None:
+    result = replay(folder, "--fps", 20, "--frames", 9, "--address", gateway.grpc_address)
+    assert result.exit_code == 0, result.output
+    counted = [row(result, name) for name in ("frames sent", "answered", "skipped", "failed")]
+    assert counted == ["9", "9", "0", "0"]
+    assert row(result, "latency p50").endswith(" ms")
+    assert float(row(result, "latency p50").split()[0]) <= float(
+        row(result, "latency p99").split()[0]
+    )
+    assert row(result, "achieved").endswith("of 20 frames/s")
+    assert int(row(result, "nuclei")) > 100
+
+
+@pytest.mark.parametrize("behind", ["drop_oldest", "latest_only"])
+def test_slow_server_does_not_slow_the_camera(
+    gateway: "Gateway", folder: Path, behind: str
+) -> None:
+    result = replay(
+        *(folder, "--fps", 200, "--seconds", 0.5, "--positions", 2, "--tta"),
+        *("--behind", behind, "--address", gateway.grpc_address),
+    )
+    assert result.exit_code == 0, result.output
+    sent, answered, skipped = (
+        int(row(result, name)) for name in ("frames sent", "answered", "skipped")
+    )
+    assert sent == 100 == answered + skipped
+    assert skipped > 0
+
+
+def test_block_says_how_far_it_fell_behind(gateway: "Gateway", folder: Path) -> None:
+    result = replay(
+        *(folder, "--fps", 500, "--frames", 40, "--tta", "--address", gateway.grpc_address)
+    )
+    assert result.exit_code == 0, result.output
+    assert row(result, "answered") == "40"
+    assert row(result, "behind the camera").endswith("s at worst")
+
+
+def test_failed_frames_are_named_and_fail_the_command(
+    gateway: "Gateway", folder: Path, tmp_path: Path
+) -> None:
+    mixed = shutil.copytree(folder, tmp_path / "mixed")
+    (mixed / "broken.png").write_bytes(b"no image")
+    result = replay(mixed, "--fps", 50, "--frames", 6, "--address", gateway.grpc_address)
+    assert isinstance(result.exception, InvalidImage)
+    assert "2 of 6 frames failed" in str(result.exception)
+    assert (row(result, "failed"), row(result, "answered")) == ("2", "4")
+    assert "2 x InvalidImage" in result.stderr
+
+
+FAILURES: dict[str, tuple[list[object], type[NucleiError]]] = {
+    "no server": (["--address", "127.0.0.1:1"], EngineUnavailable),
+    "no speed": (["--fps", 0], InvalidOption),
+    "speed without end": (["--fps", "inf"], InvalidOption),
+    "no time": (["--seconds", -1], InvalidOption),
+    "two lengths": (["--seconds", 1, "--frames", 3], InvalidOption),
+}
+
+
+@pytest.mark.parametrize("name", FAILURES)
+def test_impossible_replay_is_refused(folder: Path, name: str) -> None:
+    options, error = FAILURES[name]
+    result = replay(folder, *options)
+    assert type(result.exception) is error, result.output
+
+
+def test_unknown_model_fails(gateway: "Gateway", folder: Path) -> None:
+    result = replay(folder, "--frames", 2, "--model", "nosuch", "--address", gateway.grpc_address)
+    assert type(result.exception) is ModelNotFound
+
+
+@pytest.mark.parametrize("what", ["missing", "empty"])
+def test_folder_without_images_is_refused(tmp_path: Path, what: str) -> None:
+    result = replay(tmp_path if what == "empty" else tmp_path / "missing")
+    assert type(result.exception) is InvalidOption
+
+
+def test_help_teaches(folder: Path) -> None:
+    text = replay("--help").stdout
+    assert "Examples" in text
+    assert "--behind latest_only" in text
