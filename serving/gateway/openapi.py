@@ -6,6 +6,7 @@ from nuclei.formats import FORMATS
 
 _PROBLEMS = {
     "400": "an option is wrong",
+    "401": "the token is missing or wrong",
     "404": "there is no such model",
     "413": "the frame is over a limit",
     "422": "the body is not a frame that can be read",
@@ -13,6 +14,14 @@ _PROBLEMS = {
     "500": "the service failed; its log says why",
     "503": "the inference server does not answer",
     "504": "the time ran out",
+}
+
+_HEADERS = {
+    "X-Request-ID": "the request's name, or a new one",
+    "X-Model": "the model that answered",
+    "X-Model-Version": "its version",
+    "X-Nuclei-Count": "number of nuclei",
+    "Server-Timing": "time of each step on the server, milliseconds",
 }
 
 
@@ -31,12 +40,17 @@ def openapi_document(server_version: str) -> dict[str, Any]:
                             "description": "models and limits",
                             "content": {"application/json": {"schema": {"type": "object"}}},
                         },
-                        **_problems("500", "503", "504"),
+                        **_problems("401", "500", "503", "504"),
                     },
                 }
             },
         },
-        "components": {"schemas": {"Problem": _problem_schema()}},
+        # A gateway without NUCLEI_TOKEN asks for none.
+        "security": [{}, {"token": []}],
+        "components": {
+            "schemas": {"Problem": _problem_schema()},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
     }
 
 
@@ -67,6 +81,10 @@ def _segment() -> dict[str, Any]:
         "responses": {
             "200": {
                 "description": "the nuclei, in the chosen format",
+                "headers": {
+                    name: {"description": description, "schema": {"type": "string"}}
+                    for name, description in _HEADERS.items()
+                },
                 "content": {format_.media_type: {} for format_ in FORMATS.values()},
             },
             **_problems(*_PROBLEMS),
@@ -86,7 +104,8 @@ def _problems(*statuses: str) -> dict[str, Any]:
 
 def _problem_schema() -> dict[str, Any]:
     return {
-        "description": "RFC 9457; title is the class of nuclei.errors",
+        "description": "RFC 9457; title is the class of nuclei.errors, or the phrase of the status "
+        "where type is about:blank",
         "type": "object",
         "required": ["type", "title", "status", "detail"],
         "properties": {

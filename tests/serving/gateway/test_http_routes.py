@@ -18,6 +18,7 @@ import tifffile
 from nuclei.client import Client
 
 LIMIT = 8 * 2**20
+STAGES = ["wait", "decode", "tile", "infer", "watershed", "measure", "encode"]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,10 @@ def test_every_format_tells_of_the_same_nuclei(http: httpx.Client, fluorescence:
         response = http.post("/v1/segment", params={"format": name}, content=body)
         assert response.status_code == 200
         assert response.headers["content-type"].startswith(media_type)
+        assert (response.headers["x-model"], response.headers["x-model-version"]) == ("unet", "1")
+        timing = dict(part.split(";dur=") for part in response.headers["server-timing"].split(", "))
+        assert list(timing) == STAGES
+        assert float(timing["infer"]) > 0
         return response.content
 
     labels = tifffile.imread(io.BytesIO(fetch("labels.tif", "image/tiff")))
@@ -219,4 +224,6 @@ def test_one_line_is_logged_per_frame(gateway: Any, http: httpx.Client, fluoresc
     (line,) = [line for line in gateway.process.log.read_text().splitlines() if name in line]
     fields = dict(part.split("=", 1) for part in line.split() if "=" in part)
     assert (fields["code"], fields["model"], fields["protocol"]) == ("OK", "unet", "http")
+    assert int(fields["bytes_in"]) == fluorescence.stat().st_size
+    assert int(fields["bytes_out"]) > 0
     assert float(fields["infer_ms"]) > 0
