@@ -45,13 +45,14 @@ class Permit:
         self.working = False
 
     def resize(self, n_bytes: int) -> None:
-        """Set another amount of memory aside, once it is known.
+        """Set another amount of memory aside, once it is known; nothing for a released permit.
 
         Raises:
             FrameTooLarge: more than the service ever has.
             Overloaded: more than is free now; the amount stays as it was.
         """
-        self._admission._resize(self, n_bytes)
+        if not self._released:
+            self._admission._resize(self, n_bytes)
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:

@@ -22,6 +22,9 @@ DISTRIBUTION = "nuclei-serving"
 MAX_REQUEST_ID_LENGTH = 128
 READINESS_TIMEOUT_S = 1.0
 
+# The memory of smaller frames is set aside once they are decoded.
+BIG_PX = 2**22
+
 Result = TypeVar("Result")
 
 
@@ -51,6 +54,27 @@ class Options:
                 f"the request id has {len(self.request_id)} characters; expected at most "
                 f"{MAX_REQUEST_ID_LENGTH}, printable ASCII without spaces: use a UUID"
             )
+
+
+@dataclass(frozen=True)
+class ReservingLimits(FrameLimits):
+    """Limits that set a big frame's memory aside before it is decoded: a small file may inflate.
+
+    Attributes:
+        permit: whose memory it is.
+        loop: that of the permit.
+    """
+
+    permit: Permit | None = None
+    loop: asyncio.AbstractEventLoop | None = None
+
+    def check_shape(self, height: int, width: int) -> None:
+        """As FrameLimits, and raises Overloaded when there is no memory for the frame now."""
+        super().check_shape(height, width)
+        if height * width > BIG_PX and self.permit is not None and self.loop is not None:
+            # One grey byte per pixel: decoding never takes more than what that needs later.
+            n_bytes = pipeline.memory_bytes(height, width, 1, 1)
+            asyncio.run_coroutine_threadsafe(_grow(self.permit, n_bytes), self.loop).result()
 
 
 @dataclass(frozen=True)
@@ -154,8 +178,16 @@ class DataPlane:
     async def _read(
         self, read: Callable[[FrameLimits], Frame], observation: Observation, permit: Permit
     ) -> Frame:
+        limits = self._settings.frame_limits
+        reserving = ReservingLimits(
+            limits.max_side_px,
+            limits.max_pixels,
+            limits.max_bytes,
+            permit,
+            asyncio.get_running_loop(),
+        )
         with observation.timed("decode"):
-            frame = await self._off_loop(read, self._settings.frame_limits)
+            frame = await self._off_loop(read, reserving)
         observation.frame = "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
         height, width, channels = frame.pixels.shape
         permit.resize(pipeline.memory_bytes(height, width, channels, frame.pixels.itemsize))
@@ -186,3 +218,7 @@ def _left_s(deadline: asyncio.Timeout) -> float:
     when = deadline.when()
     assert when is not None, "every request has a deadline"
     return max(0.0, when - asyncio.get_running_loop().time())
+
+
+async def _grow(permit: Permit, n_bytes: int) -> None:
+    permit.resize(max(n_bytes, permit.n_bytes))

@@ -286,12 +286,14 @@ def _answering_errors(method: Method) -> Callable[[object, Context], Awaitable[N
     async def handle(requests: object, context: Context) -> None:
         answers = _Answers(context)
         try:
-            await method(context, answers)
+            with only_known_errors():
+                await method(context, answers)
         except NucleiError as error:
-            # Without its traceback, which holds the frame, while a slow caller is waited for.
-            failed = error.with_traceback(None)
+            failed = error
         else:
             return
+        # What these refer to holds frames and answers, which must not wait for a slow caller.
+        failed.__traceback__ = failed.__context__ = failed.__cause__ = None
         await answers.abort(failed)
 
     return handle

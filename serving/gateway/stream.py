@@ -152,7 +152,7 @@ class FrameStream(Generic[Answer]):
         finally:
             for entry in self._entries:
                 self._release(entry)
-        if draining.is_set():
+        if reading.cancelled():
             raise EngineUnavailable("the server is shutting down; connect again in a few seconds")
 
     async def _read(

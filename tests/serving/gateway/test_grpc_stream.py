@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import grpc
 import httpx
 import numpy as np
 import pytest
 
 from nuclei.client import Client
-from nuclei.errors import NucleiError, Overloaded
+from nuclei.errors import FrameTooLarge, NucleiError, Overloaded
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
 from serving.triton.server import TritonServer
@@ -259,6 +260,21 @@ def test_refusal_comes_before_the_frame_is_received(narrow: Any) -> None:
             channel.close()
         silent.set()
     wait_idle(narrow)
+
+
+def test_frame_that_inflates_beyond_the_memory_is_refused_before(
+    triton: TritonServer, start_gateway: StartGateway
+) -> None:
+    gateway = start_gateway(triton.address, NUCLEI_MAX_BYTES_IN_FLIGHT=str(50 * 2**20))
+    gateway.wait_ready()
+    small_file = cv2.imencode(".png", np.zeros((8000, 8000), np.uint8))[1].tobytes()
+    with Client(gateway.grpc_address) as client:
+        with pytest.raises(FrameTooLarge, match="bytes of memory"):
+            client.segment(small_file)
+        assert client.segment(np.zeros((64, 64), np.uint8)).labels.shape == (64, 64)
+    reply = httpx.post(f"{gateway.url}/v1/segment", content=small_file)
+    assert (reply.status_code, reply.json()["title"]) == (413, "FrameTooLarge")
+    wait_idle(gateway)
 
 
 def test_too_many_streams_are_refused(narrow: Any) -> None:
