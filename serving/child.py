@@ -59,6 +59,15 @@ class Child:
         """Process id, None when it does not run."""
         return self._process.pid if self._process is not None and self.running else None
 
+    def children(self) -> frozenset[int]:
+        """Process ids of what it started itself."""
+        if (pid := self.pid) is None:
+            return frozenset()
+        try:
+            return frozenset(child.pid for child in psutil.Process(pid).children())
+        except psutil.NoSuchProcess:
+            return frozenset()
+
     @property
     def exit_code(self) -> int | None:
         """None while it runs or before it was started; -9 when SIGKILL ended it."""

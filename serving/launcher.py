@@ -75,6 +75,8 @@ class Service:
             _home(settings) / "gateway.log",
         )
         self.loopback = Loopback(settings, gateway)
+        # Those that have answered.
+        self._workers: frozenset[int] = frozenset()
         self._stack = ExitStack()
 
     def check(self) -> None:
@@ -171,12 +173,15 @@ class Service:
             time.sleep(_POLL_S)
 
     def _check_gateway(self) -> None:
-        """Raises Fault when it is silent for longer than BentoML takes to start a worker again."""
-        deadline = time.monotonic() + _HUNG_S
+        """Raises Fault when it is silent; a worker that BentoML starts again has time to start."""
+        silent = time.monotonic()
         while not self.loopback.answers("/livez", _PROBE_S):
-            if time.monotonic() > deadline:
-                raise Fault(f"no answer on /livez in {_HUNG_S:.0f} s")
+            known = self.gateway.children() == self._workers
+            patience_s = _HUNG_S if known else self.settings.start_s
+            if time.monotonic() - silent > patience_s:
+                raise Fault(f"no answer on /livez in {patience_s:.0f} s")
             time.sleep(_POLL_S)
+        self._workers = self.gateway.children()
 
 
 def stop_on_signals() -> None:
