@@ -7,15 +7,15 @@ from typing import Annotated
 
 import typer
 
-# Longer than the supervisor gives the gateway and Triton together.
-_STOP_S = 60.0
+# What the supervisor needs to stop besides the time that it gives the gateway.
+_STOP_S = 30.0
 
 EPILOG = """
 **Examples**
 
 nuclei serve                                   (HTTP on 3000, gRPC on 50051, this machine only)
 
-nuclei serve --host 0.0.0.0 --http-port 8080   (for other machines too)
+NUCLEI_TOKEN=... nuclei serve --host 0.0.0.0   (for other machines too, if they send the token)
 
 NUCLEI_THREADS=4 nuclei serve                  (every setting is a variable as well)
 """
@@ -62,9 +62,10 @@ def _guard(environment: dict[str, str]) -> int:
     from nuclei.cli.events import show_events
     from serving.child import Child
     from serving.guard import Guard
+    from serving.settings import ServeSettings, read_settings
 
     show_events()
     supervisor = Child(
         "the supervisor", [sys.executable, "-m", "nuclei.cli.supervise"], environment, log=None
     )
-    return Guard(supervisor, _STOP_S).run()
+    return Guard(supervisor, read_settings(ServeSettings).stop_s + _STOP_S).run()

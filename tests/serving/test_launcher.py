@@ -94,3 +94,30 @@ def test_an_empty_repository_is_named(tmp_path: Path) -> None:
     served = Served(tmp_path / "none", tmp_path)
     assert served.finish() == 2
     assert "holds no model" in served.output
+
+
+def test_a_public_address_needs_authentication(repository: Path, tmp_path: Path) -> None:
+    served = Served(repository, tmp_path, NUCLEI_HOST="0.0.0.0")
+    assert served.finish() == 2
+    assert "NUCLEI_TOKEN" in served.output
+    assert "Traceback" not in served.output
+
+
+def test_it_checks_itself_whatever_it_asks_of_callers(serve: Callable[..., Served]) -> None:
+    served = serve(NUCLEI_TOKEN="not-to-be-guessed-by-anyone")
+    served.wait_ready()
+    assert httpx.get(f"{served.http_url}/v1/models").status_code == 401
+    assert httpx.get(f"{served.http_url}/readyz").status_code == 200
+    served.process.send_signal(signal.SIGTERM)
+    assert served.finish() == 0, served.output
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_first_start(
+    own_repository: Path, tmp_path: Path
+) -> None:
+    (own_repository / "unet_network" / "1" / "model.onnx").write_bytes(b"nothing")
+    served = Served(own_repository, tmp_path)
+    assert served.finish() == 2, served.output
+    assert "Triton cannot load unet" in served.output
+    assert "Traceback" not in served.output
+    assert not regions(served.triton_grpc_port)
