@@ -73,8 +73,9 @@ class SegmentationServicer:
         other. The call ends with OK once the caller has closed its side and every frame is answered.
 
         The call itself fails with the codes of Segment when it cannot go on at all:
-        INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams.
-        DEADLINE_EXCEEDED: the caller stopped reading its answers.
+        INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams, or
+        a message longer than max_request_bytes. DEADLINE_EXCEEDED: the caller stopped reading its
+        answers. UNAVAILABLE: the server is shutting down; every frame it received has been answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,8 +61,9 @@ class SegmentationStub:
     other. The call ends with OK once the caller has closed its side and every frame is answered.
 
     The call itself fails with the codes of Segment when it cannot go on at all:
-    INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams.
-    DEADLINE_EXCEEDED: the caller stopped reading its answers.
+    INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams, or
+    a message longer than max_request_bytes. DEADLINE_EXCEEDED: the caller stopped reading its
+    answers. UNAVAILABLE: the server is shutting down; every frame it received has been answered.
     """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.GetServerInfoRequest, _segmentation_pb2.GetServerInfoResponse]
     """What this server serves and which limits it keeps."""
@@ -85,8 +86,9 @@ class SegmentationAsyncStub(SegmentationStub):
     other. The call ends with OK once the caller has closed its side and every frame is answered.
 
     The call itself fails with the codes of Segment when it cannot go on at all:
-    INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams.
-    DEADLINE_EXCEEDED: the caller stopped reading its answers.
+    INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams, or
+    a message longer than max_request_bytes. DEADLINE_EXCEEDED: the caller stopped reading its
+    answers. UNAVAILABLE: the server is shutting down; every frame it received has been answered.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.GetServerInfoRequest, _segmentation_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """What this server serves and which limits it keeps."""
@@ -118,8 +120,9 @@ class SegmentationServicer(metaclass=_abc_1.ABCMeta):
         other. The call ends with OK once the caller has closed its side and every frame is answered.
 
         The call itself fails with the codes of Segment when it cannot go on at all:
-        INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams.
-        DEADLINE_EXCEEDED: the caller stopped reading its answers.
+        INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams, or
+        a message longer than max_request_bytes. DEADLINE_EXCEEDED: the caller stopped reading its
+        answers. UNAVAILABLE: the server is shutting down; every frame it received has been answered.
         """
 
     @_abc_1.abstractmethod
