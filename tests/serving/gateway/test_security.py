@@ -23,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from nuclei.client import Client
+from nuclei.client import AsyncClient, Client
 from nuclei.errors import EngineUnavailable, InvalidOption, Unauthenticated
 from serving.gateway.certificates import check_loopback, loopback_channel, loopback_tls
 from serving.gateway.security import check
@@ -193,6 +193,27 @@ def test_token_opens_both_protocols(public: Secured, pem: Certificates, fluoresc
     answer = public.https.post("/v1/segment", content=body, headers=BEARER)
     assert (answer.status_code, answer.headers["X-Nuclei-Count"]) == (200, str(count))
     assert public.https.get("/metrics", headers=BEARER).status_code == 200
+
+
+def test_clients_bring_their_own_token_and_tls_files(
+    public: Secured, pem: Certificates, fluorescence: Path
+) -> None:
+    with Client(public.grpc_address, token=TOKEN, tls_ca=Path(pem.ca)) as client:
+        (outcome,) = client.stream([fluorescence])
+        assert outcome.segmentation is not None
+    with (
+        Client(public.grpc_address, token="wrong", tls_ca=Path(pem.ca)) as stranger,
+        pytest.raises(Unauthenticated),
+    ):
+        list(stranger.stream([fluorescence]))
+
+
+async def test_clients_show_their_certificate(
+    mutual: Secured, pem: Certificates, fluorescence: Path
+) -> None:
+    files = {"tls_certificate": Path(pem.client), "tls_key": Path(pem.client_key)}
+    async with AsyncClient(mutual.grpc_address, tls_ca=Path(pem.ca), **files) as client:
+        assert [o.sequence async for o in client.stream([fluorescence])] == [0]
 
 
 @pytest.mark.parametrize("token", ["", "wrong-token", TOKEN[:-1], TOKEN + "x"])
