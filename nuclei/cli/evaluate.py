@@ -10,10 +10,17 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from nuclei.cli.segmenter import (
+from nuclei.cli.gateway import (
     DEFAULT_ADDRESS,
-    DEFAULT_REPOSITORY,
     AddressOption,
+    Gateway,
+    TlsCaOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TokenOption,
+)
+from nuclei.cli.segmenter import (
+    DEFAULT_REPOSITORY,
     LocalOption,
     ModelOption,
     RepositoryOption,
@@ -53,7 +60,6 @@ def evaluate(
     model: ModelOption = "unet",
     tta: TtaOption = False,
     local: LocalOption = False,
-    address: AddressOption = DEFAULT_ADDRESS,
     repository: RepositoryOption = DEFAULT_REPOSITORY,
     predictions: Annotated[
         Path | None,
@@ -64,6 +70,11 @@ def evaluate(
         typer.Option("--held-out", help="Only the images that the model was not trained on."),
     ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for scores.json and pictures.")] = None,
+    address: AddressOption = DEFAULT_ADDRESS,
+    token: TokenOption = "",
+    tls_ca: TlsCaOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
 ) -> None:
     """Score a model, or any label images, against the truth.
 
@@ -88,7 +99,8 @@ def evaluate(
     if predictions is not None:
         found, title = _read_predictions(samples, predictions), str(predictions)
     else:
-        found, title = _predict(samples, model, tta, local, address, repository)
+        gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
+        found, title = _predict(samples, model, tta, local, gateway, repository)
     evaluation = Evaluation(
         tuple(
             ImageScores.of(sample.id, sample.kind, sample.labels, found[sample.id])
@@ -120,14 +132,14 @@ def _predict(
     model: str,
     tta: bool,
     local: bool,
-    address: str,
+    gateway: Gateway,
     repository: Path,
 ) -> "tuple[Predictions, str]":
     from nuclei.images import frame_from_array
 
     found = {}
     console = Console(stderr=True)
-    with open_segmenter(model, tta, local, address, repository) as segmenter:
+    with open_segmenter(model, tta, local, gateway, repository) as segmenter:
         for sample in track(samples, "Segmenting", console=console, transient=True):
             segmentation = segmenter(frame_from_array(sample.pixels))
             found[sample.id] = segmentation.labels

@@ -8,6 +8,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nuclei.cli.gateway import (
+    Gateway,
+    TlsCaOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TokenOption,
+)
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
 from nuclei.registry import default_tracking_uri, registered_name
 
@@ -35,15 +42,23 @@ def models(
     repository: Annotated[Path, typer.Option(help="Model repository.")] = DEFAULT_REPOSITORY,
     address: Annotated[
         str | None,
-        typer.Option(help="host:port of a running gateway's gRPC server.", show_default=False),
+        typer.Option(
+            help="host:port of a running gateway's gRPC server.",
+            show_default=False,
+            rich_help_panel="Gateway",
+        ),
     ] = None,
+    token: TokenOption = "",
+    tls_ca: TlsCaOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
 ) -> None:
     """List model versions: registered ones, exported ones, and those a gateway serves."""
     console = Console()
     console.print(_registered(model, tracking_uri or default_tracking_uri()))
     console.print(_exported(repository))
     if address is not None:
-        console.print(_served(address))
+        console.print(_served(Gateway(address, token, tls_ca, tls_certificate, tls_key)))
 
 
 def _registered(model: str, tracking_uri: str) -> Table:
@@ -67,12 +82,10 @@ def _exported(repository: Path) -> Table:
     return table
 
 
-def _served(address: str) -> Table:
-    from nuclei.client import Client
-
-    with Client(address) as client:
+def _served(gateway: Gateway) -> Table:
+    with gateway.client() as client:
         info = client.server_info()
-    table = _table(f"served at {address}", "model", "version", "tta", "validation")
+    table = _table(f"served at {gateway.address}", "model", "version", "tta", "validation")
     for entry in info.models:
         tta = "yes" if entry.tta else "no"
         table.add_row(entry.name, entry.version, tta, _scores(entry.validation))

@@ -16,8 +16,17 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from nuclei.cli.gateway import (
+    DEFAULT_ADDRESS,
+    AddressOption,
+    Gateway,
+    TlsCaOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TokenOption,
+)
 from nuclei.cli.segment import find_jobs
-from nuclei.cli.segmenter import DEFAULT_ADDRESS, AddressOption, TtaOption
+from nuclei.cli.segmenter import TtaOption
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError
 
 if TYPE_CHECKING:
@@ -121,25 +130,22 @@ def replay(
     model: Annotated[str, typer.Option(help="Name of the model [the server's default].")] = "",
     tta: TtaOption = False,
     address: AddressOption = DEFAULT_ADDRESS,
-    token: Annotated[
-        str, typer.Option(help="Token of the gateway.", envvar="NUCLEI_TOKEN", show_envvar=True)
-    ] = "",
-    tls_ca: Annotated[
-        Path | None, typer.Option(help="PEM file of the authority; connects with TLS.")
-    ] = None,
+    token: TokenOption = "",
+    tls_ca: TlsCaOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
 ) -> None:
     """Simulate an acquisition: send the images of a folder as a microscope would.
 
     Frames go over one stream at a steady rate, and the results come back while it runs. At the end:
     how many frames were answered, skipped and failed, and how long the answers took.
     """
-    from nuclei.client import Client
-
     camera = Camera(_images(folder), _checked_fps(fps), positions)
     n_frames = _number(frames, seconds, fps)
     tally = Tally()
     console = Console(stderr=True)
-    with Client(address, token=token, tls_ca=tls_ca) as client, _progress(console) as progress:
+    gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
+    with gateway.client() as client, _progress(console) as progress:
         task = progress.add_task("Replaying", total=n_frames, tally=str(tally))
         outcomes = client.stream(
             camera.frames(n_frames),

@@ -14,10 +14,17 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from nuclei.cli.segmenter import (
+from nuclei.cli.gateway import (
     DEFAULT_ADDRESS,
-    DEFAULT_REPOSITORY,
     AddressOption,
+    Gateway,
+    TlsCaOption,
+    TlsCertificateOption,
+    TlsKeyOption,
+    TokenOption,
+)
+from nuclei.cli.segmenter import (
+    DEFAULT_REPOSITORY,
     LocalOption,
     ModelOption,
     RepositoryOption,
@@ -60,7 +67,6 @@ def segment(
     model: ModelOption = "unet",
     tta: TtaOption = False,
     local: LocalOption = False,
-    address: AddressOption = DEFAULT_ADDRESS,
     repository: RepositoryOption = DEFAULT_REPOSITORY,
     save: Annotated[
         str,
@@ -69,6 +75,11 @@ def segment(
             "geojson, csv, json."
         ),
     ] = DEFAULT_SAVE,
+    address: AddressOption = DEFAULT_ADDRESS,
+    token: TokenOption = "",
+    tls_ca: TlsCaOption = None,
+    tls_certificate: TlsCertificateOption = None,
+    tls_key: TlsKeyOption = None,
 ) -> None:
     """Find the nuclei of microscope frames.
 
@@ -86,7 +97,8 @@ def segment(
     console = Console(stderr=True)
     table = _table()
     failures = 0
-    with open_segmenter(model, tta, local, address, repository) as segmenter:
+    gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
+    with open_segmenter(model, tta, local, gateway, repository) as segmenter:
         for job in track(jobs, "Segmenting", console=console, transient=True):
             try:
                 table.add_row(*_segment_one(job, out, formats, segmenter))

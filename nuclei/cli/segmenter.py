@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nuclei.cli.gateway import Gateway
+
 if TYPE_CHECKING:
     from nuclei.images import Frame
     from nuclei.segmentation import Segmentation
 
 Segmenter = Callable[["Frame"], "Segmentation"]
 
-DEFAULT_ADDRESS = "localhost:50051"
 DEFAULT_REPOSITORY = Path("model_repository")
 GATEWAY_TIMEOUT_S = 600.0
 
@@ -25,21 +26,20 @@ TtaOption = Annotated[
 LocalOption = Annotated[
     bool, typer.Option("--local", help="Run the model in this process, without a server.")
 ]
-AddressOption = Annotated[str, typer.Option(help="host:port of the gateway's gRPC server.")]
 RepositoryOption = Annotated[Path, typer.Option(help="Model repository used by --local.")]
 
 
 @contextmanager
 def open_segmenter(
-    model: str, tta: bool, local: bool, address: str, repository: Path
+    model: str, tta: bool, local: bool, gateway: Gateway, repository: Path
 ) -> Iterator[Segmenter]:
     """A function that segments one frame.
 
     Args:
         model: name of the model.
         tta: average over the eight rotated and mirrored views.
-        local: run the files of `repository` in this process, else ask the gateway at `address`.
-        address: host:port of the gateway's gRPC server.
+        local: run the files of `repository` in this process, else ask the gateway.
+        gateway: where it is.
         repository: folder of Triton models.
 
     Raises:
@@ -53,9 +53,7 @@ def open_segmenter(
         engine = LocalEngine(repository)
         yield lambda frame: asyncio.run(pipeline.segment(frame, engine, model, tta=tta))
     else:
-        from nuclei.client import Client
-
-        with Client(address) as client:
+        with gateway.client() as client:
             yield lambda frame: client.segment(
                 frame, model=model, tta=tta, timeout_s=GATEWAY_TIMEOUT_S
             )

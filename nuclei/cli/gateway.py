@@ -1,0 +1,60 @@
+"""How a command reaches a running gateway."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from nuclei.client import Client
+
+DEFAULT_ADDRESS = "localhost:50051"
+_PANEL = "Gateway"
+
+AddressOption = Annotated[
+    str, typer.Option(help="host:port of its gRPC server.", rich_help_panel=_PANEL)
+]
+TokenOption = Annotated[
+    str,
+    typer.Option(
+        help="Its token.", envvar="NUCLEI_TOKEN", show_envvar=True, rich_help_panel=_PANEL
+    ),
+]
+TlsCaOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="PEM file of the authority of its certificate; connects with TLS.",
+        rich_help_panel=_PANEL,
+    ),
+]
+TlsCertificateOption = Annotated[
+    Path | None,
+    typer.Option(help="PEM file with your certificate, if it asks.", rich_help_panel=_PANEL),
+]
+TlsKeyOption = Annotated[
+    Path | None, typer.Option(help="PEM file with the key of that.", rich_help_panel=_PANEL)
+]
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A gateway and what it asks of its callers; attributes as the arguments of `Client`."""
+
+    address: str = DEFAULT_ADDRESS
+    token: str = ""
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+
+    def client(self) -> "Client":
+        """A new client; raises InvalidOption when the TLS files cannot be used."""
+        from nuclei.client import Client
+
+        return Client(
+            self.address,
+            token=self.token,
+            tls_ca=self.tls_ca,
+            tls_certificate=self.tls_certificate,
+            tls_key=self.tls_key,
+        )
