@@ -171,6 +171,7 @@ class Service:
                     + self.gateway.last_lines(_ERROR_LINES)
                 )
             time.sleep(_POLL_S)
+        self._workers = self.gateway.children()
 
     def _check_gateway(self) -> None:
         """Raises Fault when it is silent; a worker that BentoML starts again has time to start."""
