@@ -89,7 +89,7 @@ class Callers:
             runs = [self._last_good(thread.name, since) for thread in self._threads]
             if all(len(run) >= count for run in runs):
                 return max(run[0].sent for run in runs) - since
-            assert time.monotonic() < deadline, f"not whole after {seconds} s: {self.failures()[-5:]}"
+            assert time.monotonic() < deadline, self.failures()[-5:]
             time.sleep(0.1)
 
     def failures(self) -> list[Answer]:
