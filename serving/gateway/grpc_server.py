@@ -44,7 +44,7 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                ("grpc.so_reuseport", 1),
+                ("grpc.so_reuseport", 0),
                 *KEEPALIVE_OPTIONS,
             ],
         )
