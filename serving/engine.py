@@ -78,6 +78,8 @@ class TritonEngine:
             channel_args=[
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.max_receive_message_length", max_message_bytes),
+                # A tile's maps come in one frame of HTTP/2, not in fifty.
+                ("grpc.http2.max_frame_size", 2**22),
                 ("grpc.enable_http_proxy", 0),
                 *RECONNECT_OPTIONS,
             ],

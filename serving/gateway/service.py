@@ -1,6 +1,7 @@
 """The BentoML service: `bentoml serve serving.gateway.service:NucleiGateway`."""
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -97,6 +98,9 @@ class NucleiGateway:
             await self._grpc.start()
             security.check(settings, security.listening_addresses())
         _on_sigterm(self._grpc.begin_draining)
+        # What was made until now stays: collections need not look at it with every few frames.
+        gc.collect()
+        gc.freeze()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:
