@@ -3,14 +3,15 @@
 A caller may hold no more than what is left free for others (dynamic thresholds: Choudhury and
 Hahne, IEEE/ACM Transactions on Networking 6, 1998). So one greedy caller gets half of the service,
 two get a third each, and there is always room for one who comes new. Permits in hand wait for their
-turn to be worked on; callers take turns.
+turn to be worked on; callers take turns, and none has the last slot: the large frames of one never
+keep all others waiting.
 
 All of it belongs to one event loop.
 """
 
 import asyncio
 import time
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
@@ -64,7 +65,7 @@ class Permit:
             yield
         finally:
             self.working = False
-            self._admission._end_turn(time.monotonic() - started)
+            self._admission._end_turn(self.caller, time.monotonic() - started)
 
     def release(self) -> None:
         """Give the place back; a second time does nothing."""
@@ -238,17 +239,18 @@ class Admission:
                 self._grant(permit)
                 granted.set_result(None)
 
-    def _end_turn(self, seconds: float) -> None:
+    def _end_turn(self, caller: str, seconds: float) -> None:
         self._turn_s += NEWEST * (seconds - self._turn_s)
-        self._turns.give_back()
+        self._turns.give_back(caller)
 
 
 class _Turns:
-    """A number of slots, for which callers take turns."""
+    """A number of slots, for which callers take turns; one caller never has the last of them."""
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._free = slots
+        self._most_of_one = max(1, slots - 1)
+        self._held: Counter[str] = Counter()
         # In the order in which callers have their turn.
         self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
@@ -260,26 +262,31 @@ class _Turns:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self.give_back()
+                self.give_back(caller)
             else:
                 self._forget(caller, turn)
             raise
 
-    def give_back(self) -> None:
-        self._free += 1
+    def give_back(self, caller: str) -> None:
+        self._held[caller] -= 1
+        if not self._held[caller]:
+            del self._held[caller]
         self._hand_out()
 
     def _hand_out(self) -> None:
-        while self._free and self._waiting:
-            caller = next(iter(self._waiting))
+        while self._held.total() < self._slots and (caller := self._next()) is not None:
             queue = self._waiting.pop(caller)
             turn = queue.popleft()
             if queue:
                 self._waiting[caller] = queue
             if not turn.cancelled():
                 turn.set_result(None)
-                self._free -= 1
-        metrics.FRAMES_IN_WORK.set(self._slots - self._free)
+                self._held[caller] += 1
+        metrics.FRAMES_IN_WORK.set(self._held.total())
+
+    def _next(self) -> str | None:
+        """Whose turn it is."""
+        return next((c for c in self._waiting if self._held[c] < self._most_of_one), None)
 
     def _forget(self, caller: str, turn: asyncio.Future[None]) -> None:
         queue = self._waiting.get(caller, deque())

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -170,6 +171,19 @@ async def take_turns(admission: Admission, callers: str) -> list[str]:
 
 async def test_callers_take_turns() -> None:
     assert await take_turns(Admission(64, MIB, 1), "aaaabbc") == list("abcabaa")
+
+
+async def test_long_work_of_one_caller_leaves_a_turn_to_others() -> None:
+    admission = Admission(16, MIB, 3)
+    async with AsyncExitStack() as held:
+        for _ in range(2):
+            await held.enter_async_context(admit(admission, "greedy").turn())
+        third = asyncio.ensure_future(held.enter_async_context(admit(admission, "greedy").turn()))
+        async with asyncio.timeout(1):
+            async with admit(admission, "other").turn():
+                assert not third.done()
+        assert in_flight()[2] == 2
+        third.cancel()
 
 
 async def cancelled(coroutine: Callable[[], Any]) -> None:
