@@ -212,13 +212,7 @@ class _Stream:
         return frame
 
     async def _write(self, answer: pb.SegmentStreamResponse) -> None:
-        writing = asyncio.ensure_future(self._context.write(answer.SerializeToString()))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            # A call whose write was cut off cannot be ended any more: it would hang.
-            await asyncio.wait([writing], timeout=self.settings.reader_timeout_s)
-            raise
+        await self._answers.write(answer.SerializeToString())
 
 
 class _StreamFrame:
