@@ -24,7 +24,7 @@ PLACE = ("pixel_size", "stage_position", "pixel_to_stage", "index")
 
 
 class FrameRequest:
-    """One frame to segment, and how; keeps its pixels but not the message, which holds a copy.
+    """One frame to segment, and how; keeps its pixels but not the message or the file.
 
     Attributes:
         request_id: the caller's, or a new one.
@@ -51,6 +51,7 @@ class FrameRequest:
             self.frame.raw.height, self.frame.raw.width = raw.height, raw.width
             self.frame.raw.channels, self.frame.raw.pixel_type = raw.channels, raw.pixel_type
         self.n_bytes = len(self._pixels)
+        self._decoded: Frame | None = None
 
     def options(self, timeout_s: float | None) -> Options:
         """Options of the data plane.
@@ -71,9 +72,11 @@ class FrameRequest:
             InvalidImage, FrameTooLarge: it cannot be used.
             InvalidOption: its pixel size or place is impossible.
         """
-        frame = self._read(limits)
-        _stage_map(self.frame, frame)  # refuses an impossible one before any work
-        return frame
+        if self._decoded is None:
+            self._decoded = self._read(limits)
+            self._pixels = b""
+        _stage_map(self.frame, self._decoded)  # refuses an impossible one before any work
+        return self._decoded
 
     def write_result(
         self, reply: pb.SegmentResponse, segmentation: Segmentation, frame: Frame

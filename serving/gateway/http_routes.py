@@ -125,8 +125,9 @@ async def _segment(
 ) -> Response:
     options, format_name = _options(request)
     chosen = format_named(format_name)
-    body = await _body(request, max_request_bytes, permit)
-    observation.bytes_in = len(body)
+    # Taken out to be decoded: the file is not kept beside its pixels.
+    received = [await _body(request, max_request_bytes, permit)]
+    observation.bytes_in = len(received[0])
 
     def encode(segmentation: Segmentation, frame: Frame) -> tuple[bytes, Segmentation]:
         return chosen.encode(segmentation, frame), segmentation
@@ -134,7 +135,7 @@ async def _segment(
     content, segmentation = await _unless_gone(
         request,
         data_plane.segment(
-            lambda limits: read_frame(body, limits), options, encode, observation, permit
+            lambda limits: read_frame(received.pop(), limits), options, encode, observation, permit
         ),
     )
     observation.bytes_out = len(content)
