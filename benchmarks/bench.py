@@ -2,190 +2,210 @@
 
 make bench                 writes benchmarks/RESULTS.md
 
-The limit: the same network in one process on the same threads, plus the same post-processing, with
-nothing around them. A frame then takes the network's time on all threads and the post-processing's
-time divided by the threads, as frames are post-processed side by side.
+The limit is one process with nothing around it: the same network on the same threads, then the same
+post-processing, one frame after the other. It is measured anew before and after each load, for the
+machine's own speed changes by the minute.
 """
 
 import argparse
 import asyncio
-import json
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 from load import Load, stream_load, unary_load
 from rich.console import Console
+from rich.progress import track
 from served import ROOT, example_pixels, request_of, running_service
 
 from nuclei import pipeline
 from nuclei.images import Frame
+from nuclei.intensity import intensity_range
 from nuclei.local import LocalEngine
 from nuclei.measurement import measure
 from nuclei.watershed import label_nuclei
 
 SIDES_PX = (512, 2048)
 CALLERS = (1, 4, 16)
-REPEATS = {512: 30, 2048: 5}
+WAYS = {"unary": unary_load, "stream": stream_load}
+LIMIT_S = 4.0
 TRITON_PYTHON = ROOT / ".venv-triton" / "bin" / "python"
 IN_PROCESS = Path(__file__).with_name("network_in_process.py")
-
 
 PAGE = """# Results
 
 `make bench`, {date}, {machine}. Triton, the gateway and the callers share its cores. Frames are
-16-bit, times milliseconds. Compare within this run: on another day the machine has another speed.
+16-bit, times milliseconds. The machine's own speed changes by the minute: compare within a row.
 
-## In one process
+A caller sends its next frame when the one before is answered; a stream has as many frames in flight.
+"One process" is the same network on the same threads and the same post-processing, with nothing
+around them, one frame after the other, measured before and after the load of that row; "overlap" is
+what it would reach if the post-processing of one frame, on one thread, ran beside the network of the
+next and neither slowed the other.
 
-The same ONNX files with the same options, and the same post-processing, with nothing around them;
-mean of before and after the loads below. The limit keeps all threads busy all the time.
-
-| frame | network, all threads | post-processing, one thread | limit, frames/s | one frame |
-|---|---|---|---|---|
-{limits}
-
-## Through the gateway
-
-A caller sends its next frame when the one before is answered; a stream has as many in flight.
-
-| frame | at once | way | frames/s | of the limit | p50 | p95 | p99 | failed |
-|---|---|---|---|---|---|---|---|---|
+| frame | at once | way | frames/s | one process | of that | of overlap | p50 | p95 | p99 | failed |
+|---|---|---|---|---|---|---|---|---|---|---|
 {loads}
 
 ## Where the time goes
 
-One caller, unary, median of each step; the last column is what the service adds to one frame in
-one process.
+One caller, unary, medians. "Added" is what the service takes beyond one process.
 
-| frame | steps | all | added |
-|---|---|---|---|
+| frame | steps | all | one process: network + post-processing | added |
+|---|---|---|---|---|
 {steps}
 """
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What one process could do at most, of one frame size.
+    """Times of one frame in one process, milliseconds.
 
     Attributes:
-        network_ms: time of the network on all threads, milliseconds.
-        post_ms: time of the post-processing on one thread, milliseconds.
-        threads: number of threads.
+        network_ms: (mean, median) of preprocessing, network and finish, on all threads.
+        post_ms: (mean, median) of tiling, watershed and features, on one thread.
     """
 
-    network_ms: float
-    post_ms: float
-    threads: int
+    network_ms: tuple[float, float]
+    post_ms: tuple[float, float]
 
     @property
     def frames_per_s(self) -> float:
-        return 1e3 / (self.network_ms + self.post_ms / self.threads)
+        return 1e3 / (self.network_ms[0] + self.post_ms[0])
 
     @property
-    def latency_ms(self) -> float:
-        return self.network_ms + self.post_ms
+    def overlapped_per_s(self) -> float:
+        return 1e3 / (self.network_ms[0] + self.post_ms[0] / (os.cpu_count() or 1))
+
+    @property
+    def median_ms(self) -> float:
+        return self.network_ms[1] + self.post_ms[1]
 
 
-Limits = dict[int, Limit]
-Loads = dict[tuple[int, str, int], Load]
+@dataclass(frozen=True)
+class Row:
+    """One load, and the limit before and after it."""
+
+    side: int
+    way: str
+    callers: int
+    load: Load
+    limits: tuple[Limit, Limit]
+
+    @property
+    def limit(self) -> Limit:
+        """The mean of the two."""
+        before, after = self.limits
+        return Limit(
+            _mean(before.network_ms, after.network_ms), _mean(before.post_ms, after.post_ms)
+        )
+
+    def of_load(self) -> str:
+        limit, load = self.limit, self.load
+        times = " | ".join(f"{load.percentile_ms(percent):.0f}" for percent in (50, 95, 99))
+        return (
+            f"| {self.side} x {self.side} | {self.callers} | {self.way} "
+            f"| {load.frames_per_s:.2f} | {limit.frames_per_s:.2f} "
+            f"| {load.frames_per_s / limit.frames_per_s:.2f} "
+            f"| {load.frames_per_s / limit.overlapped_per_s:.2f} | {times} | {load.failed} |"
+        )
+
+    def of_steps(self) -> str:
+        steps = ", ".join(f"{name} {ms:.1f}" for name, ms in self.load.stage_p50_ms().items())
+        total, limit = self.load.percentile_ms(50), self.limit
+        return (
+            f"| {self.side} x {self.side} | {steps} | {total:.1f} "
+            f"| {limit.network_ms[1]:.1f} + {limit.post_ms[1]:.1f} "
+            f"| {total - limit.median_ms:.1f} |"
+        )
+
+
+class InProcess:
+    """Measures the limit for frames of one side."""
+
+    def __init__(self, requests: TextIO, answers: TextIO, side: int) -> None:
+        """Args: the input and output of `network_in_process.py`; side of the frames, pixels."""
+        self._requests, self._answers, self._side = requests, answers, side
+        self._frame = Frame(example_pixels(side)[:, :, None])
+        engine = LocalEngine(ROOT / "model_repository")
+        self._found = asyncio.run(pipeline.predict(self._frame, engine, "unet"))
+
+    def limit(self) -> Limit:
+        """Measure it now."""
+        self._requests.write(f"{self._side} {LIMIT_S}\n")
+        self._requests.flush()
+        mean_ms, median_ms = map(float, self._answers.readline().split())
+        return Limit((mean_ms, median_ms), self._post_ms())
+
+    def _post_ms(self) -> tuple[float, float]:
+        contract, seconds = self._found.contract, []
+        foreground = self._found.maps[contract.maps.index("foreground")]
+        while sum(seconds) < LIMIT_S / 4:
+            started = time.perf_counter()
+            intensity_range(self._frame.pixels)
+            measure(
+                label_nuclei(self._found.maps, contract.watershed), self._frame.pixels, foreground
+            )
+            seconds.append(time.perf_counter() - started)
+        return float(np.mean(seconds)) * 1e3, float(np.median(seconds)) * 1e3
+
+
+@contextmanager
+def network_in_process() -> Iterator[tuple[TextIO, TextIO]]:
+    """Its input and output."""
+    with subprocess.Popen(
+        [TRITON_PYTHON, IN_PROCESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        yield process.stdin, process.stdout
+        process.stdin.close()
+
+
+def rows(address: str, pipes: tuple[TextIO, TextIO], seconds: float) -> Iterator[Row]:
+    """Each load, between two measurements of the limit."""
+    for side in SIDES_PX:
+        in_process, request = InProcess(*pipes, side), request_of(example_pixels(side))
+        before = in_process.limit()
+        for callers in CALLERS:
+            for way, run in WAYS.items():
+                load = asyncio.run(run(address, request, callers, seconds))
+                after = in_process.limit()
+                yield Row(side, way, callers, load, (before, after))
+                before = after
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=20, help="of each load [20]")
+    parser.add_argument("--seconds", type=float, default=15, help="of each load [15]")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("RESULTS.md"))
     arguments = parser.parse_args()
-    console = Console()
-    with console.status("In one process"):
-        before = limits()
-    with running_service() as served:
-        loads: Loads = {}
-        for side in SIDES_PX:
-            request = request_of(example_pixels(side))
-            for callers in CALLERS:
-                for way, run in (("unary", unary_load), ("stream", stream_load)):
-                    with console.status(f"{side} x {side}, {way}, {callers} at once"):
-                        load = run(served.grpc_address, request, callers, arguments.seconds)
-                        loads[side, way, callers] = asyncio.run(load)
-    with console.status("In one process"):
-        after = limits()
-    text = report(before, after, loads)
-    arguments.out.write_text(text)
-    console.print(text, markup=False)
-
-
-def limits() -> Limits:
-    """The limit for frames of each side."""
-    run = subprocess.run([TRITON_PYTHON, IN_PROCESS], check=True, capture_output=True, text=True)
-    network_ms = json.loads(run.stdout)
-    threads = os.cpu_count() or 1
-    return {
-        side: Limit(network_ms[str(side)], postprocessing_ms(side), threads) for side in SIDES_PX
-    }
-
-
-def postprocessing_ms(side: int) -> float:
-    """Median time from the maps of a frame to its nuclei, on one thread, milliseconds."""
-    frame = Frame(example_pixels(side)[:, :, None])
-    found = asyncio.run(pipeline.predict(frame, LocalEngine(ROOT / "model_repository"), "unet"))
-    foreground = found.maps[found.contract.maps.index("foreground")]
-    seconds = []
-    for _ in range(REPEATS[side]):
-        started = time.perf_counter()
-        labels = label_nuclei(found.maps, found.contract.watershed)
-        measure(labels, frame.pixels, foreground)
-        seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds)) * 1e3
-
-
-def report(before: Limits, after: Limits, loads: Loads) -> str:
-    """The results as a Markdown page."""
-    limit = {side: _mean(before[side], after[side]) for side in SIDES_PX}
-    return PAGE.format(
+    total = len(SIDES_PX) * len(CALLERS) * len(WAYS)
+    with running_service() as served, network_in_process() as pipes:
+        measured = rows(served.grpc_address, pipes, arguments.seconds)
+        found = list(track(measured, "Measuring", total, transient=True))
+    text = PAGE.format(
         date=date.today(),
         machine=_machine(),
-        limits="\n".join(
-            f"| {side} x {side} | {found.network_ms:.1f} | {found.post_ms:.1f} "
-            f"| {found.frames_per_s:.2f} | {found.latency_ms:.1f} |"
-            for side, found in limit.items()
-        ),
-        loads="\n".join(
-            _load_row(side, way, callers, load, limit[side])
-            for (side, way, callers), load in loads.items()
-        ),
-        steps="\n".join(
-            _steps_row(side, loads[side, "unary", 1], limit[side]) for side in SIDES_PX
-        ),
+        loads="\n".join(row.of_load() for row in found),
+        steps="\n".join(r.of_steps() for r in found if (r.way, r.callers) == ("unary", 1)),
     )
+    arguments.out.write_text(text)
+    Console().print(text, markup=False)
 
 
-def _load_row(side: int, way: str, callers: int, load: Load, limit: Limit) -> str:
-    share = load.frames_per_s / limit.frames_per_s
-    times = " | ".join(f"{load.percentile_ms(percent):.0f}" for percent in (50, 95, 99))
-    return (
-        f"| {side} x {side} | {callers} | {way} | {load.frames_per_s:.2f} | {share:.2f} "
-        f"| {times} | {load.failed} |"
-    )
-
-
-def _steps_row(side: int, load: Load, limit: Limit) -> str:
-    steps = ", ".join(f"{name} {ms:.1f}" for name, ms in load.stage_p50_ms().items())
-    total = load.percentile_ms(50)
-    return f"| {side} x {side} | {steps} | {total:.1f} | {total - limit.latency_ms:.1f} |"
-
-
-def _mean(one: Limit, other: Limit) -> Limit:
-    return Limit(
-        (one.network_ms + other.network_ms) / 2, (one.post_ms + other.post_ms) / 2, one.threads
-    )
+def _mean(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, float]:
+    return (one[0] + other[0]) / 2, (one[1] + other[1]) / 2
 
 
 def _machine() -> str:

@@ -2,9 +2,12 @@
 
 .venv-triton/bin/python benchmarks/network_in_process.py
 
-Triton's environment is used, for its onnxruntime and accelerators; nothing of Triton runs. The
+Triton's environment is used, for its onnxruntime and accelerators; nothing of Triton runs. A
 frame's tiles, all of one size, go through preprocessing, network and finish one after the other, on
-all threads. Prints JSON: ms per frame, by its side.
+all threads. For each line "SIDE SECONDS" of its input it runs frames of that side for that time and
+prints the mean and the median time of a frame, milliseconds:
+
+echo 512 5 | .venv-triton/bin/python benchmarks/network_in_process.py
 """
 
 import argparse
@@ -24,7 +27,6 @@ sys.path.insert(0, str(ROOT))
 from nuclei.contract import Contract  # noqa: E402
 from nuclei.tiles import plan_tiles  # noqa: E402
 
-SIDES_PX = (512, 2048)
 STEPS = ("preprocess", "unet_network", "finish")
 
 onnxruntime.disable_telemetry_events()
@@ -35,18 +37,13 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
-    parser.add_argument("--repeats", type=int, default=10, help="frames of each size [10]")
     arguments = parser.parse_args()
     contract = contract_of(arguments.repository)
     steps = [open_step(arguments.repository / name) for name in STEPS]
-    print(
-        json.dumps(
-            {
-                str(side): round(frame_ms(steps, contract, side, arguments.repeats), 2)
-                for side in SIDES_PX
-            }
-        )
-    )
+    for line in sys.stdin:
+        side, seconds = line.split()
+        mean_ms, median_ms = frame_ms(steps, contract, int(side), float(seconds))
+        print(f"{mean_ms:.3f} {median_ms:.3f}", flush=True)
 
 
 def contract_of(repository: Path) -> Contract:
@@ -84,19 +81,20 @@ def open_step(model: Path) -> onnxruntime.InferenceSession:
 
 
 def frame_ms(
-    steps: list[onnxruntime.InferenceSession], contract: Contract, side: int, repeats: int
-) -> float:
-    """Median time of all tiles of one frame through all steps, milliseconds."""
+    steps: list[onnxruntime.InferenceSession], contract: Contract, side: int, for_s: float
+) -> tuple[float, float]:
+    """Mean and median time of all tiles of one frame through all steps, milliseconds."""
     plan = plan_tiles(side, side, contract.tile_size, contract.halo, contract.stride)
     random = np.random.default_rng(0)
     tile = random.integers(0, 4096, (plan.size, plan.size, 1), dtype=np.uint16)
-    seconds = []
-    for _ in range(repeats + 1):
+    seconds: list[float] = []
+    run_tile(steps, tile)
+    while sum(seconds) < for_s:
         started = time.perf_counter()
         for _ in plan.tiles:
             run_tile(steps, tile)
         seconds.append(time.perf_counter() - started)
-    return float(np.median(seconds[1:])) * 1e3
+    return float(np.mean(seconds)) * 1e3, float(np.median(seconds)) * 1e3
 
 
 def run_tile(steps: list[onnxruntime.InferenceSession], tile: Any) -> Any:
