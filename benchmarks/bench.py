@@ -45,10 +45,10 @@ PAGE = """# Results
 `make bench`, {date}, {machine}. Triton, the gateway and the callers share its cores. Frames are
 16-bit, times milliseconds. The machine's own speed changes by the minute: compare within a row.
 
-A caller sends its next frame when the one before is answered; a stream has as many frames in flight.
-"One process" is the same network on the same threads and the same post-processing, with nothing
-around them, one frame after the other, measured before and after the load of that row; "overlap" is
-what it would reach if the post-processing of one frame, on one thread, ran beside the network of the
+A caller sends its next frame when the one before is answered; a stream has as many in flight. "One
+process" is the same network on the same threads and the same post-processing, with nothing around
+them, one frame after the other, measured before and after the load of that row; "overlap" is what
+it would reach if the post-processing of one frame, on one thread, ran beside the network of the
 next and neither slowed the other.
 
 | frame | at once | way | frames/s | one process | of that | of overlap | p50 | p95 | p99 | failed |
