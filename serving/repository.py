@@ -32,7 +32,6 @@ VERSION_PARAMETER = "mlflow_version"
 
 SHARED_STEPS = ("preprocess", "tta", "finish", "merge")
 MAX_BATCH_SIZE = 16
-PREFERRED_BATCH_SIZES = (8, 16)
 # Git keeps no empty folder, and Triton needs the version folder of an ensemble.
 PLACEHOLDER = ".gitkeep"
 
@@ -214,7 +213,7 @@ def _network_config(family: str, graph: Path, accelerator: CpuAccelerator) -> Mo
     config = _onnx_config(f"{family}_network", graph, batched=True)
     config.max_batch_size = MAX_BATCH_SIZE
     # No delay: what waits while a batch runs is the next batch.
-    config.dynamic_batching.preferred_batch_size.extend(PREFERRED_BATCH_SIZES)
+    config.dynamic_batching.SetInParent()
     if accelerator in _OPENVINO_PRECISIONS:
         accelerators = config.optimization.execution_accelerators
         openvino = accelerators.cpu_execution_accelerator.add(name="openvino")

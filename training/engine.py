@@ -54,5 +54,5 @@ class TorchEngine:
             batch = Views()(batch) if tta else batch
             with self._precision():
                 maps = self._network(batch.contiguous(memory_format=torch.channels_last))
-            merged, _ = (Merge() if tta else Finish())(maps.float())
+            merged = Merge()(maps.float())[0] if tta else Finish()(maps.float())
         return Inference(merged.cpu().numpy(), "0")

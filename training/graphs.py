@@ -53,10 +53,10 @@ class Network(nn.Module):
 
 
 class Finish(nn.Module):
-    """MAPS_IN float32 [1, K, S, S] to MAPS uint8 [K, S, S] and a DISAGREEMENT uint8 [S, S] of 0."""
+    """MAPS_IN float32 [1, K, S, S] to MAPS uint8 [K, S, S], 255 is probability 1."""
 
-    def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        return _to_uint8(maps[0]), _to_uint8(torch.zeros_like(maps[0, 0]))
+    def forward(self, maps: Tensor) -> Tensor:
+        return _to_uint8(maps[0])
 
 
 class Merge(nn.Module):
@@ -121,7 +121,7 @@ def unet_steps(network: nn.Module) -> dict[str, Step]:
             Finish(),
             (maps[:1],),
             ("MAPS_IN",),
-            ("MAPS", "DISAGREEMENT"),
+            ("MAPS",),
             ({1: channels, 2: height, 3: width},),
         ),
         "merge": Step(
