@@ -79,7 +79,9 @@ class Peak:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(SAMPLE_S):
+        ended = False
+        while not ended:  # also read once after the end: a small frame takes less than the wait
+            ended = self._ended.wait(SAMPLE_S)
             worker = self._worker.memory_info().rss / MIB
             master = 0.0 if self._master is None else self._master.memory_info().rss / MIB
             self.worker, self.both = max(self.worker, worker), max(self.both, worker + master)

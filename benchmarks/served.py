@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -61,21 +60,20 @@ def running_service(**settings: str) -> Iterator[Served]:
                 command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
             )
         try:
+            _wait_ready(process, Path(log.name))
             url = f"http://{LOOPBACK}:{http_port}"
-            _wait_ready(url, process, Path(log.name))
             yield Served(process.pid, f"{LOOPBACK}:{grpc_port}", url)
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(STOP_S)
 
 
-def _wait_ready(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> None:
     deadline = time.monotonic() + START_S
     while "Ready in" not in log.read_text():
         if process.poll() is not None or time.monotonic() > deadline:
             sys.exit(f"the service did not start:\n{log.read_text()}")
         time.sleep(0.2)
-    urllib.request.urlopen(f"{url}/readyz", timeout=START_S).close()
 
 
 def example_pixels(side_px: int) -> NDArray[np.uint16]:
