@@ -37,6 +37,7 @@ SIDES_PX = (512, 2048)
 CALLERS = (1, 4, 16)
 WAYS = {"unary": unary_load, "stream": stream_load}
 LIMIT_S = 4.0
+WARM_UP_S = 5.0
 TRITON_PYTHON = ROOT / ".venv-triton" / "bin" / "python"
 IN_PROCESS = Path(__file__).with_name("network_in_process.py")
 
@@ -70,7 +71,7 @@ class Limit:
     """Times of one frame in one process, milliseconds.
 
     Attributes:
-        network_ms: (mean, median) of preprocessing, network and finish, on all threads.
+        network_ms: (mean, median) of preprocessing and network, on all threads.
         post_ms: (mean, median) of tiling, watershed and features, on one thread.
     """
 
@@ -174,6 +175,7 @@ def rows(address: str, pipes: tuple[TextIO, TextIO], seconds: float) -> Iterator
     """Each load, between two measurements of the limit."""
     for side in SIDES_PX:
         in_process, request = InProcess(*pipes, side), request_of(example_pixels(side))
+        asyncio.run(unary_load(address, request, 2, WARM_UP_S))
         before = in_process.limit()
         for callers in CALLERS:
             for way, run in WAYS.items():
