@@ -3,7 +3,7 @@
 .venv-triton/bin/python benchmarks/network_in_process.py
 
 Triton's environment is used, for its onnxruntime and accelerators; nothing of Triton runs. A
-frame's tiles, all of one size, go through preprocessing, network and finish one after the other, on
+frame's tiles, all of one size, go through preprocessing and the network one after the other, on
 all threads. For each line "SIDE SECONDS" of its input it runs frames of that side for that time and
 prints the mean and the median time of a frame, milliseconds:
 
@@ -27,7 +27,7 @@ sys.path.insert(0, str(ROOT))
 from nuclei.contract import Contract  # noqa: E402
 from nuclei.tiles import plan_tiles  # noqa: E402
 
-STEPS = ("preprocess", "unet_network", "finish")
+STEPS = ("preprocess", "unet_network")
 
 onnxruntime.disable_telemetry_events()
 
@@ -99,11 +99,10 @@ def frame_ms(
 
 def run_tile(steps: list[onnxruntime.InferenceSession], tile: Any) -> Any:
     """The maps of one tile, uint8 [K, S, S]."""
-    preprocess, network, finish = steps
+    preprocess, network = steps
     given = {"IMAGE": tile, "RANGE": np.array([0, 4095], np.float32)}
     (image,) = preprocess.run(["INPUT"], given)
-    (maps,) = network.run(["MAPS"], {"IMAGE": image})
-    return finish.run(["MAPS"], {"MAPS_IN": maps})[0]
+    return network.run(["MAPS"], {"IMAGE": image})[0][0]
 
 
 if __name__ == "__main__":

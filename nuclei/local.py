@@ -86,7 +86,7 @@ class LocalEngine:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         tensors: Tensors = {"IMAGE": image, "RANGE": intensity}
         outputs = await asyncio.to_thread(self._run_graph, graph, tensors, deadline)
-        return Inference(outputs["MAPS"], str(self._version(graph)))
+        return Inference(outputs["MAPS"][0], str(self._version(graph)))
 
     def models(self) -> list[str]:
         """Names of the models, sorted."""

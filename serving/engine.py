@@ -136,7 +136,7 @@ class TritonEngine:
                     )
         response = result.get_response()
         self._note_version(graph, response.model_version)
-        return Inference(result.as_numpy("MAPS"), response.model_version)
+        return Inference(result.as_numpy("MAPS")[0], response.model_version)
 
     async def models(self) -> list[ServedModel]:
         """The models served now, by name.

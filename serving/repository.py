@@ -30,8 +30,10 @@ from serving.triton.backend.onnx_file import TRITON_TYPES, misfits, read_version
 MODEL_PARAMETER = "mlflow_model"
 VERSION_PARAMETER = "mlflow_version"
 
-SHARED_STEPS = ("preprocess", "tta", "finish", "merge")
+SHARED_STEPS = ("preprocess", "tta", "merge")
 MAX_BATCH_SIZE = 16
+# An instance of priority n works one nth as often, unless the others are busy.
+LAST_PRIORITY = 1000
 # Git keeps no empty folder, and Triton needs the version folder of an ensemble.
 PLACEHOLDER = ".gitkeep"
 
@@ -172,13 +174,13 @@ def _additions(
     accelerator: CpuAccelerator,
 ) -> list[_Addition]:
     steps = {name: _step_config(name, artifacts / f"{name}.onnx") for name in SHARED_STEPS}
-    network = _network_config(contract.family, artifacts / "network.onnx", accelerator)
+    network = _network_config(contract, artifacts / "network.onnx", accelerator)
     parameters = {
         CONTRACT_PARAMETER: contract.to_json(),
         MODEL_PARAMETER: registered_model,
         VERSION_PARAMETER: str(version),
     }
-    one_view = [steps["preprocess"], network, steps["finish"]]
+    one_view = [steps["preprocess"], network]
     all_views = [steps["preprocess"], steps["tta"], network, steps["merge"]]
     additions = []
     for name, config in steps.items():
@@ -209,15 +211,26 @@ def _step_config(name: str, graph: Path) -> ModelConfig:
     return config
 
 
-def _network_config(family: str, graph: Path, accelerator: CpuAccelerator) -> ModelConfig:
-    config = _onnx_config(f"{family}_network", graph, batched=True)
+def _network_config(contract: Contract, graph: Path, accelerator: CpuAccelerator) -> ModelConfig:
+    config = _onnx_config(f"{contract.family}_network", graph, batched=True)
     config.max_batch_size = MAX_BATCH_SIZE
     # No delay: what waits while a batch runs is the next batch.
     config.dynamic_batching.SetInParent()
+    # The first frames find everything compiled, for grey and for colour.
+    for channels in (1, 3):
+        (image,) = config.input
+        warm_up = config.model_warmup.add(name=f"{channels} channels", batch_size=1)
+        tensor = warm_up.inputs[image.name]
+        tensor.data_type, tensor.random_data = image.data_type, True
+        tensor.dims.extend((channels, contract.tile_size, contract.tile_size))
     if accelerator in _OPENVINO_PRECISIONS:
         accelerators = config.optimization.execution_accelerators
         openvino = accelerators.cpu_execution_accelerator.add(name="openvino")
         openvino.parameters["precision"] = _OPENVINO_PRECISIONS[accelerator]
+        # A second image at a time; one alone always finds the same instance, whose caches are warm.
+        config.instance_group[0].rate_limiter.priority = 1
+        config.instance_group.add(count=1, kind=ModelInstanceGroup.KIND_AUTO)
+        config.instance_group[1].rate_limiter.priority = LAST_PRIORITY
     return config
 
 
@@ -257,7 +270,9 @@ def _ensemble_config(
     """An ensemble in which each model reads what the one before it wrote."""
     config = ModelConfig(name=name, platform="ensemble")
     config.input.extend(chain[0].input)
-    config.output.extend(chain[-1].output)
+    for tensor in chain[-1].output:
+        dims = _shape(tensor, chain[-1].max_batch_size)[1]
+        config.output.add(name=tensor.name, data_type=tensor.data_type, dims=dims)
     for key, value in parameters.items():
         config.parameters[key].string_value = value
     passed = [tensor.name for tensor in chain[0].input]

@@ -11,7 +11,7 @@ from torch import nn
 
 from nuclei.contract import Contract
 from nuclei.pipeline import TTA_SUFFIX, Inference
-from training.graphs import Finish, Merge, Network, Preprocess, Views
+from training.graphs import Merge, Network, Preprocess, Views
 
 
 class TorchEngine:
@@ -54,5 +54,5 @@ class TorchEngine:
             batch = Views()(batch) if tta else batch
             with self._precision():
                 maps = self._network(batch.contiguous(memory_format=torch.channels_last))
-            merged = Merge()(maps.float())[0] if tta else Finish()(maps.float())
-        return Inference(merged.cpu().numpy(), "0")
+            merged = Merge()(maps)[0] if tta else maps
+        return Inference(merged[0].cpu().numpy(), "0")

@@ -21,20 +21,17 @@ ODD_SIZE = (96, 128)
 
 
 class Preprocess(nn.Module):
-    """IMAGE uint16 [H, W, C] and RANGE float32 [2] to INPUT float32 [1, 3, H, W] in [0, 1]."""
+    """IMAGE uint16 [H, W, C] and RANGE float32 [2] to INPUT float32 [1, C, H, W] in [0, 1]."""
 
     def forward(self, image: Tensor, intensity: Tensor) -> Tensor:
         lo, hi = intensity[0], intensity[1]
         # Channels first: onnxruntime is ten times slower over a last dimension of 1.
         values = image.to(torch.float32).permute(2, 0, 1).unsqueeze(0)
-        planes = ((values - lo) / (hi - lo)).clamp(0.0, 1.0)
-        # Grey is taken three times, colour each channel once.
-        channels = torch.arange(3) * (planes.shape[1] - 1) // 2
-        return planes.index_select(1, channels)
+        return ((values - lo) / (hi - lo)).clamp(0.0, 1.0)
 
 
 class Views(nn.Module):
-    """INPUT [1, 3, S, S] to VIEWS [8, 3, S, S]: four rotations, then those of the mirror image."""
+    """INPUT [1, C, S, S] to VIEWS [8, C, S, S]: four rotations, then those of the mirror image."""
 
     def forward(self, image: Tensor) -> Tensor:
         mirrored = image.flip(3)
@@ -42,36 +39,35 @@ class Views(nn.Module):
 
 
 class Network(nn.Module):
-    """IMAGE float32 [N, 3, H, W] in [0, 1] to MAPS float32 [N, K, H, W] in [0, 1]."""
+    """IMAGE float32 [N, C, H, W] in [0, 1] to MAPS uint8 [N, K, H, W], 255 is probability 1.
+
+    Bytes, for the maps travel from here on: to the next step, to the gateway.
+    """
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        return torch.sigmoid(self.network(image))
-
-
-class Finish(nn.Module):
-    """MAPS_IN float32 [1, K, S, S] to MAPS uint8 [K, S, S], 255 is probability 1."""
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return _to_uint8(maps[0])
+        # Grey is taken three times, colour each channel once.
+        channels = torch.arange(3, device=image.device) * (image.shape[1] - 1) // 2
+        logits = self.network(image.index_select(1, channels))
+        return _to_uint8(torch.sigmoid(logits.float()) * LEVELS)
 
 
 class Merge(nn.Module):
-    """MAPS_IN float32 [8, K, S, S] of the views to their mean, and the foreground's deviation.
+    """MAPS_IN uint8 [8, K, S, S] of the views to their mean, and the foreground's deviation.
 
-    MAPS uint8 [K, S, S], 255 is probability 1; DISAGREEMENT uint8 [S, S], the standard deviation
-    over the views of map 0, 255 is 1.
+    MAPS uint8 [1, K, S, S], 255 is probability 1; DISAGREEMENT uint8 [S, S], the standard
+    deviation over the views of map 0, 255 is 1.
     """
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
         straight = torch.cat([_quarter_turns(maps[k : k + 1], -k) for k in range(4)])
         mirrored = torch.cat([_quarter_turns(maps[4 + k : 5 + k], -k) for k in range(4)]).flip(3)
-        turned = torch.cat([straight, mirrored])
-        mean = turned.mean(dim=0)
-        deviation = (turned[:, 0] - mean[0]).square().mean(dim=0).sqrt()
+        turned = torch.cat([straight, mirrored]).to(torch.float32)
+        mean = turned.mean(dim=0, keepdim=True)
+        deviation = (turned[:, 0] - mean[:, 0]).square().mean(dim=0).sqrt()
         return _to_uint8(mean), _to_uint8(deviation)
 
 
@@ -98,7 +94,7 @@ def unet_steps(network: nn.Module) -> dict[str, Step]:
     height, width = Dim("height", min=1, max=2**14), Dim("width", min=1, max=2**14)
     channels, views = Dim("channels", min=1, max=4), Dim("views", min=1, max=64)
     rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
-    maps = torch.rand(N_VIEWS, 3, 64, 64)
+    maps = torch.randint(0, 256, (N_VIEWS, 3, 64, 64)).to(torch.uint8)
     return {
         "preprocess": Step(
             Preprocess(),
@@ -108,21 +104,18 @@ def unet_steps(network: nn.Module) -> dict[str, Step]:
             ({0: height, 1: width, 2: channels}, {}),
         ),
         "tta": Step(
-            Views(), (torch.rand(1, 3, 64, 64),), ("INPUT",), ("VIEWS",), ({2: height, 3: height},)
+            Views(),
+            (torch.rand(1, 3, 64, 64),),
+            ("INPUT",),
+            ("VIEWS",),
+            ({1: channels, 2: height, 3: height},),
         ),
         "network": Step(
             Network(network),
             (torch.rand(2, 3, *ODD_SIZE),),
             ("IMAGE",),
             ("MAPS",),
-            ({0: views, 2: 32 * rows, 3: 32 * columns},),
-        ),
-        "finish": Step(
-            Finish(),
-            (maps[:1],),
-            ("MAPS_IN",),
-            ("MAPS",),
-            ({1: channels, 2: height, 3: width},),
+            ({0: views, 1: channels, 2: 32 * rows, 3: 32 * columns},),
         ),
         "merge": Step(
             Merge(),
@@ -202,5 +195,5 @@ def _quarter_turns(image: Tensor, count: int) -> Tensor:
     return image
 
 
-def _to_uint8(values: Tensor) -> Tensor:
-    return (values * LEVELS).round().clamp(0.0, LEVELS).to(torch.uint8)
+def _to_uint8(levels: Tensor) -> Tensor:
+    return levels.round().clamp(0.0, LEVELS).to(torch.uint8)

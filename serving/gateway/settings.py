@@ -20,9 +20,9 @@ class GatewaySettings(BaseSettings):
 
     Attributes:
         triton_address: host:port of Triton's gRPC endpoint.
-        triton_pixels: most pixels in inference at once, each view of a tile counted. On a CPU two
-            tiles of 512 x 512 are best: one is computed, one is on its way; batches only lose.
-            A GPU wants batches: 4194304 or more.
+        triton_pixels: most pixels in inference at once, each view of a tile counted. On a CPU four
+            tiles of 512 x 512 are best: two are computed, two are on their way. A GPU wants
+            batches: 4194304 or more.
         host: address on which HTTP and gRPC listen.
         http_port: port of the HTTP server.
         grpc_port: port of the gRPC server.
@@ -61,7 +61,7 @@ class GatewaySettings(BaseSettings):
     )
 
     triton_address: str = "127.0.0.1:8001"
-    triton_pixels: int = Field(default=2 * 512 * 512, ge=1)
+    triton_pixels: int = Field(default=4 * 512 * 512, ge=1)
     host: str = LOOPBACK
     http_port: int = Field(default=3000, ge=1, le=65535)
     grpc_port: int = Field(default=50051, ge=1, le=65535)

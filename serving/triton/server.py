@@ -202,6 +202,8 @@ class TritonServer:
             "--disable-auto-complete-config",
             "--exit-on-error=false",
             "--strict-readiness=false",
+            # Else the priorities of a model's instances are not looked at.
+            "--rate-limit=execution_count",
             f"--backend-config=python,shm-region-prefix-name={self._region}",
             *(f"--{name}-port={port}" for name, port in self._ports.items()),
             *(f"--{name}-address={LOOPBACK}" for name in self._ports),
@@ -235,7 +237,7 @@ class TritonServer:
         (python / Path(_STUB).name).chmod(0o755)
         ours = self._home / "backends" / "onnxruntime"
         ours.mkdir(exist_ok=True)
-        for file in ("model.py", "onnx_file.py"):
+        for file in ("model.py", "onnx_file.py", "others.py"):
             _copy_changed(_BACKEND / file, ours / file)
 
     def _check_models(self) -> None:

@@ -70,9 +70,9 @@ def test_folder_without_models_is_refused(tmp_path: Path) -> None:
 
 
 async def test_damaged_model_is_named(own_repository: Path) -> None:
-    for file in (own_repository / "finish").glob("*/*.onnx"):
+    for file in (own_repository / "preprocess").glob("*/*.onnx"):
         file.write_bytes(b"not a model")
-    with pytest.raises(InvalidData, match=r"finish.*cannot be loaded"):
+    with pytest.raises(InvalidData, match=r"preprocess.*cannot be loaded"):
         await LocalEngine(own_repository).infer("unet", image(), RANGE, None)
 
 

@@ -45,7 +45,7 @@ async def test_models_are_those_with_a_contract(engine: TritonEngine) -> None:
     assert served.version == (await engine.infer("unet", tile(), RANGE, None)).version
 
 
-@pytest.mark.parametrize("model", ["nosuch", "finish", ""])
+@pytest.mark.parametrize("model", ["nosuch", "merge", ""])
 async def test_unknown_model_has_no_contract(engine: TritonEngine, model: str) -> None:
     with pytest.raises(ModelNotFound):
         await engine.contract(model)

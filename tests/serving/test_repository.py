@@ -17,7 +17,7 @@ from serving.parity import served_parity
 from serving.repository import CpuAccelerator, check_repository, export, listed
 
 SHIPPED = Path(__file__).parents[2] / "model_repository"
-STEPS = ["preprocess", "tta", "finish", "merge"]
+STEPS = ["preprocess", "tta", "merge"]
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +47,7 @@ def files(repository: Path) -> dict[Path, bytes]:
 def test_versions_are_those_of_the_registered_model(artifacts: Path, tmp_path: Path) -> None:
     done = export(artifacts, tmp_path / "models", 3)
     assert [entry.name for entry in done] == [*STEPS, "unet_network", "unet", "unet_tta"]
-    assert [entry.version for entry in done] == [1, 1, 1, 1, 3, 3, 3]
+    assert [entry.version for entry in done] == [1, 1, 1, 3, 3, 3]
     assert [entry.name for entry in done if entry.ensemble] == ["unet", "unet_tta"]
     assert all(entry.new for entry in done)
     check_repository(tmp_path / "models")
@@ -57,9 +57,11 @@ def test_tensors_are_those_of_the_design(repository: Path) -> None:
     network = config(repository, "unet_network")
     assert network.max_batch_size == 16
     assert network.HasField("dynamic_batching")
-    assert [list(tensor.dims) for tensor in network.input] == [[3, -1, -1]]
-    assert network.instance_group[0].kind == ModelInstanceGroup.KIND_AUTO
+    assert [list(tensor.dims) for tensor in network.input] == [[-1, -1, -1]]
+    assert {group.kind for group in network.instance_group} == {ModelInstanceGroup.KIND_AUTO}
     assert "intra_op_thread_count" not in network.parameters
+    warmed_up = [list(entry.inputs["IMAGE"].dims) for entry in network.model_warmup]
+    assert warmed_up == [[1, 512, 512], [3, 512, 512]]
     for step in STEPS:
         found = config(repository, step)
         assert found.max_batch_size == 0
@@ -68,6 +70,7 @@ def test_tensors_are_those_of_the_design(repository: Path) -> None:
         ensemble = config(repository, model)
         assert [tensor.name for tensor in ensemble.input] == ["IMAGE", "RANGE"]
         assert [tensor.name for tensor in ensemble.output] == outputs
+        assert len(ensemble.output[0].dims) == 4
 
 
 def test_the_contract_travels_in_the_ensembles(repository: Path, artifacts: Path) -> None:
@@ -97,8 +100,8 @@ def test_the_next_version_lies_beside_and_shares_the_steps(
 ) -> None:
     done = export(artifacts, repository, 5)
     assert versions(repository, "unet_network") == versions(repository, "unet") == ["3", "5"]
-    assert [versions(repository, step) for step in STEPS] == [["1"]] * 4
-    assert [entry.new for entry in done] == [False] * 4 + [True] * 3
+    assert [versions(repository, step) for step in STEPS] == [["1"]] * 3
+    assert [entry.new for entry in done] == [False] * 3 + [True] * 3
     assert config(repository, "unet").parameters["mlflow_version"].string_value == "5"
     check_repository(repository)
 
@@ -112,7 +115,7 @@ def test_a_changed_step_becomes_its_next_version(
     onnx.save(model, changed / "merge.onnx")
     export(changed, repository, 4)
     assert versions(repository, "merge") == ["1", "2"]
-    assert versions(repository, "finish") == ["1"]
+    assert versions(repository, "preprocess") == ["1"]
 
 
 def test_nothing_half_written_is_left(repository: Path, artifacts: Path) -> None:
@@ -150,9 +153,9 @@ BROKEN_ARTIFACTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "new format": ("network.onnx", with_ir_version_11, "IR version 11"),
     "fixed batch": ("network.onnx", with_a_fixed_batch, "set max_batch_size to 0"),
     "other graph": (
-        "finish.onnx",
+        "merge.onnx",
         lambda path: shutil.copy(path.with_name("preprocess.onnx"), path),
-        "finish takes 2 tensors and is given 1",
+        "merge takes 2 tensors and is given 1",
     ),
 }
 
@@ -181,7 +184,7 @@ BROKEN_REPOSITORIES: dict[str, tuple[Callable[[Path], object], str]] = {
     "python": (lambda folder: (folder / "unet/3/model.py").touch(), "holds no Python"),
     "config": (replace_in_config("tta", "name:", "nom:"), "not a Triton model configuration"),
     "name": (replace_in_config("tta", 'name: "tta"', 'name: "other"'), "names it 'other'"),
-    "dims": (replace_in_config("tta", "dims: 3", "dims: 4"), r"'INPUT' has dims \[1, 4, -1, -1\]"),
+    "dims": (replace_in_config("tta", "dims: 1", "dims: 4"), r"'INPUT' has dims \[4, -1, -1, -1\]"),
     "output": (replace_in_config("merge", 'name: "MAPS"', 'name: "M"'), "'M' is not in the ONNX"),
     "type": (replace_in_config("unet_network", "TYPE_FP32", "TYPE_FP16"), "is TYPE_FP16"),
     "step": (lambda folder: shutil.rmtree(folder / "merge"), "'merge' is not in the repository"),

@@ -24,7 +24,7 @@ from traces import Span, TraceReceiver, tree
 CALLER = "cd" * 8
 STAGES = ["wait", "decode", "tile", "infer", "watershed", "measure", "encode"]
 CALL = "inference.GRPCInferenceService/ModelInfer"
-STEPS = {"preprocess", "unet_network", "finish"}
+STEPS = {"preprocess", "unet_network"}
 
 
 @pytest.fixture(scope="module")

@@ -52,7 +52,7 @@ def test_a_model_version_carries_all_that_serving_needs(
     )
     assert {path.name for path in folder.iterdir()} >= {
         *("contract.json", "preprocess.onnx", "tta.onnx"),
-        *("network.onnx", "finish.onnx", "merge.onnx"),
+        *("network.onnx", "merge.onnx"),
     }
     assert Contract.read(folder / "contract.json") == trained.contract
     assert trained.contract.validation["dsb_score"] == pytest.approx(

@@ -102,7 +102,7 @@ BAD_QUERIES = {
     "tta=perhaps": (400, "InvalidOption", "perhaps"),
     "tta=1&tta=0": (400, "InvalidOption", "more than once"),
     "model=nosuch": (404, "ModelNotFound", "nosuch"),
-    "model=finish": (404, "ModelNotFound", "finish"),
+    "model=merge": (404, "ModelNotFound", "merge"),
 }
 
 

@@ -19,12 +19,23 @@ max_batch_size: 16
 dynamic_batching { preferred_batch_size: 16 max_queue_delay_microseconds: 300000 }
 """
 
+ON_CORES = """
+max_batch_size: 16
+instance_group { count: 2 kind: KIND_CPU }
+optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" } } }
+model_warmup {
+  name: "one row" batch_size: 1
+  inputs { key: "X" value { data_type: TYPE_FP32 dims: 4 random_data: true } }
+}
+"""
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("backend") / "models"
     triton_model(folder, "plain", scaled(), tensors())
     triton_model(folder, "batched", batch_sizes(), BATCHED + tensors((4,)))
+    triton_model(folder, "on_cores", batch_sizes(), ON_CORES + tensors((4,)))
     triton_model(folder, "sevens", sevens(), tensors((-1,), out_dims=(-1, 7)))
     return folder
 
@@ -69,6 +80,16 @@ def test_requests_of_a_batch_run_together_and_get_their_own_rows(
     assert [part.shape for part in ran] == [values.shape for values in given]
     assert all(len(np.unique(part)) == 1 for part in ran)
     assert max(part.max() for part in ran) > 4, "no two requests ran together"
+
+
+def test_images_of_a_batch_run_one_by_one_on_the_cores_of_a_cpu(
+    triton_client: InferenceServerClient,
+) -> None:
+    given = [np.full((1 + k % 3, 4), k, np.float32) for k in range(40)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda values: run(triton_client, "on_cores", values), given))
+    for values, answer in zip(given, answers, strict=True):
+        np.testing.assert_array_equal(answer, values + 1)
 
 
 def test_more_rows_than_the_batch_are_refused(triton_client: InferenceServerClient) -> None:
