@@ -68,6 +68,15 @@ class Child:
         except psutil.NoSuchProcess:
             return frozenset()
 
+    def lifeless_children(self) -> frozenset[int]:
+        """Those of its children that ended without its noticing, or were stopped."""
+        lifeless = []
+        for pid in self.children():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_STOPPED):
+                    lifeless.append(pid)
+        return frozenset(lifeless)
+
     @property
     def exit_code(self) -> int | None:
         """None while it runs or before it was started; -9 when SIGKILL ended it."""

@@ -28,6 +28,8 @@ _POLL_S = 0.2
 _PROBE_S = 2.0
 _HUNG_S = 12.0
 _CHECK_INTERVAL_S = 2.0
+# Between two looks at what may only be about to be noticed.
+_NOTICE_S = 0.5
 _ERROR_LINES = 15
 
 
@@ -112,14 +114,13 @@ class Service:
 
     def parts(self) -> list[Part]:
         """The two servers, as a supervisor watches them; `start` has started them."""
-        metadata = ((GRPC_HEADER, self._key),)
         return [
             Part(
                 "triton",
                 start=self.triton.start,
                 kill=lambda: self.triton.stop(0),
                 ended=lambda: None if self.triton.running else self.triton.ending,
-                check=lambda: check_triton(self.triton.address, metadata),
+                check=self._check_triton,
                 check_interval_s=_CHECK_INTERVAL_S,
                 tidy=self.triton.cap_log,
             ),
@@ -172,6 +173,18 @@ class Service:
                 )
             time.sleep(_POLL_S)
         self._workers = self.gateway.children()
+
+    def _check_triton(self) -> None:
+        """Raises Fault when it does not work, or one of the instances of a model does not.
+
+        Another instance may answer the canary. When a model is unloaded its instances end as well,
+        but Triton notices that at once.
+        """
+        if lifeless := self.triton.lifeless_instances():
+            time.sleep(_NOTICE_S)
+            if lifeless & self.triton.lifeless_instances():
+                raise Fault("the process of an instance of a model has ended or was stopped")
+        check_triton(self.triton.address, ((GRPC_HEADER, self._key),))
 
     def _check_gateway(self) -> None:
         """Raises Fault when it is silent; a worker that BentoML starts again has time to start."""

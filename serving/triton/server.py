@@ -103,6 +103,10 @@ class TritonServer:
         """How it ended, for messages."""
         return self._child.ending
 
+    def lifeless_instances(self) -> frozenset[int]:
+        """Process ids of instances of models that ended or were stopped; Triton still asks them."""
+        return self._child.lifeless_children()
+
     def cap_log(self) -> None:
         """Keep its log from growing without bound."""
         self._child.cap_log()
