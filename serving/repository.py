@@ -217,8 +217,8 @@ def _network_config(contract: Contract, graph: Path, accelerator: CpuAccelerator
     # No delay: what waits while a batch runs is the next batch.
     config.dynamic_batching.SetInParent()
     # The first frames find everything compiled, for grey and for colour.
+    (image,) = config.input
     for channels in (1, 3):
-        (image,) = config.input
         warm_up = config.model_warmup.add(name=f"{channels} channels", batch_size=1)
         tensor = warm_up.inputs[image.name]
         tensor.data_type, tensor.random_data = image.data_type, True

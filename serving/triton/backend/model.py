@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,11 @@ class TritonPythonModel:
         path = version / (self._config.get("default_model_filename") or "model.onnx")
         providers = _providers(self._config, args)
         self._session: onnxruntime.InferenceSession | OnCores = self._open(path, providers)
-        self._batched = self._config.get("max_batch_size", 0) > 0
-        if self._batched and providers[0][0] == OPENVINO:
+        # Whether requests of the same shapes run as one batch.
+        self._joins = self._config.get("max_batch_size", 0) > 0
+        if self._joins and providers[0][0] == OPENVINO:
             self._session = OnCores(self._config, path, self._session)
+            self._joins = False
         self._inputs = [tensor["name"] for tensor in self._config["input"]]
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -96,7 +99,7 @@ class TritonPythonModel:
 
     def _groups(self, requests: list[Any]) -> list[list[int]]:
         """Indices of the requests that can run together."""
-        if not self._batched:
+        if not self._joins:
             return [[index] for index in range(len(requests))]
         groups: dict[Any, list[int]] = defaultdict(list)
         for index, request in enumerate(requests):
@@ -178,27 +181,25 @@ class OnCores:
         return [_joined(list(values)) for values in zip(*answers, strict=True)]
 
     def _run_one(self, wanted: list[str], image: dict[str, np.ndarray]) -> list[np.ndarray]:
-        shapes = tuple(sorted((name, values.shape) for name, values in image.items()))
+        shapes = _by_name((name, values.shape) for name, values in image.items())
         with self._others.told() as at_work:
             share = self._instances if at_work else 1
             session = self._sessions.get((share, shapes)) or self._sessions[share, ()]
             return session.run(wanted, image)
 
 
-def _warmed_up(config: dict[str, Any]) -> list["Shapes"]:
+def _warmed_up(config: dict[str, Any]) -> list[Shapes]:
     """Shapes of the single images that the configuration warms up."""
     return [
-        tuple(
-            sorted(
-                (name, (1, *map(int, tensor["dims"]))) for name, tensor in warm_up["inputs"].items()
-            )
+        _by_name(
+            (name, (1, *map(int, tensor["dims"]))) for name, tensor in warm_up["inputs"].items()
         )
         for warm_up in config.get("model_warmup", [])
     ]
 
 
 def _compiled(
-    config: dict[str, Any], path: Path, inputs: list[Any], share: int, shapes: "Shapes"
+    config: dict[str, Any], path: Path, inputs: list[Any], share: int, shapes: Shapes
 ) -> onnxruntime.InferenceSession:
     """A session on 1/share of the cores, for these shapes; none is any."""
     options = _session_options(config)
@@ -212,9 +213,13 @@ def _compiled(
     return onnxruntime.InferenceSession(str(path), options, providers=[provider])
 
 
-def _shapes(request: Any) -> tuple[Any, ...]:
+def _shapes(request: Any) -> Shapes:
     """Shapes of the inputs without the batch, whatever the order of the inputs."""
-    return tuple(sorted((tensor.name(), *tensor.shape()[1:]) for tensor in request.inputs()))
+    return _by_name((tensor.name(), tuple(tensor.shape()[1:])) for tensor in request.inputs())
+
+
+def _by_name(shapes: Iterable[tuple[str, tuple[int, ...]]]) -> Shapes:
+    return tuple(sorted(shapes))
 
 
 def _joined(arrays: list[np.ndarray]) -> np.ndarray:
