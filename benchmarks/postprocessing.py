@@ -25,6 +25,7 @@ from skimage.measure import regionprops_table
 from skimage.morphology import local_maxima, remove_small_holes
 from skimage.segmentation import watershed
 
+from nuclei.assembly import Maps
 from nuclei.contract import WatershedParameters
 from nuclei.formats import compress_labels
 from nuclei.images import Frame, read_frame
@@ -50,7 +51,10 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     frame = Frame(mosaic(read_frame(EXAMPLE).pixels, SIDE_PX))
     prediction = asyncio.run(predict(frame, LocalEngine(ROOT / "model_repository"), "unet"))
-    maps, parameters = prediction.maps, prediction.contract.watershed
+    assembly, parameters = prediction.assembly, prediction.contract.postprocessing
+    assert isinstance(assembly, Maps)
+    assert isinstance(parameters, WatershedParameters)
+    maps = assembly.maps
 
     def chain() -> Labels:
         return chain_measured(chain_labels(maps, parameters), frame.pixels, maps[0])

@@ -81,7 +81,7 @@ async def measure(address: str, validation: list[Sample]) -> tuple[float, Evalua
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        await engine.infer("unet", tile, intensity_range(tile), None)
+        await engine.infer("unet", ("MAPS",), tile, intensity_range(tile), None)
         seconds.append(time.perf_counter() - started)
     await engine.close()
     return float(np.median(seconds)), Evaluation(tuple(scores))

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
@@ -33,29 +34,65 @@ class WatershedParameters:
 
 
 @dataclass(frozen=True)
+class PaintingParameters:
+    """How nuclei found one by one become a label image; tuned on validation images.
+
+    Attributes:
+        min_score: a nucleus found with a lower score is discarded, in [0, 1].
+        overlap: so is one that has more than this part of its pixels in common with surer ones,
+            in [0, 1].
+        min_area_px: and one with fewer pixels of its own.
+    """
+
+    min_score: float = 0.5
+    overlap: float = 0.4
+    min_area_px: int = 8
+
+
+Parameters = WatershedParameters | PaintingParameters
+
+
+class Method(StrEnum):
+    """What a graph gives for a tile, and how nuclei come of it (`nuclei.assembly`)."""
+
+    WATERSHED = "watershed"
+    MASKS = "masks"
+    STARS = "stars"
+
+
+PARAMETERS: dict[Method, type[Parameters]] = {
+    Method.WATERSHED: WatershedParameters,
+    Method.MASKS: PaintingParameters,
+    Method.STARS: PaintingParameters,
+}
+
+
+@dataclass(frozen=True)
 class Contract:
     """The contract of one model version (`contract.json` beside its ONNX graphs).
 
     Attributes:
         family: name of the model family, and of its Triton ensemble (`unet`).
-        maps: names of the output maps in channel order.
+        method: of post-processing.
+        maps: names of the output maps in channel order; empty where there are none.
         tile_size: side of the largest square tile given to the network, pixels, multiple of stride.
         halo: context each tile keeps around the part that is used, pixels.
         stride: tile sides are multiples of this, pixels.
         pixel_size_um: pixel size of the training images, micrometres; None when unknown.
-        watershed: post-processing parameters.
+        postprocessing: parameters of the method.
         validation: scores reached on the validation images, by name (`dsb_score`,
             `dsb_score/histology`, `tta/dsb_score`).
         held_out: names of the validation images, which the model was not trained on.
     """
 
     family: str
+    method: Method = Method.WATERSHED
     maps: tuple[str, ...] = ("foreground", "border", "distance")
     tile_size: int = 512
     halo: int = 64
     stride: int = 32
     pixel_size_um: float | None = None
-    watershed: WatershedParameters = WatershedParameters()
+    postprocessing: Parameters = WatershedParameters()
     validation: dict[str, float] = field(default_factory=dict)
     held_out: tuple[str, ...] = ()
 
@@ -72,7 +109,9 @@ class Contract:
         try:
             fields = json.loads(text)
             fields["maps"], fields["held_out"] = tuple(fields["maps"]), tuple(fields["held_out"])
-            fields["watershed"] = WatershedParameters(**fields["watershed"])
+            fields["method"] = Method(fields["method"])
+            parameters = PARAMETERS[fields["method"]]
+            fields["postprocessing"] = parameters(**fields["postprocessing"])
             contract = cls(**fields)
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidData(

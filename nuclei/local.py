@@ -66,6 +66,7 @@ class LocalEngine:
     async def infer(
         self,
         graph: str,
+        outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
         timeout_s: float | None,
@@ -74,6 +75,7 @@ class LocalEngine:
 
         Args:
             graph: name of the ensemble.
+            outputs: names of the tensors that are wanted.
             image: uint16 [H, W, C], C 1 or 3.
             intensity: float32 [2], the range [lo, hi].
             timeout_s: seconds this may take, None for no limit; checked between the steps.
@@ -85,8 +87,8 @@ class LocalEngine:
         """
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         tensors: Tensors = {"IMAGE": image, "RANGE": intensity}
-        outputs = await asyncio.to_thread(self._run_graph, graph, tensors, deadline)
-        return Inference(outputs["MAPS"][0], str(self._version(graph)))
+        made = await asyncio.to_thread(self._run_graph, graph, tensors, deadline)
+        return Inference({name: made[name] for name in outputs}, str(self._version(graph)))
 
     def models(self) -> list[str]:
         """Names of the models, sorted."""

@@ -18,7 +18,7 @@ SUMS = ("area", "y", "x", "yy", "yx", "xx", "intensity", "foreground")
 def measure(
     labels: NDArray[np.uint32],
     pixels: NDArray[np.uint8] | NDArray[np.uint16],
-    foreground: NDArray[np.uint8],
+    foreground: NDArray[np.uint8] | None,
     check: Callable[[], None] = lambda: None,
 ) -> Nuclei:
     """Measure every nucleus of a label image.
@@ -26,7 +26,7 @@ def measure(
     Args:
         labels: uint32 [H, W], 0 is background; labels need not be consecutive.
         pixels: uint8 or uint16 [H, W, C].
-        foreground: uint8 [H, W], 255 is probability 1.
+        foreground: uint8 [H, W], 255 is probability 1; None makes all scores 0.
         check: called every few megapixels; what it raises ends the work.
     """
     size = int(labels.max(initial=0)) + 1
@@ -34,10 +34,18 @@ def measure(
     boxes = np.empty((size, 4), np.int32)
     boxes[:, :2], boxes[:, 2:] = np.iinfo(np.int32).max, 0
     rows = max(1, BAND_PX // labels.shape[1])
+    nothing = np.zeros((min(rows, len(labels)), labels.shape[1]), np.uint8)
     for start in range(0, len(labels), rows):
         check()
         band = slice(start, start + rows)
-        _add(labels[band], pixels[band], foreground[band], start, sums, boxes)
+        _add(
+            labels[band],
+            pixels[band],
+            nothing if foreground is None else foreground[band],
+            start,
+            sums,
+            boxes,
+        )
     present = np.flatnonzero(sums[:, 0])
     area = sums[present, 0]
     mean = dict(zip(SUMS, (sums[present] / area[:, None]).T, strict=True))

@@ -3,16 +3,17 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import CancelledError, Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nuclei.assembly import OUTPUTS, Assembly, Outputs, assembly_of
 from nuclei.contract import Contract
 from nuclei.errors import DeadlineExceeded, EngineFailed
 from nuclei.images import Frame
@@ -20,8 +21,8 @@ from nuclei.instances import Nuclei
 from nuclei.intensity import intensity_range
 from nuclei.measurement import measure
 from nuclei.segmentation import Segmentation
-from nuclei.tiles import TilePlan, cut, mirrored, place, plan_tiles
-from nuclei.watershed import BAND_PX, label_nuclei
+from nuclei.tiles import TilePlan, cut, mirrored, plan_tiles
+from nuclei.watershed import BAND_PX
 
 TTA_SUFFIX = "_tta"
 TTA_VIEWS = 8
@@ -44,11 +45,11 @@ class Inference:
     """What an engine answers for one tile.
 
     Attributes:
-        maps: uint8 [K, S, S] in the order of the contract's maps, 255 is probability 1.
+        outputs: the tensors of the graph's method (`nuclei.assembly.OUTPUTS`), by name.
         version: the model version that answered.
     """
 
-    maps: NDArray[np.uint8]
+    outputs: Outputs
     version: str
 
 
@@ -84,6 +85,7 @@ class Engine(Protocol):
     async def infer(
         self,
         graph: str,
+        outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
         timeout_s: float | None,
@@ -92,6 +94,7 @@ class Engine(Protocol):
 
         Args:
             graph: name of the graph: a model's, or a model's with the suffix `_tta`.
+            outputs: names of the tensors that are wanted.
             image: uint16 [S, S, C], S a multiple of the contract's stride, C 1 or 3.
             intensity: float32 [2], the range [lo, hi] of the whole frame.
             timeout_s: time left, seconds; None is for ever.
@@ -104,15 +107,15 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The maps of one whole frame.
+    """The answers to one whole frame.
 
     Attributes:
-        maps: uint8 [K, H, W] in the order of the contract's maps, 255 is probability 1.
+        assembly: of the answers to its tiles.
         contract: of the version that answered.
         version: the model version that answered.
     """
 
-    maps: NDArray[np.uint8]
+    assembly: Assembly
     contract: Contract
     version: str
 
@@ -162,7 +165,7 @@ async def predict(
     executor: Executor | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Prediction:
-    """The maps of one frame, before post-processing; arguments and errors as `segment`."""
+    """The answers to one frame, before post-processing; arguments and errors as `segment`."""
     watch = stopwatch or Stopwatch()
     deadline = _Deadline(timeout_s)
     contract = await engine.contract(model)
@@ -172,10 +175,11 @@ async def predict(
         pixels, intensity = await _off_loop(executor, deadline, _prepare, frame, plan)
     with watch.timed("infer"):
         graph = model + TTA_SUFFIX if tta else model
-        maps = np.empty((len(contract.maps), height, width), np.uint8)
-        version = await _infer(engine, graph, pixels, plan, intensity, deadline, maps)
+        assembly = assembly_of(contract, plan)
+        ask = partial(engine.infer, graph, OUTPUTS[contract.method])
+        version = await _infer(ask, pixels, plan, intensity, deadline, assembly)
     contract = await engine.contract(model)  # the answers may come from a newer version
-    return Prediction(maps, contract, version)
+    return Prediction(assembly, contract, version)
 
 
 def memory_bytes(height: int, width: int, channels: int, itemsize: int) -> int:
@@ -234,15 +238,14 @@ def _prepare(
 
 
 async def _infer(
-    engine: Engine,
-    graph: str,
+    ask: Callable[..., Awaitable[Inference]],
     pixels: NDArray[Any],
     plan: TilePlan,
     intensity: NDArray[np.float32],
     deadline: _Deadline,
-    maps: NDArray[np.uint8],
+    assembly: Assembly,
 ) -> str:
-    """Fill the maps of a frame, from one model version, which is returned.
+    """Assemble the answers to a frame, from one model version, which is returned.
 
     Tiles are cut as they are sent. When a swap is under way, stale tiles are asked for anew.
     """
@@ -252,8 +255,8 @@ async def _infer(
         tile = plan.tiles[index]
         async with room:
             part = cut(pixels, tile, plan)
-            answer = await engine.infer(graph, part, intensity, deadline.left_s())
-        place(answer.maps, tile, maps)
+            answer = await ask(part, intensity, deadline.left_s())
+        assembly.add(index, answer.outputs)
         return answer.version
 
     versions: dict[int, str] = {}
@@ -265,7 +268,7 @@ async def _infer(
         stale = [index for index, version in versions.items() if version != newest]
         if not stale:
             return newest
-    raise EngineFailed(f"{graph} kept changing its version during one frame; send the frame again")
+    raise EngineFailed("the model kept changing its version during one frame; send it again")
 
 
 async def _together(runs: list[Coroutine[Any, Any, str]]) -> list[str]:
@@ -281,9 +284,9 @@ async def _together(runs: list[Coroutine[Any, Any, str]]) -> list[str]:
 def _label(
     frame: Frame, prediction: Prediction, watch: Stopwatch, check: Callable[[], None]
 ) -> tuple[NDArray[np.uint32], Nuclei]:
-    contract = prediction.contract
-    with watch.timed("watershed"):
-        labels = label_nuclei(prediction.maps, contract.watershed, check)
+    contract, assembly = prediction.contract, prediction.assembly
+    with watch.timed(contract.method.value):
+        labels, scores = assembly.label(contract.postprocessing, check)
     with watch.timed("measure"):
-        foreground = prediction.maps[contract.maps.index("foreground")]
-        return labels, measure(labels, frame.pixels, foreground, check)
+        nuclei = measure(labels, frame.pixels, assembly.foreground, check)
+        return labels, nuclei if scores is None else replace(nuclei, score=scores)

@@ -104,6 +104,7 @@ class TritonEngine:
     async def infer(
         self,
         graph: str,
+        outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
         timeout_s: float | None,
@@ -112,6 +113,7 @@ class TritonEngine:
 
         Args:
             graph: name of the ensemble.
+            outputs: names of the tensors that are wanted.
             image: uint16 [H, W, C], C 1 or 3.
             intensity: float32 [2], the range [lo, hi].
             timeout_s: seconds until the answer, None for no limit. Triton learns of it.
@@ -130,13 +132,14 @@ class TritonEngine:
                     result = await self._client.infer(
                         graph,
                         inputs,
-                        outputs=[InferRequestedOutput("MAPS")],
+                        outputs=[InferRequestedOutput(name) for name in outputs],
                         client_timeout=left_s,
                         headers=tracing.triton_headers(),
                     )
         response = result.get_response()
         self._note_version(graph, response.model_version)
-        return Inference(result.as_numpy("MAPS")[0], response.model_version)
+        answered = {name: result.as_numpy(name) for name in outputs}
+        return Inference(answered, response.model_version)
 
     async def models(self) -> list[ServedModel]:
         """The models served now, by name.

@@ -3,7 +3,7 @@
 import filecmp
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -25,12 +25,12 @@ from nuclei.modelconfig import (
     versions_of,
 )
 from nuclei.pipeline import TTA_SUFFIX
+from serving.graphs import GRAPHS, NETWORK, Graphs, Step
 from serving.triton.backend.onnx_file import TRITON_TYPES, misfits, read_versions
 
 MODEL_PARAMETER = "mlflow_model"
 VERSION_PARAMETER = "mlflow_version"
 
-SHARED_STEPS = ("preprocess", "tta", "merge")
 MAX_BATCH_SIZE = 16
 # An instance of priority n works one nth as often, unless the others are busy.
 LAST_PRIORITY = 1000
@@ -125,9 +125,10 @@ def export(
     contract = Contract.read(artifacts / CONTRACT_FILE)
     additions = _additions(artifacts, repository, version, contract, registered_model, accelerator)
     _raise_if(_addition_problems(additions))
+    shared = _shared(GRAPHS[contract.method])
     for addition in additions:
         folder = repository / addition.config.name / str(addition.version)
-        if folder.exists() and addition.config.name not in SHARED_STEPS:
+        if folder.exists() and addition.config.name not in shared:
             raise InvalidOption(
                 f"{folder} exists and is never overwritten; "
                 "train or register a new version, or export into another repository"
@@ -173,26 +174,33 @@ def _additions(
     registered_model: str,
     accelerator: CpuAccelerator,
 ) -> list[_Addition]:
-    steps = {name: _step_config(name, artifacts / f"{name}.onnx") for name in SHARED_STEPS}
-    network = _network_config(contract, artifacts / "network.onnx", accelerator)
+    graphs = GRAPHS[contract.method]
+    additions = []
+    for step in _shared(graphs):
+        graph = artifacts / f"{step}.onnx"
+        added = _step_version(repository / step, graph)
+        additions.append(_Addition(_step_config(step, graph), added, graph))
+    graph = artifacts / f"{NETWORK}.onnx"
+    additions.append(_Addition(_network_config(contract, graph, accelerator), version, graph))
     parameters = {
         CONTRACT_PARAMETER: contract.to_json(),
         MODEL_PARAMETER: registered_model,
         VERSION_PARAMETER: str(version),
     }
-    one_view = [steps["preprocess"], network]
-    all_views = [steps["preprocess"], steps["tta"], network, steps["merge"]]
-    additions = []
-    for name, config in steps.items():
-        graph = artifacts / f"{name}.onnx"
-        additions.append(_Addition(config, _step_version(repository / name, graph), graph))
-    additions.append(_Addition(network, version, artifacts / "network.onnx"))
-    for name, chain in (
-        (contract.family, one_view),
-        (contract.family + TTA_SUFFIX, all_views),
+    models = [addition.config for addition in additions]
+    by_step = dict(zip((*_shared(graphs), NETWORK), models, strict=True))
+    for name, steps in (
+        (contract.family, graphs.one_view),
+        (contract.family + TTA_SUFFIX, graphs.all_views),
     ):
-        additions.append(_Addition(_ensemble_config(name, chain, parameters), version, None))
+        config = _ensemble_config(name, steps, by_step, parameters)
+        additions.append(_Addition(config, version, None))
     return additions
+
+
+def _shared(graphs: Graphs) -> list[str]:
+    """The steps that models share, in the order in which they are used."""
+    return [step for step in graphs.steps() if step != NETWORK]
 
 
 def _step_version(model: Path, graph: Path) -> int:
@@ -205,25 +213,29 @@ def _step_version(model: Path, graph: Path) -> int:
 
 
 def _step_config(name: str, graph: Path) -> ModelConfig:
-    config = _onnx_config(name, graph, batched=False)
+    config = _onnx_config(name, graph)
     # Idle threads of small steps would spin beside the network.
     config.parameters["intra_op_thread_count"].string_value = "1"
     return config
 
 
 def _network_config(contract: Contract, graph: Path, accelerator: CpuAccelerator) -> ModelConfig:
-    config = _onnx_config(f"{contract.family}_network", graph, batched=True)
-    config.max_batch_size = MAX_BATCH_SIZE
-    # No delay: what waits while a batch runs is the next batch.
-    config.dynamic_batching.SetInParent()
+    """The configuration of a network, which takes images one by one or as a batch."""
+    name = f"{contract.family}_{NETWORK}"
+    batched = GRAPHS[contract.method].batched
+    config = _onnx_config(name, graph, MAX_BATCH_SIZE if batched else 0)
+    if batched:
+        # No delay: what waits while a batch runs is the next batch.
+        config.dynamic_batching.SetInParent()
     # The first frames find everything compiled, for grey and for colour.
     (image,) = config.input
     for channels in (1, 3):
         warm_up = config.model_warmup.add(name=f"{channels} channels", batch_size=1)
         tensor = warm_up.inputs[image.name]
         tensor.data_type, tensor.random_data = image.data_type, True
-        tensor.dims.extend((channels, contract.tile_size, contract.tile_size))
-    if accelerator in _OPENVINO_PRECISIONS:
+        tile = (channels, contract.tile_size, contract.tile_size)
+        tensor.dims.extend(tile if batched else (1, *tile))
+    if batched and accelerator in _OPENVINO_PRECISIONS:
         accelerators = config.optimization.execution_accelerators
         openvino = accelerators.cpu_execution_accelerator.add(name="openvino")
         openvino.parameters["precision"] = _OPENVINO_PRECISIONS[accelerator]
@@ -234,10 +246,15 @@ def _network_config(contract: Contract, graph: Path, accelerator: CpuAccelerator
     return config
 
 
-def _onnx_config(name: str, graph: Path, batched: bool) -> ModelConfig:
+def _onnx_config(name: str, graph: Path, max_batch_size: int = 0) -> ModelConfig:
     """The configuration of an ONNX model, with the names, types and dims of its file."""
     session = _session(graph)
-    config = ModelConfig(name=name, backend="onnxruntime", default_model_filename=MODEL_FILE)
+    config = ModelConfig(
+        name=name,
+        backend="onnxruntime",
+        default_model_filename=MODEL_FILE,
+        max_batch_size=max_batch_size,
+    )
     config.instance_group.add(count=1, kind=ModelInstanceGroup.KIND_AUTO)
     for tensors, infos in (
         (config.input, session.get_inputs()),
@@ -248,6 +265,7 @@ def _onnx_config(name: str, graph: Path, batched: bool) -> ModelConfig:
                 raise InvalidData(f"{graph}: '{info.name}' is {info.type}, which Triton lacks")
             dims = [dim if isinstance(dim, int) else -1 for dim in info.shape]
             data_type = DataType.Value(TRITON_TYPES[info.type])
+            batched = max_batch_size > 0
             tensors.add(name=info.name, data_type=data_type, dims=dims[1:] if batched else dims)
     return config
 
@@ -265,30 +283,34 @@ def _session(graph: Path) -> onnxruntime.InferenceSession:
 
 
 def _ensemble_config(
-    name: str, chain: list[ModelConfig], parameters: Mapping[str, str]
+    name: str,
+    steps: Sequence[Step],
+    models: Mapping[str, ModelConfig],
+    parameters: Mapping[str, str],
 ) -> ModelConfig:
-    """An ensemble in which each model reads what the one before it wrote."""
+    """An ensemble of steps, which takes what the first reads and gives what the last writes."""
     config = ModelConfig(name=name, platform="ensemble")
-    config.input.extend(chain[0].input)
-    for tensor in chain[-1].output:
-        dims = _shape(tensor, chain[-1].max_batch_size)[1]
-        config.output.add(name=tensor.name, data_type=tensor.data_type, dims=dims)
+    first, last = models[steps[0].name], models[steps[-1].name]
+    config.input.extend(first.input)
+    for tensor, named in zip(last.output, steps[-1].writes, strict=False):
+        dims = _shape(tensor, last.max_batch_size)[1]
+        config.output.add(name=named, data_type=tensor.data_type, dims=dims)
     for key, value in parameters.items():
         config.parameters[key].string_value = value
-    passed = [tensor.name for tensor in chain[0].input]
-    for model in chain:
-        step = config.ensemble_scheduling.step.add(model_name=model.name, model_version=-1)
-        if len(model.input) != len(passed):
-            raise InvalidData(
-                f"{model.name} takes {len(model.input)} tensors and is given {len(passed)}; "
-                "register the model again"
-            )
-        for tensor, given in zip(model.input, passed, strict=True):
-            step.input_map[tensor.name] = given
-        last = model is chain[-1]
-        for tensor in model.output:
-            step.output_map[tensor.name] = tensor.name if last else f"{model.name}.{tensor.name}"
-        passed = list(step.output_map.values())
+    for step in steps:
+        model = models[step.name]
+        scheduled = config.ensemble_scheduling.step.add(model_name=model.name, model_version=-1)
+        for tensors, names, passed in (
+            (model.input, step.reads, scheduled.input_map),
+            (model.output, step.writes, scheduled.output_map),
+        ):
+            if len(tensors) != len(names):
+                raise InvalidData(
+                    f"{step.name}.onnx has the tensors {[tensor.name for tensor in tensors]}; "
+                    f"expected {len(names)}, for {', '.join(names)}: register the model again"
+                )
+            for tensor, named in zip(tensors, names, strict=True):
+                passed[tensor.name] = named
     return config
 
 

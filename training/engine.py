@@ -43,6 +43,7 @@ class TorchEngine:
     async def infer(
         self,
         graph: str,
+        outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
         timeout_s: float | None,
@@ -55,4 +56,4 @@ class TorchEngine:
             with self._precision():
                 maps = self._network(batch.contiguous(memory_format=torch.channels_last))
             merged = Merge()(maps)[0] if tta else maps
-        return Inference(merged[0].cpu().numpy(), "0")
+        return Inference({"MAPS": merged.cpu().numpy()}, "0")

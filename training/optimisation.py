@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from rich.progress import MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 from torch import Tensor, nn
@@ -19,13 +20,41 @@ from torch.utils.data import DataLoader
 from nuclei.errors import InvalidData
 from training.augmentation import Augmentation
 from training.dataset import Sample
-from training.losses import loss_by_name
 from training.networks import AveragedWeights
 from training.sampling import CountingSampler, CropDataset
+
+
+class Learner(Protocol):
+    """A network, what it learns of a crop, and how far from that it is. To be pickled."""
+
+    def build(self) -> nn.Module:
+        """The network with random weights."""
+        ...
+
+    def targets(self, labels: NDArray[np.uint16]) -> Any:
+        """What the network is to answer for a crop, from its label image uint16 [S, S].
+
+        A crop is continued by reflection where its image ends, so parts of a label may lie apart.
+        """
+        ...
+
+    def loss_of(self, network: nn.Module, images: Tensor, targets: Any) -> Tensor:
+        """How far from its targets a network is, a scalar.
+
+        Args:
+            network: in training mode.
+            images: float32 [N, 3, S, S] in [0, 1], on the network's device.
+            targets: of the N crops, stacked where they are tensors, else a list; on the CPU.
+        """
+        ...
+
 
 Validate = Callable[[nn.Module], dict[str, float]]
 Report = Callable[[int, dict[str, float]], None]
 SCORE = "val_dsb_score"
+OPTIMIZERS = ("adamw", "sgd")
+# Parts of the steps after which the rate falls tenfold: Detectron2's schedules.
+SGD_MILESTONES = (2 / 3, 8 / 9)
 
 
 @dataclass(frozen=True)
@@ -36,10 +65,11 @@ class Schedule:
         steps: optimiser steps in all.
         batch_size: crops per step.
         crop_px: side of a crop, pixels, multiple of 32.
-        loss: a name of `training.losses`.
-        learning_rate: peak rate of AdamW; linear warm-up, then half a cosine to 1% of it.
+        optimizer: `adamw`, whose rate falls as half a cosine to 1% of its peak; or `sgd` with
+            momentum, whose rate falls tenfold after 2/3 and 8/9 of the steps.
+        learning_rate: peak rate, after a linear warm-up.
         warmup_steps: length of the warm-up.
-        weight_decay: of AdamW.
+        weight_decay: of the optimiser.
         average_decay: decay of the moving average of the weights.
         validate_every: steps between two validations (one "epoch" of the curves).
         patience: validations without a better score before training stops early.
@@ -52,7 +82,7 @@ class Schedule:
     steps: int = 9000
     batch_size: int = 8
     crop_px: int = 256
-    loss: str = "bce+dice"
+    optimizer: str = "adamw"
     learning_rate: float = 2e-3
     warmup_steps: int = 200
     weight_decay: float = 1e-2
@@ -78,7 +108,7 @@ class Progress:
 
 
 def fit(
-    build: Callable[[], nn.Module],
+    learner: Learner,
     samples: Sequence[Sample],
     schedule: Schedule,
     checkpoint: Path,
@@ -88,7 +118,7 @@ def fit(
     """Train a network, resuming from `checkpoint` where it exists.
 
     Args:
-        build: makes the network; logits float32 [N, 3, H, W] from images float32 [N, 3, H, W].
+        learner: the network and its loss.
         samples: training images with labels.
         schedule: how to train.
         checkpoint: file written at each validation; the best averaged weights go beside it.
@@ -103,22 +133,19 @@ def fit(
     """
     torch.manual_seed(schedule.seed)
     device = torch.device(schedule.device)
-    network, average = (_placed(build(), device) for _ in range(2))
+    network, average = (_placed(learner.build(), device) for _ in range(2))
     averaged = AveragedWeights(network, average, schedule.average_decay)
-    optimizer = torch.optim.AdamW(
-        network.parameters(), schedule.learning_rate, weight_decay=schedule.weight_decay
-    )
+    optimizer = _optimizer(network, schedule)
     progress = _resume(checkpoint, network, averaged, optimizer, schedule)
-    loss = loss_by_name(schedule.loss)
     best = checkpoint.with_name("best.pt")
     started = time.monotonic() - progress.seconds
     losses: list[float] = []
-    crops = _crops(samples, schedule, progress.step)
+    crops = _crops(learner, samples, schedule, progress.step)
     with _bar() as bar:
         task = bar.add_task("training", total=schedule.steps, completed=progress.step, note="")
         for images, targets in crops:
             _set_learning_rate(optimizer, schedule, progress.step)
-            losses.append(_step(network, optimizer, loss, images, targets, schedule))
+            losses.append(_step(learner, network, optimizer, images, targets, schedule))
             progress.step += 1
             averaged.update(network, progress.step)
             note = f"loss {np.mean(losses[-50:]):.3f}  best score {progress.best_score:.3f}"
@@ -138,7 +165,7 @@ def fit(
             _save_checkpoint(checkpoint, network, averaged, optimizer, schedule, progress)
             if progress.step - progress.best_step >= schedule.patience * schedule.validate_every:
                 break
-    network = build()
+    network = learner.build()
     network.load_state_dict(torch.load(best, map_location="cpu", weights_only=True))
     return network.eval(), progress
 
@@ -157,9 +184,11 @@ def _bar() -> Bar:
 
 
 def _crops(
-    samples: Sequence[Sample], schedule: Schedule, first_step: int
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    dataset = CropDataset(samples, schedule.crop_px, schedule.augmentation, schedule.seed)
+    learner: Learner, samples: Sequence[Sample], schedule: Schedule, first_step: int
+) -> DataLoader[tuple[Tensor, Any]]:
+    dataset = CropDataset(
+        samples, learner.targets, schedule.crop_px, schedule.augmentation, schedule.seed
+    )
     sampler = CountingSampler(
         first_step * schedule.batch_size, schedule.steps * schedule.batch_size
     )
@@ -167,12 +196,19 @@ def _crops(
         dataset,
         schedule.batch_size,
         sampler=sampler,
+        collate_fn=_collated,
         num_workers=schedule.workers,
         worker_init_fn=_one_thread,
         # A forked worker inherits OpenCV's thread pool without its threads and waits for ever.
         multiprocessing_context="spawn" if schedule.workers else None,
         pin_memory=schedule.device == "cuda",
     )
+
+
+def _collated(items: Sequence[tuple[Tensor, Any]]) -> tuple[Tensor, Any]:
+    images, targets = zip(*items, strict=True)
+    stackable = isinstance(targets[0], Tensor)
+    return torch.stack(images), torch.stack(targets) if stackable else list(targets)
 
 
 def _one_thread(_: int) -> None:
@@ -182,20 +218,25 @@ def _one_thread(_: int) -> None:
     torch.set_num_threads(1)
 
 
+def _optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
+    rate, decay = schedule.learning_rate, schedule.weight_decay
+    if schedule.optimizer == "sgd":
+        return torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=decay)
+    return torch.optim.AdamW(network.parameters(), rate, weight_decay=decay)
+
+
 def _step(
+    learner: Learner,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    loss: Callable[[Tensor, Tensor], Tensor],
     images: Tensor,
-    targets: Tensor,
+    targets: Any,
     schedule: Schedule,
 ) -> float:
     network.train()
     images = images.to(schedule.device, non_blocking=True, memory_format=torch.channels_last)
-    targets = targets.to(schedule.device, non_blocking=True)
-    with mixed_precision(schedule):
-        logits = network(images)
-    value = loss(logits.float(), targets)
+    with mixed_precision(schedule.device, schedule.precision):
+        value = learner.loss_of(network, images, targets)
     optimizer.zero_grad(set_to_none=True)
     value.backward()
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -203,17 +244,19 @@ def _step(
     return float(value.detach())
 
 
-def mixed_precision(schedule: Schedule) -> AbstractContextManager[Any]:
-    if schedule.precision == "bf16":
-        return torch.autocast(schedule.device, torch.bfloat16)
-    return nullcontext()
+def mixed_precision(device: str, precision: str) -> AbstractContextManager[Any]:
+    """The context a network runs in: `bf16` where that loses nothing, or `fp32`."""
+    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
 
 
 def _set_learning_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
-    warmup = min(1.0, (step + 1) / schedule.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * step / schedule.steps))
+    warmup, done = min(1.0, (step + 1) / schedule.warmup_steps), step / schedule.steps
+    if schedule.optimizer == "sgd":
+        left = 0.1 ** sum(done >= milestone for milestone in SGD_MILESTONES)
+    else:
+        left = 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * done))
     for group in optimizer.param_groups:
-        group["lr"] = schedule.learning_rate * warmup * (0.01 + 0.99 * cosine)
+        group["lr"] = schedule.learning_rate * warmup * left
 
 
 def _save_checkpoint(

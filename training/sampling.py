@@ -1,7 +1,8 @@
 """Which image each training crop comes from: balanced over image kinds and sizes."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,6 @@ from torch.utils.data import Dataset, Sampler
 
 from training.augmentation import Augmentation, random_crop
 from training.dataset import Sample
-from training.targets import target_maps
 
 
 def balanced_weights(samples: Sequence[Sample]) -> NDArray[np.float64]:
@@ -37,29 +37,35 @@ def balanced_weights(samples: Sequence[Sample]) -> NDArray[np.float64]:
     return np.asarray(weights / weights.sum())
 
 
-class CropDataset(Dataset[tuple[Tensor, Tensor]]):
+class CropDataset(Dataset[tuple[Tensor, Any]]):
     """Endless augmented crops; crop `index` depends on (seed, index) alone, on any machine.
 
-    Items: image float32 [3, S, S] in [0, 1], targets float32 [3, S, S] (see `target_maps`).
+    Items: image float32 [3, S, S] in [0, 1], and the targets made of its labels.
     """
 
     def __init__(
-        self, samples: Sequence[Sample], size: int, augmentation: Augmentation, seed: int
+        self,
+        samples: Sequence[Sample],
+        targets: Callable[[NDArray[np.uint16]], Any],
+        size: int,
+        augmentation: Augmentation,
+        seed: int,
     ) -> None:
         self._samples = samples
+        self._targets = targets
         self._cumulative = np.cumsum(balanced_weights(samples))
         self._size = size
         self._augmentation = augmentation
         self._seed = seed
 
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
         rng = np.random.default_rng([self._seed, index])
         chosen = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._samples) - 1)
         sample = self._samples[chosen]
         image, labels = random_crop(
             sample.pixels, sample.labels, self._size, self._augmentation, rng
         )
-        return torch.from_numpy(image).permute(2, 0, 1), torch.from_numpy(target_maps(labels))
+        return torch.from_numpy(image).permute(2, 0, 1), self._targets(labels)
 
 
 class CountingSampler(Sampler[int]):

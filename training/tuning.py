@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from nuclei.contract import WatershedParameters
+from nuclei.assembly import Assembly
+from nuclei.contract import Method, PaintingParameters, Parameters, WatershedParameters
 from nuclei.images import frame_from_array
 from nuclei.metrics import Overlap
 from nuclei.pipeline import Engine, predict
-from nuclei.watershed import label_nuclei
 from training.dataset import Sample
 
-GRID: dict[str, tuple[float, ...]] = {
+WATERSHED: dict[str, tuple[float, ...]] = {
     "foreground_threshold": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75),
     "saddle_depth": (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.22, 0.3, 0.4),
     "smoothing_px": (0.0, 0.5, 1.0, 1.5, 2.0),
@@ -25,61 +25,79 @@ GRID: dict[str, tuple[float, ...]] = {
     "min_area_px": (8, 16, 24, 32, 48),
     "min_score": (0.0, 0.6, 0.7, 0.75, 0.8, 0.82, 0.85, 0.88, 0.9),
 }
+PAINTING: dict[str, tuple[float, ...]] = {
+    "min_score": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "overlap": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "min_area_px": (8, 16, 24, 32, 48),
+}
+GRIDS = {
+    Method.WATERSHED: WATERSHED,
+    Method.MASKS: PAINTING,
+    Method.STARS: PAINTING,
+}
 # The second for networks that are unsure everywhere: no single step leads there from the first.
-STARTS = (
-    WatershedParameters(),
-    WatershedParameters(foreground_threshold=0.5, saddle_depth=0.1, min_score=0.0),
-)
+STARTS: dict[Method, tuple[Parameters, ...]] = {
+    Method.WATERSHED: (
+        WatershedParameters(),
+        WatershedParameters(foreground_threshold=0.5, saddle_depth=0.1, min_score=0.0),
+    ),
+    Method.MASKS: (PaintingParameters(),),
+    Method.STARS: (PaintingParameters(),),
+}
 ROUNDS = 3
 
 
-def predict_maps(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[NDArray[np.uint8]]:
-    """Maps of every sample, uint8 [3, H, W]."""
+def predict_all(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[Assembly]:
+    """What an engine of one model answers to every sample."""
 
-    async def run(sample: Sample) -> NDArray[np.uint8]:
+    async def run(sample: Sample) -> Assembly:
         frame = frame_from_array(sample.pixels)
-        return (await predict(frame, engine, "unet", tta=tta)).maps
+        return (await predict(frame, engine, "", tta=tta)).assembly
 
     shown = track(samples, "predicting", transient=True)
     return [asyncio.run(run(sample)) for sample in shown]
 
 
 class Tuner:
-    """Searches the watershed's parameters, one at a time, for the best mean DSB score.
+    """Searches the parameters of post-processing, one at a time, for the best mean DSB score.
 
     In that mean every kind of image weighs the square root of its count, as in training: else the
     parameters would serve the commonest kind alone.
     """
 
-    def __init__(self, samples: Sequence[Sample], maps: Sequence[NDArray[np.uint8]]) -> None:
-        """Take validation samples and their maps, uint8 [3, H, W] each."""
+    def __init__(
+        self, method: Method, samples: Sequence[Sample], predicted: Sequence[Assembly]
+    ) -> None:
+        """Take validation samples and what a model answers to them."""
+        self._method = method
         self._samples = samples
-        self._maps = maps
+        self._predicted = predicted
         counts = Counter(sample.kind for sample in samples)
         self._weights = np.array([counts[sample.kind] ** -0.5 for sample in samples])
-        self._scores: dict[WatershedParameters, NDArray[np.float64]] = {}
+        self._scores: dict[Parameters, NDArray[np.float64]] = {}
 
-    def scores(self, parameters: WatershedParameters) -> NDArray[np.float64]:
+    def scores(self, parameters: Parameters) -> NDArray[np.float64]:
         """DSB score of every sample, float64 [N]."""
         if parameters not in self._scores:
             self._scores[parameters] = np.array(
                 [
-                    Overlap.of(sample.labels, label_nuclei(maps, parameters)).dsb_score()
-                    for sample, maps in zip(self._samples, self._maps, strict=True)
+                    Overlap.of(sample.labels, labelled(one, parameters)).dsb_score()
+                    for sample, one in zip(self._samples, self._predicted, strict=True)
                 ]
             )
         return self._scores[parameters]
 
-    def best(self, chosen: NDArray[np.intp]) -> WatershedParameters:
+    def best(self, chosen: NDArray[np.intp]) -> Parameters:
         """Best parameters for the samples of these indices."""
-        best = max(STARTS, key=lambda p: self._mean(p, chosen))
+        grid = GRIDS[self._method]
+        best = max(STARTS[self._method], key=lambda p: self._mean(p, chosen))
         for _ in range(ROUNDS):
-            for name, values in track(GRID.items(), "tuning", len(GRID), transient=True):
+            for name, values in track(grid.items(), "tuning", len(grid), transient=True):
                 tried = [best, *(_changed(best, name, value) for value in values)]
                 best = max(tried, key=lambda p: self._mean(p, chosen))
         return best
 
-    def _mean(self, parameters: WatershedParameters, chosen: NDArray[np.intp]) -> float:
+    def _mean(self, parameters: Parameters, chosen: NDArray[np.intp]) -> float:
         scores = self.scores(parameters)[chosen]
         return float(np.average(scores, weights=self._weights[chosen]))
 
@@ -94,5 +112,12 @@ class Tuner:
         return float(np.concatenate(scores).mean())
 
 
-def _changed(parameters: WatershedParameters, name: str, value: Any) -> WatershedParameters:
-    return replace(parameters, **{**asdict(parameters), name: value})
+def labelled(predicted: Assembly, parameters: Parameters) -> NDArray[np.uint32]:
+    """The nuclei, uint32 [H, W]."""
+    labels, _ = predicted.label(parameters, lambda: None)
+    return labels
+
+
+def _changed(parameters: Parameters, name: str, value: Any) -> Parameters:
+    changed: Parameters = replace(parameters, **{**asdict(parameters), name: value})
+    return changed

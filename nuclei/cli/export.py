@@ -138,12 +138,12 @@ def _print_parity(console: Console, repository: Path, exported: list["Exported"]
 
 def _parity_table(found: list["Parity"]) -> Table:
     table = Table(
-        title="Triton against the same files in this process, largest difference, 255 = 1",
+        title="Triton against the same files in this process, largest differences (maps: 255 = 1)",
         title_justify="left",
     )
-    for column in ("graph", "version", "tiles", "maps"):
+    for column in ("graph", "version", "tiles", *found[0].differences):
         table.add_column(column)
     for entry in found:
-        numbers = (entry.tiles, entry.maps)
-        table.add_row(entry.graph, entry.version, *map(str, numbers))
+        differences = [f"{value:.3g}" for value in entry.differences.values()]
+        table.add_row(entry.graph, entry.version, str(entry.tiles), *differences)
     return table

@@ -6,7 +6,7 @@ from nuclei.contract import Contract, WatershedParameters
 from nuclei.errors import InvalidData
 
 CONTRACT = Contract(
-    "unet", watershed=WatershedParameters(min_area_px=7), validation={"dsb_score": 0.5}
+    "unet", postprocessing=WatershedParameters(min_area_px=7), validation={"dsb_score": 0.5}
 )
 
 

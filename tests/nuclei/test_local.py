@@ -13,6 +13,7 @@ from nuclei.images import Frame, read_frame
 from nuclei.local import LocalEngine
 
 RANGE = np.array([0, 255], np.float32)
+MAPS = ("MAPS",)
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +38,15 @@ async def test_maps_have_the_size_of_the_tile(
     engine: LocalEngine, graph: str, channels: int
 ) -> None:
     contract = await engine.contract("unet")
-    answer = await engine.infer(graph, image(channels=channels), RANGE, None)
-    assert answer.maps.shape == (len(contract.maps), 64, 64)
-    assert answer.maps.dtype == np.uint8
+    answer = await engine.infer(graph, MAPS, image(channels=channels), RANGE, None)
+    assert answer.outputs["MAPS"].shape == (1, len(contract.maps), 64, 64)
+    assert answer.outputs["MAPS"].dtype == np.uint8
 
 
 async def test_eight_views_give_maps_near_those_of_one(engine: LocalEngine) -> None:
-    one = await engine.infer("unet", image(), RANGE, None)
-    eight = await engine.infer("unet_tta", image(), RANGE, None)
-    difference = np.abs(one.maps.astype(int) - eight.maps)
+    one = await engine.infer("unet", MAPS, image(), RANGE, None)
+    eight = await engine.infer("unet_tta", MAPS, image(), RANGE, None)
+    difference = np.abs(one.outputs["MAPS"].astype(int) - eight.outputs["MAPS"])
     assert 0 < difference.mean() < 64
 
 
@@ -61,7 +62,7 @@ async def test_unknown_model_is_named(engine: LocalEngine, model: str) -> None:
 
 async def test_time_can_run_out(engine: LocalEngine) -> None:
     with pytest.raises(DeadlineExceeded):
-        await engine.infer("unet", image(), RANGE, 0.0)
+        await engine.infer("unet", MAPS, image(), RANGE, 0.0)
 
 
 def test_folder_without_models_is_refused(tmp_path: Path) -> None:
@@ -73,7 +74,7 @@ async def test_damaged_model_is_named(own_repository: Path) -> None:
     for file in (own_repository / "preprocess").glob("*/*.onnx"):
         file.write_bytes(b"not a model")
     with pytest.raises(InvalidData, match=r"preprocess.*cannot be loaded"):
-        await LocalEngine(own_repository).infer("unet", image(), RANGE, None)
+        await LocalEngine(own_repository).infer("unet", MAPS, image(), RANGE, None)
 
 
 async def test_damaged_configuration_is_named(own_repository: Path) -> None:
@@ -84,13 +85,13 @@ async def test_damaged_configuration_is_named(own_repository: Path) -> None:
 
 async def test_highest_version_runs_unless_the_policy_names_one(own_repository: Path) -> None:
     copy = own_repository
-    served = int((await LocalEngine(copy).infer("unet", image(), RANGE, None)).version)
+    served = int((await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, None)).version)
     for model in ("unet", "unet_network"):
         shutil.copytree(copy / model / str(served), copy / model / str(served + 7))
-    newest = await LocalEngine(copy).infer("unet", image(), RANGE, None)
+    newest = await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, None)
     with (copy / "unet/config.pbtxt").open("a") as config:
         config.write(f"\nversion_policy {{ specific {{ versions: [{served}] }} }}\n")
-    pinned = await LocalEngine(copy).infer("unet", image(), RANGE, None)
+    pinned = await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, None)
     assert (int(newest.version), int(pinned.version)) == (served + 7, served)
 
 

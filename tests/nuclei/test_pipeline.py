@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from nuclei import watershed
+from nuclei.assembly import Maps
 from nuclei.contract import Contract
 from nuclei.errors import DeadlineExceeded, EngineFailed
 from nuclei.images import Frame
@@ -38,6 +39,7 @@ class BlurEngine:
     async def infer(
         self,
         graph: str,
+        outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
         timeout_s: float | None,
@@ -57,7 +59,7 @@ class BlurEngine:
             sums = cv2.boxFilter(sums, -1, window, normalize=False, borderType=cv2.BORDER_REFLECT)
         value = np.round(sums / (REACH_PX + 1) ** 4).astype(np.uint8)
         version = self._versions[min(len(self.graphs), len(self._versions)) - 1]
-        return Inference(np.stack([value, 0 * value, value]), version)
+        return Inference({"MAPS": np.stack([value, 0 * value, value])[None]}, version)
 
 
 def spots(height: int, width: int, seed: int) -> Frame:
@@ -98,7 +100,9 @@ def test_the_same_maps_away_from_mirrored_edges(
     whole = asyncio.run(predict(frame, BlurEngine(contract), "unet"))
     tiled = asyncio.run(predict(frame, BlurEngine(other), "unet"))
     inner = (slice(None), slice(0, height - REACH_PX), slice(0, width - REACH_PX))
-    np.testing.assert_array_equal(whole.maps[inner], tiled.maps[inner])
+    assert isinstance(whole.assembly, Maps)
+    assert isinstance(tiled.assembly, Maps)
+    np.testing.assert_array_equal(whole.assembly.maps[inner], tiled.assembly.maps[inner])
 
 
 def test_a_nucleus_across_a_seam_is_one() -> None:

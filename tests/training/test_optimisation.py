@@ -1,4 +1,3 @@
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -7,8 +6,8 @@ from torch import nn
 
 from nuclei.errors import InvalidData
 from training.dataset import Sample
-from training.networks import build_unet
 from training.optimisation import Progress, Schedule, fit
+from training.unet import UNet
 
 SCHEDULE = Schedule(
     steps=6, batch_size=2, crop_px=64, warmup_steps=2, validate_every=2, workers=0, precision="fp32"
@@ -44,8 +43,8 @@ def train(
 ) -> tuple[nn.Module, Progress]:
     recorder = recorder or Recorder()
     checkpoint = folder / "checkpoint.pt"
-    build = partial(build_unet, encoder)
-    return fit(build, samples, schedule, checkpoint, recorder.validate, recorder.report)
+    learner = UNet(data=folder, encoder=encoder)
+    return fit(learner, samples, schedule, checkpoint, recorder.validate, recorder.report)
 
 
 def test_a_killed_run_ends_where_an_unbroken_one_does(
@@ -83,6 +82,13 @@ def test_the_loss_falls(samples: list[Sample], tmp_path: Path) -> None:
     _, progress = train(samples, tmp_path, schedule)
     losses = [point["train_loss"] for point in progress.history]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_sgd_learns_too(samples: list[Sample], tmp_path: Path) -> None:
+    changed = {"optimizer": "sgd", "learning_rate": 0.02, "steps": 30, "validate_every": 10}
+    _, progress = train(samples, tmp_path, Schedule(**{**vars(SCHEDULE), **changed}))
+    losses = [point["train_loss"] for point in progress.history]
+    assert losses[-1] < losses[0]
 
 
 def test_bf16_trains_too(samples: list[Sample], tmp_path: Path) -> None:

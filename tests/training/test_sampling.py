@@ -17,17 +17,17 @@ def test_rare_kinds_are_shown_more_often_than_their_share(samples: list[Sample])
 
 def test_a_crop_depends_on_seed_and_index_alone(samples: list[Sample]) -> None:
     def crop(seed: int, index: int) -> torch.Tensor:
-        return CropDataset(samples, 64, Augmentation(), seed)[index][0]
+        return CropDataset(samples, np.asarray, 64, Augmentation(), seed)[index][0]
 
     assert torch.equal(crop(1, 5), crop(1, 5))
     assert not torch.equal(crop(1, 5), crop(1, 6))
     assert not torch.equal(crop(1, 5), crop(2, 5))
 
 
-def test_items_are_images_and_their_maps(samples: list[Sample]) -> None:
-    image, targets = CropDataset(samples, 64, Augmentation(), 0)[0]
-    assert image.shape == targets.shape == (3, 64, 64)
-    assert image.dtype == targets.dtype == torch.float32
+def test_items_are_images_and_what_is_made_of_their_labels(samples: list[Sample]) -> None:
+    image, labels = CropDataset(samples, np.asarray, 64, Augmentation(), 0)[0]
+    assert (image.shape, image.dtype) == ((3, 64, 64), torch.float32)
+    assert (labels.shape, labels.dtype) == ((64, 64), np.uint16)
 
 
 def test_the_sampler_counts_on() -> None:

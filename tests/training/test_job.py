@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -9,11 +10,16 @@ from mlflow import MlflowClient
 from nuclei.contract import Contract
 from nuclei.errors import InvalidData
 from training.dataset import Sample
+from training.job import TrainedModel, train
 from training.optimisation import Schedule
-from training.unet import TrainedModel, UNetOptions, train_unet
+from training.unet import UNet
 
 SCHEDULE = Schedule(steps=4, batch_size=2, crop_px=64, validate_every=2, workers=0)
 ENCODER = "tu-regnetx_002"
+
+
+def recipe(data: Path) -> UNet:
+    return UNet(data=data, encoder=ENCODER, validation_fraction=0.25, schedule=SCHEDULE)
 
 
 def write(folder: Path, samples: list[Sample]) -> Path:
@@ -35,8 +41,7 @@ def trained(
     samples: list[Sample], tracking_uri: str, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainedModel:
     home = tmp_path_factory.mktemp("training")
-    options = UNetOptions(write(home / "data", samples), ENCODER, 0.25, schedule=SCHEDULE)
-    return train_unet(options, home / "run", tracking_uri)
+    return train(recipe(write(home / "data", samples)), home / "run", tracking_uri)
 
 
 def test_a_model_version_carries_all_that_serving_needs(
@@ -85,37 +90,42 @@ def test_a_killed_training_goes_on_in_its_mlflow_run(
     samples: list[Sample], tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = write(tmp_path / "data", samples)
-    options = UNetOptions(data, ENCODER, 0.25, schedule=SCHEDULE)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("training.unet._tune", killed)
+        patched.setattr("training.job._tune", killed)
         with pytest.raises(KeyboardInterrupt):
-            train_unet(options, tmp_path / "run", tracking_uri)
+            train(recipe(data), tmp_path / "run", tracking_uri)
     run_id = (tmp_path / "run" / "mlflow_run_id").read_text()
-    resumed = train_unet(UNetOptions.read(tmp_path / "run"), tmp_path / "run", tracking_uri)
+    resumed = train(UNet.read(tmp_path / "run"), tmp_path / "run", tracking_uri)
     assert resumed.version.run_id == run_id
 
 
 def test_too_few_images_are_refused(
     samples: list[Sample], tracking_uri: str, tmp_path: Path
 ) -> None:
-    options = UNetOptions(write(tmp_path / "data", samples[:1]), schedule=SCHEDULE)
+    data = write(tmp_path / "data", samples[:1])
     with pytest.raises(InvalidData, match="at least one each"):
-        train_unet(options, tmp_path / "run", tracking_uri)
+        train(recipe(data), tmp_path / "run", tracking_uri)
 
 
-@pytest.mark.parametrize("text", [None, "", "{}", '{"data": "x", "schedule": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(None, "", "{}", '{"data": "x", "family": "unet", "schedule": 3}'),
+        UNet(data=Path("x")).to_json().replace('"unet"', '"mask_rcnn"'),
+    ],
+)
 def test_a_folder_of_no_training_is_refused(text: str | None, tmp_path: Path) -> None:
     if text is not None:
         (tmp_path / "options.json").write_text(text)
-    with pytest.raises(InvalidData, match="no folder of a U-Net training"):
-        UNetOptions.read(tmp_path)
+    with pytest.raises(InvalidData, match="no folder of a training of unet"):
+        UNet.read(tmp_path)
 
 
 def test_options_survive_their_file(tmp_path: Path) -> None:
-    options = UNetOptions(tmp_path, "resnet18", 0.2, 0.5, SCHEDULE)
-    (tmp_path / "options.json").write_text(options.to_json())
-    assert UNetOptions.read(tmp_path) == options
+    asked = replace(recipe(tmp_path), pixel_size_um=0.5, loss="dice")
+    (tmp_path / "options.json").write_text(asked.to_json())
+    assert UNet.read(tmp_path) == asked

@@ -1,0 +1,132 @@
+"""What the answers to a frame's tiles add up to, and the nuclei that come of it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.contract import Contract, Method, PaintingParameters, Parameters, WatershedParameters
+from nuclei.painting import paint_masks, paint_stars
+from nuclei.tiles import TilePlan, place
+from nuclei.watershed import label_nuclei
+
+Outputs = Mapping[str, NDArray[Any]]
+Check = Callable[[], None]
+Labels = NDArray[np.uint32]
+Scores = NDArray[np.float32]
+
+# Names of the tensors that a graph gives for a tile.
+OUTPUTS: dict[Method, tuple[str, ...]] = {
+    Method.WATERSHED: ("MAPS",),
+    Method.MASKS: ("BOXES", "SCORES", "MASKS"),
+    Method.STARS: ("POINTS", "SCORES", "RAYS"),
+}
+_Paint = Callable[..., tuple[Labels, Scores]]
+_PAINT: dict[Method, _Paint] = {Method.MASKS: paint_masks, Method.STARS: paint_stars}
+
+
+class Assembly(Protocol):
+    """The answers of one frame."""
+
+    def add(self, index: int, outputs: Outputs) -> None:
+        """Take the answer to a tile of the plan, in place of an earlier one."""
+        ...
+
+    def label(self, parameters: Parameters, check: Check) -> tuple[Labels, Scores | None]:
+        """The nuclei.
+
+        Args:
+            parameters: of the contract's method.
+            check: called now and then; what it raises ends the work.
+
+        Returns:
+            labels: uint32 [H, W], 0 is background, 1..N without gaps.
+            scores: float32 [N], of each label; None where it is the mean of the foreground.
+        """
+        ...
+
+    @property
+    def foreground(self) -> NDArray[np.uint8] | None:
+        """uint8 [H, W], 255 is probability 1; None where there is none."""
+        ...
+
+
+def assembly_of(contract: Contract, plan: TilePlan) -> Assembly:
+    """An empty one for the frame of this plan."""
+    if contract.method is Method.WATERSHED:
+        return Maps(contract, plan)
+    return Found(contract, plan)
+
+
+class Maps:
+    """Probability maps of the whole frame, for a watershed.
+
+    Attributes:
+        maps: uint8 [K, H, W] in the order of the contract's maps, 255 is probability 1.
+    """
+
+    def __init__(self, contract: Contract, plan: TilePlan) -> None:
+        self._foreground = contract.maps.index("foreground")
+        self._plan = plan
+        self.maps = np.empty((len(contract.maps), plan.height, plan.width), np.uint8)
+
+    def add(self, index: int, outputs: Outputs) -> None:
+        """MAPS uint8 [1, K, S, S]."""
+        place(outputs["MAPS"][0], self._plan.tiles[index], self.maps)
+
+    def label(
+        self, parameters: Parameters, check: Check = lambda: None
+    ) -> tuple[Labels, Scores | None]:
+        assert isinstance(parameters, WatershedParameters)
+        return label_nuclei(self.maps, parameters, check), None
+
+    @property
+    def foreground(self) -> NDArray[np.uint8]:
+        return np.asarray(self.maps[self._foreground])
+
+
+class Found:
+    """Nuclei found one by one, in tiles that overlap.
+
+    A nucleus belongs to the tile in whose part of the frame its centre lies: the halo is to be
+    half a nucleus at least.
+    """
+
+    foreground = None
+
+    def __init__(self, contract: Contract, plan: TilePlan) -> None:
+        self._outputs, self._paint = OUTPUTS[contract.method], _PAINT[contract.method]
+        self._plan = plan
+        self._found: dict[int, tuple[NDArray[np.float32], Scores, NDArray[Any]]] = {}
+
+    def add(self, index: int, outputs: Outputs) -> None:
+        """BOXES float32 [N, 4] (y0, x0, y1, x1), SCORES float32 [N], MASKS uint8 [N, M, M].
+
+        Or POINTS float32 [N, 2] (y, x), SCORES float32 [N], RAYS float32 [N, R]. Pixels of the
+        tile.
+        """
+        tile = self._plan.tiles[index]
+        where, scores, what = (outputs[name] for name in self._outputs)
+        corners = where.reshape(len(where), -1, 2) + np.array((tile.y, tile.x), np.float32)
+        y, x = corners.mean(axis=1).T
+        rows, columns = tile.rows, tile.columns
+        own = (rows.start <= y) & (y < rows.stop) & (columns.start <= x) & (x < columns.stop)
+        self._found[index] = corners[own].reshape(-1, where.shape[1]), scores[own], what[own]
+
+    def label(
+        self, parameters: Parameters, check: Check = lambda: None
+    ) -> tuple[Labels, Scores | None]:
+        assert isinstance(parameters, PaintingParameters)
+        check()
+        found = [self._found[index] for index in sorted(self._found)]
+        where, scores, what = (np.concatenate(column) for column in zip(*found, strict=True))
+        sure = scores >= parameters.min_score
+        return self._paint(
+            where[sure],
+            scores[sure],
+            what[sure],
+            (self._plan.height, self._plan.width),
+            parameters.overlap,
+            parameters.min_area_px,
+        )

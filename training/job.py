@@ -1,0 +1,266 @@
+"""What every training does around its network: images in, a registered model version out."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from nuclei.assembly import Assembly
+from nuclei.contract import CONTRACT_FILE, Contract, Parameters
+from nuclei.errors import InvalidData
+from nuclei.evaluation import Evaluation, ImageScores, figures
+from nuclei.images import frame_from_array
+from nuclei.pipeline import Engine
+from training.augmentation import Augmentation
+from training.curves import learning_curves
+from training.dataset import Sample, fingerprint, read_dataset, summary
+from training.networks import n_parameters
+from training.optimisation import Progress, Report, Schedule, Validate, fit
+from training.split import split_samples
+from training.tracking import ModelVersion, Run, tracked_run
+from training.tuning import Tuner, labelled, predict_all
+
+OPTIONS_FILE = "options.json"
+CHECKPOINT_FILE = "checkpoint.pt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(ABC):
+    """What a training is asked for, and what is its family's own.
+
+    A `training.optimisation.Learner`, unless the family's `fit` is another.
+
+    Attributes:
+        data: folder or zip of images and masks (see `training.dataset`).
+        validation_fraction: share of the images held out.
+        pixel_size_um: pixel size of the images, micrometres; None when mixed or unknown.
+        schedule: how the network is optimised.
+    """
+
+    data: Path
+    validation_fraction: float = 0.1
+    pixel_size_um: float | None = None
+    schedule: Schedule = field(default_factory=Schedule)
+
+    family: ClassVar[str]
+
+    @abstractmethod
+    def contract(self) -> Contract:
+        """What serving will need to know of the network; its post-processing is not tuned yet."""
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network with random weights; `training.optimisation.Learner.build`."""
+
+    @abstractmethod
+    def targets(self, labels: NDArray[np.uint16]) -> Any:
+        """`training.optimisation.Learner.targets`."""
+
+    @abstractmethod
+    def loss_of(self, network: nn.Module, images: Tensor, targets: Any) -> Tensor:
+        """`training.optimisation.Learner.loss_of`."""
+
+    @abstractmethod
+    def engine(self, network: nn.Module, contract: Contract, precision: str) -> Engine:
+        """Runs a network in evaluation mode, on the schedule's device, in bf16 or fp32."""
+
+    @abstractmethod
+    def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
+        """Write the ONNX files of the graphs; gives the largest difference of each from torch."""
+
+    def fit(
+        self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
+    ) -> tuple[nn.Module, Progress]:
+        """The trained network on the CPU; goes on where a killed run stopped."""
+        return fit(self, samples, self.schedule, folder / CHECKPOINT_FILE, validate, report)
+
+    def tags(self) -> Mapping[str, Any]:
+        """Of the registered model version, besides family and scores."""
+        return {}
+
+    def to_json(self) -> str:
+        return json.dumps({**asdict(self), "data": str(self.data), "family": self.family}, indent=2)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The recipe a training folder was started with.
+
+        Raises:
+            InvalidData: it is not a training folder of this family.
+        """
+        try:
+            options = json.loads((folder / OPTIONS_FILE).read_text())
+            family = options.pop("family")
+            if family != cls.family:
+                raise ValueError(f"it holds one of {family}")
+            schedule = options.pop("schedule")
+            augmentation = Augmentation(**schedule.pop("augmentation"))
+            data = Path(options.pop("data"))
+            schedule = Schedule(**schedule, augmentation=augmentation)
+            return cls(data=data, **options, schedule=schedule)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InvalidData(
+                f"{folder} is no folder of a training of {cls.family} ({error}); "
+                "start one without --resume"
+            ) from error
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """What a training gave."""
+
+    version: ModelVersion
+    contract: Contract
+    evaluation: Evaluation
+    parity: dict[str, float]
+
+
+def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
+    """Train, tune, score, export and register a model; goes on where a killed run stopped.
+
+    Args:
+        recipe: what to train, on what, and how.
+        folder: of this training: options, checkpoints, the id of its MLflow run.
+        tracking_uri: of MLflow.
+
+    Raises:
+        InvalidData: data that cannot be used, or a checkpoint of another training.
+        InvalidOption: an unknown encoder, loss and so on.
+    """
+    samples = read_dataset(recipe.data)
+    training, validation = split_samples(samples, recipe.validation_fraction, recipe.schedule.seed)
+    if not training or not validation:
+        raise InvalidData(
+            f"{recipe.data} holds {len(samples)} images, which leaves {len(training)} to train on "
+            f"and {len(validation)} to validate; expected at least one each: add images"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / OPTIONS_FILE).write_text(recipe.to_json())
+    with tracked_run(folder, tracking_uri, folder.name, _parameters(recipe)) as run:
+        run.tags(_data_tags(samples, training, validation))
+        network, progress = recipe.fit(
+            training, folder, partial(_validate, recipe, validation), run.metrics
+        )
+        run.tags({"n_parameters": n_parameters(network), "best_step": progress.best_step})
+        contract, evaluation = _tune(recipe, network, validation, run)
+        run.picture(learning_curves(progress.history), "learning_curves.png")
+        parity, version = _register(recipe, network, contract, progress, run)
+        return TrainedModel(version, contract, evaluation, parity)
+
+
+def _validate(recipe: Recipe, samples: Sequence[Sample], network: nn.Module) -> dict[str, float]:
+    """Scores of a network in training, with the contract's untuned parameters."""
+    contract = recipe.contract()
+    engine = recipe.engine(network, contract, recipe.schedule.precision)
+    predicted = predict_all(samples, engine, tta=False)
+    evaluation = _evaluate(samples, _label(predicted, contract.postprocessing))
+    return {f"val_{name}": value for name, value in _flat(evaluation).items()}
+
+
+def _tune(
+    recipe: Recipe, network: nn.Module, validation: Sequence[Sample], run: Run
+) -> tuple[Contract, Evaluation]:
+    """Tune post-processing on the validation images; score them with and without TTA."""
+    contract, schedule = recipe.contract(), recipe.schedule
+    engine = recipe.engine(network.to(schedule.device), contract, "fp32")
+    answers = predict_all(validation, engine, tta=False)
+    tuner = Tuner(contract.method, validation, answers)
+    parameters = tuner.best(np.arange(len(validation)))
+    predicted = _label(answers, parameters)
+    evaluation = _evaluate(validation, predicted)
+    with_tta = _evaluate(validation, _label(predict_all(validation, engine, tta=True), parameters))
+    scores = {
+        **_flat(evaluation),
+        **{f"tta/{name}": value for name, value in _flat(with_tta).items()},
+    }
+    if len(validation) > 1:
+        scores["cross_fitted_dsb_score"] = tuner.cross_fitted_score(schedule.seed)
+    network.cpu()
+    run.metrics(schedule.steps, {f"final/{name}": value for name, value in scores.items()})
+    run.text(evaluation.to_json(), "evaluation.json")
+    run.text(with_tta.to_json(), "evaluation_tta.json")
+    frames = [frame_from_array(sample.pixels) for sample in validation]
+    truths = [sample.labels for sample in validation]
+    for name, figure in figures(evaluation, frames, truths, predicted).items():
+        run.picture(figure, name)
+    held_out = tuple(sample.id for sample in validation)
+    tuned = replace(contract, postprocessing=parameters, validation=scores, held_out=held_out)
+    return tuned, evaluation
+
+
+def _register(
+    recipe: Recipe, network: nn.Module, contract: Contract, progress: Progress, run: Run
+) -> tuple[dict[str, float], ModelVersion]:
+    with TemporaryDirectory() as scratch:
+        artifacts = Path(scratch)
+        parity = recipe.export(network, artifacts)
+        (artifacts / CONTRACT_FILE).write_text(contract.to_json())
+        run.metrics(progress.step, {f"parity/{name}": value for name, value in parity.items()})
+        tags = {
+            "family": recipe.family,
+            **recipe.tags(),
+            "dsb_score": f"{contract.validation['dsb_score']:.4f}",
+            "dsb_score_tta": f"{contract.validation['tta/dsb_score']:.4f}",
+            "training_minutes": f"{progress.seconds / 60:.0f}",
+        }
+        return parity, run.register(recipe.family, artifacts, tags)
+
+
+def _label(predicted: Sequence[Assembly], parameters: Parameters) -> list[NDArray[np.uint32]]:
+    return [labelled(one, parameters) for one in predicted]
+
+
+def _evaluate(samples: Sequence[Sample], predicted: Sequence[NDArray[np.uint32]]) -> Evaluation:
+    return Evaluation(
+        tuple(
+            ImageScores.of(sample.id, sample.kind, sample.labels, labels)
+            for sample, labels in zip(samples, predicted, strict=True)
+        )
+    )
+
+
+def _flat(evaluation: Evaluation) -> dict[str, float]:
+    """The headline scores, overall and per kind, as one level of names."""
+    overall = evaluation.overall()
+    return {
+        "dsb_score": overall["dsb_score"],
+        "ap_0.50": overall["ap_0.50"],
+        "pq": overall["pq"],
+        "dice": overall["dice"],
+        **{
+            f"dsb_score/{kind}": scores["dsb_score"]
+            for kind, scores in evaluation.by_kind().items()
+        },
+    }
+
+
+def _parameters(recipe: Recipe) -> dict[str, Any]:
+    options = asdict(recipe)
+    schedule = options.pop("schedule")
+    augmentation = schedule.pop("augmentation")
+    return {
+        "family": recipe.family,
+        **options,
+        "torch": torch.__version__,
+        **schedule,
+        **{f"augmentation/{name}": value for name, value in augmentation.items()},
+    }
+
+
+def _data_tags(
+    samples: Sequence[Sample], training: Sequence[Sample], validation: Sequence[Sample]
+) -> Mapping[str, Any]:
+    return {
+        "data_fingerprint": fingerprint(samples),
+        "data_training": json.dumps(summary(training)),
+        "data_validation": json.dumps(summary(validation)),
+    }
