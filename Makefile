@@ -3,7 +3,7 @@ UV ?= uv
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve train-env test lint bench lock proto
+.PHONY: help env serve train-env yolov8-env test lint bench lock proto
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -17,6 +17,8 @@ train-env: .venv-train/.made ## make the environment for training, tests and dev
 
 test: train-env .venv-triton/.made ## run the whole test suite
 	@.venv-train/bin/python -m pytest
+
+yolov8-env: .venv-train/.yolov8 ## add ultralytics (AGPL-3.0) to it, for `nuclei train yolov8`
 
 lint: train-env ## check style and types
 	@.venv-train/bin/ruff check .
@@ -33,6 +35,7 @@ lock: ## pin what pyproject.toml asks for; delete a lock first to take newer ver
 	$(COMPILE) --extra serve pyproject.toml -o requirements/serving.lock
 	$(COMPILE) --extra serve --extra train --extra dev -c requirements/serving.lock \
 		pyproject.toml -o requirements/training.lock
+	$(COMPILE) --no-deps requirements/yolov8.in -o requirements/yolov8.lock
 	$(COMPILE) --no-deps requirements/triton.in -o requirements/triton.lock
 
 proto: train-env ## generate nuclei/v1's Python stubs from its proto
@@ -58,6 +61,11 @@ proto: train-env ## generate nuclei/v1's Python stubs from its proto
 	@echo "Installing the training and test environment into .venv-train (several minutes, 7 GB)"
 	@.venv-train/bin/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes -r $<
 	@.venv-train/bin/python $(PIP_INSTALL) --no-deps -e .
+	@touch $@
+
+.venv-train/.yolov8: requirements/yolov8.lock .venv-train/.made
+	@echo "Installing ultralytics into .venv-train"
+	@.venv-train/bin/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes -r $<
 	@touch $@
 
 define make_environment
