@@ -7,6 +7,11 @@ from nuclei.contract import Method
 from nuclei.pipeline import TTA_VIEWS
 
 NETWORK = "network"
+DETECTOR = "detector"
+ENCODER = "encoder"
+DECODER = "decoder"
+# The steps that hold weights: every model has its own, models share the others.
+NETWORKS = (NETWORK, DETECTOR, ENCODER, DECODER)
 
 
 @dataclass(frozen=True)
@@ -14,33 +19,34 @@ class Step:
     """One ONNX file of a graph.
 
     Attributes:
-        name: of the file, without its suffix; all but the network are shared by models.
+        name: of the file, without its suffix.
         reads: tensors of the graph that it is given, in the order of its inputs.
         writes: tensors of the graph that become of its outputs, in their order.
+        batched: whether it takes several images at once.
     """
 
     name: str
     reads: tuple[str, ...]
     writes: tuple[str, ...]
+    batched: bool = False
 
 
 @dataclass(frozen=True)
 class Graphs:
-    """The two graphs of a model, each from IMAGE and RANGE to the outputs of its method.
+    """The graphs of a model, each from IMAGE and RANGE to the outputs of its method.
 
     Attributes:
         one_view: looks at the image as it is.
-        all_views: at its eight rotated and mirrored views (TTA).
-        batched: whether the network takes several images at once.
+        all_views: at its eight rotated and mirrored views (TTA); empty where there is none.
     """
 
     one_view: tuple[Step, ...]
     all_views: tuple[Step, ...]
-    batched: bool
 
-    def steps(self) -> tuple[str, ...]:
-        """Names of the files, each once."""
-        return tuple(dict.fromkeys(step.name for step in (*self.one_view, *self.all_views)))
+    def files(self) -> tuple[Step, ...]:
+        """The steps, each file once, those that models share first."""
+        steps = {step.name: step for step in (*self.one_view, *self.all_views)}
+        return tuple(sorted(steps.values(), key=lambda step: step.name in NETWORKS))
 
 
 _PREPROCESS = Step("preprocess", ("IMAGE", "RANGE"), ("INPUT",))
@@ -50,14 +56,13 @@ def _views_at_once(merge: str, outputs: tuple[str, ...], merged: tuple[str, ...]
     """A network that takes views as a batch."""
     of_views = tuple(f"{name}_OF_VIEWS" for name in outputs)
     return Graphs(
-        (_PREPROCESS, Step(NETWORK, ("INPUT",), outputs)),
+        (_PREPROCESS, Step(NETWORK, ("INPUT",), outputs, batched=True)),
         (
             _PREPROCESS,
             Step("tta", ("INPUT",), ("VIEWS",)),
-            Step(NETWORK, ("VIEWS",), of_views),
+            Step(NETWORK, ("VIEWS",), of_views, batched=True),
             Step(merge, of_views, merged),
         ),
-        batched=True,
     )
 
 
@@ -72,7 +77,6 @@ def _view_by_view(split: str, merge: str, outputs: tuple[str, ...]) -> Graphs:
     return Graphs(
         (_PREPROCESS, Step(NETWORK, ("INPUT",), outputs)),
         (_PREPROCESS, Step(split, ("INPUT",), views), *networks, Step(merge, found, outputs)),
-        batched=False,
     )
 
 

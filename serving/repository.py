@@ -25,7 +25,7 @@ from nuclei.modelconfig import (
     versions_of,
 )
 from nuclei.pipeline import TTA_SUFFIX
-from serving.graphs import GRAPHS, NETWORK, Graphs, Step
+from serving.graphs import DECODER, GRAPHS, NETWORKS, Step
 from serving.triton.backend.onnx_file import TRITON_TYPES, misfits, read_versions
 
 MODEL_PARAMETER = "mlflow_model"
@@ -125,7 +125,7 @@ def export(
     contract = Contract.read(artifacts / CONTRACT_FILE)
     additions = _additions(artifacts, repository, version, contract, registered_model, accelerator)
     _raise_if(_addition_problems(additions))
-    shared = _shared(GRAPHS[contract.method])
+    shared = {step.name for step in GRAPHS[contract.method].files()} - set(NETWORKS)
     for addition in additions:
         folder = repository / addition.config.name / str(addition.version)
         if folder.exists() and addition.config.name not in shared:
@@ -176,31 +176,29 @@ def _additions(
 ) -> list[_Addition]:
     graphs = GRAPHS[contract.method]
     additions = []
-    for step in _shared(graphs):
-        graph = artifacts / f"{step}.onnx"
-        added = _step_version(repository / step, graph)
-        additions.append(_Addition(_step_config(step, graph), added, graph))
-    graph = artifacts / f"{NETWORK}.onnx"
-    additions.append(_Addition(_network_config(contract, graph, accelerator), version, graph))
+    models = {}
+    for step in graphs.files():
+        graph = artifacts / f"{step.name}.onnx"
+        if step.name in NETWORKS:
+            config, added = _network_config(contract, step, graph, accelerator), version
+        else:
+            config = _step_config(step.name, graph)
+            added = _step_version(repository / step.name, graph)
+        additions.append(_Addition(config, added, graph))
+        models[step.name] = config
     parameters = {
         CONTRACT_PARAMETER: contract.to_json(),
         MODEL_PARAMETER: registered_model,
         VERSION_PARAMETER: str(version),
     }
-    models = [addition.config for addition in additions]
-    by_step = dict(zip((*_shared(graphs), NETWORK), models, strict=True))
     for name, steps in (
         (contract.family, graphs.one_view),
         (contract.family + TTA_SUFFIX, graphs.all_views),
     ):
-        config = _ensemble_config(name, steps, by_step, parameters)
-        additions.append(_Addition(config, version, None))
+        if steps:
+            config = _ensemble_config(name, steps, models, parameters)
+            additions.append(_Addition(config, version, None))
     return additions
-
-
-def _shared(graphs: Graphs) -> list[str]:
-    """The steps that models share, in the order in which they are used."""
-    return [step for step in graphs.steps() if step != NETWORK]
 
 
 def _step_version(model: Path, graph: Path) -> int:
@@ -219,17 +217,18 @@ def _step_config(name: str, graph: Path) -> ModelConfig:
     return config
 
 
-def _network_config(contract: Contract, graph: Path, accelerator: CpuAccelerator) -> ModelConfig:
-    """The configuration of a network, which takes images one by one or as a batch."""
-    name = f"{contract.family}_{NETWORK}"
-    batched = GRAPHS[contract.method].batched
+def _network_config(
+    contract: Contract, step: Step, graph: Path, accelerator: CpuAccelerator
+) -> ModelConfig:
+    """The configuration of a step that holds weights."""
+    name, batched = f"{contract.family}_{step.name}", step.batched
     config = _onnx_config(name, graph, MAX_BATCH_SIZE if batched else 0)
     if batched:
         # No delay: what waits while a batch runs is the next batch.
         config.dynamic_batching.SetInParent()
     # The first frames find everything compiled, for grey and for colour.
-    (image,) = config.input
-    for channels in (1, 3):
+    image = config.input[0]
+    for channels in (1, 3) if step.name != DECODER else ():
         warm_up = config.model_warmup.add(name=f"{channels} channels", batch_size=1)
         tensor = warm_up.inputs[image.name]
         tensor.data_type, tensor.random_data = image.data_type, True
