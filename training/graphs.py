@@ -89,20 +89,30 @@ class Step:
         ]
 
 
-def unet_steps(network: nn.Module) -> dict[str, Step]:
-    """The steps of a U-Net's graph by file name."""
+def preprocess_step() -> Step:
+    """The first step of every graph."""
     height, width = Dim("height", min=1, max=2**14), Dim("width", min=1, max=2**14)
+    return Step(
+        Preprocess(),
+        (torch.randint(0, 4096, (64, 96, 3)).to(torch.uint16), torch.tensor([7.0, 900.0])),
+        ("IMAGE", "RANGE"),
+        ("INPUT",),
+        ({0: height, 1: width, 2: Dim("channels", min=1, max=4)}, {}),
+    )
+
+
+def unet_steps(network: nn.Module) -> dict[str, Step]:
+    """The steps of a U-Net's graph by file name.
+
+    Args:
+        network: logits from images, in evaluation mode, float32, on the CPU.
+    """
+    height = Dim("height", min=1, max=2**14)
     channels, views = Dim("channels", min=1, max=4), Dim("views", min=1, max=64)
     rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
     maps = torch.randint(0, 256, (N_VIEWS, 3, 64, 64)).to(torch.uint8)
     return {
-        "preprocess": Step(
-            Preprocess(),
-            (torch.randint(0, 4096, (64, 96, 3)).to(torch.uint16), torch.tensor([7.0, 900.0])),
-            ("IMAGE", "RANGE"),
-            ("INPUT",),
-            ({0: height, 1: width, 2: channels}, {}),
-        ),
+        "preprocess": preprocess_step(),
         "tta": Step(
             Views(),
             (torch.rand(1, 3, 64, 64),),
@@ -127,18 +137,18 @@ def unet_steps(network: nn.Module) -> dict[str, Step]:
     }
 
 
-def export_graphs(network: nn.Module, folder: Path) -> dict[str, float]:
+def export_steps(steps: Mapping[str, Step], folder: Path) -> dict[str, float]:
     """Write `<step>.onnx` for every step, and compare each with torch on its example.
 
     Args:
-        network: logits from images, in evaluation mode, float32, on the CPU.
+        steps: by file name; modules float32, on the CPU.
         folder: existing folder that receives the files.
 
     Returns:
         Largest absolute difference between ONNX and torch, by step, in the units of its outputs.
     """
     differences = {}
-    for name, step in unet_steps(network).items():
+    for name, step in steps.items():
         path = folder / f"{name}.onnx"
         _export(step, path)
         differences[name] = _difference(step, path)

@@ -206,13 +206,13 @@ def _register(
         (artifacts / CONTRACT_FILE).write_text(contract.to_json())
         run.metrics(progress.step, {f"parity/{name}": value for name, value in parity.items()})
         tags = {
-            "family": recipe.family,
+            "family": contract.family,
             **recipe.tags(),
             "dsb_score": f"{contract.validation['dsb_score']:.4f}",
             "dsb_score_tta": f"{contract.validation['tta/dsb_score']:.4f}",
             "training_minutes": f"{progress.seconds / 60:.0f}",
         }
-        return parity, run.register(recipe.family, artifacts, tags)
+        return parity, run.register(contract.family, artifacts, tags)
 
 
 def _label(predicted: Sequence[Assembly], parameters: Parameters) -> list[NDArray[np.uint32]]:

@@ -1,42 +1,98 @@
-"""The U-Net family: segmentation_models_pytorch networks by name of their encoder."""
+"""Networks that give maps of a whole image, by name of their architecture and encoder."""
+
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 
 import segmentation_models_pytorch as smp
 import torch
-from segmentation_models_pytorch.encoders import get_encoder_names
-from torch import nn
+from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
+from torch import Tensor, nn
+from torch.nn import functional
 
 from nuclei.errors import InvalidOption
 from training.targets import MAPS
 
+# Light decoders, suited to a CPU.
 DECODER_CHANNELS = (128, 64, 48, 32, 16)
+CNN_CHANNELS = 32
+CNN_LAYERS = 6
 
 
-def build_unet(encoder: str) -> nn.Module:
-    """A U-Net with random weights and a light decoder, suited to a CPU.
+class Fcn(nn.Module):
+    """FCN-8s (Long et al. 2015, section 4.2): scores at three strides, enlarged and added."""
+
+    def __init__(self, encoder: str) -> None:
+        super().__init__()
+        self.encoder = get_encoder(encoder, weights=None)
+        self.scores = nn.ModuleList(
+            nn.Conv2d(channels, len(MAPS), 1) for channels in self.encoder.out_channels[-3:]
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        *_, eighth, sixteenth, last = self.encoder(image)
+        at_8, at_16, at_32 = self.scores
+        logits: Tensor = at_16(sixteenth) + _enlarged(at_32(last), 2)
+        return _enlarged(at_8(eighth) + _enlarged(logits, 2), 8)
+
+
+class Cnn(nn.Sequential):
+    """Plain 3x3 convolutions at full size, each of which sees one pixel further."""
+
+    def __init__(self) -> None:
+        channels = (3, *[CNN_CHANNELS] * CNN_LAYERS)
+        layers = [
+            nn.Sequential(
+                nn.Conv2d(taken, given, 3, padding=1, bias=False),
+                nn.BatchNorm2d(given),
+                nn.ReLU(inplace=True),
+            )
+            for taken, given in pairwise(channels)
+        ]
+        super().__init__(*layers, nn.Conv2d(CNN_CHANNELS, len(MAPS), 1))
+
+
+def _smp(model: Callable[..., nn.Module], **options: object) -> Callable[[str], nn.Module]:
+    return partial(model, encoder_weights=None, classes=len(MAPS), **options)
+
+
+ARCHITECTURES: dict[str, Callable[[str], nn.Module]] = {
+    "unet": _smp(smp.Unet, decoder_channels=DECODER_CHANNELS),
+    "linknet": _smp(smp.Linknet),
+    "fpn": _smp(smp.FPN),
+    "unetplusplus": _smp(smp.UnetPlusPlus, decoder_channels=DECODER_CHANNELS),
+    "deeplabv3plus": _smp(smp.DeepLabV3Plus),
+    "fcn": Fcn,
+    "cnn": lambda _: Cnn(),
+}
+
+
+def build(architecture: str, encoder: str) -> nn.Module:
+    """A network with random weights.
 
     Args:
-        encoder: a name of segmentation_models_pytorch (`resnet18`, `tu-regnetx_004`), or any
-            timm backbone as `tu-<name>`.
+        architecture: `unet`, `linknet`, `fpn`, `unetplusplus`, `deeplabv3plus` (those of
+            segmentation_models_pytorch), and for comparison `fcn` and `cnn`, which has no encoder.
+        encoder: a name of segmentation_models_pytorch (`resnet18` to `resnet152`), or any timm
+            backbone as `tu-<name>` (`tu-regnetx_004`).
 
     Returns:
         Module: image float32 [N, 3, H, W] in [0, 1], H and W multiples of 32, to logits
         float32 [N, 3, H, W] in the order of `training.targets.MAPS`.
 
     Raises:
-        InvalidOption: no encoder of that name.
+        InvalidOption: no architecture or encoder of that name, or not together.
     """
-    try:
-        network: nn.Module = smp.Unet(
-            encoder,
-            encoder_weights=None,
-            decoder_channels=DECODER_CHANNELS,
-            classes=len(MAPS),
-        )
-        return network
-    except (KeyError, RuntimeError) as error:
+    if architecture not in ARCHITECTURES:
         raise InvalidOption(
-            f"encoder {encoder!r} is unknown; expected a timm backbone as 'tu-<name>' or one of "
-            f"{', '.join(get_encoder_names())}"
+            f"architecture {architecture!r} is unknown; expected one of {', '.join(ARCHITECTURES)}"
+        )
+    try:
+        return ARCHITECTURES[architecture](encoder)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InvalidOption(
+            f"encoder {encoder!r} is unknown or no match for {architecture} ({error}); expected a "
+            f"timm backbone as 'tu-<name>' or one of {', '.join(get_encoder_names())}"
         ) from error
 
 
@@ -65,3 +121,7 @@ class AveragedWeights:
 
 def n_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _enlarged(maps: Tensor, times: int) -> Tensor:
+    return functional.interpolate(maps, scale_factor=times, mode="bilinear")

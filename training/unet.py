@@ -1,4 +1,4 @@
-"""The U-Net family: networks that give maps of the whole image, for a watershed."""
+"""The U-Net and its kin: networks that give maps of the whole image, for a watershed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,33 +13,35 @@ from torch import Tensor, nn
 
 from nuclei.contract import Contract
 from training.engine import TorchEngine
-from training.graphs import export_graphs
+from training.graphs import export_steps, unet_steps
 from training.job import Recipe
 from training.losses import loss_by_name
-from training.networks import build_unet
+from training.networks import build
 from training.optimisation import mixed_precision
 from training.targets import target_maps
 
 
 @dataclass(frozen=True, kw_only=True)
 class UNet(Recipe):
-    """A U-Net.
+    """A U-Net, or another architecture that takes its place.
 
     Attributes:
-        encoder: its name (see `training.networks.build_unet`).
+        architecture: its name (see `training.networks.build`); the model is registered by it.
+        encoder: the name of its encoder.
         loss: a name of `training.losses`.
     """
 
+    architecture: str = "unet"
     encoder: str = "tu-regnetx_004"
     loss: str = "bce+dice"
 
     family = "unet"
 
     def contract(self) -> Contract:
-        return Contract(self.family, pixel_size_um=self.pixel_size_um)
+        return Contract(self.architecture, pixel_size_um=self.pixel_size_um)
 
     def build(self) -> nn.Module:
-        return build_unet(self.encoder)
+        return build(self.architecture, self.encoder)
 
     def targets(self, labels: NDArray[np.uint16]) -> Tensor:
         return torch.from_numpy(target_maps(labels))
@@ -53,7 +55,7 @@ class UNet(Recipe):
         return TorchEngine(network, contract, device, partial(mixed_precision, device, precision))
 
     def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
-        return export_graphs(network, folder)
+        return export_steps(unet_steps(network), folder)
 
     def tags(self) -> Mapping[str, Any]:
         return {"encoder": self.encoder}

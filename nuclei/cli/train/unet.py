@@ -33,6 +33,8 @@ nuclei train unet my_images/                      (a laptop; about two hours)
 
 nuclei train unet stage1_train.zip --encoder resnet34 --steps 20000 --device cuda
 
+nuclei train unet my_images/ --architecture linknet        (registered as nuclei-linknet)
+
 nuclei train unet my_images/ --loss bce_log_dice+hard_pixels --seed 7
 
 nuclei train unet --resume runs/unet-20260101-120000    (after a kill or a power cut)
@@ -43,6 +45,10 @@ Then: nuclei models; nuclei export --repository my_models/; nuclei serve --repos
 
 def unet(
     data: DataArgument = None,
+    architecture: Annotated[
+        str,
+        typer.Option(help="unet, linknet, fpn, unetplusplus, deeplabv3plus; fcn, cnn to compare."),
+    ] = "unet",
     encoder: Annotated[
         str,
         typer.Option(help="Encoder of segmentation_models_pytorch, or a timm backbone as tu-NAME."),
@@ -67,7 +73,7 @@ def unet(
     resume: ResumeOption = None,
     tracking_uri: TrackingUriOption = None,
 ) -> None:
-    """Train a U-Net, tune its post-processing, and register it with its ONNX graphs.
+    """Train a U-Net (or one of its kin), tune its post-processing, register it with its ONNX graphs.
 
     Progress, curves, scores per kind of image and pictures go to MLflow. A run that was killed
     goes on from its last validation with --resume.
@@ -91,6 +97,7 @@ def unet(
         )
         return UNet(
             data=images,
+            architecture=architecture,
             encoder=encoder,
             loss=loss,
             validation_fraction=validation_fraction,
