@@ -73,7 +73,7 @@ def unet(
     resume: ResumeOption = None,
     tracking_uri: TrackingUriOption = None,
 ) -> None:
-    """Train a U-Net (or one of its kin), tune its post-processing, register it with its ONNX graphs.
+    """Train a U-Net or its kin, tune its post-processing, and register it with its ONNX graphs.
 
     Progress, curves, scores per kind of image and pictures go to MLflow. A run that was killed
     goes on from its last validation with --resume.
