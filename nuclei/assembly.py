@@ -21,9 +21,14 @@ OUTPUTS: dict[Method, tuple[str, ...]] = {
     Method.WATERSHED: ("MAPS",),
     Method.MASKS: ("BOXES", "SCORES", "MASKS"),
     Method.STARS: ("POINTS", "SCORES", "RAYS"),
+    Method.PROMPTED: ("BOXES", "SCORES", "MASKS"),
 }
 _Paint = Callable[..., tuple[Labels, Scores]]
-_PAINT: dict[Method, _Paint] = {Method.MASKS: paint_masks, Method.STARS: paint_stars}
+_PAINT: dict[Method, _Paint] = {
+    Method.MASKS: paint_masks,
+    Method.STARS: paint_stars,
+    Method.PROMPTED: paint_masks,
+}
 
 
 class Assembly(Protocol):

@@ -58,12 +58,14 @@ class Method(StrEnum):
     WATERSHED = "watershed"
     MASKS = "masks"
     STARS = "stars"
+    PROMPTED = "prompted"
 
 
 PARAMETERS: dict[Method, type[Parameters]] = {
     Method.WATERSHED: WatershedParameters,
     Method.MASKS: PaintingParameters,
     Method.STARS: PaintingParameters,
+    Method.PROMPTED: PaintingParameters,
 }
 
 

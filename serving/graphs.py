@@ -37,7 +37,7 @@ class Graphs:
 
     Attributes:
         one_view: looks at the image as it is.
-        all_views: at its eight rotated and mirrored views (TTA); empty where there is none.
+        all_views: at its eight rotated and mirrored views (TTA).
     """
 
     one_view: tuple[Step, ...]
@@ -66,22 +66,40 @@ def _views_at_once(merge: str, outputs: tuple[str, ...], merged: tuple[str, ...]
     )
 
 
-def _view_by_view(split: str, merge: str, outputs: tuple[str, ...]) -> Graphs:
-    """A network that takes one view, for what it finds in each differs in number."""
+def _view_by_view(*chain: Step) -> Graphs:
+    """Networks that take one view, for what they find in each differs in number."""
     views = tuple(f"VIEW_{k}" for k in range(TTA_VIEWS))
-    networks = tuple(
-        Step(NETWORK, (view,), tuple(f"{name}_{k}" for name in outputs))
-        for k, view in enumerate(views)
-    )
-    found = tuple(name for network in networks for name in network.writes)
+    chains = [_of_view(chain, k, view) for k, view in enumerate(views)]
+    found = tuple(name for steps in chains for name in steps[-1].writes)
     return Graphs(
-        (_PREPROCESS, Step(NETWORK, ("INPUT",), outputs)),
-        (_PREPROCESS, Step(split, ("INPUT",), views), *networks, Step(merge, found, outputs)),
+        (_PREPROCESS, *chain),
+        (
+            _PREPROCESS,
+            Step("split", ("INPUT",), views),
+            *(step for steps in chains for step in steps),
+            Step("merge_masks", found, chain[-1].writes),
+        ),
     )
+
+
+def _of_view(chain: tuple[Step, ...], k: int, view: str) -> list[Step]:
+    def names(tensors: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(view if name == "INPUT" else f"{name}_{k}" for name in tensors)
+
+    return [Step(step.name, names(step.reads), names(step.writes)) for step in chain]
 
 
 _MAPS = OUTPUTS[Method.WATERSHED]
 GRAPHS: dict[Method, Graphs] = {
     Method.WATERSHED: _views_at_once("merge", _MAPS, (*_MAPS, "DISAGREEMENT")),
-    Method.MASKS: _view_by_view("split", "merge_masks", OUTPUTS[Method.MASKS]),
+    Method.MASKS: _view_by_view(Step(NETWORK, ("INPUT",), OUTPUTS[Method.MASKS])),
+    Method.PROMPTED: _view_by_view(
+        Step(DETECTOR, ("INPUT",), ("BOXES_FOUND", "SCORES_FOUND", "MASKS_FOUND")),
+        Step(ENCODER, ("INPUT",), ("EMBEDDING", "SIDE")),
+        Step(
+            DECODER,
+            ("EMBEDDING", "SIDE", "BOXES_FOUND", "SCORES_FOUND"),
+            OUTPUTS[Method.PROMPTED],
+        ),
+    ),
 }

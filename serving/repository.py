@@ -195,9 +195,8 @@ def _additions(
         (contract.family, graphs.one_view),
         (contract.family + TTA_SUFFIX, graphs.all_views),
     ):
-        if steps:
-            config = _ensemble_config(name, steps, models, parameters)
-            additions.append(_Addition(config, version, None))
+        config = _ensemble_config(name, steps, models, parameters)
+        additions.append(_Addition(config, version, None))
     return additions
 
 

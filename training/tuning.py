@@ -34,6 +34,7 @@ GRIDS = {
     Method.WATERSHED: WATERSHED,
     Method.MASKS: PAINTING,
     Method.STARS: PAINTING,
+    Method.PROMPTED: PAINTING,
 }
 # The second for networks that are unsure everywhere: no single step leads there from the first.
 STARTS: dict[Method, tuple[Parameters, ...]] = {
@@ -43,6 +44,7 @@ STARTS: dict[Method, tuple[Parameters, ...]] = {
     ),
     Method.MASKS: (PaintingParameters(),),
     Method.STARS: (PaintingParameters(),),
+    Method.PROMPTED: (PaintingParameters(),),
 }
 ROUNDS = 3
 
