@@ -67,7 +67,10 @@ def _views_at_once(merge: str, outputs: tuple[str, ...], merged: tuple[str, ...]
 
 
 def _view_by_view(*chain: Step) -> Graphs:
-    """Networks that take one view, for what they find in each differs in number."""
+    """Networks that take one view, for what they find in each differs in number.
+
+    The views are turned back about the side of the tile.
+    """
     views = tuple(f"VIEW_{k}" for k in range(TTA_VIEWS))
     chains = [_of_view(chain, k, view) for k, view in enumerate(views)]
     found = tuple(name for steps in chains for name in steps[-1].writes)
@@ -75,9 +78,9 @@ def _view_by_view(*chain: Step) -> Graphs:
         (_PREPROCESS, *chain),
         (
             _PREPROCESS,
-            Step("split", ("INPUT",), views),
+            Step("split", ("INPUT",), (*views, "SIDE")),
             *(step for steps in chains for step in steps),
-            Step("merge_masks", found, chain[-1].writes),
+            Step("merge_masks", ("SIDE", *found), chain[-1].writes),
         ),
     )
 

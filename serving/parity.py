@@ -5,12 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from nuclei.assembly import OUTPUTS, Outputs
+from nuclei.agreement import differences
+from nuclei.assembly import OUTPUTS
 from nuclei.images import Frame
 from nuclei.intensity import intensity_range
 from nuclei.local import LocalEngine
@@ -23,7 +20,6 @@ from serving.triton.server import TritonServer
 
 TIMEOUT_S = 120.0
 MAX_MESSAGE_BYTES = 2**28
-SAME_PLACE_PX = 2.0
 
 
 @dataclass(frozen=True)
@@ -34,8 +30,7 @@ class Parity:
         graph: name of the ensemble.
         version: its version that Triton served.
         tiles: number of tiles compared.
-        differences: of each output, by its name, in its own units; of nuclei that both found,
-            and `UNMATCHED` is the number of those that only one did.
+        differences: of each output, by its name (`nuclei.agreement.differences`).
     """
 
     graph: str
@@ -105,33 +100,6 @@ async def _compare(
 
 
 def _parity(graph: str, pairs: Sequence[tuple[Inference, Inference]]) -> Parity:
-    by_tile = [_differences(here.outputs, served.outputs) for here, served in pairs]
+    by_tile = [differences(here.outputs, served.outputs) for here, served in pairs]
     largest = {name: max(tile[name] for tile in by_tile) for name in by_tile[0]}
     return Parity(graph, pairs[0][1].version, len(pairs), largest)
-
-
-def _differences(a: Outputs, b: Outputs) -> dict[str, float]:
-    if "SCORES" not in a:
-        return {name: _difference(a[name], b[name]) for name in a}
-    of_a, of_b = _matched(*(next(iter(outputs.values())) for outputs in (a, b)))
-    return {
-        "UNMATCHED": float(len(a["SCORES"]) + len(b["SCORES"]) - 2 * len(of_a)),
-        **{name: _difference(a[name][of_a], b[name][of_b]) for name in a},
-    }
-
-
-def _matched(
-    a: NDArray[np.float32], b: NDArray[np.float32]
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices of the nuclei found at the same place, from boxes or points float32 [N, D]."""
-    distance = np.abs(a[:, None] - b[None]).max(axis=2)
-    if not distance.size:
-        return np.empty(0, np.intp), np.empty(0, np.intp)
-    nearest = distance.argmin(axis=1)
-    mutual = distance[:, nearest].argmin(axis=0) == np.arange(len(a))
-    near = mutual & (distance[np.arange(len(a)), nearest] < SAME_PLACE_PX)
-    return np.flatnonzero(near), nearest[near]
-
-
-def _difference(a: NDArray[Any], b: NDArray[Any]) -> float:
-    return float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max(initial=0))

@@ -35,7 +35,7 @@ class Views(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         mirrored = image.flip(3)
-        return torch.cat([_quarter_turns(side, k) for side in (image, mirrored) for k in range(4)])
+        return torch.cat([quarter_turns(side, k) for side in (image, mirrored) for k in range(4)])
 
 
 class Network(nn.Module):
@@ -52,7 +52,7 @@ class Network(nn.Module):
         # Grey is taken three times, colour each channel once.
         channels = torch.arange(3, device=image.device) * (image.shape[1] - 1) // 2
         logits = self.network(image.index_select(1, channels))
-        return _to_uint8(torch.sigmoid(logits.float()) * LEVELS)
+        return to_uint8(torch.sigmoid(logits.float()) * LEVELS)
 
 
 class Merge(nn.Module):
@@ -63,12 +63,12 @@ class Merge(nn.Module):
     """
 
     def forward(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        straight = torch.cat([_quarter_turns(maps[k : k + 1], -k) for k in range(4)])
-        mirrored = torch.cat([_quarter_turns(maps[4 + k : 5 + k], -k) for k in range(4)]).flip(3)
+        straight = torch.cat([quarter_turns(maps[k : k + 1], -k) for k in range(4)])
+        mirrored = torch.cat([quarter_turns(maps[4 + k : 5 + k], -k) for k in range(4)]).flip(3)
         turned = torch.cat([straight, mirrored]).to(torch.float32)
         mean = turned.mean(dim=0, keepdim=True)
         deviation = (turned[:, 0] - mean[:, 0]).square().mean(dim=0).sqrt()
-        return _to_uint8(mean), _to_uint8(deviation)
+        return to_uint8(mean), to_uint8(deviation)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def _difference(step: Step, path: Path) -> float:
     )
 
 
-def _quarter_turns(image: Tensor, count: int) -> Tensor:
+def quarter_turns(image: Tensor, count: int) -> Tensor:
     """Rotate [N, C, S, S] by quarter turns, without the operators that ONNX lacks."""
     match count % 4:
         case 1:
@@ -205,5 +205,6 @@ def _quarter_turns(image: Tensor, count: int) -> Tensor:
     return image
 
 
-def _to_uint8(levels: Tensor) -> Tensor:
+def to_uint8(levels: Tensor) -> Tensor:
+    """Levels 0-255 as bytes, rounded."""
     return levels.round().clamp(0.0, LEVELS).to(torch.uint8)
