@@ -48,7 +48,7 @@ class Crops(CalibrationDataReader):
     """Training crops, as the calibration of the activations' ranges wants them."""
 
     def __init__(self, samples: list[Sample]) -> None:
-        crops = CropDataset(samples, 256, Augmentation(), seed=1)
+        crops = CropDataset(samples, np.asarray, 256, Augmentation(), seed=1)
         self._rest = iter([crops[index][0].numpy()[None] for index in range(CALIBRATION_CROPS)])
 
     def get_next(self) -> dict[str, np.ndarray] | None:

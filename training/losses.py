@@ -40,8 +40,16 @@ def bce_log_dice(logits: Tensor, targets: Tensor) -> Tensor:
 
 def focal(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy weighted by |target - p|^2 (Lin et al. 2017, equation 4, for soft targets)."""
-    weight = (targets - torch.sigmoid(logits)).abs() ** FOCAL_GAMMA
-    return (weight * _pixel_bce(logits, targets)).mean()
+    return weighted_bce(logits, targets, (targets - torch.sigmoid(logits)).abs() ** FOCAL_GAMMA)
+
+
+def weighted_bce(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Binary cross-entropy of pixels times their weights, mean over pixels and maps.
+
+    Args:
+        weights: float32, of the logits' shape or one that broadcasts to it.
+    """
+    return (weights * _pixel_bce(logits, targets)).mean()
 
 
 def hard_pixels(logits: Tensor, targets: Tensor) -> Tensor:

@@ -52,6 +52,7 @@ class Learner(Protocol):
 Validate = Callable[[nn.Module], dict[str, float]]
 Report = Callable[[int, dict[str, float]], None]
 SCORE = "val_dsb_score"
+BEST_FILE = "best.pt"
 OPTIMIZERS = ("adamw", "sgd")
 # Parts of the steps after which the rate falls tenfold: Detectron2's schedules.
 SGD_MILESTONES = (2 / 3, 8 / 9)
@@ -77,6 +78,9 @@ class Schedule:
         precision: `bf16` (mixed precision) or `fp32`.
         device: `cuda` or `cpu`.
         workers: processes that make crops; 0 makes them in the training process.
+        balanced: take rare kinds and sizes of images more often than their share; else each image
+            as often as any other.
+        augmentation: random changes of the crops.
     """
 
     steps: int = 9000
@@ -93,6 +97,7 @@ class Schedule:
     precision: str = "bf16"
     device: str = "cpu"
     workers: int = 1
+    balanced: bool = True
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
@@ -137,7 +142,7 @@ def fit(
     averaged = AveragedWeights(network, average, schedule.average_decay)
     optimizer = _optimizer(network, schedule)
     progress = _resume(checkpoint, network, averaged, optimizer, schedule)
-    best = checkpoint.with_name("best.pt")
+    best = checkpoint.with_name(BEST_FILE)
     started = time.monotonic() - progress.seconds
     losses: list[float] = []
     crops = _crops(learner, samples, schedule, progress.step)
@@ -187,7 +192,12 @@ def _crops(
     learner: Learner, samples: Sequence[Sample], schedule: Schedule, first_step: int
 ) -> DataLoader[tuple[Tensor, Any]]:
     dataset = CropDataset(
-        samples, learner.targets, schedule.crop_px, schedule.augmentation, schedule.seed
+        samples,
+        learner.targets,
+        schedule.crop_px,
+        schedule.augmentation,
+        schedule.seed,
+        schedule.balanced,
     )
     sampler = CountingSampler(
         first_step * schedule.batch_size, schedule.steps * schedule.batch_size

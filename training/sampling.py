@@ -40,7 +40,8 @@ def balanced_weights(samples: Sequence[Sample]) -> NDArray[np.float64]:
 class CropDataset(Dataset[tuple[Tensor, Any]]):
     """Endless augmented crops; crop `index` depends on (seed, index) alone, on any machine.
 
-    Items: image float32 [3, S, S] in [0, 1], and the targets made of its labels.
+    Items: image float32 [3, S, S] in [0, 1], and the targets made of its labels. Every image is as
+    likely as the next unless they are balanced (`balanced_weights`).
     """
 
     def __init__(
@@ -50,10 +51,12 @@ class CropDataset(Dataset[tuple[Tensor, Any]]):
         size: int,
         augmentation: Augmentation,
         seed: int,
+        balanced: bool = True,
     ) -> None:
         self._samples = samples
         self._targets = targets
-        self._cumulative = np.cumsum(balanced_weights(samples))
+        even = np.full(len(samples), 1 / len(samples))
+        self._cumulative = np.cumsum(balanced_weights(samples) if balanced else even)
         self._size = size
         self._augmentation = augmentation
         self._seed = seed

@@ -3,9 +3,11 @@
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 MAPS = ("foreground", "border", "distance")
 BORDER_REACH_PX = 2
+CLOSENESS_PX = 5.0
 
 
 def target_maps(labels: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -39,6 +41,32 @@ def distance(labels: NDArray[np.uint16]) -> NDArray[np.float32]:
     np.maximum.at(deepest, labels.ravel(), depth.ravel())
     deepest[0] = 1
     return np.asarray(depth / deepest[labels], np.float32)
+
+
+def border_closeness(labels: NDArray[np.uint16]) -> NDArray[np.float32]:
+    """How close each pixel is to two nuclei (Ronneberger et al. 2015, equation 2, without w0).
+
+    Args:
+        labels: uint16 [H, W], 0 is background.
+
+    Returns:
+        float32 [H, W] in [0, 1]: exp(-(d1 + d2)^2 / (2 * 5^2)), where d1 and d2 are the distances
+        to the nearest and the second nearest nucleus, pixels; 0 in a nucleus itself.
+    """
+    reach = round(4 * CLOSENESS_PX)  # less than 0.0004 beyond
+    height, width = labels.shape
+    nearest, second = (np.full(labels.shape, np.inf, np.float32) for _ in range(2))
+    for number, box in enumerate(ndimage.find_objects(labels.astype(np.int32)), start=1):
+        if box is None:
+            continue
+        rows, columns = box
+        y, x = max(0, rows.start - reach), max(0, columns.start - reach)
+        around = np.s_[y : min(height, rows.stop + reach), x : min(width, columns.stop + reach)]
+        outside = (labels[around] != number).astype(np.uint8)
+        away = cv2.distanceTransform(outside, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+        np.minimum(second[around], np.maximum(nearest[around], away), out=second[around])
+        np.minimum(nearest[around], away, out=nearest[around])
+    return np.asarray(np.exp(-((nearest + second) ** 2) / (2 * CLOSENESS_PX**2)), np.float32)
 
 
 def _neighbouring_labels(

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from nuclei.errors import InvalidOption
-from training.losses import LOSSES, loss_by_name
+from training.losses import LOSSES, loss_by_name, weighted_bce
 
 TARGETS = (torch.arange(2 * 3 * 16 * 16).reshape(2, 3, 16, 16) % 7 < 3).float()
 
@@ -26,6 +26,18 @@ def test_hard_pixels_look_at_the_hardest_quarter() -> None:
     targets = torch.zeros(1, 1, 4, 4)
     targets[0, 0, 0, :2] = 1
     assert loss_by_name("hard_pixels")(logits, targets) == pytest.approx(5.0, rel=1e-3)
+
+
+def test_pixels_weigh_what_they_are_given() -> None:
+    logits = torch.full((1, 2, 4, 4), 3.0)
+    targets = torch.zeros(1, 2, 4, 4)
+    left = torch.zeros(1, 1, 4, 4)
+    left[..., :2] = 2
+    assert weighted_bce(logits, targets, left) == pytest.approx(
+        float(LOSSES["bce"](logits, targets))
+    )
+    targets[..., :2] = 1
+    assert weighted_bce(logits, targets, left) < 0.1
 
 
 def test_sums_are_weighted() -> None:

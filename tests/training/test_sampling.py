@@ -32,3 +32,17 @@ def test_items_are_images_and_what_is_made_of_their_labels(samples: list[Sample]
 
 def test_the_sampler_counts_on() -> None:
     assert list(CountingSampler(3, 6)) == [3, 4, 5]
+
+
+def test_unbalanced_crops_are_as_common_as_their_images(samples: list[Sample]) -> None:
+    def share_of_histology(balanced: bool) -> float:
+        kinds = np.repeat(np.arange(2), (8, 4))
+        truth = [
+            Sample(s.id, s.kind, s.pixels, np.full_like(s.labels, kind))
+            for s, kind in zip(samples, kinds, strict=True)
+        ]
+        crops = CropDataset(truth, np.max, 8, Augmentation(), 0, balanced)
+        return float(np.mean([crops[index][1] for index in range(600)]))
+
+    assert abs(share_of_histology(False) - 1 / 3) < 0.05
+    assert abs(share_of_histology(True) - 2 / (2 + 8**0.5)) < 0.05

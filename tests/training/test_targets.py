@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from training.targets import target_maps
+from training.targets import CLOSENESS_PX, border_closeness, target_maps
 
 
 def test_two_touching_squares() -> None:
@@ -45,3 +45,23 @@ def test_maps_are_probabilities_and_every_nucleus_has_a_peak(labels: NDArray[np.
     for number in np.unique(labels[labels > 0]):
         assert maps[2][labels == number].max() == 1
     assert not maps[2][labels == 0].any()
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    hnp.arrays(
+        np.uint16, st.tuples(st.integers(1, 24), st.integers(1, 24)), elements=st.integers(0, 3)
+    )
+)
+def test_closeness_is_of_the_two_nearest_nuclei(labels: NDArray[np.uint16]) -> None:
+    y, x = np.mgrid[: labels.shape[0], : labels.shape[1]]
+    away = np.sort(
+        [np.full(labels.shape, np.inf)] * 2
+        + [
+            np.hypot(y[..., None] - rows, x[..., None] - columns).min(axis=2)
+            for rows, columns in (np.nonzero(labels == n) for n in np.unique(labels[labels > 0]))
+        ],
+        axis=0,
+    )
+    expected = np.exp(-((away[0] + away[1]) ** 2) / (2 * CLOSENESS_PX**2))
+    assert np.allclose(border_closeness(labels), expected, atol=5e-4)
