@@ -152,7 +152,8 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
         )
         run.tags({"n_parameters": n_parameters(network), "best_step": progress.best_step})
         contract, evaluation = _tune(recipe, network, validation, run)
-        run.picture(learning_curves(progress.history), "learning_curves.png")
+        if progress.history:
+            run.picture(learning_curves(progress.history), "learning_curves.png")
         parity, version = _register(recipe, network, contract, progress, run)
         return TrainedModel(version, contract, evaluation, parity)
 

@@ -2,15 +2,11 @@
 
 import typer
 
-from nuclei.cli.train import unet
+from nuclei.cli.train import unet, unet_linknet
 
 app = typer.Typer(
     help="Train a segmenter on your images, tracked and registered in MLflow.",
     no_args_is_help=True,
 )
 app.command(epilog=unet.EPILOG)(unet.unet)
-
-
-@app.callback()
-def _group() -> None:
-    """Keep `unet` a subcommand."""
+app.command("unet_linknet", epilog=unet_linknet.EPILOG)(unet_linknet.unet_linknet)
