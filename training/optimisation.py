@@ -53,7 +53,6 @@ Validate = Callable[[nn.Module], dict[str, float]]
 Report = Callable[[int, dict[str, float]], None]
 SCORE = "val_dsb_score"
 BEST_FILE = "best.pt"
-BEST_FILE = "best.pt"
 OPTIMIZERS = ("adamw", "sgd")
 # Parts of the steps after which the rate falls tenfold: Detectron2's schedules.
 SGD_MILESTONES = (2 / 3, 8 / 9)
