@@ -1,23 +1,22 @@
-"""Scores of many predicted label images against the truth: tables, JSON and pictures."""
+"""Scores of many predicted label images against the truth."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import cached_property
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
+from nuclei.detection_metrics import Candidates, Detections, coco_scores
 from nuclei.errors import InvalidData
-from nuclei.images import Frame
-from nuclei.metrics import DSB_THRESHOLDS, score_image
-from nuclei.overlay import overlay, stretched
+from nuclei.metrics import Labels, Overlap, scores_of
+from nuclei.resampling import Interval, mean_interval
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-COUNTS = ("n_true", "n_predicted")
+COUNTS = ("n_true", "n_predicted", "missed", "extra", "merged", "split")
 TABLE_ROWS = {
     "n_true": "nuclei",
     "n_predicted": "nuclei found",
@@ -31,13 +30,45 @@ TABLE_ROWS = {
     "mean_iou": "mean IoU",
     "dice": "Dice",
     "boundary_dice": "boundary Dice",
+    "pixel_accuracy": "pixel accuracy",
+    "count_error": "count error",
+    "missed": "missed",
+    "extra": "extra",
+    "merged": "merged",
+    "split": "split",
 }
+SHOWN_MEANS = tuple(name for name in TABLE_ROWS if name not in COUNTS)
 OVERALL = "overall"
+# Areas in pixels at which the next size begins; a half, a quarter, a tenth of nuclei are above.
+SIZE_LIMITS_PX = (100, 300, 1000)
 
-Labels = NDArray[np.integer]
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """How well the single nuclei of one image fit.
+
+    Attributes:
+        true_area: int64 [n_true], pixels.
+        true_iou: float64 [n_true], of the match above 0.5; 0 without one.
+        predicted_area: int64 [n_predicted], pixels.
+        predicted_iou: float64 [n_predicted].
+    """
+
+    true_area: NDArray[np.int64]
+    true_iou: NDArray[np.float64]
+    predicted_area: NDArray[np.int64]
+    predicted_iou: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, overlap: Overlap) -> "Matches":
+        iou = np.where(overlap.iou > 0.5, overlap.iou, 0)
+        return cls(
+            *(overlap.true_area, iou.max(axis=1, initial=0)),
+            *(overlap.predicted_area, iou.max(axis=0, initial=0)),
+        )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageScores:
     """Scores of one image.
 
@@ -45,28 +76,55 @@ class ImageScores:
         name: of the image.
         kind: of image, for example `histology`.
         scores: by name, as `nuclei.metrics.score_image` gives them.
+        matches: nucleus by nucleus.
+        detections: of masks and of boxes, by these names; empty without candidates.
     """
 
     name: str
     kind: str
     scores: dict[str, float]
+    matches: Matches
+    detections: Mapping[str, Detections]
 
     @classmethod
-    def of(cls, name: str, kind: str, truth: Labels, predicted: Labels) -> "ImageScores":
+    def of(
+        cls,
+        name: str,
+        kind: str,
+        truth: Labels,
+        predicted: Labels,
+        candidates: Candidates | None = None,
+    ) -> "ImageScores":
         """Score one prediction.
+
+        Args:
+            name, kind: of the image.
+            truth: integer [H, W], 0 is background.
+            predicted: integer [H, W], 0 is background.
+            candidates: what COCO's scores look at: the nuclei with their scores, those too that
+                were too doubtful to be predicted; None leaves these scores out.
 
         Raises:
             InvalidData: the two cannot be compared; the message names the image.
         """
         try:
-            return cls(name, kind, score_image(truth, predicted))
+            overlap = Overlap.of(truth, predicted)
+            detections = {} if candidates is None else _detections(truth, candidates)
         except InvalidData as error:
             raise InvalidData(f"{name}: {error}") from error
+        return cls(name, kind, scores_of(overlap), Matches.of(overlap), detections)
 
 
-@dataclass(frozen=True)
+def _detections(truth: Labels, candidates: Candidates) -> dict[str, Detections]:
+    return {
+        "mask": Detections.of_masks(truth, candidates),
+        "box": Detections.of_boxes(truth, candidates),
+    }
+
+
+@dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Scores of a set of images: means over images, sums of counts.
+    """Scores of a set of images: means over images, sums of counts of nuclei and errors.
 
     Attributes:
         images: at least one.
@@ -79,8 +137,17 @@ class Evaluation:
             raise InvalidData("there is no image to score; expected at least one")
 
     def overall(self) -> dict[str, float]:
-        """Every score, mean over all images; nuclei counts are summed."""
+        """Every score, mean over all images; counts of nuclei and errors are summed."""
         return _mean(self.images)
+
+    def values(self, score: str, kind: str = OVERALL) -> NDArray[np.float64]:
+        """One score of every image, or of every image of a kind, float64 [N]."""
+        chosen = (image for image in self.images if kind in (OVERALL, image.kind))
+        return np.array([image.scores[score] for image in chosen], np.float64)
+
+    def interval(self, score: str, kind: str = OVERALL) -> Interval:
+        """95 % interval of the mean of a score over images (`nuclei.resampling`)."""
+        return mean_interval(self.values(score, kind))
 
     def by_kind(self) -> dict[str, dict[str, float]]:
         """The same for the images of each kind, by kind."""
@@ -89,131 +156,103 @@ class Evaluation:
             kind: _mean([image for image in self.images if image.kind == kind]) for kind in kinds
         }
 
-    def to_json(self) -> str:
-        return json.dumps(
-            {
-                OVERALL: self.overall(),
-                "by_kind": self.by_kind(),
-                "images": [
-                    {"name": image.name, "kind": image.kind, **image.scores}
-                    for image in self.images
-                ],
-            },
-            indent=2,
+    def by_size(self) -> dict[str, dict[str, float | None]]:
+        """Recall of true nuclei and precision of predicted ones by their area, over all images.
+
+        Returns:
+            by size (`under 100 px`): `n_true`, `n_predicted`, `recall_0.50`, `recall_0.75`,
+            `precision_0.50`, and `iou`, the mean over the matched true nuclei; None where there is
+            nothing to divide by.
+        """
+        matches = [image.matches for image in self.images]
+        true_area, true_iou = (
+            np.concatenate([getattr(one, name) for one in matches])
+            for name in ("true_area", "true_iou")
         )
+        predicted_area, predicted_iou = (
+            np.concatenate([getattr(one, name) for one in matches])
+            for name in ("predicted_area", "predicted_iou")
+        )
+        limits = (0, *SIZE_LIMITS_PX, np.inf)
+        sizes = {}
+        for lowest, next_lowest in pairwise(limits):
+            true = true_iou[(lowest <= true_area) & (true_area < next_lowest)]
+            predicted = predicted_iou[(lowest <= predicted_area) & (predicted_area < next_lowest)]
+            sizes[_size_name(lowest, next_lowest)] = {
+                "n_true": float(len(true)),
+                "n_predicted": float(len(predicted)),
+                "recall_0.50": _mean_of(true > 0.5),
+                "recall_0.75": _mean_of(true > 0.75),
+                "precision_0.50": _mean_of(predicted > 0.5),
+                "iou": _mean_of(true[true > 0.5]),
+            }
+        return sizes
+
+    @cached_property
+    def coco(self) -> dict[str, float | None]:
+        """COCO's scores of masks and boxes (`mask_ap`, `box_ar_small`); empty without candidates.
+
+        None for a size of which there is no true nucleus.
+        """
+        if not all(image.detections for image in self.images):
+            return {}
+        return {
+            f"{what}_{name}": None if np.isnan(value) else value
+            for what in ("mask", "box")
+            for name, value in coco_scores(
+                [image.detections[what] for image in self.images]
+            ).items()
+        }
+
+    def to_json(self) -> str:
+        return json.dumps(self.to_dict(), indent=2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as JSON has it."""
+        return {
+            OVERALL: self.overall(),
+            "interval": {score: self.interval(score) for score in SHOWN_MEANS},
+            "by_kind": self.by_kind(),
+            "by_size": self.by_size(),
+            "coco": self.coco,
+            "images": [
+                {"name": image.name, "kind": image.kind, **image.scores} for image in self.images
+            ],
+        }
 
     def table(self, title: str) -> Table:
-        """One line per score, one column per kind of image and one for all."""
+        """One line per score, one column per kind of image, one for all and one for its interval.
+
+        A score is the mean over images; nuclei and errors are counted.
+        """
         groups = {**self.by_kind(), OVERALL: self.overall()}
         table = Table(title=title)
         table.add_column("")
-        for group in groups:
+        for group in (*groups, "95 %"):
             table.add_column(group, justify="right")
-        images = [sum(group in (OVERALL, i.kind) for i in self.images) for group in groups]
+        images = [len(self.values("n_true", group)) for group in groups]
         table.add_row("images", *map(str, images))
         for name, heading in TABLE_ROWS.items():
             digits = 0 if name in COUNTS else 3
-            table.add_row(heading, *(f"{scores[name]:.{digits}f}" for scores in groups.values()))
+            interval = "" if name in COUNTS else shown_interval(self.interval(name))
+            values = (f"{scores[name]:.{digits}f}" for scores in groups.values())
+            table.add_row(heading, *values, interval)
         return table
 
 
-def figures(
-    evaluation: Evaluation,
-    frames: Sequence[Frame],
-    truths: Sequence[Labels],
-    predicted: Sequence[Labels],
-) -> "dict[str, Figure]":
-    """The pictures of an evaluation by file name.
-
-    Args:
-        evaluation: of the images.
-        frames: the images, in the order of `evaluation.images`.
-        truths: their true labels, integer [H, W].
-        predicted: their predicted labels, integer [H, W].
-    """
-    shown = [
-        Comparison(
-            f"{evaluation.images[i].kind} {evaluation.images[i].name[:12]}\n"
-            f"DSB score {evaluation.images[i].scores['dsb_score']:.3f}",
-            *(frames[i], truths[i], predicted[i]),
-        )
-        for i in _telling(evaluation)
-    ]
-    return {
-        "scores_per_image.png": figure_of_images(evaluation),
-        "scores_per_threshold.png": figure_of_thresholds(evaluation),
-        "comparisons.png": figure_of_comparisons(shown),
-    }
+def shown_interval(interval: Interval) -> str:
+    low, high = interval
+    return f"{low:.2f}\N{EN DASH}{high:.2f}"
 
 
-def _telling(evaluation: Evaluation) -> list[int]:
-    """Indices of the worst, the middle and the best image of each kind."""
-    ranked = sorted(
-        range(len(evaluation.images)), key=lambda i: evaluation.images[i].scores["dsb_score"]
-    )
-    chosen: list[int] = []
-    for kind in evaluation.by_kind():
-        own = [i for i in ranked if evaluation.images[i].kind == kind]
-        chosen += dict.fromkeys([own[0], own[len(own) // 2], own[-1]])
-    return chosen
+def _size_name(lowest: float, next_lowest: float) -> str:
+    if lowest == 0:
+        return f"under {next_lowest} px"
+    return f"{lowest} px and more" if next_lowest == np.inf else f"{lowest} to {next_lowest} px"
 
 
-def figure_of_images(evaluation: Evaluation) -> "Figure":
-    """DSB score of every image, from worst to best, coloured by kind."""
-    figure, axes = _figure(9, 4)
-    ranked = sorted(evaluation.images, key=lambda image: image.scores["dsb_score"])
-    for kind, mean in evaluation.by_kind().items():
-        bars = [
-            (rank, image.scores["dsb_score"])
-            for rank, image in enumerate(ranked)
-            if image.kind == kind
-        ]
-        axes.bar(*zip(*bars, strict=True), width=1.0, label=f"{kind} {mean['dsb_score']:.3f}")
-    axes.axhline(evaluation.overall()["dsb_score"], color="black", linewidth=1, linestyle="--")
-    axes.set(xlabel="image, by rising score", ylabel="DSB score", ylim=(0, 1))
-    axes.set_title(f"Score per image, mean {evaluation.overall()['dsb_score']:.3f}")
-    axes.legend(title="mean per kind")
-    return figure
-
-
-def figure_of_thresholds(evaluation: Evaluation) -> "Figure":
-    """Mean AP against the IoU threshold, overall and per kind."""
-    figure, axes = _figure(6, 4)
-    for kind, scores in (*evaluation.by_kind().items(), (OVERALL, evaluation.overall())):
-        ap = [scores[f"ap_{threshold:.2f}"] for threshold in DSB_THRESHOLDS]
-        style = {"color": "black", "linewidth": 2} if kind == OVERALL else {}
-        axes.plot(DSB_THRESHOLDS, ap, marker="o", label=kind, **style)
-    axes.set(xlabel="IoU threshold", ylabel="AP = TP / (TP + FP + FN)", ylim=(0, 1))
-    axes.set_title("Score against IoU threshold")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    return figure
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """One line of the picture of comparisons; labels are integer [H, W]."""
-
-    title: str
-    frame: Frame
-    truth: Labels
-    predicted: Labels
-
-
-def figure_of_comparisons(comparisons: Sequence[Comparison]) -> "Figure":
-    """Image, truth, prediction and difference, one line per image."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(14, 3.6 * len(comparisons)), layout="constrained")
-    grid = figure.subplots(len(comparisons), 4, squeeze=False)
-    headings = ("image", "truth", "prediction", "green right, red too much, blue missed")
-    for row, comparison in zip(grid, comparisons, strict=True):
-        for axes, heading, picture in zip(row, headings, _pictures(comparison), strict=True):
-            axes.imshow(picture, aspect="equal")
-            axes.set_title(heading, fontsize=9)
-            axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(comparison.title, fontsize=9)
-    return figure
+def _mean_of(values: NDArray[Any]) -> float | None:
+    return float(values.mean()) if len(values) else None
 
 
 def _mean(images: Iterable[ImageScores]) -> dict[str, float]:
@@ -222,25 +261,3 @@ def _mean(images: Iterable[ImageScores]) -> dict[str, float]:
         name: float((np.sum if name in COUNTS else np.mean)([s[name] for s in scores]))
         for name in scores[0]
     }
-
-
-def _figure(width_in: float, height_in: float) -> "tuple[Figure, Any]":
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width_in, height_in), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _pictures(comparison: Comparison) -> tuple[NDArray[np.uint8], ...]:
-    frame = comparison.frame
-    right = (comparison.truth != 0) & (comparison.predicted != 0)
-    difference = stretched(frame) // 3
-    difference[right] += np.array((0, 110, 0), np.uint8)
-    difference[(comparison.predicted != 0) & ~right] += np.array((160, 0, 0), np.uint8)
-    difference[(comparison.truth != 0) & ~right] += np.array((0, 40, 160), np.uint8)
-    return (
-        stretched(frame),
-        overlay(frame, comparison.truth),
-        overlay(frame, comparison.predicted),
-        difference,
-    )

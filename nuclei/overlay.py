@@ -1,5 +1,6 @@
 """A picture of a frame with the outlines of its nuclei."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import cv2
@@ -27,17 +28,39 @@ def overlay(frame: Frame, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
         uint8 RGB [H * n, W * n, 3], n the smallest whole number that makes the longer side at least
         512 pixels, so that outlines stay thin on small frames.
     """
-    picture = stretched(frame)
-    times = -(-MIN_SIDE_PX // max(labels.shape))
-    if times > 1:
-        height, width = (times * side for side in labels.shape)
-        picture = np.asarray(cv2.resize(picture, (width, height)), np.uint8)
-        labels = labels.repeat(times, axis=0).repeat(times, axis=1)
-    bright = np.median(picture) > BRIGHT_BACKGROUND
-    colours = np.array(COLOURS_ON_BRIGHT if bright else COLOURS_ON_DARK, np.uint8)
-    edge = np.nonzero(_inner_edges(labels))
-    picture[edge] = colours[labels[edge] % len(colours)]
+    picture = enlarged(frame)
+    draw_outlines(picture, labels, COLOURS_ON_BRIGHT if is_bright(picture) else COLOURS_ON_DARK)
     return picture
+
+
+def enlarged(frame: Frame) -> NDArray[np.uint8]:
+    """The frame, stretched in contrast, of the size that `overlay` gives."""
+    picture = stretched(frame)
+    height, width = picture.shape[:2]
+    times = -(-MIN_SIDE_PX // max(height, width))
+    if times == 1:
+        return picture
+    return np.asarray(cv2.resize(picture, (width * times, height * times)), np.uint8)
+
+
+def is_bright(picture: NDArray[np.uint8]) -> bool:
+    return bool(np.median(picture) > BRIGHT_BACKGROUND)
+
+
+def draw_outlines(
+    picture: NDArray[np.uint8], labels: NDArray[np.integer], colours: Sequence[Sequence[int]]
+) -> None:
+    """Draw a thin outline inside each nucleus.
+
+    Args:
+        picture: uint8 RGB [H * n, W * n, 3], drawn on.
+        labels: integer [H, W], 0 is background.
+        colours: K times red, green, blue; nucleus k gets the one at k modulo K.
+    """
+    times = len(picture) // len(labels)
+    labels = labels.repeat(times, axis=0).repeat(times, axis=1)
+    edge = np.nonzero(_inner_edges(labels))
+    picture[edge] = np.array(colours, np.uint8)[labels[edge] % len(colours)]
 
 
 def encode_png(picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

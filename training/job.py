@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nuclei.assembly import Assembly
+from nuclei.charts import figures
 from nuclei.contract import CONTRACT_FILE, Contract, Parameters
 from nuclei.errors import InvalidData
-from nuclei.evaluation import Evaluation, ImageScores, figures
+from nuclei.evaluation import Evaluation, ImageScores
 from nuclei.images import frame_from_array
 from nuclei.pipeline import Engine
 from training.augmentation import Augmentation

@@ -164,7 +164,7 @@ def _read_predictions(samples: "Sequence[Sample]", folder: Path) -> "Predictions
 def _write(
     out: Path, evaluation: "Evaluation", samples: "Sequence[Sample]", found: "Predictions"
 ) -> None:
-    from nuclei.evaluation import figures
+    from nuclei.charts import figures
     from nuclei.images import frame_from_array
 
     pictures = figures(

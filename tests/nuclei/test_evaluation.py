@@ -6,16 +6,9 @@ import pytest
 from numpy.typing import NDArray
 from rich.console import Console
 
+from nuclei.detection_metrics import Candidates
 from nuclei.errors import InvalidData
-from nuclei.evaluation import (
-    Comparison,
-    Evaluation,
-    ImageScores,
-    figure_of_comparisons,
-    figure_of_images,
-    figure_of_thresholds,
-)
-from nuclei.images import Frame
+from nuclei.evaluation import Evaluation, ImageScores
 
 
 def labels(*columns: int) -> NDArray[np.uint16]:
@@ -60,9 +53,12 @@ def test_table_shows_every_kind_in_eighty_columns() -> None:
     assert "…" not in text
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines()]
     values = {row[0]: row[1:] for row in rows if row}
-    assert values["images"] == ["2", "1", "3"]
-    assert values["nuclei found"] == ["3", "1", "4"]
-    assert values["DSB score"] == ["0.750", "0.000", "0.500"]
+    assert values["images"] == ["2", "1", "3", ""]
+    assert values["nuclei found"] == ["3", "1", "4", ""]
+    assert values["missed"] == ["1", "4", "5", ""]
+    assert values["DSB score"][:3] == ["0.750", "0.000", "0.500"]
+    low, high = EVALUATION.interval("dsb_score")
+    assert values["DSB score"][3] == f"{low:.2f}\N{EN DASH}{high:.2f}"
 
 
 def test_other_sizes_are_named() -> None:
@@ -75,28 +71,40 @@ def test_no_image_is_no_evaluation() -> None:
         Evaluation(())
 
 
-def test_picture_of_images_ranks_them() -> None:
-    axes = figure_of_images(EVALUATION).axes[0]
-    heights = {patch.get_x() + 0.5: patch.get_height() for patch in axes.patches}
-    assert [heights[rank] for rank in (0, 1, 2)] == pytest.approx([0, 0.5, 1])
+def test_intervals_hold_the_mean_and_are_of_images() -> None:
+    scores = EVALUATION.overall()
+    low, high = EVALUATION.interval("dsb_score")
+    assert low < scores["dsb_score"] < high
+    assert EVALUATION.interval("dsb_score", "histology") == (0, 0)
+    assert list(EVALUATION.values("dsb_score", "fluorescence")) == [1, 0.5]
+    assert json.loads(EVALUATION.to_json())["interval"]["dsb_score"] == [low, high]
 
 
-def test_picture_of_thresholds_has_a_line_per_kind() -> None:
-    axes = figure_of_thresholds(EVALUATION).axes[0]
-    lines = {line.get_label(): line.get_ydata() for line in axes.lines}
-    assert set(lines) == {"fluorescence", "histology", "overall"}
-    np.testing.assert_allclose(lines["fluorescence"], 0.75)
+def test_nuclei_are_scored_by_their_size() -> None:
+    truth, predicted = np.zeros((2, 60, 100), np.uint16)
+    truth[0:5, 0:5], truth[10:30, 0:10], truth[0:40, 50:80] = 1, 2, 3
+    predicted[10:30, 0:8], predicted[0:40, 50:90], predicted[50:60, 0:40] = 1, 2, 3
+    sizes = Evaluation((ImageScores.of("a", "x", truth, predicted),)).by_size()
+    assert list(sizes) == ["under 100 px", "100 to 300 px", "300 to 1000 px", "1000 px and more"]
+    small, medium, large, largest = sizes.values()
+    assert (small["n_true"], small["recall_0.50"], small["precision_0.50"]) == (1, 0, None)
+    assert (medium["recall_0.50"], medium["recall_0.75"]) == (1, 1)
+    assert medium["iou"] == pytest.approx(0.8)
+    assert (large["n_true"], large["precision_0.50"], large["iou"]) == (0, 0, None)
+    assert (largest["recall_0.50"], largest["iou"]) == (1, 0.75)
+    assert largest["recall_0.75"] == 0
 
 
-def test_picture_of_comparisons_tells_right_from_wrong() -> None:
-    frame = Frame(np.zeros((10, 60, 1), np.uint8))
-    comparison = Comparison("b", frame, labels(0, 10), labels(0, 30))
-    figure = figure_of_comparisons([comparison, comparison])
-    assert len(figure.axes) == 8
-    difference = figure.axes[3].images[0].get_array()
-    right, missed, extra = difference[4, 1], difference[4, 11], difference[4, 31]
-    assert right.argmax() == 1
-    assert missed.argmax() == 2
-    assert extra.argmax() == 0
-    assert not difference[0].any()
-    figure.savefig(io.BytesIO())
+def test_coco_scores_need_the_candidates_of_every_image() -> None:
+    candidates = Candidates(labels(0, 10), np.array([0.9, 0.4], np.float32))
+    scored = ImageScores.of("a", "x", labels(0, 10), labels(0), candidates)
+    assert Evaluation((*EVALUATION.images, scored)).coco == {}
+    coco = Evaluation((scored,)).coco
+    assert coco["mask_ap"] == coco["box_ap"] == coco["mask_ar_small"] == 1
+    assert coco["mask_ap_large"] is None
+
+
+def test_candidates_without_scores_name_the_image() -> None:
+    unscored = Candidates(labels(0, 10), np.zeros(0, np.float32))
+    with pytest.raises(InvalidData, match="plate 7: there are 2 nuclei and 0 scores"):
+        ImageScores.of("plate 7", "x", labels(0), labels(0), unscored)

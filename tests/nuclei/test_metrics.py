@@ -4,6 +4,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
+from stardist import matching as stardist
 
 from nuclei.errors import InvalidData
 from nuclei.metrics import DSB_THRESHOLDS, Overlap, score_image
@@ -20,6 +21,7 @@ RATIOS = [
     "mean_iou",
     "dice",
     "boundary_dice",
+    "pixel_accuracy",
     *(f"ap_{threshold:.2f}" for threshold in DSB_THRESHOLDS),
 ]
 
@@ -76,6 +78,68 @@ def test_by_hand_two_nuclei_merged_into_one() -> None:
     assert scores["ap_0.65"] == 0  # the larger one is at 10 / 16 = 0.625
     assert scores["mean_iou"] == pytest.approx((10 / 16 + 6 / 16) / 2)
     assert scores["dice"] == 1
+
+
+def errors(truth: Labels, predicted: Labels) -> tuple[float, ...]:
+    scores = score_image(truth, predicted)
+    return tuple(scores[name] for name in ("missed", "extra", "merged", "split"))
+
+
+def test_errors_by_hand() -> None:
+    assert errors(rows(slice(0, 10)), rows(slice(0, 9))) == (0, 0, 0, 0)
+    assert errors(rows(slice(0, 10)), rows(slice(50, 60))) == (1, 1, 0, 0)
+    assert errors(rows(slice(0, 10)), rows(slice(8, 18))) == (1, 1, 0, 0)
+    # A small nucleus beside a large one: the large one is matched all the same.
+    assert errors(rows(slice(0, 20), slice(20, 23)), rows(slice(0, 23))) == (0, 0, 1, 0)
+    assert errors(rows(slice(0, 23)), rows(slice(0, 20), slice(20, 23))) == (0, 0, 0, 1)
+    # One prediction over three nuclei is one merge, of none of which it is the match.
+    three = rows(slice(0, 10), slice(10, 20), slice(20, 30))
+    assert errors(three, rows(slice(0, 30))) == (0, 0, 1, 0)
+    # Exactly half inside is not most of it.
+    assert errors(rows(slice(0, 10), slice(10, 20)), rows(slice(5, 15))) == (2, 1, 0, 0)
+
+
+@given(PAIRS)
+def test_errors_turn_round_with_the_images(pair: tuple[Labels, Labels]) -> None:
+    missed, extra, merged, split = errors(*pair)
+    assert errors(*pair[::-1]) == (extra, missed, split, merged)
+
+
+@given(PAIRS)
+def test_a_nucleus_is_matched_or_part_of_an_error(pair: tuple[Labels, Labels]) -> None:
+    overlap = Overlap.of(*pair)
+    matched = (overlap.iou > 0.5).any(axis=1)
+    assert (matched | overlap.missed | overlap.merged | overlap.split).all()
+    assert not (matched & overlap.missed).any()
+
+
+def test_counts_and_pixels() -> None:
+    scores = score_image(rows(slice(0, 10), slice(20, 30)), rows(slice(0, 15)))
+    assert scores["count_error"] == 1
+    assert scores["pixel_accuracy"] == pytest.approx(1 - 15 / 100)
+
+
+@pytest.mark.parametrize("threshold", [0.5, 0.7, 0.9])
+def test_agrees_with_stardist(threshold: float) -> None:
+    rng = np.random.default_rng(int(threshold * 10))
+    truth, predicted = np.zeros((2, 200, 200), np.uint16)
+    for label in range(1, 40):
+        y, x, height, width = rng.integers((0, 0, 5, 5), (180, 180, 30, 30))
+        truth[y : y + height, x : x + width] = label
+        dy, dx = rng.integers(-2, 3, 2)
+        if rng.random() < 0.8:
+            predicted[max(y + dy, 0) : y + dy + height, max(x + dx, 0) : x + dx + width] = label
+    # A match of theirs is at the threshold or above it, of ours above it.
+    theirs = stardist.matching(truth, predicted, thresh=np.nextafter(threshold, 1))
+    overlap = Overlap.of(truth, predicted)
+    assert overlap.counts(threshold) == (theirs.tp, theirs.fp, theirs.fn)
+    assert theirs.tp > 3
+    assert overlap.average_precision(threshold) == pytest.approx(theirs.accuracy)
+    assert overlap.f1(threshold) == pytest.approx(theirs.f1)
+    assert overlap.precision(threshold) == pytest.approx(theirs.precision)
+    assert overlap.recall(threshold) == pytest.approx(theirs.recall)
+    if threshold == 0.5:
+        assert overlap.panoptic_quality() == pytest.approx(theirs.panoptic_quality)
 
 
 def test_an_iou_equal_to_the_threshold_is_no_match() -> None:
