@@ -19,11 +19,17 @@ from rich.progress import track
 
 from nuclei.errors import InvalidData, NucleiError
 from nuclei.images import FRAME_SUFFIXES, read_frame, read_labels
+from training.coco import CocoImage, coco_images
+from training.yolo import parse_yolo
 
 T = TypeVar("T")
 
 MANIFEST = "manifest.csv"
+IMAGES_FOLDER = "images"
 LABEL_FOLDERS = ("masks", "labels")
+COCO_SUFFIX = ".json"
+YOLO_SUFFIX = ".txt"
+YOLO_FOLDER = "labels"
 LABEL_NAME = re.compile(r"^(?P<stem>.+)[._-](labels?|masks?)$")
 SHOWN_PROBLEMS = 10
 
@@ -31,6 +37,8 @@ FORMS = """expected, as a folder or a zip, one of
   images/<name>.png  masks/<name>.png  [manifest.csv with columns id, kind]
   <id>/images/<id>.png  <id>/masks/*.png   (one mask per nucleus, the 2018 Data Science Bowl's form)
   <name>.tif  <name>_labels.tif            (or _masks, .labels)
+  images/<name>.png  annotations.json      (COCO's form; the images may lie beside the file)
+  images/<name>.png  labels/<name>.txt     (YOLO's form, a polygon per nucleus)
 with label images of whole numbers: 0 is background, one number per nucleus"""
 
 
@@ -55,7 +63,7 @@ def read_dataset(path: Path) -> list[Sample]:
     """Read every image of a data set, in the order of their ids.
 
     Args:
-        path: folder or zip in one of the three forms of `FORMS`.
+        path: folder or zip in one of the forms of `FORMS`.
 
     Raises:
         InvalidData: no such form, or pairs that cannot be used; each is named with its file.
@@ -127,7 +135,13 @@ class _Files:
 
 def _is_data(name: PurePosixPath) -> bool:
     hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
-    return not hidden and (name.suffix.lower() in FRAME_SUFFIXES or name.name == MANIFEST)
+    annotated = name.suffix == COCO_SUFFIX or _is_yolo(name)
+    known = annotated or name.suffix.lower() in FRAME_SUFFIXES or name.name == MANIFEST
+    return known and not hidden
+
+
+def _is_yolo(name: PurePosixPath) -> bool:
+    return name.suffix == YOLO_SUFFIX and YOLO_FOLDER in name.parent.parts
 
 
 def _files(path: Path) -> _Files:
@@ -154,20 +168,92 @@ def _manifest(files: _Files) -> dict[str, str]:
     return {row["id"]: row.get("kind") or "" for row in rows}
 
 
-Pair = tuple[NDArray[np.uint8] | NDArray[np.uint16], NDArray[np.uint32]]
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Pair = tuple[Pixels, NDArray[np.uint32]]
+Read = Callable[[], Pair]
 
 
-def _pairs(files: _Files, path: Path) -> Mapping[str, Callable[[], Pair]]:
+def _pairs(files: _Files, path: Path) -> Mapping[str, Read]:
     """What reads each pair, by id."""
     images = [name for name in files.names if name.suffix.lower() in FRAME_SUFFIXES]
-    readers: dict[str, Callable[[], Pair]] = {}
-    for name, image, labels in [*_one_mask_per_nucleus(images), *_label_images(images)]:
+    annotated = [*_coco(files, images), *_yolo(files, images)]
+    rest = sorted(set(images) - {image for _, image, _ in annotated})
+    readers: dict[str, Read] = {}
+    for name, _, read in [*annotated, *_with_label_images(files, rest)]:
         if name in readers:
             raise InvalidData(f"{path}: two images are called {name}; rename one")
-        readers[name] = _reader(files, image, labels)
+        readers[name] = read
     if not readers:
         raise InvalidData(f"{path}: no images with masks were found; {FORMS}")
     return readers
+
+
+# Id, the image where there is one, and what reads the pair.
+Annotated = tuple[str, PurePosixPath | None, Read]
+
+
+def _coco(files: _Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
+    """Images that a COCO file lists; they lie somewhere below its folder, or beside that."""
+    by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
+    for name in images:
+        by_name[name.name].append(name)
+    for file in files.names:
+        if file.suffix != COCO_SUFFIX:
+            continue
+        home = file.parent.parent if file.parent.name == "annotations" else file.parent
+        for listed in _of(file, partial(_read_coco, files, file)):
+            path = PurePosixPath(listed.file_name.replace("\\", "/"))
+            tail = tuple(part for part in path.parts if part not in ("..", "/"))
+            fitting = (
+                name
+                for name in by_name[path.name]
+                if name.is_relative_to(home) and name.parts[-len(tail) :] == tail
+            )
+            image = next(fitting, None)
+            yield path.stem, image, partial(_read_listed, files, file, listed, image)
+
+
+def _read_coco(files: _Files, file: PurePosixPath) -> list[CocoImage]:
+    return coco_images(files.read(file)) or []
+
+
+def _read_listed(
+    files: _Files, file: PurePosixPath, listed: CocoImage, image: PurePosixPath | None
+) -> Pair:
+    if image is None:
+        raise InvalidData(f"{file} lists {listed.file_name}, and no such image lies by it; add it")
+    pixels = _read_pixels(files, image)
+    if pixels.shape[:2] != (listed.height, listed.width):
+        raise InvalidData(
+            f"{file} lists {listed.file_name} as {(listed.height, listed.width)}, and it is "
+            f"{pixels.shape[:2]} pixels; expected the same size"
+        )
+    return pixels, _of(file, listed.labels)
+
+
+def _yolo(files: _Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
+    """`labels/x.txt`, or `labels/<part>/x.txt`, with the same path below `images`."""
+    by_path = {image.with_suffix(""): image for image in images}
+    for file in files.names:
+        if not _is_yolo(file):
+            continue
+        parts = list(file.with_suffix("").parts)
+        parts[len(parts) - 1 - parts[::-1].index(YOLO_FOLDER, 1)] = IMAGES_FOLDER
+        image = by_path.get(PurePosixPath(*parts))
+        yield file.stem, image, partial(_read_yolo, files, image, file)
+
+
+def _read_yolo(files: _Files, image: PurePosixPath | None, file: PurePosixPath) -> Pair:
+    if image is None:
+        raise _without_partner(file)
+    pixels = _read_pixels(files, image)
+    text = files.read(file).decode(errors="replace")
+    return pixels, _of(file, lambda: parse_yolo(text, *pixels.shape[:2]).labels())
+
+
+def _with_label_images(files: _Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
+    for name, image, labels in [*_one_mask_per_nucleus(images), *_label_images(images)]:
+        yield name, image, partial(_read_label_images, files, image, labels)
 
 
 Found = tuple[str, PurePosixPath, list[PurePosixPath]]
@@ -184,7 +270,7 @@ def _one_mask_per_nucleus(images: Sequence[PurePosixPath]) -> Iterator[Found]:
 
 
 def _is_kaggle(image: PurePosixPath) -> bool:
-    return image.parent.name == "images" and image.parent.parent.name == image.stem
+    return image.parent.name == IMAGES_FOLDER and image.parent.parent.name == image.stem
 
 
 def _label_images(images: Sequence[PurePosixPath]) -> Iterator[Found]:
@@ -203,35 +289,38 @@ def _label_images(images: Sequence[PurePosixPath]) -> Iterator[Found]:
         else:
             plain.append(name)
     for name in plain:
-        home = name.parent.parent if name.parent.name == "images" else name.parent
+        home = name.parent.parent if name.parent.name == IMAGES_FOLDER else name.parent
         labels = truth.pop((home, name.stem), None)
         yield name.stem, name, [labels] if labels else []
     for (_, stem), labels in truth.items():
         yield stem, labels, []
 
 
-def _reader(
+def _read_label_images(
     files: _Files, image: PurePosixPath, labels: Sequence[PurePosixPath]
-) -> Callable[[], Pair]:
-    def read() -> Pair:
-        if not labels:
+) -> Pair:
+    if not labels:
+        raise _without_partner(image)
+    pixels = _read_pixels(files, image)
+    masks = [(name, _of(name, partial(_read_labels, files, name))) for name in labels]
+    for name, mask in masks:
+        if mask.shape != pixels.shape[:2]:
             raise InvalidData(
-                f"{image} has no partner: every image needs a mask, every mask an image"
+                f"{name} is {mask.shape} and {image} is {pixels.shape[:2]} pixels; expected "
+                "the same size"
             )
-        pixels = _of(image, lambda: read_frame(files.read(image))).pixels
-        masks = [(name, _of(name, partial(_read_labels, files, name))) for name in labels]
-        for name, mask in masks:
-            if mask.shape != pixels.shape[:2]:
-                raise InvalidData(
-                    f"{name} is {mask.shape} and {image} is {pixels.shape[:2]} pixels; expected "
-                    "the same size"
-                )
-        if _is_kaggle(image):
-            return pixels, _join(masks)
-        _refuse_binary(*masks[0])
-        return pixels, masks[0][1]
+    if _is_kaggle(image):
+        return pixels, _join(masks)
+    _refuse_binary(*masks[0])
+    return pixels, masks[0][1]
 
-    return read
+
+def _without_partner(name: PurePosixPath) -> InvalidData:
+    return InvalidData(f"{name} has no partner: every image needs a mask, every mask an image")
+
+
+def _read_pixels(files: _Files, image: PurePosixPath) -> Pixels:
+    return _of(image, lambda: read_frame(files.read(image))).pixels
 
 
 def _read_labels(files: _Files, name: PurePosixPath) -> NDArray[np.uint32]:

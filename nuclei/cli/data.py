@@ -1,4 +1,4 @@
-"""`nuclei data`: fetch and check data sets."""
+"""`nuclei data`: fetch, check and convert data sets."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-app = typer.Typer(help="Fetch and check data sets.", no_args_is_help=True)
+app = typer.Typer(help="Fetch, check and convert data sets.", no_args_is_help=True)
 
 DOWNLOAD_EPILOG = """
 **Examples**
@@ -15,6 +15,16 @@ DOWNLOAD_EPILOG = """
 nuclei data download data/                          (stage1_train.zip, about 80 MB)
 
 nuclei data download data/ --archive stage1_test.zip --archive stage2_test_final.zip
+"""
+
+CONVERT_EPILOG = """
+**Examples**
+
+nuclei data convert stage1_train.zip nuclei_coco/ --to coco
+
+nuclei data convert my_coco_export/ my_images/ --to labels
+
+nuclei data convert my_images/ nuclei_yolo/ --to yolo      (with data.yaml, for ultralytics)
 """
 
 
@@ -67,3 +77,32 @@ def check(
         table.add_row(kind, str(n_images), str(n_nuclei))
     Console().print(table)
     Console().print(f"fingerprint {fingerprint(samples)}")
+
+
+@app.command(epilog=CONVERT_EPILOG)
+def convert(
+    data: Annotated[Path, typer.Argument(help="Folder or zip in any form that training reads.")],
+    folder: Annotated[Path, typer.Argument(help="New folder that receives the data set.")],
+    to: Annotated[str, typer.Option(help="labels, coco or yolo.")],
+) -> None:
+    """Write a data set as label images, in COCO's form or in YOLO's.
+
+    What was written is read back: the counts of both are shown, and how many images came out with
+    other pixels, which only YOLO's polygons cause (they have no holes and no second part).
+    """
+    from training.conversion import write_dataset
+    from training.dataset import read_dataset, summary
+
+    samples = read_dataset(data)
+    write_dataset(samples, folder, to)
+    written = {sample.id: sample for sample in read_dataset(folder)}
+    console = Console()
+    table = Table("kind", "images in", "images out", "nuclei in", "nuclei out")
+    counted_in, counted_out = summary(samples), summary(list(written.values()))
+    for kind, n_in in counted_in.items():
+        n_out = counted_out.get(kind, (0, 0))
+        table.add_row(kind, *(str(n) for pair in zip(n_in, n_out, strict=True) for n in pair))
+    console.print(table)
+    changed = [int((sample.labels != written[sample.id].labels).sum()) for sample in samples]
+    n_images = sum(pixels > 0 for pixels in changed)
+    console.print(f"{n_images} images changed, by {sum(changed)} pixels in all")

@@ -1,3 +1,4 @@
+import json
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,9 @@ import pytest
 import tifffile
 
 from nuclei.errors import InvalidData
+from training.coco import coco_json
 from training.dataset import Sample, fingerprint, guess_kind, read_dataset, summary
+from training.yolo import yolo_text
 
 
 def write_images_and_masks(folder: Path, samples: list[Sample]) -> None:
@@ -40,7 +43,29 @@ def write_side_by_side(folder: Path, samples: list[Sample]) -> None:
         tifffile.imwrite(folder / f"{sample.id}_labels.tif", sample.labels.astype(np.int32))
 
 
-FORMS = [write_images_and_masks, write_one_mask_per_nucleus, write_side_by_side]
+def write_coco(folder: Path, samples: list[Sample]) -> None:
+    write_images_and_masks(folder, samples)
+    for mask in (folder / "masks").iterdir():
+        mask.unlink()
+    names = [f"images/{sample.id}.png" for sample in samples]
+    labels = {name: sample.labels for name, sample in zip(names, samples, strict=True)}
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "instances.json").write_text(coco_json(labels))
+
+
+def write_yolo(folder: Path, samples: list[Sample]) -> None:
+    for part in ("images", "labels"):
+        (folder / part / "train").mkdir(parents=True)
+    for sample in samples:
+        image = folder / "images" / "train" / f"{sample.id}.png"
+        cv2.imwrite(str(image), sample.pixels[..., ::-1])
+        (folder / "labels" / "train" / f"{sample.id}.txt").write_text(yolo_text(sample.labels))
+
+
+FORMS = [
+    *(write_images_and_masks, write_one_mask_per_nucleus, write_side_by_side),
+    *(write_coco, write_yolo),
+]
 Write = Callable[[Path, list[Sample]], None]
 
 
@@ -135,6 +160,72 @@ def test_a_wrong_pair_is_named(
         read_dataset(tmp_path / "data")
     assert samples[2].id in str(caught.value)
     assert samples[3].id not in str(caught.value)
+
+
+def spoil_listed_image(data: Path, name: str) -> None:
+    (data / "images" / f"{name}.png").unlink()
+
+
+def spoil_listing(data: Path, name: str) -> None:
+    cv2.imwrite(str(data / "images" / "unlisted.png"), np.zeros((9, 9), np.uint8))
+
+
+def spoil_second_image(data: Path, name: str) -> None:
+    (data / "copy" / "images").mkdir(parents=True)
+    image = (data / "images" / f"{name}.png").read_bytes()
+    (data / "copy" / "images" / f"{name}.png").write_bytes(image)
+
+
+def spoil_listed_size(data: Path, name: str) -> None:
+    cv2.imwrite(str(data / "images" / f"{name}.png"), np.zeros((10, 12), np.uint8))
+
+
+def spoil_coco_masks(data: Path, name: str) -> None:
+    path = data / "annotations" / "instances.json"
+    found = json.loads(path.read_text())
+    image = next(entry["id"] for entry in found["images"] if name in entry["file_name"])
+    chosen = next(entry for entry in found["annotations"] if entry["image_id"] == image)
+    chosen["segmentation"] = [[500, 2, 508, 2, 508, 9]]
+    path.write_text(json.dumps(found))
+
+
+def spoil_json(data: Path, name: str) -> None:
+    path = data / "annotations" / "instances.json"
+    path.write_text(path.read_text()[:-9])
+
+
+SPOILED_COCO = [
+    (spoil_listed_image, "fluorescence-2: .*instances.json lists .* no such image"),
+    (spoil_listing, "unlisted: images/unlisted.png has no partner"),
+    (spoil_second_image, "two images are called fluorescence-2"),
+    (spoil_listed_size, r"fluorescence-2: .*\(96, 128\), and it is \(10, 12\)"),
+    (spoil_coco_masks, r"fluorescence-2: .*annotation \d+: a polygon reaches from x 500 to 508"),
+    (spoil_json, "instances.json: is no JSON"),
+]
+
+
+@pytest.mark.parametrize(("spoil", "reason"), SPOILED_COCO)
+def test_what_does_not_fit_a_coco_file_is_named(
+    spoil: Callable[[Path, str], None], reason: str, samples: list[Sample], tmp_path: Path
+) -> None:
+    write_coco(tmp_path / "data", samples)
+    spoil(tmp_path / "data", samples[2].id)
+    with pytest.raises(InvalidData, match=reason) as caught:
+        read_dataset(tmp_path / "data")
+    assert samples[3].id not in str(caught.value)
+
+
+def test_a_yolo_file_without_its_image_is_named(samples: list[Sample], tmp_path: Path) -> None:
+    write_yolo(tmp_path, samples)
+    (tmp_path / "images" / "train" / f"{samples[2].id}.png").unlink()
+    with pytest.raises(InvalidData, match=rf"labels/train/{samples[2].id}.txt has no partner"):
+        read_dataset(tmp_path)
+
+
+def test_other_json_beside_the_images_does_no_harm(samples: list[Sample], tmp_path: Path) -> None:
+    write_images_and_masks(tmp_path / "data", samples)
+    (tmp_path / "data" / "settings.json").write_text('{"gain": 2}')
+    assert fingerprint(read_dataset(tmp_path / "data")) == fingerprint(samples)
 
 
 def test_overlapping_masks_are_named(samples: list[Sample], tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from typer.testing import CliRunner, Result
+
+from nuclei.cli.main import app
+from nuclei.errors import InvalidData, InvalidOption
+
+
+def data(*arguments: object) -> Result:
+    return CliRunner().invoke(app, ["data", *map(str, arguments)], env={"COLUMNS": "100"})
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Two images of two nuclei; one nucleus has a hole of a pixel."""
+    for part in ("images", "masks"):
+        (tmp_path / "in" / part).mkdir(parents=True)
+    for name in ("a", "b"):
+        labels = np.zeros((40, 50), np.uint16)
+        labels[5:15, 5:15], labels[20:32, 22:40] = 1, 2
+        cv2.imwrite(str(tmp_path / "in" / "images" / f"{name}.png"), (labels > 0) * np.uint8(200))
+        labels[25, 30] = 2 if name == "a" else 0
+        cv2.imwrite(str(tmp_path / "in" / "masks" / f"{name}.png"), labels)
+    return tmp_path / "in"
+
+
+@pytest.mark.parametrize(
+    ("form", "changed"),
+    [("labels", "0 images changed"), ("coco", "0 images"), ("yolo", "1 images changed, by 1 pix")],
+)
+def test_convert_counts_what_goes_in_and_comes_out(
+    images: Path, tmp_path: Path, form: str, changed: str
+) -> None:
+    shown = data("convert", images, tmp_path / "out", "--to", form)
+    assert shown.exit_code == 0, shown.output
+    (row,) = [line for line in shown.stdout.splitlines() if "fluorescence" in line]
+    assert [cell.strip() for cell in row.split("│")[2:-1]] == ["2", "2", "4", "4"]
+    assert changed in shown.stdout
+
+
+def test_there_and_back_again(images: Path, tmp_path: Path) -> None:
+    data("convert", images, tmp_path / "coco", "--to", "coco")
+    data("convert", tmp_path / "coco", tmp_path / "back", "--to", "labels")
+    for name in ("a", "b"):
+        before, after = (
+            cv2.imread(str(folder / "masks" / f"{name}.png"), cv2.IMREAD_UNCHANGED)
+            for folder in (images, tmp_path / "back")
+        )
+        assert np.array_equal(before, after)
+
+
+def test_what_cannot_be_used_is_named_before_anything_is_written(
+    images: Path, tmp_path: Path
+) -> None:
+    data("convert", images, tmp_path / "coco", "--to", "coco")
+    path = tmp_path / "coco" / "annotations.json"
+    found = json.loads(path.read_text())
+    found["annotations"].append({**found["annotations"][0], "image_id": 77})
+    path.write_text(json.dumps(found))
+    failed = data("convert", tmp_path / "coco", tmp_path / "back", "--to", "labels")
+    assert isinstance(failed.exception, InvalidData)
+    assert "annotation id 1 occurs 2 times" in str(failed.exception)
+    assert "image 77, which is not listed" in str(failed.exception)
+    assert not (tmp_path / "back").exists()
+
+
+def test_an_unknown_form_is_refused(images: Path, tmp_path: Path) -> None:
+    failed = data("convert", images, tmp_path / "out", "--to", "voc")
+    assert isinstance(failed.exception, InvalidOption)
+
+
+def test_check_reads_coco(images: Path, tmp_path: Path) -> None:
+    data("convert", images, tmp_path / "coco", "--to", "coco")
+    plain, coco = data("check", images).stdout, data("check", tmp_path / "coco").stdout
+    assert plain.splitlines()[-1] == coco.splitlines()[-1]
+    assert plain.splitlines()[-1].startswith("fingerprint ")
