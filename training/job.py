@@ -151,6 +151,7 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
         network, progress = recipe.fit(
             training, folder, partial(_validate, recipe, validation), run.metrics
         )
+        run.history(progress.history)
         run.tags({"n_parameters": n_parameters(network), "best_step": progress.best_step})
         contract, evaluation = _tune(recipe, network, validation, run)
         if progress.history:

@@ -1,7 +1,7 @@
 """MLflow: one run per training, one registered model version per trained model."""
 
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import distributions
@@ -13,6 +13,7 @@ from nuclei.registry import ARTIFACT_FOLDER, SQLITE, registered_name  # isort: s
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,6 +41,18 @@ class Run:
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One point of each curve."""
         mlflow.log_metrics(dict(values), step=step)
+
+    def history(self, points: Sequence[Mapping[str, float]]) -> None:
+        """Curves whole, with the points that were reached before this run began.
+
+        Args:
+            points: metrics by name, and `step`.
+        """
+        for point in points:
+            metrics = {name: value for name, value in point.items() if name != "step"}
+            known = MlflowClient().get_metric_history(self.id, next(iter(metrics)))
+            if point["step"] not in {entry.step for entry in known}:
+                self.metrics(int(point["step"]), metrics)
 
     def picture(self, figure: "Figure", name: str) -> None:
         mlflow.log_figure(figure, f"pictures/{name}")
@@ -72,6 +85,8 @@ def tracked_run(
 ) -> Iterator[Run]:
     """Open the MLflow run of a training folder: a new one, or the one a killed training began.
 
+    A folder that comes from another machine, whose runs are elsewhere, gets a new one.
+
     Parameters, the git commit, the installed packages and system metrics are logged.
 
     Args:
@@ -83,7 +98,7 @@ def tracked_run(
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
     remembered = folder / RUN_ID_FILE
-    run_id = remembered.read_text() if remembered.exists() else None
+    run_id = _known(remembered.read_text()) if remembered.exists() else None
     with mlflow.start_run(
         run_id=run_id,
         experiment_id=_experiment(tracking_uri),
@@ -97,6 +112,16 @@ def tracked_run(
         mlflow.log_text(_installed_packages(), "environment.txt")
         mlflow.set_tag("git_commit", _git_commit())
         yield Run(active.info.run_id)
+
+
+def _known(run_id: str) -> str | None:
+    try:
+        mlflow.get_run(run_id)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return None
+    return run_id
 
 
 def _experiment(tracking_uri: str) -> str:

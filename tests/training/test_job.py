@@ -103,6 +103,25 @@ def test_a_killed_training_goes_on_in_its_mlflow_run(
     assert resumed.version.run_id == run_id
 
 
+def test_a_training_from_another_machine_gets_a_run_with_all_of_its_curve(
+    samples: list[Sample], tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = recipe(write(tmp_path / "data", samples))
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("training.job._tune", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(asked, tmp_path / "run", f"sqlite:///{tmp_path / 'other.db'}")
+    there = (tmp_path / "run" / "mlflow_run_id").read_text()
+    run_id = train(asked, tmp_path / "run", tracking_uri).version.run_id
+    assert run_id != there
+    history = MlflowClient(tracking_uri).get_metric_history(run_id, "val_dsb_score")
+    assert [point.step for point in history] == [2, 4]
+
+
 def test_too_few_images_are_refused(
     samples: list[Sample], tracking_uri: str, tmp_path: Path
 ) -> None:
