@@ -2,11 +2,12 @@
 
 import typer
 
-from nuclei.cli.train import unet, unet_linknet
+from nuclei.cli.train import mask_rcnn, unet, unet_linknet
 
 app = typer.Typer(
     help="Train a segmenter on your images, tracked and registered in MLflow.",
     no_args_is_help=True,
 )
 app.command(epilog=unet.EPILOG)(unet.unet)
+app.command("mask_rcnn", epilog=mask_rcnn.EPILOG)(mask_rcnn.mask_rcnn)
 app.command("unet_linknet", epilog=unet_linknet.EPILOG)(unet_linknet.unet_linknet)

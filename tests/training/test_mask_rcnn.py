@@ -1,0 +1,94 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nuclei.contract import Contract, Method
+from training.augmentation import Augmentation
+from training.dataset import Sample
+from training.detectors import Detector
+from training.mask_rcnn import SCHEDULE, MaskRCNN, nuclei_of
+from training.optimisation import fit
+
+QUICK = replace(
+    SCHEDULE,
+    steps=30,
+    batch_size=2,
+    crop_px=64,
+    learning_rate=0.05,
+    warmup_steps=5,
+    validate_every=10,
+    workers=0,
+    precision="fp32",
+    augmentation=Augmentation(elastic_px=0, scale_spread=0),
+)
+
+
+def recipe(folder: Path) -> MaskRCNN:
+    return MaskRCNN(data=folder, backbone="mobilenet_v3", schedule=QUICK)
+
+
+def test_nuclei_have_the_boxes_of_their_pixels() -> None:
+    labels = np.zeros((20, 30), np.uint16)
+    labels[2:8, 3:9] = 7
+    labels[10:19, 20:30] = 4
+    parts, boxes = nuclei_of(labels)
+    assert boxes.tolist() == [[3, 2, 9, 8], [20, 10, 30, 19]]
+    np.testing.assert_array_equal(parts > 0, labels > 0)
+    assert parts.dtype == np.int32
+    assert boxes.dtype == np.float32
+
+
+def test_parts_of_a_label_that_lie_apart_are_nuclei_of_their_own() -> None:
+    labels = np.zeros((20, 30), np.uint16)
+    labels[2:8, :4] = labels[2:8, 26:] = 3
+    assert nuclei_of(labels)[1].tolist() == [[0, 2, 4, 8], [26, 2, 30, 8]]
+
+
+def test_neighbours_that_touch_stay_two() -> None:
+    labels = np.zeros((20, 30), np.uint16)
+    labels[4:12, 4:12], labels[4:12, 12:20] = 1, 2
+    parts, boxes = nuclei_of(labels)
+    assert len(boxes) == parts.max() == 2
+
+
+def test_slivers_are_no_nuclei() -> None:
+    labels = np.zeros((20, 30), np.uint16)
+    labels[0, :7] = 1
+    labels[10:14, 10:14] = 2
+    parts, boxes = nuclei_of(labels)
+    assert boxes.tolist() == [[10, 10, 14, 14]]
+    assert set(np.unique(parts)) == {0, 1}
+
+
+def test_no_nucleus_is_no_box() -> None:
+    parts, boxes = nuclei_of(np.zeros((8, 8), np.uint16))
+    assert boxes.shape == (0, 4)
+    assert not parts.any()
+
+
+def test_serving_learns_how_nuclei_come_of_it(tmp_path: Path) -> None:
+    contract = recipe(tmp_path).contract()
+    assert (contract.family, contract.method) == ("mask_rcnn", Method.MASKS)
+    assert Contract.from_json(contract.to_json()) == contract
+
+
+def test_options_survive_their_file(tmp_path: Path) -> None:
+    asked = replace(recipe(tmp_path), pixel_size_um=0.5)
+    (tmp_path / "options.json").write_text(asked.to_json())
+    assert MaskRCNN.read(tmp_path) == asked
+
+
+def test_the_loss_falls(samples: list[Sample], tmp_path: Path) -> None:
+    def validate(network: torch.nn.Module) -> dict[str, float]:
+        assert isinstance(network, Detector)
+        assert not network.training
+        return {"val_dsb_score": 0.0}
+
+    network, progress = fit(
+        recipe(tmp_path), samples, QUICK, tmp_path / "c.pt", validate, lambda *_: None
+    )
+    losses = [point["train_loss"] for point in progress.history]
+    assert losses[-1] < 0.85 * losses[0]
+    assert not network.training

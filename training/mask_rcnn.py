@@ -1,0 +1,120 @@
+"""The Mask R-CNN family: detectors of boxes, each with a small mask of its nucleus."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects
+from skimage.measure import label
+from torch import Tensor, nn
+
+from nuclei.contract import Contract, Method, PaintingParameters
+from training.detection_engine import DetectionEngine
+from training.detection_graphs import export_detector
+from training.detectors import Detector, build_detector
+from training.job import Recipe
+from training.optimisation import Schedule, mixed_precision
+
+# Half the side of the largest nuclei, as a nucleus is taken from the tile that holds its centre.
+HALO_PX = 96
+# Smaller parts of nuclei, which the end of a crop leaves, teach nothing.
+MIN_AREA_PX = 8
+
+# Detectron2's for Mask R-CNN (its learning rate is 0.02 for 16 images, in proportion for fewer).
+SCHEDULE = Schedule(
+    steps=12000,
+    batch_size=4,
+    optimizer="sgd",
+    learning_rate=5e-3,
+    warmup_steps=1000,
+    weight_decay=1e-4,
+    validate_every=1000,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRCNN(Recipe):
+    """A Mask R-CNN.
+
+    Attributes:
+        backbone: its name (see `training.detectors.ARCHITECTURES`).
+    """
+
+    backbone: str = "resnet18"
+    schedule: Schedule = field(default_factory=lambda: SCHEDULE)
+
+    family = "mask_rcnn"
+
+    def contract(self) -> Contract:
+        return Contract(
+            self.family,
+            Method.MASKS,
+            maps=(),
+            halo=HALO_PX,
+            pixel_size_um=self.pixel_size_um,
+            postprocessing=PaintingParameters(),
+        )
+
+    def build(self) -> Detector:
+        return build_detector(self.backbone)
+
+    def targets(self, labels: NDArray[np.uint16]) -> dict[str, Tensor]:
+        """The nuclei of a crop: `nuclei_of`, as tensors."""
+        parts, boxes = nuclei_of(labels)
+        return {"parts": torch.from_numpy(parts), "boxes": torch.from_numpy(boxes)}
+
+    def loss_of(
+        self, network: nn.Module, images: Tensor, targets: Sequence[Mapping[str, Tensor]]
+    ) -> Tensor:
+        assert isinstance(network, Detector)
+        device = images.device
+        losses = network.losses(images, [_with_masks(target, device) for target in targets])
+        return torch.stack(list(losses.values())).sum()
+
+    def engine(self, network: nn.Module, contract: Contract, precision: str) -> DetectionEngine:
+        device = self.schedule.device
+        precision_context = partial(mixed_precision, device, precision)
+        return DetectionEngine(network, contract, device, precision_context)
+
+    def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
+        return export_detector(network, folder)
+
+    def tags(self) -> Mapping[str, Any]:
+        return {"backbone": self.backbone}
+
+
+def nuclei_of(labels: NDArray[np.uint16]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The connected parts of the nuclei of a crop, and their boxes.
+
+    Args:
+        labels: uint16 [H, W], 0 is background; parts of one label may lie apart.
+
+    Returns:
+        parts: int32 [H, W], 0 is background, 1..K; those below `MIN_AREA_PX` are background.
+        boxes: float32 [K, 4], (x0, y0, x1, y1), pixels, of each part.
+    """
+    parts = label(labels, connectivity=1)
+    large = np.bincount(parts.ravel()) >= MIN_AREA_PX
+    large[0] = False
+    parts = np.where(large, np.cumsum(large), 0).astype(np.int32)[parts]
+    boxes = [
+        (columns.start, rows.start, columns.stop, rows.stop)
+        for rows, columns in find_objects(parts)
+    ]
+    return parts, np.array(boxes, np.float32).reshape(-1, 4)
+
+
+def _with_masks(target: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """As `training.detectors.Detector.losses` takes it; masks are made on the device."""
+    parts, boxes = target["parts"].to(device), target["boxes"].to(device)
+    numbers = torch.arange(1, len(boxes) + 1, device=device)
+    return {
+        "boxes": boxes,
+        "labels": torch.ones_like(numbers),
+        "masks": (parts == numbers[:, None, None]).to(torch.uint8),
+    }
