@@ -113,7 +113,8 @@ class Found:
         """
         tile = self._plan.tiles[index]
         where, scores, what = (outputs[name] for name in self._outputs)
-        corners = where.reshape(len(where), -1, 2) + np.array((tile.y, tile.x), np.float32)
+        pairs = (len(where), where.shape[1] // 2, 2)
+        corners = where.reshape(pairs) + np.array((tile.y, tile.x), np.float32)
         y, x = corners.mean(axis=1).T
         rows, columns = tile.rows, tile.columns
         own = (rows.start <= y) & (y < rows.stop) & (columns.start <= x) & (x < columns.stop)
