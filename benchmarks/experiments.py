@@ -1,0 +1,505 @@
+"""What the literature tried, on the same validation images: the tables of docs/experiments.md.
+
+    .venv-train/bin/python benchmarks/experiments.py stage1_train.zip           (all that are left)
+    .venv-train/bin/python benchmarks/experiments.py stage1_train.zip loss-dice every-peak
+    .venv-train/bin/python benchmarks/experiments.py --list
+
+An experiment's result stays in its folder, so a run that was stopped goes on; the document's tables
+and picture are written after each. Post-processing and views are tried on the network that is
+shipped. Trainings start from random weights and get the same modest budget of steps; the last
+network is taken. The options of post-processing are tuned on four fifths of the images and scored
+on the fifth, in turn, for every experiment.
+"""
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from candidates import learned
+from markers import PREDICTED, WAYS, Maps, Outcome, Way, cross_fitted
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+from views import ALL, DIHEDRAL, MIRRORED, SCALED, TURNED, View, answers, averaged
+
+from nuclei.errors import InvalidOption
+from nuclei.local import LocalEngine
+from nuclei.resampling import mean_interval, paired_test
+from training.dataset import Sample, read_dataset
+from training.optimisation import SCORE, Schedule
+from training.split import split_samples
+from training.targets import MAPS
+from training.tuning import predict_all
+from training.unet import UNet
+
+ROOT = Path(__file__).parents[1]
+DOCUMENT = ROOT / "docs" / "experiments.md"
+PICTURE = ROOT / "docs" / "experiments.png"
+MODEL = "unet"
+SEED = 0
+VALIDATION_FRACTION = 0.1
+WARM_UP = 0.1
+BUDGET_FILE = "budget.json"
+RESULT_FILE = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartOfMaps(UNet):
+    """A network that learns some of the maps only.
+
+    Attributes:
+        learnt: names of `training.targets.MAPS`; the others mean nothing.
+    """
+
+    learnt: tuple[str, ...] = MAPS
+
+    def loss_of(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        own = [MAPS.index(name) for name in self.learnt]
+        return super().loss_of(_Some(network, own), images, targets[:, own])
+
+
+class _Some(nn.Module):
+    def __init__(self, network: nn.Module, own: list[int]) -> None:
+        super().__init__()
+        self._network, self._own = network, own
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._network(images)[:, self._own]
+
+
+class Bench:
+    """The images, and the answers to them that several experiments share.
+
+    Attributes:
+        folder: of the results.
+        schedule: of every training.
+    """
+
+    def __init__(self, data: Path, folder: Path, schedule: Schedule) -> None:
+        self.data, self.folder, self.schedule = data, folder, schedule
+
+    @cached_property
+    def split(self) -> tuple[list[Sample], list[Sample]]:
+        return split_samples(read_dataset(self.data), VALIDATION_FRACTION, SEED)
+
+    @property
+    def validation(self) -> list[Sample]:
+        return self.split[1]
+
+    def shipped(self, view: View) -> list[Maps]:
+        """The shipped network's answers to one view of the validation images."""
+        engine = LocalEngine(ROOT / "model_repository")
+        kept = f"shipped-{view.turns}{'m' if view.mirrored else ''}-{view.scale}.npz"
+        return self.kept(kept, lambda: answers(self.validation, engine, MODEL, view))
+
+    def kept(self, name: str, make: Callable[[], list[Maps]]) -> list[Maps]:
+        """Answers in a file of the folder, made where there is none."""
+        path = self.folder / "maps" / name
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            partial_path = path.with_suffix(".partial.npz")
+            made = {f"{number:04d}": maps for number, maps in enumerate(make())}
+            np.savez_compressed(partial_path, **made)
+            partial_path.rename(path)
+        with np.load(path) as file:
+            return [file[key] for key in sorted(file)]
+
+
+Run = Callable[[Bench], Outcome]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One line of a table.
+
+    Attributes:
+        what: what differs from the table's first line.
+        run: gives the score of each validation image.
+    """
+
+    what: str
+    run: Run
+
+
+def postprocessed(way: Way, bench: Bench) -> Outcome:
+    return cross_fitted(way, bench.validation, bench.shipped(View()))
+
+
+def scored(bench: Bench) -> Outcome:
+    return learned(bench.validation, bench.shipped(View()))
+
+
+def seen(views: Sequence[View], bench: Bench) -> Outcome:
+    maps = averaged(bench.shipped(view) for view in views)
+    return cross_fitted(PREDICTED, bench.validation, maps)
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network trained from random weights.
+
+    Attributes:
+        name: of the folder that its checkpoint stays in.
+        options, schedule, augmentation: what differs from the first line's.
+        recipe: of the network.
+        way: of post-processing.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    schedule: Mapping[str, Any] = field(default_factory=dict)
+    augmentation: Mapping[str, float] = field(default_factory=dict)
+    recipe: type[UNet] = UNet
+    way: Way = PREDICTED
+
+    def __call__(self, bench: Bench) -> Outcome:
+        return cross_fitted(self.way, bench.validation, self.maps(bench))
+
+    def maps(self, bench: Bench) -> list[Maps]:
+        """Answers to the validation images."""
+        return bench.kept(f"{self.name}.npz", partial(self._trained, bench))
+
+    def _trained(self, bench: Bench) -> list[Maps]:
+        augmentation = replace(bench.schedule.augmentation, **self.augmentation)
+        schedule = replace(bench.schedule, **self.schedule, augmentation=augmentation)
+        recipe = self.recipe(data=bench.data, schedule=schedule, **self.options)
+        folder = bench.folder / self.name
+        training, validation = bench.split
+
+        # No choice by the validation images: the only validation is at the last step.
+        network, _ = recipe.fit(training, folder, lambda _: {SCORE: 0.0}, lambda *_: None)
+        engine = recipe.engine(network.to(schedule.device), recipe.contract(), "fp32")
+        return [answer.maps for answer in predict_all(validation, engine, tta=False)]
+
+
+def averages(members: Sequence[Training], bench: Bench) -> Outcome:
+    maps = averaged(member.maps(bench) for member in members)
+    return cross_fitted(PREDICTED, bench.validation, maps)
+
+
+BASELINE = Training("baseline")
+SEEDS = (
+    BASELINE,
+    *(Training(f"seed-{seed}", schedule={"seed": seed}) for seed in (1, 2)),
+)
+ENCODERS = ("tu-regnetx_002", "tu-regnetx_008", "resnet18", "resnet34", "resnet50")
+ARCHITECTURES = ("linknet", "fpn", "unetplusplus", "deeplabv3plus", "fcn", "cnn")
+LOSSES = ("bce", "dice", "jaccard", "bce_log_dice", "focal", "hard_pixels", "bce+jaccard")
+
+# By topic; all others of a topic are compared with its first.
+TOPICS: dict[str, dict[str, Experiment]] = {
+    "markers": {
+        "predicted-distance-and-border": Experiment(
+            "h-maxima of the predicted distance less the border: as shipped",
+            partial(postprocessed, PREDICTED),
+        ),
+        "predicted-distance": Experiment(
+            "h-maxima of the predicted distance, no border map",
+            partial(postprocessed, WAYS["predicted-distance"]),
+        ),
+        "every-peak": Experiment(
+            "every peak of the smoothed predicted distance, no h-maxima",
+            partial(postprocessed, WAYS["every-peak"]),
+        ),
+        "distance-transform": Experiment(
+            "h-maxima of the distance transform of the foreground",
+            partial(postprocessed, WAYS["distance-transform"]),
+        ),
+        "foreground-and-border": Experiment(
+            "h-maxima of the foreground less the border, no distance",
+            partial(postprocessed, WAYS["foreground-and-border"]),
+        ),
+        "components": Experiment(
+            "no markers: connected components of the foreground",
+            partial(postprocessed, WAYS["components"]),
+        ),
+        "average-size": Experiment(
+            "as shipped, smoothing and least area in parts of the frame's median nucleus",
+            partial(postprocessed, WAYS["average-size"]),
+        ),
+        "learned-score": Experiment(
+            "candidates at 4 thresholds and 3 depths, chosen by a learned IoU",
+            scored,
+        ),
+    },
+    "views": {
+        "one-view": Experiment("the image as it is", partial(seen, (View(),))),
+        "mirrored": Experiment("and mirrored: 2 views", partial(seen, MIRRORED)),
+        "turned": Experiment("4 rotations", partial(seen, TURNED)),
+        "dihedral": Experiment("4 rotations, mirrored: 8 views as served", partial(seen, DIHEDRAL)),
+        "scaled": Experiment("3 scales: 0.8, 1, 1.25", partial(seen, SCALED)),
+        "dihedral-scaled": Experiment("8 views at 3 scales: 24 views", partial(seen, ALL)),
+    },
+    "seeds": {
+        "baseline": Experiment("bce+dice, tu-regnetx_004, all maps, seed 0", BASELINE),
+        "seed-1": Experiment("seed 1", SEEDS[1]),
+        "seed-2": Experiment("seed 2", SEEDS[2]),
+        "average-of-seeds": Experiment(
+            "mean of the maps of these three networks", partial(averages, SEEDS)
+        ),
+    },
+    "losses": {
+        f"loss-{loss}": Experiment(loss, Training(f"loss-{loss}", {"loss": loss}))
+        for loss in LOSSES
+    },
+    "maps": {
+        "border-weights": Experiment(
+            "pixels between close nuclei weigh 10 more",
+            Training("border-weights", {"border_weight": 10.0}),
+        ),
+        "no-border": Experiment(
+            "no border map",
+            Training(
+                "no-border",
+                {"learnt": ("foreground", "distance")},
+                recipe=PartOfMaps,
+                way=WAYS["predicted-distance"],
+            ),
+        ),
+        "no-distance": Experiment(
+            "no distance map; h-maxima of the foreground less the border",
+            Training(
+                "no-distance",
+                {"learnt": ("foreground", "border")},
+                recipe=PartOfMaps,
+                way=WAYS["foreground-and-border"],
+            ),
+        ),
+        "foreground-only": Experiment(
+            "neither; h-maxima of the foreground's distance transform",
+            Training(
+                "foreground-only",
+                {"learnt": ("foreground",)},
+                recipe=PartOfMaps,
+                way=WAYS["distance-transform"],
+            ),
+        ),
+    },
+    "data": {
+        "unbalanced": Experiment(
+            "every image as often as any other",
+            Training("unbalanced", schedule={"balanced": False}),
+        ),
+        "no-colour": Experiment(
+            "no change of stain, no grey histology",
+            Training("no-colour", augmentation={"stain": 0.0, "grey": 0.0}),
+        ),
+        "no-look": Experiment(
+            "no change of intensities at all",
+            Training(
+                "no-look",
+                augmentation=dict.fromkeys(
+                    ("gamma_spread", "range_spread", "blur", "noise", "stain", "grey", "inversion"),
+                    0.0,
+                ),
+            ),
+        ),
+        "no-warp": Experiment(
+            "no zoom and no elastic warp",
+            Training("no-warp", augmentation={"scale_spread": 0.0, "elastic_px": 0.0}),
+        ),
+    },
+    "encoders": {
+        f"encoder-{name}": Experiment(name, Training(f"encoder-{name}", {"encoder": name}))
+        for name in ENCODERS
+    },
+    "architectures": {
+        name: Experiment(name, Training(name, {"architecture": name})) for name in ARCHITECTURES
+    },
+}
+# Topics whose lines are compared with the first line of another.
+COMPARED = {topic: "seeds" for topic in ("losses", "maps", "data", "encoders", "architectures")}
+
+
+@dataclass(frozen=True)
+class Result:
+    """Scores of one experiment.
+
+    Attributes:
+        scores: DSB score of each image, in one order for all.
+        kinds: of the images.
+        options: of post-processing, by fold.
+        minutes: that it took here.
+    """
+
+    scores: tuple[float, ...]
+    kinds: tuple[str, ...]
+    options: tuple[Mapping[str, float], ...]
+    minutes: float
+
+    def write(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial_path = path.with_suffix(".partial")
+        partial_path.write_text(json.dumps(asdict(self)))
+        partial_path.rename(path)
+
+    def values(self, kind: str | None = None) -> NDArray[np.float64]:
+        """Scores of all images, or of those of a kind."""
+        own = [kind in (None, its) for its in self.kinds]
+        return np.array(self.scores)[own]
+
+
+def read_results(folder: Path) -> dict[str, Result]:
+    """What there is, by name of the experiment."""
+    files = folder.glob(f"*/{RESULT_FILE}")
+    return {path.parent.name: Result(**json.loads(path.read_text())) for path in files}
+
+
+def run(name: str, experiment: Experiment, bench: Bench) -> Result:
+    started = time.monotonic()
+    outcome = experiment.run(bench)
+    result = Result(
+        tuple(outcome.scores.tolist()),
+        tuple(sample.kind for sample in bench.validation),
+        outcome.options,
+        (time.monotonic() - started) / 60,
+    )
+    result.write(bench.folder / name / RESULT_FILE)
+    return result
+
+
+def table(topic: str, results: Mapping[str, Result]) -> str:
+    """The lines of a topic, Markdown."""
+    first = next(iter(TOPICS[COMPARED.get(topic, topic)]))
+    names = [name for name in TOPICS[topic] if name in results]
+    if not names:
+        return "Not run yet."
+    kinds = ("fluorescence", "histology")
+    lines = [
+        f"| experiment | | DSB score | less `{first}` | p | {' | '.join(kinds)} |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    if topic in COMPARED and first in results:
+        names = [first, *names]
+    for name in names:
+        own, base = results[name], results.get(first)
+        lo, hi = mean_interval(own.values())
+        than_first = " | "
+        if base is not None and name != first:
+            test = paired_test(own.values(), base.values())
+            than_first = (
+                f"{test.difference:+.3f} ({test.interval[0]:+.3f} to {test.interval[1]:+.3f}) "
+                f"| {test.p:.3f}"
+            )
+        what = TOPICS[topic].get(name) or TOPICS[COMPARED[topic]][name]
+        of_kinds = " | ".join(f"{own.values(kind).mean():.3f}" for kind in kinds)
+        lines.append(
+            f"| `{name}` | {what.what} | {own.values().mean():.3f} ({lo:.3f} to {hi:.3f}) "
+            f"| {than_first} | {of_kinds} |"
+        )
+    return "\n".join(lines)
+
+
+def picture(results: Mapping[str, Result]) -> Figure:
+    """Difference of each experiment from the first of its topic, with its interval."""
+    rows = [
+        (topic, name, first)
+        for topic, experiments in TOPICS.items()
+        for first in [next(iter(TOPICS[COMPARED.get(topic, topic)]))]
+        for name in experiments
+        if name in results and first in results and name != first
+    ]
+    figure = Figure(figsize=(9, 0.6 + 0.24 * len(rows)), layout="constrained")
+    axes = figure.subplots()
+    topics = list(TOPICS)
+    for y, (topic, name, first) in enumerate(rows):
+        test = paired_test(results[name].values(), results[first].values())
+        colour = f"C{topics.index(topic)}"
+        axes.plot(test.interval, (y, y), color=colour, linewidth=2)
+        axes.plot(test.difference, y, "o", color=colour)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [f"{name}  ({topic})" for topic, name, _ in rows])
+    axes.set(xlabel="DSB score less that of the first of its table, 95 % interval")
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def write_document(results: Mapping[str, Result], budget: str) -> None:
+    """Put the tables, the budget and the picture in place of those in the document."""
+    text = DOCUMENT.read_text()
+    parts = {"budget": budget, **{topic: table(topic, results) for topic in TOPICS}}
+    for name, part in parts.items():
+        mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        text = mark.sub(lambda found, part=part: found[1] + part + found[2], text)
+    DOCUMENT.write_text(text)
+    picture(results).savefig(PICTURE, dpi=110)
+
+
+def described(schedule: Schedule) -> str:
+    return (
+        f"Budget of each: {schedule.steps} steps of {schedule.batch_size} crops of "
+        f"{schedule.crop_px} x {schedule.crop_px} pixels."
+    )
+
+
+def claim(folder: Path, schedule: Schedule) -> None:
+    """Let a folder hold results of one budget only."""
+    budget = {name: getattr(schedule, name) for name in ("steps", "batch_size", "crop_px")}
+    path = folder / BUDGET_FILE
+    folder.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        path.write_text(json.dumps(budget))
+    elif json.loads(path.read_text()) != budget:
+        raise InvalidOption(
+            f"{folder} holds results of another budget, {path.read_text()}; name another --folder"
+        )
+
+
+def names_of(wanted: Iterable[str]) -> dict[str, Experiment]:
+    every = {name: one for experiments in TOPICS.values() for name, one in experiments.items()}
+    unknown = sorted(set(wanted) - set(every))
+    if unknown:
+        raise InvalidOption(f"unknown: {', '.join(unknown)}; --list shows the experiments")
+    return {name: every[name] for name in wanted} or every
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, nargs="?", help="folder or zip of images and masks")
+    parser.add_argument("names", nargs="*", help="experiments [all]")
+    parser.add_argument("--list", action="store_true", help="show the experiments")
+    parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "experiments")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--crop", type=int, default=128, help="side of a crop, pixels")
+    arguments = parser.parse_args()
+    console = Console()
+    if arguments.list or arguments.data is None:
+        for topic, experiments in TOPICS.items():
+            for name, experiment in experiments.items():
+                console.print(f"{topic:14} {name:30} {experiment.what}", highlight=False)
+        return
+    schedule = Schedule(
+        steps=arguments.steps,
+        batch_size=arguments.batch_size,
+        crop_px=arguments.crop,
+        warmup_steps=max(1, round(WARM_UP * arguments.steps)),
+        validate_every=arguments.steps,
+        device="cuda" if torch.cuda.is_available() else "cpu",
+        workers=0,
+    )
+    claim(arguments.folder, schedule)
+    bench = Bench(arguments.data, arguments.folder, schedule)
+    for name, experiment in names_of(arguments.names).items():
+        results = read_results(arguments.folder)
+        if name not in results:
+            results[name] = run(name, experiment, bench)
+        found = results[name]
+        console.print(f"{name:30} {found.values().mean():.4f}  {found.minutes:.1f} min")
+        write_document(results, described(schedule))
+
+
+if __name__ == "__main__":
+    main()
