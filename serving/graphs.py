@@ -66,6 +66,13 @@ def _views_at_once(merge: str, outputs: tuple[str, ...], merged: tuple[str, ...]
     )
 
 
+def _stars() -> Graphs:
+    """A network that takes views as a batch and gives dense maps, of which nuclei are selected."""
+    select = Step("select_stars", ("STARS",), OUTPUTS[Method.STARS])
+    graphs = _views_at_once("merge_stars", ("STARS",), ("STARS",))
+    return Graphs((*graphs.one_view, select), (*graphs.all_views, select))
+
+
 def _view_by_view(*chain: Step) -> Graphs:
     """Networks that take one view, for what they find in each differs in number.
 
@@ -95,6 +102,7 @@ def _of_view(chain: tuple[Step, ...], k: int, view: str) -> list[Step]:
 _MAPS = OUTPUTS[Method.WATERSHED]
 GRAPHS: dict[Method, Graphs] = {
     Method.WATERSHED: _views_at_once("merge", _MAPS, (*_MAPS, "DISAGREEMENT")),
+    Method.STARS: _stars(),
     Method.MASKS: _view_by_view(Step(NETWORK, ("INPUT",), OUTPUTS[Method.MASKS])),
     Method.PROMPTED: _view_by_view(
         Step(DETECTOR, ("INPUT",), ("BOXES_FOUND", "SCORES_FOUND", "MASKS_FOUND")),

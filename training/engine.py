@@ -2,20 +2,27 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
+from nuclei.assembly import Outputs
 from nuclei.contract import Contract
 from nuclei.pipeline import TTA_SUFFIX, Inference
 from training.graphs import Merge, Network, Preprocess, Views
 
 
 class TorchEngine:
-    """Runs the steps that are exported as ONNX, in torch."""
+    """Runs the steps that are exported as ONNX, in torch.
+
+    Attributes:
+        network_step: the step of the network.
+    """
+
+    network_step: ClassVar[type[nn.Module]] = Network
 
     def __init__(
         self,
@@ -27,12 +34,12 @@ class TorchEngine:
         """Wrap a network.
 
         Args:
-            network: logits from images, in evaluation mode.
+            network: in evaluation mode, as its step takes it.
             contract: what the pipeline needs to know of it.
             device: where it runs.
             precision: makes the context the network runs in; the default is float32.
         """
-        self._network = Network(network)
+        self._network = self.network_step(network)
         self._contract = contract
         self._device = device
         self._precision = precision
@@ -54,6 +61,10 @@ class TorchEngine:
             batch = Preprocess()(pixels, torch.from_numpy(intensity).to(self._device))
             batch = Views()(batch) if tta else batch
             with self._precision():
-                maps = self._network(batch.contiguous(memory_format=torch.channels_last))
-            merged = Merge()(maps)[0] if tta else maps
-        return Inference({"MAPS": merged.cpu().numpy()}, "0")
+                answers = self._network(batch.contiguous(memory_format=torch.channels_last))
+            return Inference(self.outputs(answers, tta), "0")
+
+    def outputs(self, answers: Tensor, tta: bool) -> Outputs:
+        """What the graph gives, from what the network answers to the image or to its views."""
+        maps = Merge()(answers)[0] if tta else answers
+        return {"MAPS": maps.cpu().numpy()}

@@ -49,9 +49,7 @@ class Network(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor:
-        # Grey is taken three times, colour each channel once.
-        channels = torch.arange(3, device=image.device) * (image.shape[1] - 1) // 2
-        logits = self.network(image.index_select(1, channels))
+        logits = self.network(three_channels(image))
         return to_uint8(torch.sigmoid(logits.float()) * LEVELS)
 
 
@@ -101,6 +99,18 @@ def preprocess_step() -> Step:
     )
 
 
+def views_step() -> Step:
+    """The step before a network that takes views as a batch."""
+    side = Dim("height", min=1, max=2**14)
+    return Step(
+        Views(),
+        (torch.rand(1, 3, 64, 64),),
+        ("INPUT",),
+        ("VIEWS",),
+        ({1: Dim("channels", min=1, max=4), 2: side, 3: side},),
+    )
+
+
 def unet_steps(network: nn.Module) -> dict[str, Step]:
     """The steps of a U-Net's graph by file name.
 
@@ -113,13 +123,7 @@ def unet_steps(network: nn.Module) -> dict[str, Step]:
     maps = torch.randint(0, 256, (N_VIEWS, 3, 64, 64)).to(torch.uint8)
     return {
         "preprocess": preprocess_step(),
-        "tta": Step(
-            Views(),
-            (torch.rand(1, 3, 64, 64),),
-            ("INPUT",),
-            ("VIEWS",),
-            ({1: channels, 2: height, 3: height},),
-        ),
+        "tta": views_step(),
         "network": Step(
             Network(network),
             (torch.rand(2, 3, *ODD_SIZE),),
@@ -191,6 +195,12 @@ def _difference(step: Step, path: Path) -> float:
         float(np.abs(a.astype(np.float64) - b.astype(np.float64)).max())
         for a, b in zip(found, expected, strict=True)
     )
+
+
+def three_channels(image: Tensor) -> Tensor:
+    """[N, C, H, W], C 1 or 3, as [N, 3, H, W]: grey is taken three times, each colour once."""
+    channels = torch.arange(3, device=image.device) * (image.shape[1] - 1) // 2
+    return image.index_select(1, channels)
 
 
 def quarter_turns(image: Tensor, count: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 import typer
 
-from nuclei.cli.train import mask_rcnn, unet, unet_linknet
+from nuclei.cli.train import mask_rcnn, stardist, unet, unet_linknet
 
 app = typer.Typer(
     help="Train a segmenter on your images, tracked and registered in MLflow.",
@@ -11,3 +11,4 @@ app = typer.Typer(
 app.command(epilog=unet.EPILOG)(unet.unet)
 app.command("mask_rcnn", epilog=mask_rcnn.EPILOG)(mask_rcnn.mask_rcnn)
 app.command("unet_linknet", epilog=unet_linknet.EPILOG)(unet_linknet.unet_linknet)
+app.command(epilog=stardist.EPILOG)(stardist.stardist)
