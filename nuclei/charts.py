@@ -11,7 +11,7 @@ from nuclei.detection_metrics import RECALLS, THRESHOLDS, precisions
 from nuclei.evaluation import OVERALL, Evaluation
 from nuclei.images import Frame
 from nuclei.metrics import DSB_THRESHOLDS, Labels, Overlap
-from nuclei.overlay import draw_outlines, enlarged, is_bright, overlay, stretched
+from nuclei.overlay import draw_outlines, enlarged, overlay, stretched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, told apart with any colour vision.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 ERRORS = ("missed", "extra", "merged", "split")
-ERROR_COLOURS = {
-    "right": (60, 200, 80),
-    "missed": (70, 150, 255),
-    "extra": (255, 50, 50),
-    "merged": (255, 165, 0),
-    "split": (235, 90, 245),
+FATES = {
+    "right": (30, 190, 70),
+    "missed": (50, 130, 255),
+    "extra": (240, 40, 40),
+    "merged": (255, 150, 0),
+    "split": (225, 70, 235),
 }
-# On a bright background the same, darker.
-DARKER = 0.75
+FILL = 0.4
+OUTLINES_PER_SIDE = 250
 PR_THRESHOLDS = {0: "-", 5: "--"}
 
 
@@ -142,13 +142,8 @@ def charts_of_models(models: Mapping[str, Evaluation]) -> "dict[str, Figure]":
         "Recall by size of nucleus": chart_of_sizes(models),
         "Nuclei counted": chart_of_counts(models),
     }
-    scored = {
-        name: evaluation
-        for name, evaluation in models.items()
-        if all(image.detections for image in evaluation.images)
-    }
-    if scored:
-        charts["Precision and recall"] = chart_of_precision(scored)
+    if any(evaluation.has_candidates for evaluation in models.values()):
+        charts["Precision and recall"] = chart_of_precision(models)
     return charts
 
 
@@ -168,8 +163,9 @@ def chart_of_images(models: Mapping[str, Evaluation]) -> "Figure":
     figure, axes = _chart("part of the images", "DSB score at least")
     for colour, (name, evaluation) in _coloured(models):
         falling = np.sort(evaluation.values("dsb_score"))[::-1]
-        part = np.arange(1, len(falling) + 1) / len(falling)
-        axes.step(part, falling, where="pre", color=colour, label=f"{name} {falling.mean():.3f}")
+        part = np.linspace(0, 1, len(falling) + 1)
+        label = f"{name} {falling.mean():.3f}"
+        axes.stairs(falling, part, baseline=None, color=colour, linewidth=1.5, label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.legend(title="mean")
     return figure
@@ -221,9 +217,11 @@ def chart_of_counts(models: Mapping[str, Evaluation]) -> "Figure":
 
 
 def chart_of_precision(models: Mapping[str, Evaluation]) -> "Figure":
-    """COCO's interpolated precision of masks against recall, at IoU 0.5 and 0.75."""
+    """COCO's interpolated precision of masks against recall, of models with candidates."""
     figure, axes = _chart("recall", "precision (masks)")
     for colour, (name, evaluation) in _coloured(models):
+        if not evaluation.has_candidates:
+            continue
         curves = precisions([image.detections["mask"] for image in evaluation.images])
         for index, style in PR_THRESHOLDS.items():
             label = f"{name}, IoU {THRESHOLDS[index]:.2f}"
@@ -234,9 +232,9 @@ def chart_of_precision(models: Mapping[str, Evaluation]) -> "Figure":
 
 
 def error_picture(frame: Frame, truth: Labels, predicted: Labels) -> NDArray[np.uint8]:
-    """The frame with the outline of each nucleus in the colour of its fate (`ERROR_COLOURS`).
+    """The frame with each nucleus in the colour of its fate (`FATES`), errors filled with it.
 
-    Predicted nuclei are outlined, and of the true ones those that were missed.
+    Predicted nuclei are shown, and of the true ones those that were missed.
 
     Args:
         frame: the frame.
@@ -251,17 +249,34 @@ def error_picture(frame: Frame, truth: Labels, predicted: Labels) -> NDArray[np.
     """
     overlap = Overlap.of(truth, predicted)
     picture = enlarged(frame)
-    scale = DARKER if is_bright(picture) else 1.0
-    tones = {name: np.multiply(colour, scale) for name, colour in ERROR_COLOURS.items()}
-    colours = np.tile(tones["right"], (overlap.n_predicted + 1, 1))
-    for fate, name in ((overlap.extra, "extra"), (overlap.fragment, "split")):
-        colours[1:][fate] = tones[name]
-    colours[1:][overlap.merging] = tones["merged"]
-    numbered = np.searchsorted(overlap.predicted_labels, predicted) + 1
-    draw_outlines(picture, np.where(predicted == 0, 0, numbered), colours.tolist())
-    missed = np.isin(truth, overlap.true_labels[overlap.missed])
-    draw_outlines(picture, np.where(missed, truth, 0), [tones["missed"].tolist()])
+    line_px = outline_px(picture)
+    shown = {
+        "right": ~(overlap.extra | overlap.fragment | overlap.merging),
+        "extra": overlap.extra,
+        "split": overlap.fragment & ~overlap.merging,
+        "merged": overlap.merging,
+    }
+    missed = np.where(np.isin(truth, overlap.true_labels[overlap.missed]), truth, 0)
+    _colour(picture, missed, "missed", line_px)
+    for name, chosen in shown.items():
+        kept = np.isin(predicted, overlap.predicted_labels[chosen])
+        _colour(picture, np.where(kept, predicted, 0), name, line_px)
     return picture
+
+
+def outline_px(picture: NDArray[np.uint8]) -> int:
+    """Width of an outline that is seen where a whole picture is shown a hand wide."""
+    return max(2, int(max(picture.shape)) // OUTLINES_PER_SIDE)
+
+
+def _colour(picture: NDArray[np.uint8], labels: Labels, fate: str, line_px: int) -> None:
+    """Outline nuclei, and fill them unless they are right."""
+    colour = np.array(FATES[fate])
+    if fate != "right":
+        times = len(picture) // len(labels)
+        inside = (labels != 0).repeat(times, axis=0).repeat(times, axis=1)
+        picture[inside] = (picture[inside] * (1 - FILL) + colour * FILL).astype(np.uint8)
+    draw_outlines(picture, labels, [colour.tolist()], line_px)
 
 
 def _ap(scores: Mapping[str, float]) -> list[float]:
@@ -276,6 +291,7 @@ def _chart(x: str, y: str) -> "tuple[Figure, Any]":
     figure, axes = _figure(5.5, 3.8)
     axes.set(xlabel=x, ylabel=y)
     axes.grid(alpha=0.3)
+    axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     return figure, axes
 

@@ -85,6 +85,7 @@ class Contract:
         validation: scores reached on the validation images, by name (`dsb_score`,
             `dsb_score/histology`, `tta/dsb_score`).
         held_out: names of the validation images, which the model was not trained on.
+        training: what the model took (`parameters`, `minutes`, on a GPU `gpu_memory_mb`).
     """
 
     family: str
@@ -97,6 +98,7 @@ class Contract:
     postprocessing: Parameters = WatershedParameters()
     validation: dict[str, float] = field(default_factory=dict)
     held_out: tuple[str, ...] = ()
+    training: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True)

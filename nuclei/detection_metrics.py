@@ -6,13 +6,17 @@ interpolated precision-recall curve, *AR* that of the highest recall; sizes are 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from nuclei.assembly import Assembly
+from nuclei.contract import Parameters
 from nuclei.errors import InvalidData
+from nuclei.images import Frame
+from nuclei.measurement import measure
 from nuclei.metrics import Labels, Overlap
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -37,6 +41,18 @@ class Candidates:
 
     labels: Labels
     scores: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, answer: Assembly, parameters: Parameters, frame: Frame) -> "Candidates":
+        """What a model's answer to a frame holds when no nucleus is too doubtful.
+
+        The nuclei above the `min_score` of the parameters are those that are served: a doubtful
+        nucleus never takes a pixel of a surer one.
+        """
+        labels, scores = answer.label(replace(parameters, min_score=0.0), lambda: None)
+        if scores is None:
+            scores = measure(labels, frame.pixels, answer.foreground).score
+        return cls(labels, scores)
 
 
 @dataclass(frozen=True, eq=False)

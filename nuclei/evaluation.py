@@ -188,13 +188,18 @@ class Evaluation:
             }
         return sizes
 
+    @property
+    def has_candidates(self) -> bool:
+        """Whether COCO's scores are known."""
+        return all(image.detections for image in self.images)
+
     @cached_property
     def coco(self) -> dict[str, float | None]:
         """COCO's scores of masks and boxes (`mask_ap`, `box_ar_small`); empty without candidates.
 
         None for a size of which there is no true nucleus.
         """
-        if not all(image.detections for image in self.images):
+        if not self.has_candidates:
             return {}
         return {
             f"{what}_{name}": None if np.isnan(value) else value

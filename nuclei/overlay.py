@@ -17,19 +17,21 @@ BRIGHT_BACKGROUND = 110
 MIN_SIDE_PX = 512
 
 
-def overlay(frame: Frame, labels: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """The frame, stretched in contrast, with a thin coloured outline inside each nucleus.
+def overlay(frame: Frame, labels: NDArray[np.integer], width_px: int = 1) -> NDArray[np.uint8]:
+    """The frame, stretched in contrast, with a coloured outline inside each nucleus.
 
     Args:
         frame: the frame.
         labels: integer [H, W], 0 is background.
+        width_px: of the outlines, in pixels of the picture.
 
     Returns:
         uint8 RGB [H * n, W * n, 3], n the smallest whole number that makes the longer side at least
         512 pixels, so that outlines stay thin on small frames.
     """
     picture = enlarged(frame)
-    draw_outlines(picture, labels, COLOURS_ON_BRIGHT if is_bright(picture) else COLOURS_ON_DARK)
+    colours = COLOURS_ON_BRIGHT if is_bright(picture) else COLOURS_ON_DARK
+    draw_outlines(picture, labels, colours, width_px)
     return picture
 
 
@@ -48,19 +50,25 @@ def is_bright(picture: NDArray[np.uint8]) -> bool:
 
 
 def draw_outlines(
-    picture: NDArray[np.uint8], labels: NDArray[np.integer], colours: Sequence[Sequence[int]]
+    picture: NDArray[np.uint8],
+    labels: NDArray[np.integer],
+    colours: Sequence[Sequence[int]],
+    width_px: int = 1,
 ) -> None:
-    """Draw a thin outline inside each nucleus.
+    """Draw an outline inside each nucleus.
 
     Args:
         picture: uint8 RGB [H * n, W * n, 3], drawn on.
         labels: integer [H, W], 0 is background.
         colours: K times red, green, blue; nucleus k gets the one at k modulo K.
+        width_px: of the outline, in pixels of the picture.
     """
     times = len(picture) // len(labels)
     labels = labels.repeat(times, axis=0).repeat(times, axis=1)
-    edge = np.nonzero(_inner_edges(labels))
-    picture[edge] = np.array(colours, np.uint8)[labels[edge] % len(colours)]
+    for _ in range(width_px):
+        edge = np.nonzero(_inner_edges(labels))
+        picture[edge] = np.array(colours, np.uint8)[labels[edge] % len(colours)]
+        labels[edge] = 0
 
 
 def encode_png(picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:

@@ -3,7 +3,7 @@
 import typer
 from rich.console import Console
 
-from nuclei.cli import data, evaluate, export, models, replay, segment, serve, train
+from nuclei.cli import compare, data, evaluate, export, models, replay, segment, serve, train
 from nuclei.errors import NucleiError
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app.command(epilog=segment.EPILOG)(segment.segment)
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=replay.EPILOG)(replay.replay)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
+app.command(epilog=compare.EPILOG)(compare.compare)
 app.add_typer(train.app, name="train")
 app.command(epilog=export.EPILOG)(export.export)
 app.command(epilog=models.EPILOG)(models.models)

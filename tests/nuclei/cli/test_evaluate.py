@@ -68,6 +68,7 @@ def test_scores_label_images_of_any_program(
     assert [image["name"] for image in scores["images"]] == ["a", "b", "c"]
     for name in PICTURES:
         assert cv2.imread(str(out / name)).std() > 0
+    assert (out / "report.html").read_text().count("data:image/svg+xml") == 5
     assert "0.889" in result.stdout
 
 
@@ -83,9 +84,11 @@ def test_scores_a_model_in_this_process(dataset: Path, repository: Path, tmp_pat
     out = tmp_path / "scores"
     result = evaluate(dataset, "--local", "--repository", repository, "--out", out)
     assert result.exit_code == 0, result.output
-    overall = json.loads((out / "scores.json").read_text())["overall"]
-    assert overall["ap_0.50"] > 0.9
-    assert overall["n_true"] == 9
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["overall"]["ap_0.50"] > 0.9
+    assert scores["overall"]["n_true"] == 9
+    assert scores["coco"]["box_ap_0.50"] > 0.9
+    assert "ms per image" in result.stdout
 
 
 @pytest.mark.parametrize("damage", ["missing", "other size", "float"])

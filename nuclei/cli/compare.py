@@ -1,0 +1,117 @@
+"""`nuclei compare`: several models, or folders of label images, on the same images."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from nuclei.cli.predictions import (
+    HeldOutOption,
+    Predictions,
+    ask_locally,
+    held_out,
+    page,
+    read_predictions,
+    require_matplotlib,
+)
+from nuclei.cli.segmenter import DEFAULT_REPOSITORY
+from nuclei.errors import InvalidOption, ModelNotFound
+
+if TYPE_CHECKING:
+    from training.dataset import Sample
+
+EPILOG = """
+**Examples**
+
+nuclei compare unet mask_rcnn yolov8 --data my_images/ --out comparison/
+
+nuclei compare unet mask_rcnn --data my_images/ --tta --held-out
+
+nuclei compare unet others/ --data my_images/       (others/NAME.tif or .png, by any program)
+"""
+
+
+def compare(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Models of the repository, or folders of label images."),
+    ],
+    data: Annotated[Path, typer.Option(help="Folder or zip of images/, masks/ and manifest.csv.")],
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Each model with 8 rotations and reflections, too.")
+    ] = False,
+    held_out_only: HeldOutOption = False,
+    repository: Annotated[Path, typer.Option(help="Model repository.")] = DEFAULT_REPOSITORY,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.html and comparison.json.")
+    ] = None,
+) -> None:
+    """Compare models on the same images: scores, errors, costs, and what differs surely.
+
+    Models run in this machine's processors without a server, each in a process of its own, one
+    after the other. Intervals are of the mean over images (bootstrap); differences are tested by
+    permutation, image by image.
+
+    With --out also writes a page to look at, report.html, and all numbers, comparison.json.
+    """
+    from nuclei.comparison import Comparison
+    from training.dataset import read_dataset
+
+    if out is not None:
+        require_matplotlib()
+    samples = read_dataset(data)
+    served = _served(models, repository)
+    if held_out_only:
+        samples = held_out(samples, served, repository, data)
+    predictions = list(_predictions(samples, models, served, repository, tta))
+    comparison = Comparison(tuple(one.entry(samples) for one in predictions))
+    if out is not None:
+        title = f"{' against '.join(dict.fromkeys(models))} on {data.name}"
+        _write(out, page(title, comparison, samples, predictions), comparison.to_dict())
+    for grid in comparison.grids():
+        Console().print(grid.table())
+
+
+def _served(models: Sequence[str], repository: Path) -> list[str]:
+    """Those that are models of the repository; the others are folders."""
+    if all(Path(model).is_dir() for model in models):
+        return []
+    from nuclei.local import LocalEngine
+
+    known = LocalEngine(repository).models()
+    for model in models:
+        if model not in known and not Path(model).is_dir():
+            raise ModelNotFound(
+                f"{model} is neither a model of {repository} ({', '.join(known)}) nor a folder of "
+                "label images"
+            )
+    return [model for model in models if model in known]
+
+
+def _predictions(
+    samples: "Sequence[Sample]",
+    models: Sequence[str],
+    served: Sequence[str],
+    repository: Path,
+    tta: bool,
+) -> list[Predictions]:
+    found = []
+    for model in models:
+        if model not in served:
+            found.append(read_predictions(samples, Path(model)))
+            continue
+        for views in (False, True) if tta else (False,):
+            found.append(ask_locally(samples, repository, model, views))
+    return found
+
+
+def _write(out: Path, html: str, numbers: object) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "report.html").write_text(html)
+        (out / "comparison.json").write_text(json.dumps(numbers, indent=2) + "\n")
+    except OSError as error:
+        raise InvalidOption(f"{out} cannot be written: {error.strerror}") from error

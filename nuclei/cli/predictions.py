@@ -1,0 +1,168 @@
+"""Where the nuclei come from that `nuclei evaluate` and `nuclei compare` score."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from nuclei.errors import InvalidData, InvalidOption, MissingPrerequisite
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from nuclei.answers import Cost
+    from nuclei.comparison import Comparison, Entry
+    from nuclei.detection_metrics import Candidates
+    from training.dataset import Sample
+
+LABEL_SUFFIXES = (".labels.tif", ".labels.png", ".tif", ".tiff", ".png")
+
+HeldOutOption = Annotated[
+    bool, typer.Option("--held-out", help="Only the images that no model was trained on.")
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What one model, or any program, found in every image.
+
+    Attributes:
+        name: of the model, to be read.
+        labels: integer [H, W] by the id of the image.
+        candidates: by the same, for COCO's scores; empty where they are not known.
+        cost: of the model; None where it is not known.
+    """
+
+    name: str
+    labels: "Mapping[str, NDArray[np.uint32]]"
+    candidates: "Mapping[str, Candidates]" = field(default_factory=dict)
+    cost: "Cost | None" = None
+
+    def entry(self, samples: "Sequence[Sample]") -> "Entry":
+        """Score them.
+
+        Raises:
+            InvalidData: they do not fit an image, which is named.
+        """
+        from nuclei.comparison import Entry
+        from nuclei.evaluation import Evaluation, ImageScores
+
+        scores = [
+            ImageScores.of(
+                sample.id,
+                sample.kind,
+                sample.labels,
+                self.labels[sample.id],
+                self.candidates.get(sample.id),
+            )
+            for sample in samples
+        ]
+        return Entry(self.name, Evaluation(tuple(scores)), self.cost)
+
+
+def ask_locally(
+    samples: "Sequence[Sample]", repository: Path, model: str, tta: bool
+) -> Predictions:
+    """Run a model of a repository, without a server; errors as `nuclei.answers.answers_of`."""
+    from nuclei.answers import answers_of
+    from nuclei.images import frame_from_array
+
+    frames = [frame_from_array(sample.pixels) for sample in samples]
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(f"Segmenting with {model}", total=len(frames))
+        answers, cost = answers_of(repository, model, tta, frames, lambda: progress.advance(task))
+    by_id = {sample.id: answer for sample, answer in zip(samples, answers, strict=True)}
+    return Predictions(
+        model_title(model, answers[0].version, tta),
+        {name: answer.labels for name, answer in by_id.items()},
+        {name: answer.candidates for name, answer in by_id.items()},
+        cost,
+    )
+
+
+def read_predictions(samples: "Sequence[Sample]", folder: Path) -> Predictions:
+    """Label images of any program, named as the images.
+
+    Raises:
+        InvalidData: one is missing, or is no label image.
+    """
+    from nuclei.images import read_labels
+
+    found = {}
+    for sample in samples:
+        candidates = [folder / f"{sample.id}{suffix}" for suffix in LABEL_SUFFIXES]
+        path = next((path for path in candidates if path.is_file()), None)
+        if path is None:
+            raise InvalidData(
+                f"{folder} has no label image for {sample.id}; expected {sample.id}.tif or .png"
+            )
+        found[sample.id] = read_labels(path)
+    return Predictions(str(folder), found)
+
+
+def held_out(
+    samples: "Sequence[Sample]", models: Sequence[str], repository: Path, data: Path
+) -> "list[Sample]":
+    """The samples that none of the models was trained on.
+
+    Raises:
+        InvalidData: there is none.
+        InvalidOption: there is no model.
+        ModelNotFound: the repository lacks a model.
+    """
+    from nuclei.local import LocalEngine
+
+    if not models:
+        raise InvalidOption("--held-out needs a model: label images do not tell what is held out")
+    engine = LocalEngine(repository)
+    contracts = [asyncio.run(engine.contract(model)) for model in models]
+    kept = [
+        sample
+        for sample in samples
+        if all(sample.id in contract.held_out for contract in contracts)
+    ]
+    if not kept:
+        raise InvalidData(
+            f"{data} has no image that was held out from the training of {' and '.join(models)}; "
+            "leave out --held-out"
+        )
+    return kept
+
+
+def require_matplotlib() -> None:
+    """Raise MissingPrerequisite where it is not installed."""
+    if find_spec("matplotlib") is None:
+        raise MissingPrerequisite(
+            "the pictures of --out need matplotlib, which the serving environment leaves out: "
+            "pip install matplotlib, use the environment of `make train-env`, or leave out --out"
+        )
+
+
+def model_title(model: str, version: str, tta: bool) -> str:
+    return f"{model} {version}{' with TTA' if tta else ''}"
+
+
+def page(
+    title: str,
+    comparison: "Comparison",
+    samples: "Sequence[Sample]",
+    predictions: Sequence[Predictions],
+) -> str:
+    """The HTML report."""
+    from nuclei.images import frame_from_array
+    from nuclei.report import report
+
+    return report(
+        title,
+        comparison,
+        [frame_from_array(sample.pixels) for sample in samples],
+        [sample.labels for sample in samples],
+        [[one.labels[sample.id] for sample in samples] for one in predictions],
+    )
