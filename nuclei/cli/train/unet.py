@@ -57,6 +57,20 @@ def unet(
         str,
         typer.Option(help="bce, dice, jaccard, bce_log_dice, focal, hard_pixels; join with '+'."),
     ] = "bce+dice",
+    border_weight: Annotated[
+        float,
+        typer.Option(min=0, help="How much more pixels between close nuclei weigh; often 10."),
+    ] = 0.0,
+    balanced: Annotated[
+        bool,
+        typer.Option(
+            "--balanced/--unbalanced", help="Show rare kinds of images more often than their share."
+        ),
+    ] = True,
+    colour: Annotated[
+        bool,
+        typer.Option("--colour/--no-colour", help="Vary the stain, and take colour away at times."),
+    ] = True,
     steps: StepsOption = 9000,
     batch_size: BatchSizeOption = 8,
     crop: CropOption = 256,
@@ -79,6 +93,7 @@ def unet(
     goes on from its last validation with --resume.
     """
     require_training()
+    from training.augmentation import Augmentation
     from training.optimisation import Schedule
     from training.unet import UNet
 
@@ -94,12 +109,15 @@ def unet(
             precision=precision,
             device=device or best_device(),
             workers=workers,
+            balanced=balanced,
+            augmentation=Augmentation() if colour else Augmentation(stain=0.0, grey=0.0),
         )
         return UNet(
             data=images,
             architecture=architecture,
             encoder=encoder,
             loss=loss,
+            border_weight=border_weight,
             validation_fraction=validation_fraction,
             pixel_size_um=pixel_size_um,
             schedule=schedule,
