@@ -16,11 +16,14 @@ from torch import Tensor, nn
 
 from nuclei.assembly import Assembly
 from nuclei.charts import figures
+from nuclei.comparison import Comparison, Entry
 from nuclei.contract import CONTRACT_FILE, Contract, Parameters
+from nuclei.detection_metrics import Candidates
 from nuclei.errors import InvalidData
 from nuclei.evaluation import Evaluation, ImageScores
 from nuclei.images import frame_from_array
 from nuclei.pipeline import Engine
+from nuclei.report import report
 from training.augmentation import Augmentation
 from training.curves import learning_curves
 from training.dataset import Sample, fingerprint, read_dataset, summary
@@ -154,6 +157,7 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
         run.history(progress.history)
         run.tags({"n_parameters": n_parameters(network), "best_step": progress.best_step})
         contract, evaluation = _tune(recipe, network, validation, run)
+        contract = replace(contract, training=_effort(network, progress))
         if progress.history:
             run.picture(learning_curves(progress.history), "learning_curves.png")
         parity, version = _register(recipe, network, contract, progress, run)
@@ -178,23 +182,31 @@ def _tune(
     answers = predict_all(validation, engine, tta=False)
     tuner = Tuner(contract.method, validation, answers)
     parameters = tuner.best(np.arange(len(validation)))
-    predicted = _label(answers, parameters)
-    evaluation = _evaluate(validation, predicted)
-    with_tta = _evaluate(validation, _label(predict_all(validation, engine, tta=True), parameters))
+    with_tta = predict_all(validation, engine, tta=True)
+    comparison = Comparison(
+        (
+            Entry(contract.family, _evaluate_tuned(validation, answers, parameters)),
+            Entry(f"{contract.family} with TTA", _evaluate_tuned(validation, with_tta, parameters)),
+        )
+    )
+    evaluation, evaluation_tta = comparison.evaluations
     scores = {
-        **_flat(evaluation),
-        **{f"tta/{name}": value for name, value in _flat(with_tta).items()},
+        **_final(evaluation),
+        **{f"tta/{name}": value for name, value in _final(evaluation_tta).items()},
     }
     if len(validation) > 1:
         scores["cross_fitted_dsb_score"] = tuner.cross_fitted_score(schedule.seed)
     network.cpu()
     run.metrics(schedule.steps, {f"final/{name}": value for name, value in scores.items()})
     run.text(evaluation.to_json(), "evaluation.json")
-    run.text(with_tta.to_json(), "evaluation_tta.json")
+    run.text(evaluation_tta.to_json(), "evaluation_tta.json")
     frames = [frame_from_array(sample.pixels) for sample in validation]
     truths = [sample.labels for sample in validation]
-    for name, figure in figures(evaluation, frames, truths, predicted).items():
+    predicted = [_label(one, parameters) for one in (answers, with_tta)]
+    for name, figure in figures(evaluation, frames, truths, predicted[0]).items():
         run.picture(figure, name)
+    title = f"{contract.family} on its validation images"
+    run.text(report(title, comparison, frames, truths, predicted), "report.html")
     held_out = tuple(sample.id for sample in validation)
     tuned = replace(contract, postprocessing=parameters, validation=scores, held_out=held_out)
     return tuned, evaluation
@@ -229,6 +241,35 @@ def _evaluate(samples: Sequence[Sample], predicted: Sequence[NDArray[np.uint32]]
             for sample, labels in zip(samples, predicted, strict=True)
         )
     )
+
+
+def _evaluate_tuned(
+    samples: Sequence[Sample], answers: Sequence[Assembly], parameters: Parameters
+) -> Evaluation:
+    """All scores, COCO's too."""
+    return Evaluation(
+        tuple(
+            ImageScores.of(
+                *(sample.id, sample.kind, sample.labels, labelled(answer, parameters)),
+                Candidates.of(answer, parameters, frame_from_array(sample.pixels)),
+            )
+            for sample, answer in zip(samples, answers, strict=True)
+        )
+    )
+
+
+def _final(evaluation: Evaluation) -> dict[str, float]:
+    """The headline scores and COCO's."""
+    coco = {name: evaluation.coco[name] for name in ("mask_ap", "mask_ap_0.50", "box_ap")}
+    return {**_flat(evaluation), **{f"coco_{name}": value or 0.0 for name, value in coco.items()}}
+
+
+def _effort(network: nn.Module, progress: Progress) -> dict[str, float]:
+    """What the training took, for the contract."""
+    effort = {"parameters": float(n_parameters(network)), "minutes": progress.seconds / 60}
+    if torch.cuda.is_available():
+        effort["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
+    return effort
 
 
 def _flat(evaluation: Evaluation) -> dict[str, float]:

@@ -65,6 +65,9 @@ def test_a_model_version_carries_all_that_serving_needs(
     )
     assert len(trained.contract.held_out) == 3
     assert max(trained.parity.values()) < 1e-4
+    assert trained.contract.training["parameters"] > 1e5
+    assert trained.contract.training["minutes"] > 0
+    assert trained.contract.validation["coco_mask_ap"] == trained.evaluation.coco["mask_ap"]
 
 
 def test_the_run_can_be_looked_at(trained: TrainedModel, tracking_uri: str) -> None:
@@ -83,7 +86,8 @@ def test_the_run_can_be_looked_at(trained: TrainedModel, tracking_uri: str) -> N
         *("learning_curves.png", "comparisons.png"),
         *("scores_per_image.png", "scores_per_threshold.png"),
     }
-    assert "environment.txt" in {f.path for f in client.list_artifacts(run.info.run_id)}
+    files = {file.path for file in client.list_artifacts(run.info.run_id)}
+    assert files >= {"environment.txt", "evaluation.json", "report.html"}
 
 
 def test_a_killed_training_goes_on_in_its_mlflow_run(
