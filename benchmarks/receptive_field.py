@@ -30,8 +30,8 @@ from training.targets import MAPS
 from training.unet import UNet
 
 PICTURE = Path(__file__).parents[1] / "docs" / "receptive_field.png"
-REACH_PX = 192
-CROP_PX = 448
+REACH_PX = 224
+CROP_PX = 512
 PARTS = (0.5, 0.9, 0.99)
 # Crops as they are: no augmentation but the place and the eight orientations.
 AS_IT_IS = Augmentation(**dict.fromkeys(Augmentation.__dataclass_fields__, 0.0))

@@ -1,6 +1,7 @@
 """How far a network looks: its effective receptive field (Luo et al. 2016)."""
 
 from collections.abc import Sequence
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 # Luo et al. 2016, section 4: what is below this part of the largest gradient is outside.
 LEAST_PART = 1 - 0.9545
 STRIDE_PX = 32
+MAP_LINES = ("-", "--", "-.")
+NUCLEUS_COLOURS = ("deepskyblue", "limegreen", "darkgrey")
 
 
 def effective_receptive_field(
@@ -80,18 +83,19 @@ def figure_of_receptive_field(
     figure = Figure(figsize=(4 * (len(names) + 1), 4.2), layout="constrained")
     *panels, last = figure.subplots(1, len(names) + 1)
     extent = (-reach - 0.5, reach + 0.5, reach + 0.5, -reach - 0.5)
-    for axes, field, name in zip(panels, fields, names, strict=True):
+    for axes, field, name, line in zip(panels, fields, names, cycle(MAP_LINES), strict=False):
         shown = np.log10(np.maximum(field / field.max(), 1e-4))
         picture = axes.imshow(shown, cmap="magma", extent=extent)
-        for number, (_, mask) in enumerate(nuclei):
-            y, x = (np.arange(side) - side / 2 for side in mask.shape)
-            axes.contour(x, y, mask, levels=[0.5], colors=f"C{number}", linewidths=1.5)
+        for (_, mask), colour in zip(nuclei, cycle(NUCLEUS_COLOURS), strict=False):
+            closed = np.pad(mask, 1)
+            y, x = (np.arange(side) - (side - 1) / 2 for side in closed.shape)
+            axes.contour(x, y, closed, levels=[0.5], colors=colour, linewidths=1.5)
         axes.set_title(f"{name}: {size_px(field):.0f} pixels", fontsize=10)
-        last.plot(weight_within(field), label=name)
+        last.plot(weight_within(field), line, color="black", label=name)
     figure.colorbar(picture, ax=panels, shrink=0.8, label="gradient over the largest, log10")
-    last.axvline(halo_px, color="black", linestyle="--", label="halo of a tile")
-    for number, (name, mask) in enumerate(nuclei):
-        last.axvline(max(mask.shape) / 2, color=f"C{number}", linestyle=":", label=name)
+    last.axvline(halo_px, color="red", label="halo of a tile")
+    for (name, mask), colour in zip(nuclei, cycle(NUCLEUS_COLOURS), strict=False):
+        last.axvline(max(mask.shape) / 2, color=colour, label=f"half the {name}")
     last.set(xlabel="pixels away", ylabel="part of the gradient", ylim=(0, 1))
     last.legend(fontsize=8)
     last.grid(alpha=0.3)
