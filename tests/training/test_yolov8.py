@@ -49,7 +49,7 @@ class TestWithUltralytics:
 
     @pytest.fixture(scope="class")
     def scene(self) -> tuple[Tensor, np.ndarray]:
-        """A bright disc in each of 16 squares, the same in every view: image [1, 3, H, W], labels."""
+        """16 bright discs, the same in every view: image [1, 3, 128, 128], labels [128, 128]."""
         labels = np.zeros((128, 128), np.uint16)
         y, x = np.mgrid[:128, :128]
         for number in range(16):
