@@ -45,6 +45,7 @@ class Cost:
     Attributes:
         parameters: of its networks.
         training_minutes: on whatever machine it was trained.
+        training_gpu_mb: peak of the GPU's memory there, megabytes.
         ms_per_image: median, from frame to labels, milliseconds.
         ms_per_megapixel: of all images together.
         memory_mb: peak of a process that does nothing else, megabytes.
@@ -52,6 +53,7 @@ class Cost:
 
     parameters: float | None
     training_minutes: float | None
+    training_gpu_mb: float | None
     ms_per_image: float
     ms_per_megapixel: float
     memory_mb: float
@@ -106,6 +108,7 @@ def _cost(
     return Cost(
         contract.training.get("parameters"),
         contract.training.get("minutes"),
+        contract.training.get("gpu_memory_mb"),
         float(np.median(seconds)) * 1e3,
         float(seconds.sum()) * 1e3 / (pixels / 1e6),
         memory_mb,

@@ -19,6 +19,7 @@ UNKNOWN = "\N{EN DASH}"
 ERRORS = ("missed", "extra", "merged", "split")
 LESS_IS_BETTER = ("count_error", *ERRORS)
 TESTED = "dsb_score"
+AP_SHOWN = ("ap_0.50", "ap_0.70", "ap_0.90")
 COCO_ROWS = {
     "ap": "AP",
     "ap_0.50": "AP@.50",
@@ -34,6 +35,7 @@ COCO_ROWS = {
 COST_ROWS = {
     "parameters": "parameters",
     "training_minutes": "training, minutes",
+    "training_gpu_mb": "training, GPU memory, MB",
     "ms_per_image": "ms per image, median",
     "ms_per_megapixel": "ms per megapixel",
     "memory_mb": "peak memory, MB",
@@ -138,6 +140,7 @@ class Comparison:
         return [
             self._scores(),
             self._kinds(),
+            self._ap_of_kinds(),
             *([self._tests()] if len(self.entries) > 1 else []),
             self._errors(),
             *self.details(),
@@ -204,6 +207,16 @@ class Comparison:
             rows.append(Row(f"{kind} ({images})", cells, _best(values)))
         return self._grid("DSB score by kind of image", "Number of images in brackets.", rows)
 
+    def _ap_of_kinds(self) -> Grid:
+        by_kind = [evaluation.by_kind() for evaluation in self.evaluations]
+        rows = []
+        for kind in by_kind[0]:
+            shown = [[scores[kind][name] for name in AP_SHOWN] for scores in by_kind]
+            cells = tuple(" / ".join(f"{value:.3f}" for value in values) for values in shown)
+            rows.append(Row(kind, cells))
+        note = "TP / (TP + FP + FN), mean over images, as StarDist's authors count it."
+        return self._grid("AP@.50 / .70 / .90 by kind of image", note, rows)
+
     def _tests(self) -> Grid:
         rows = [
             Row(
@@ -268,8 +281,13 @@ class Comparison:
     def _coco(self, what: str) -> Grid:
         rows = []
         for name, heading in COCO_ROWS.items():
-            values = [evaluation.coco.get(f"{what}_{name}") for evaluation in self.evaluations]
-            rows.append(Row(heading, tuple(map(_digits, values)), _best(values)))
+            score = f"{what}_{name}"
+            values = [evaluation.coco.get(score) for evaluation in self.evaluations]
+            cells = [_digits(value) for value in values]
+            for index, evaluation in enumerate(self.evaluations):
+                if score in evaluation.coco_intervals:
+                    cells[index] += f" ({shown_interval(evaluation.coco_intervals[score])})"
+            rows.append(Row(heading, tuple(cells), _best(values)))
         note = (
             "Of all candidates with their scores, without a limit on their number. Small is an "
             "area below 32² pixels, large one above 96²."

@@ -18,6 +18,7 @@ from nuclei.errors import InvalidData
 from nuclei.images import Frame
 from nuclei.measurement import measure
 from nuclei.metrics import Labels, Overlap
+from nuclei.resampling import Interval, statistic_interval
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0, 1, 101)
@@ -131,19 +132,55 @@ def precisions(images: Sequence[Detections]) -> NDArray[np.float64]:
     return _curves(images, SIZES[""])[0]
 
 
+def ap_interval(images: Sequence[Detections]) -> Interval:
+    """95 % interval of AP by resampling the images; there is a true nucleus."""
+    matched = [_match(image, SIZES[""]) for image in images]
+
+    def ap(chosen: NDArray[np.intp]) -> float:
+        drawn = [matched[index] for index in chosen]
+        # A draw of images without any nucleus tells nothing; that of all images stands for it.
+        return float(_accumulate(drawn if _n_true(drawn) else matched)[0].mean())
+
+    return statistic_interval(len(images), ap)
+
+
+@dataclass(frozen=True, eq=False)
+class _Matched:
+    """The found nuclei of one image by falling score, and which of them hit.
+
+    Attributes:
+        score: float32 [n_found].
+        hit: bool [thresholds, n_found], whether it is the match of a true nucleus.
+        ignored: bool [thresholds, n_found], whether it is of another size and does not count.
+        n_true: number of true nuclei of the size.
+    """
+
+    score: NDArray[np.float32]
+    hit: NDArray[np.bool_]
+    ignored: NDArray[np.bool_]
+    n_true: int
+
+
+def _n_true(images: Sequence[_Matched]) -> int:
+    return sum(image.n_true for image in images)
+
+
 def _curves(
     images: Sequence[Detections], limits: tuple[float, float]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Precision at each recall, [thresholds, recalls], and the highest recall, [thresholds]."""
-    n_true = sum(int(_within(image.true_area, limits).sum()) for image in images)
+    return _accumulate([_match(image, limits) for image in images])
+
+
+def _accumulate(images: Sequence[_Matched]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The curves of `_curves`; NaN without a true nucleus."""
+    shape, n_true = (len(THRESHOLDS), len(RECALLS)), _n_true(images)
     if n_true == 0:
-        return np.full((len(THRESHOLDS), len(RECALLS)), np.nan), np.full(len(THRESHOLDS), np.nan)
-    matched = [_match(image, limits) for image in images]
-    score = np.concatenate([image.score[_by_score(image)] for image in images])
-    order = np.argsort(-score, kind="mergesort")
-    hit = np.concatenate([hits for hits, _ in matched], axis=1)[:, order]
-    ignored = np.concatenate([ignored for _, ignored in matched], axis=1)[:, order]
-    precision, recall = np.zeros((len(THRESHOLDS), len(RECALLS))), np.zeros(len(THRESHOLDS))
+        return np.full(shape, np.nan), np.full(len(THRESHOLDS), np.nan)
+    order = np.argsort(-np.concatenate([image.score for image in images]), kind="mergesort")
+    hit = np.concatenate([image.hit for image in images], axis=1)[:, order]
+    ignored = np.concatenate([image.ignored for image in images], axis=1)[:, order]
+    precision, recall = np.zeros(shape), np.zeros(len(THRESHOLDS))
     for k in range(len(THRESHOLDS) if len(order) else 0):
         true = np.cumsum(hit[k] & ~ignored[k])
         false = np.cumsum(~hit[k] & ~ignored[k])
@@ -156,15 +193,12 @@ def _curves(
     return precision, recall
 
 
-def _match(
-    image: Detections, limits: tuple[float, float]
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Whether each found nucleus is a hit, and whether it is ignored; [thresholds, n_found].
+def _match(image: Detections, limits: tuple[float, float]) -> _Matched:
+    """By falling score, each takes the free true nucleus that it fits best.
 
-    By falling score, each takes the free true nucleus that it fits best; one of another size only
-    when no other fits.
+    One of another size it takes only when no other fits.
     """
-    order = _by_score(image)
+    order = np.argsort(-image.score, kind="mergesort")
     iou = image.iou[:, order]
     fits_best = iou.max(axis=0, initial=0)
     other_size = ~_within(image.true_area, limits)
@@ -178,7 +212,7 @@ def _match(
                 free[best] = False
                 hit[k, found] = True
                 ignored[k, found] = other_size[best]
-    return hit, ignored
+    return _Matched(image.score[order], hit, ignored, int((~other_size).sum()))
 
 
 def _best(
@@ -193,10 +227,6 @@ def _best(
             # Of equals the last, as pycocotools does.
             return int(among[::-1][np.argmax(iou[among][::-1])])
     return None
-
-
-def _by_score(image: Detections) -> NDArray[np.intp]:
-    return np.argsort(-image.score, kind="mergesort")
 
 
 def _within(area: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[np.bool_]:

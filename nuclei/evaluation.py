@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.table import Table
 
-from nuclei.detection_metrics import Candidates, Detections, coco_scores
+from nuclei.detection_metrics import Candidates, Detections, ap_interval, coco_scores
 from nuclei.errors import InvalidData
 from nuclei.metrics import Labels, Overlap, scores_of
 from nuclei.resampling import Interval, mean_interval
@@ -22,7 +22,9 @@ TABLE_ROWS = {
     "n_predicted": "nuclei found",
     "dsb_score": "DSB score",
     "ap_0.50": "AP@.50",
+    "ap_0.70": "AP@.70",
     "ap_0.75": "AP@.75",
+    "ap_0.90": "AP@.90",
     "f1_0.50": "F1@.50",
     "precision_0.50": "precision@.50",
     "recall_0.50": "recall@.50",
@@ -209,6 +211,16 @@ class Evaluation:
             ).items()
         }
 
+    @cached_property
+    def coco_intervals(self) -> dict[str, Interval]:
+        """95 % intervals of `mask_ap` and `box_ap`; empty without candidates or true nuclei."""
+        if self.coco.get("mask_ap") is None:
+            return {}
+        return {
+            f"{what}_ap": ap_interval([image.detections[what] for image in self.images])
+            for what in ("mask", "box")
+        }
+
     def to_json(self) -> str:
         return json.dumps(self.to_dict(), indent=2)
 
@@ -220,6 +232,7 @@ class Evaluation:
             "by_kind": self.by_kind(),
             "by_size": self.by_size(),
             "coco": self.coco,
+            "coco_interval": self.coco_intervals,
             "images": [
                 {"name": image.name, "kind": image.kind, **image.scores} for image in self.images
             ],

@@ -1,5 +1,6 @@
 """How sure a mean over images is, and whether two models differ, by resampling the images."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,6 +9,7 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 4999
+FEWER_RESAMPLES = 499
 SEED = 0
 BATCH = 500
 
@@ -52,6 +54,20 @@ def mean_interval(values: Values) -> Interval:
         rng=np.random.default_rng(SEED),
     ).confidence_interval
     return float(found.low), float(found.high)
+
+
+def statistic_interval(n_images: int, statistic: Callable[[NDArray[np.intp]], float]) -> Interval:
+    """95 % interval of what is no mean over images: percentiles of the bootstrap.
+
+    Args:
+        n_images: at least 1.
+        statistic: from the indices of images that were drawn, N of them.
+    """
+    rng = np.random.default_rng(SEED)
+    drawn = rng.integers(0, n_images, (FEWER_RESAMPLES, n_images))
+    tails = (100 - 100 * CONFIDENCE) / 2
+    low, high = np.percentile([statistic(chosen) for chosen in drawn], (tails, 100 - tails))
+    return float(low), float(high)
 
 
 def paired_test(first: Values, second: Values) -> PairedTest:

@@ -32,7 +32,7 @@ def evaluation(*found: tuple[int, ...], scored: bool = False) -> Evaluation:
     return Evaluation(tuple(images))
 
 
-COST = Cost(1_234_567.0, None, 40.0, 160.0, 512.0)
+COST = Cost(1_234_567.0, None, None, 40.0, 160.0, 512.0)
 GOOD = Entry("good", evaluation((0, 10), (0, 10), (0,), (0, 10), scored=True), COST)
 BAD = Entry("bad", evaluation((0,), (0,), (20,), (0, 10)))
 COMPARISON = Comparison((GOOD, BAD))
@@ -55,6 +55,8 @@ def test_scores_stand_side_by_side_with_intervals() -> None:
     assert row("Scores", "count error").best == (0,)
     assert row("Scores", "nuclei").cells == ("8", "8")
     assert row("DSB score by kind of image", "histology (2)").cells[1].startswith("0.750")
+    ap = row("AP@.50 / .70 / .90 by kind of image", "fluorescence")
+    assert ap.cells == ("0.750 / 0.750 / 0.750", "0.250 / 0.250 / 0.250")
 
 
 def test_every_two_are_tested() -> None:
@@ -74,7 +76,9 @@ def test_errors_are_counted_for_a_hundred_nuclei() -> None:
 
 
 def test_what_is_not_known_is_left_open() -> None:
-    assert row("COCO scores of masks", "AP").cells == ("0.871", UNKNOWN)
+    known, unknown = row("COCO scores of masks", "AP").cells
+    assert known.startswith("0.871 (")
+    assert unknown == UNKNOWN
     assert row("COCO scores of boxes", "AP large").cells == (UNKNOWN, UNKNOWN)
     assert row("Cost", "parameters").cells == ("1,234,567", UNKNOWN)
     assert row("Cost", "training, minutes").cells == (UNKNOWN, UNKNOWN)

@@ -10,8 +10,18 @@ from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from nuclei.detection_metrics import Candidates, Detections, coco_scores, precisions
+from nuclei.assembly import assembly_of
+from nuclei.contract import Contract, Method, PaintingParameters, WatershedParameters
+from nuclei.detection_metrics import (
+    Candidates,
+    Detections,
+    ap_interval,
+    coco_scores,
+    precisions,
+)
 from nuclei.errors import InvalidData
+from nuclei.images import Frame
+from nuclei.tiles import plan_tiles
 
 SIZES = ("", "small", "medium", "large")
 MANY = 100_000
@@ -126,10 +136,47 @@ def test_nothing_found_scores_zero() -> None:
     assert (precisions([Detections.of_masks(truth, nothing)]) == 0).all()
 
 
+def test_the_interval_of_ap_holds_it_and_is_of_images() -> None:
+    images = [Detections.of_masks(*scene(number)) for number in range(8)]
+    low, high = ap_interval(images)
+    assert low < coco_scores(images)["ap"] < high
+    low, high = ap_interval(images[:1] * 5)
+    assert low == high == pytest.approx(coco_scores(images[:1])["ap"], abs=1e-3)
+
+
 def test_precision_never_rises_with_recall() -> None:
     curves = precisions([Detections.of_masks(*scene(7))])
     assert curves.shape == (10, 101)
     assert (np.diff(curves, axis=1) <= 0).all()
+
+
+def test_candidates_hold_what_is_served_and_the_doubtful() -> None:
+    rng = np.random.default_rng(6)
+    contract = Contract("x", Method.MASKS, maps=(), tile_size=256, halo=64)
+    parameters = PaintingParameters(min_score=0.5, overlap=0.3, min_area_px=8)
+    corners = rng.uniform(0, 180, (60, 2))
+    boxes = np.hstack([corners, corners + rng.uniform(8, 40, (60, 2))]).astype(np.float32)
+    scores = rng.random(60).astype(np.float32)
+    masks = np.full((60, 28, 28), 255, np.uint8)
+    found = assembly_of(contract, plan_tiles(200, 220, 256, 64, 32))
+    found.add(0, {"BOXES": boxes, "SCORES": scores, "MASKS": masks})
+    candidates = Candidates.of(found, parameters, Frame(np.zeros((200, 220, 1), np.uint8)))
+    served, sure = found.label(parameters, lambda: None)
+    assert 0 < len(sure) < len(candidates.scores)
+    kept = np.concatenate([[0], candidates.scores]) >= 0.5
+    np.testing.assert_array_equal(np.where(kept[candidates.labels], candidates.labels, 0), served)
+
+
+def test_candidates_of_maps_are_scored_by_their_foreground() -> None:
+    contract = Contract("x", tile_size=256)
+    maps = np.zeros((1, 3, 96, 96), np.uint8)
+    maps[0, 0, 10:30, 10:30], maps[0, 0, 50:80, 50:80] = 250, 170
+    maps[0, 2] = maps[0, 0]
+    answer = assembly_of(contract, plan_tiles(96, 96, 256, 64, 32))
+    answer.add(0, {"MAPS": maps})
+    frame = Frame(np.zeros((96, 96, 1), np.uint8))
+    candidates = Candidates.of(answer, WatershedParameters(min_score=0.8), frame)
+    assert sorted(candidates.scores) == pytest.approx([170 / 255, 250 / 255])
 
 
 def test_scores_that_do_not_fit_the_labels_are_refused() -> None:
