@@ -98,7 +98,20 @@ class _Step:
 
 
 def export_detector(detector: nn.Module, folder: Path) -> dict[str, float]:
-    """Write the ONNX files of a detector's graphs, and compare each with torch on its example.
+    """Write the ONNX files of a detector's graphs, the detector itself being `network.onnx`.
+
+    Arguments and what is returned are as of `export_views`.
+    """
+    image = example_image()
+    outputs = (BOXES, SCORES, MASKS)
+    axes = {1: "channels", 2: "height", 3: "width"}
+    dynamic = {"IMAGE": axes, **{name: {0: "nuclei"} for name in outputs}}
+    network = _Step(detector, (image,), ("IMAGE",), outputs, dynamic)
+    return {**export_views(detector, folder), **_export_all({"network": network}, folder)}
+
+
+def export_views(detector: nn.Module, folder: Path) -> dict[str, float]:
+    """Write the steps around a detector, and compare each with torch on its example.
 
     Args:
         detector: in evaluation mode, float32, on the CPU.
@@ -109,7 +122,12 @@ def export_detector(detector: nn.Module, folder: Path) -> dict[str, float]:
         tensor (`nuclei.agreement.differences`).
     """
     parity = export_steps({"preprocess": preprocess_step()}, folder)
-    for name, step in _steps(detector).items():
+    return {**parity, **_export_all(_view_steps(detector), folder)}
+
+
+def _export_all(steps: Mapping[str, _Step], folder: Path) -> dict[str, float]:
+    parity = {}
+    for name, step in steps.items():
         path = folder / f"{name}.onnx"
         _export(step, path)
         found = _differences(step, path)
@@ -130,12 +148,11 @@ def example_image() -> Tensor:
     return torch.sigmoid(radii - distance).amax(dim=0).expand(1, 3, -1, -1)
 
 
-def _steps(detector: nn.Module) -> dict[str, _Step]:
+def _view_steps(detector: nn.Module) -> dict[str, _Step]:
     image = example_image()
     views = tuple(f"VIEW_{k}" for k in range(N_VIEWS))
     outputs = (BOXES, SCORES, MASKS)
     of_views = tuple(f"{name}_{k}" for k in range(N_VIEWS) for name in outputs)
-    axes = {1: "channels", 2: "height", 3: "width"}
     square = {1: "channels", 2: "side", 3: "side"}
     with torch.inference_mode():
         *seen, side = Split()(image)
@@ -147,13 +164,6 @@ def _steps(detector: nn.Module) -> dict[str, _Step]:
             ("INPUT",),
             (*views, "SIDE"),
             {name: square for name in ("INPUT", *views)},
-        ),
-        "network": _Step(
-            detector,
-            (image,),
-            ("IMAGE",),
-            outputs,
-            {"IMAGE": axes, **{name: {0: "nuclei"} for name in outputs}},
         ),
         "merge_masks": _Step(
             MergeMasks(),

@@ -3,7 +3,7 @@
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -92,7 +92,7 @@ class Recipe(ABC):
         return {}
 
     def to_json(self) -> str:
-        return json.dumps({**asdict(self), "data": str(self.data), "family": self.family}, indent=2)
+        return json.dumps({**asdict(self), "family": self.family}, indent=2, default=str)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -108,9 +108,10 @@ class Recipe(ABC):
                 raise ValueError(f"it holds one of {family}")
             schedule = options.pop("schedule")
             augmentation = Augmentation(**schedule.pop("augmentation"))
-            data = Path(options.pop("data"))
             schedule = Schedule(**schedule, augmentation=augmentation)
-            return cls(data=data, **options, schedule=schedule)
+            for path in (one.name for one in fields(cls) if one.type is Path):
+                options[path] = Path(options[path])
+            return cls(**options, schedule=schedule)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidData(
                 f"{folder} is no folder of a training of {cls.family} ({error}); "
