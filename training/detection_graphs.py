@@ -126,7 +126,7 @@ def export_views(detector: nn.Module, folder: Path) -> dict[str, float]:
 
 
 def _export_all(steps: Mapping[str, _Step], folder: Path) -> dict[str, float]:
-    parity = {}
+    parity: dict[str, float] = {}
     for name, step in steps.items():
         path = folder / f"{name}.onnx"
         _export(step, path)
