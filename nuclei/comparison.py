@@ -136,7 +136,7 @@ class Comparison:
         }
 
     def grids(self) -> list[Grid]:
-        """Every table, the most telling first; those without content are left out."""
+        """Every table, the most telling first; those that would be empty are left out."""
         return [
             self._scores(),
             self._kinds(),

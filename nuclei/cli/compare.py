@@ -77,6 +77,8 @@ def compare(
 
 def _served(models: Sequence[str], repository: Path) -> list[str]:
     """Those that are models of the repository; the others are folders."""
+    if len(set(models)) < len(models):
+        raise InvalidOption(f"{' '.join(models)}: one is named twice; name each once")
     if all(Path(model).is_dir() for model in models):
         return []
     from nuclei.local import LocalEngine

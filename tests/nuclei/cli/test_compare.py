@@ -109,6 +109,12 @@ def test_label_images_alone_hold_nothing_out(dataset: Path, label_folders: list[
     assert "needs a model" in str(result.exception)
 
 
+def test_the_same_twice_is_refused(dataset: Path, label_folders: list[Path]) -> None:
+    result = compare(label_folders[0], label_folders[0], "--data", dataset)
+    assert isinstance(result.exception, InvalidOption)
+    assert "named twice" in str(result.exception)
+
+
 def test_a_missing_label_image_is_named(dataset: Path, label_folders: list[Path]) -> None:
     (label_folders[1] / "b.png").unlink()
     result = compare(*label_folders, "--data", dataset)
