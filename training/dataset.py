@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from nuclei.errors import InvalidData, NucleiError
+from nuclei.errors import InvalidData, InvalidInput
 from nuclei.images import FRAME_SUFFIXES, read_frame, read_labels
 from training.coco import CocoImage, coco_images
 from training.yolo import parse_yolo
@@ -67,6 +67,7 @@ def read_dataset(path: Path) -> list[Sample]:
 
     Raises:
         InvalidData: no such form, or pairs that cannot be used; each is named with its file.
+        MissingPrerequisite: masks are polygons or run-length codes, and pycocotools is missing.
     """
     files = _files(path)
     kinds = _manifest(files)
@@ -81,7 +82,7 @@ def read_dataset(path: Path) -> list[Sample]:
             pixels, labels = read()
             kind = kinds.get(name) or guess_kind(pixels)
             samples.append(Sample(name, kind, pixels, _numbered(labels)))
-        except NucleiError as error:
+        except InvalidInput as error:
             problems.append(f"{name}: {error}")
     if problems:
         shown = "\n  ".join(problems[:SHOWN_PROBLEMS])
@@ -330,7 +331,7 @@ def _read_labels(files: _Files, name: PurePosixPath) -> NDArray[np.uint32]:
 def _of(name: PurePosixPath, read: Callable[[], T]) -> T:
     try:
         return read()
-    except NucleiError as error:
+    except InvalidInput as error:
         raise InvalidData(f"{name}: {error}") from error
 
 

@@ -1,4 +1,5 @@
 import json
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from nuclei.errors import InvalidData
+from nuclei.errors import InvalidData, MissingPrerequisite
 from training.coco import coco_json
 from training.dataset import Sample, fingerprint, guess_kind, read_dataset, summary
 from training.yolo import yolo_text
@@ -219,6 +220,15 @@ def test_a_yolo_file_without_its_image_is_named(samples: list[Sample], tmp_path:
     write_yolo(tmp_path, samples)
     (tmp_path / "images" / "train" / f"{samples[2].id}.png").unlink()
     with pytest.raises(InvalidData, match=rf"labels/train/{samples[2].id}.txt has no partner"):
+        read_dataset(tmp_path)
+
+
+def test_what_is_missing_for_coco_is_said_once(
+    samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_coco(tmp_path, samples)
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    with pytest.raises(MissingPrerequisite, match="make train-env"):
         read_dataset(tmp_path)
 
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 DataArgument = Annotated[
     Path | None,
     typer.Argument(
-        help="Folder or zip: images/ with masks/ (label images), the Data Science Bowl's "
-        "<id>/images and <id>/masks, or x.tif beside x_labels.tif.",
+        help="Folder or zip: images/ with masks/ (label images), with a COCO file or with YOLO's "
+        "labels/; the Data Science Bowl's ID/images and ID/masks; or x.tif beside x_labels.tif.",
         show_default=False,
     ),
 ]
@@ -44,7 +44,7 @@ PrecisionOption = Annotated[str, typer.Option(help="bf16 (mixed precision) or fp
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that make crops.")]
 OutOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of this run (checkpoints); runs/<family>-<time> by default."),
+    typer.Option(help="Folder of this run (checkpoints); runs/FAMILY-TIME by default."),
 ]
 ResumeOption = Annotated[
     Path | None,
