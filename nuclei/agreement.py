@@ -24,7 +24,12 @@ def differences(a: Outputs, b: Outputs) -> dict[str, float]:
     of_a, of_b = _matched(*(next(iter(outputs.values())) for outputs in (a, b)))
     return {
         "UNMATCHED": float(len(a["SCORES"]) + len(b["SCORES"]) - 2 * len(of_a)),
-        **{name: _largest(a[name][of_a], b[name][of_b]) for name in a},
+        **{
+            name: _largest(a[name], b[name])
+            if name == "MAPS"
+            else _largest(a[name][of_a], b[name][of_b])
+            for name in a
+        },
     }
 
 

@@ -1,13 +1,22 @@
 """What the answers to a frame's tiles add up to, and the nuclei that come of it."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.contract import Contract, Method, PaintingParameters, Parameters, WatershedParameters
-from nuclei.painting import paint_masks, paint_stars
+from nuclei.consensus import consensus
+from nuclei.contract import (
+    ConsensusParameters,
+    Contract,
+    Method,
+    PaintingParameters,
+    Parameters,
+    WatershedParameters,
+)
+from nuclei.painting import LEVELS, paint_masks, paint_stars
 from nuclei.tiles import TilePlan, place
 from nuclei.watershed import label_nuclei
 
@@ -22,7 +31,11 @@ OUTPUTS: dict[Method, tuple[str, ...]] = {
     Method.MASKS: ("BOXES", "SCORES", "MASKS"),
     Method.STARS: ("POINTS", "SCORES", "RAYS"),
     Method.PROMPTED: ("BOXES", "SCORES", "MASKS"),
+    Method.CONSENSUS: ("BOXES", "SCORES", "MASKS", "MAPS"),
 }
+# Pixels that are averaged at once, for they are copied.
+BLOCK_PX = 2**20
+
 _Paint = Callable[..., tuple[Labels, Scores]]
 _PAINT: dict[Method, _Paint] = {
     Method.MASKS: paint_masks,
@@ -61,6 +74,8 @@ def assembly_of(contract: Contract, plan: TilePlan) -> Assembly:
     """An empty one for the frame of this plan."""
     if contract.method is Method.WATERSHED:
         return Maps(contract, plan)
+    if contract.method is Method.CONSENSUS:
+        return Voted(contract, plan)
     return Found(contract, plan)
 
 
@@ -136,3 +151,43 @@ class Found:
             parameters.overlap,
             parameters.min_area_px,
         )
+
+
+class Voted:
+    """Maps for a watershed and nuclei found one by one, which vote on every nucleus."""
+
+    def __init__(self, contract: Contract, plan: TilePlan) -> None:
+        self._maps = Maps(contract, plan)
+        self._found = Found(replace(contract, method=Method.MASKS), plan)
+
+    def add(self, index: int, outputs: Outputs) -> None:
+        """MAPS as `Maps.add`; BOXES, SCORES and MASKS as `Found.add`."""
+        self._maps.add(index, outputs)
+        self._found.add(index, outputs)
+
+    def label(
+        self, parameters: Parameters, check: Check = lambda: None
+    ) -> tuple[Labels, Scores | None]:
+        assert isinstance(parameters, ConsensusParameters)
+        overlap, min_area_px = parameters.overlap, parameters.min_area_px
+        basins, _ = self._maps.label(replace(parameters, min_score=0.0), check)
+        sure = _means(basins, self.foreground) / np.float32(LEVELS)
+        found, scores = self._found.label(PaintingParameters(0.0, overlap, min_area_px), check)
+        assert scores is not None
+        votes = (basins, sure), (found, scores)
+        return consensus(*votes, parameters.min_score, overlap, min_area_px, check)
+
+    @property
+    def foreground(self) -> NDArray[np.uint8]:
+        return self._maps.foreground
+
+
+def _means(labels: Labels, values: NDArray[np.uint8]) -> Scores:
+    """The mean value of each label, float32 [N]."""
+    count = int(labels.max(initial=0)) + 1
+    area, total = np.zeros(count), np.zeros(count)
+    for start in range(0, labels.size, BLOCK_PX):
+        block = slice(start, start + BLOCK_PX)
+        area += np.bincount(labels.flat[block], minlength=count)
+        total += np.bincount(labels.flat[block], values.flat[block], count)
+    return (total[1:] / area[1:]).astype(np.float32)

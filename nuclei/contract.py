@@ -49,7 +49,22 @@ class PaintingParameters:
     min_area_px: int = 8
 
 
-Parameters = WatershedParameters | PaintingParameters
+@dataclass(frozen=True)
+class ConsensusParameters(WatershedParameters):
+    """How probability maps and nuclei found one by one are joined; tuned on validation images.
+
+    Attributes:
+        min_score: a nucleus with a lower vote is discarded, in [0, 1]: the mean of the score of
+            its maps and of its being found, 0 being that of whom does not see it.
+        overlap: so is one that has more than this part of its pixels in common with surer ones,
+            in [0, 1].
+    """
+
+    min_score: float = 0.45
+    overlap: float = 0.4
+
+
+Parameters = WatershedParameters | PaintingParameters | ConsensusParameters
 
 
 class Method(StrEnum):
@@ -59,6 +74,7 @@ class Method(StrEnum):
     MASKS = "masks"
     STARS = "stars"
     PROMPTED = "prompted"
+    CONSENSUS = "consensus"
 
 
 PARAMETERS: dict[Method, type[Parameters]] = {
@@ -66,6 +82,7 @@ PARAMETERS: dict[Method, type[Parameters]] = {
     Method.MASKS: PaintingParameters,
     Method.STARS: PaintingParameters,
     Method.PROMPTED: PaintingParameters,
+    Method.CONSENSUS: ConsensusParameters,
 }
 
 

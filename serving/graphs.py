@@ -92,6 +92,13 @@ def _view_by_view(*chain: Step) -> Graphs:
     )
 
 
+def _both(first: Graphs, second: Graphs) -> Graphs:
+    """What two models do, one after the other."""
+    return Graphs(
+        (*first.one_view, *second.one_view[1:]), (*first.all_views, *second.all_views[1:])
+    )
+
+
 def _of_view(chain: tuple[Step, ...], k: int, view: str) -> list[Step]:
     def names(tensors: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(view if name == "INPUT" else f"{name}_{k}" for name in tensors)
@@ -104,6 +111,10 @@ GRAPHS: dict[Method, Graphs] = {
     Method.WATERSHED: _views_at_once("merge", _MAPS, (*_MAPS, "DISAGREEMENT")),
     Method.STARS: _stars(),
     Method.MASKS: _view_by_view(Step(NETWORK, ("INPUT",), OUTPUTS[Method.MASKS])),
+    Method.CONSENSUS: _both(
+        _views_at_once("merge", _MAPS, (*_MAPS, "DISAGREEMENT")),
+        _view_by_view(Step(DETECTOR, ("INPUT",), OUTPUTS[Method.MASKS])),
+    ),
     Method.PROMPTED: _view_by_view(
         Step(DETECTOR, ("INPUT",), ("BOXES_FOUND", "SCORES_FOUND", "MASKS_FOUND")),
         Step(ENCODER, ("INPUT",), ("EMBEDDING", "SIDE")),

@@ -13,6 +13,7 @@ import onnxruntime
 from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
+from nuclei.assembly import OUTPUTS
 from nuclei.contract import CONTRACT_FILE, Contract
 from nuclei.errors import InvalidData, InvalidOption, NucleiError
 from nuclei.modelconfig import (
@@ -195,7 +196,7 @@ def _additions(
         (contract.family, graphs.one_view),
         (contract.family + TTA_SUFFIX, graphs.all_views),
     ):
-        config = _ensemble_config(name, steps, models, parameters)
+        config = _ensemble_config(name, steps, models, OUTPUTS[contract.method], parameters)
         additions.append(_Addition(config, version, None))
     return additions
 
@@ -284,15 +285,22 @@ def _ensemble_config(
     name: str,
     steps: Sequence[Step],
     models: Mapping[str, ModelConfig],
+    outputs: tuple[str, ...],
     parameters: Mapping[str, str],
 ) -> ModelConfig:
-    """An ensemble of steps, which takes what the first reads and gives what the last writes."""
+    """An ensemble of steps, which takes what the first reads.
+
+    It gives these outputs, and what else the last step writes.
+    """
     config = ModelConfig(name=name, platform="ensemble")
-    first, last = models[steps[0].name], models[steps[-1].name]
-    config.input.extend(first.input)
-    for tensor, named in zip(last.output, steps[-1].writes, strict=False):
-        dims = _shape(tensor, last.max_batch_size)[1]
-        config.output.add(name=named, data_type=tensor.data_type, dims=dims)
+    config.input.extend(models[steps[0].name].input)
+    given = {*outputs, *steps[-1].writes}
+    for step in steps:
+        model = models[step.name]
+        for tensor, named in zip(model.output, step.writes, strict=False):
+            if named in given:
+                dims = _shape(tensor, model.max_batch_size)[1]
+                config.output.add(name=named, data_type=tensor.data_type, dims=dims)
     for key, value in parameters.items():
         config.parameters[key].string_value = value
     for step in steps:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from nuclei.errors import InvalidData
 from training.dataset import Sample
-from training.job import CHECKPOINT_FILE
-from training.optimisation import BEST_FILE, Progress, Report, Validate
+from training.optimisation import Progress, Report, Validate
+from training.trained import joined_progress, require_same_split, trained_network
 from training.unet import UNet
 
 # Keeps the logit of a probability of 0 or 1 finite, far closer than the 255 levels of a map.
@@ -60,12 +60,7 @@ class UNetLinkNet(UNet):
             InvalidData: a folder is of no such training, or the two held out different images.
         """
         first, second = _read(unet, "unet"), _read(linknet, "linknet")
-        splits = [(one.validation_fraction, one.schedule.seed) for one in (first, second)]
-        if splits[0] != splits[1]:
-            raise InvalidData(
-                f"{unet} and {linknet} held out different images (fraction and seed {splits[0]} "
-                f"and {splits[1]}), so none may be new to both; train them with the same"
-            )
+        require_same_split(first, second)
         changed = {
             "data": data,
             "architecture": cls.family,
@@ -81,18 +76,13 @@ class UNetLinkNet(UNet):
     def fit(
         self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
     ) -> tuple[nn.Module, Progress]:
-        """The average; as its progress counts what both trainings took."""
-        trainings = [
-            (recipe, Path(folder))
-            for recipe, folder in zip(self._recipes(), (self.unet, self.linknet), strict=True)
-        ]
-        network = Average([_network(recipe, folder) for recipe, folder in trainings]).eval()
-        before = [_progress(folder) for _, folder in trainings]
-        step = sum(progress.best_step for progress in before)
-        scores = validate(network.to(self.schedule.device))
-        report(step, scores)
-        seconds = sum(progress.seconds for progress in before)
-        return network.cpu(), Progress(step, scores["val_dsb_score"], step, seconds)
+        """The average of the networks that were trained, and what both trainings took."""
+        folders = (Path(self.unet), Path(self.linknet))
+        trainings = zip(self._recipes(), folders, strict=True)
+        network = Average([trained_network(*training) for training in trainings]).eval()
+        network.to(self.schedule.device)
+        progress = joined_progress(network, folders, validate, report)
+        return network.cpu(), progress
 
     def tags(self) -> Mapping[str, Any]:
         return {"encoder": "+".join(recipe.encoder for recipe in self._recipes())}
@@ -108,20 +98,3 @@ def _read(folder: Path, architecture: str) -> UNet:
             f"{folder} is a training of {recipe.architecture}; expected one of {architecture}"
         )
     return recipe
-
-
-def _network(recipe: UNet, folder: Path) -> nn.Module:
-    network = recipe.build()
-    try:
-        weights = torch.load(folder / BEST_FILE, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise InvalidData(
-            f"{folder} holds no weights yet ({error.strerror}); let its training go on"
-        ) from error
-    network.load_state_dict(weights)
-    return network
-
-
-def _progress(folder: Path) -> Progress:
-    state = torch.load(folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
-    return Progress(**state["progress"])

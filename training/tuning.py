@@ -11,7 +11,13 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from nuclei.assembly import Assembly
-from nuclei.contract import Method, PaintingParameters, Parameters, WatershedParameters
+from nuclei.contract import (
+    ConsensusParameters,
+    Method,
+    PaintingParameters,
+    Parameters,
+    WatershedParameters,
+)
 from nuclei.images import frame_from_array
 from nuclei.metrics import Overlap
 from nuclei.pipeline import Engine, predict
@@ -30,11 +36,17 @@ PAINTING: dict[str, tuple[float, ...]] = {
     "overlap": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "min_area_px": (8, 16, 24, 32, 48),
 }
+CONSENSUS: dict[str, tuple[float, ...]] = {
+    **WATERSHED,
+    "min_score": (0.2, 0.25, 0.3, 0.35, 0.4, 0.42, 0.44, 0.46, 0.48, 0.5, 0.6, 0.7),
+    "overlap": PAINTING["overlap"],
+}
 GRIDS = {
     Method.WATERSHED: WATERSHED,
     Method.MASKS: PAINTING,
     Method.STARS: PAINTING,
     Method.PROMPTED: PAINTING,
+    Method.CONSENSUS: CONSENSUS,
 }
 # The second for networks that are unsure everywhere: no single step leads there from the first.
 STARTS: dict[Method, tuple[Parameters, ...]] = {
@@ -45,6 +57,7 @@ STARTS: dict[Method, tuple[Parameters, ...]] = {
     Method.MASKS: (PaintingParameters(),),
     Method.STARS: (PaintingParameters(),),
     Method.PROMPTED: (PaintingParameters(),),
+    Method.CONSENSUS: (ConsensusParameters(),),
 }
 ROUNDS = 3
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from nuclei.cli.train import mask_rcnn, stardist, unet, unet_linknet, yolov8
+from nuclei.cli.train import consensus, mask_rcnn, stardist, unet, unet_linknet, yolov8
 
 app = typer.Typer(
     help="Train a segmenter on your images, tracked and registered in MLflow.",
@@ -13,3 +13,4 @@ app.command("mask_rcnn", epilog=mask_rcnn.EPILOG)(mask_rcnn.mask_rcnn)
 app.command("unet_linknet", epilog=unet_linknet.EPILOG)(unet_linknet.unet_linknet)
 app.command(epilog=stardist.EPILOG)(stardist.stardist)
 app.command(epilog=yolov8.EPILOG)(yolov8.yolov8)
+app.command(epilog=consensus.EPILOG)(consensus.consensus)
