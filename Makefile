@@ -3,7 +3,7 @@ UV ?= uv
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve train-env yolov8-env test lint bench lock proto
+.PHONY: help env serve train-env yolov8-env test lint train-all wheels bench lock proto
 
 help: ## show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -24,6 +24,16 @@ lint: train-env ## check style and types
 	@.venv-train/bin/ruff check .
 	@.venv-train/bin/ruff format --check .
 	@.venv-train/bin/mypy
+
+train-all: train-env ## train every model on DATA=folder-or-zip, large ones where there is a GPU
+	@test -n "$(DATA)" || { echo "Which images? make train-all DATA=stage1_train.zip (.venv-train/bin/nuclei data download . fetches them)" >&2; exit 2; }
+	@.venv-train/bin/nuclei train all "$(DATA)"
+
+WITHOUT_TORCH = awk '/^[^ ]/ { keep = !/^(torch|torchvision|triton)==/ && !/^(cuda|nvidia)-[^m]/ } keep'
+wheels: train-env ## collect in wheels/ what training needs besides torch, for a machine without internet
+	@$(WITHOUT_TORCH) requirements/training.lock > .venv-train/without-torch.txt
+	@.venv-train/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
+		--require-hashes -d wheels -r .venv-train/without-torch.txt
 
 bench: env ## measure speed on this machine, into benchmarks/RESULTS.md (ten minutes)
 	@.venv/bin/python benchmarks/bench.py
