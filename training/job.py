@@ -35,6 +35,7 @@ from training.tuning import Tuner, labelled, predict_all
 
 OPTIONS_FILE = "options.json"
 CHECKPOINT_FILE = "checkpoint.pt"
+VERSION_FILE = "model_version.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +135,8 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
 
     Args:
         recipe: what to train, on what, and how.
-        folder: of this training: options, checkpoints, the id of its MLflow run.
+        folder: of this training: options, checkpoints, the id of its MLflow run, at the end the
+            model version.
         tracking_uri: of MLflow.
 
     Raises:
@@ -162,6 +164,8 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
         if progress.history:
             run.picture(learning_curves(progress.history), "learning_curves.png")
         parity, version = _register(recipe, network, contract, progress, run)
+        registered = {**asdict(version), "scores": contract.validation}
+        (folder / VERSION_FILE).write_text(json.dumps(registered, indent=2))
         return TrainedModel(version, contract, evaluation, parity)
 
 

@@ -2,13 +2,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
 from nuclei.contract import Contract
 from nuclei.errors import InvalidData
+from training.conversion import write_dataset
 from training.dataset import Sample
 from training.job import TrainedModel, train
 from training.optimisation import Schedule
@@ -22,12 +22,8 @@ def recipe(data: Path) -> UNet:
     return UNet(data=data, encoder=ENCODER, validation_fraction=0.25, schedule=SCHEDULE)
 
 
-def write(folder: Path, samples: list[Sample]) -> Path:
-    for part in ("images", "masks"):
-        (folder / part).mkdir(parents=True)
-    for sample in samples:
-        cv2.imwrite(str(folder / "images" / f"{sample.id}.png"), sample.pixels[..., ::-1])
-        cv2.imwrite(str(folder / "masks" / f"{sample.id}.png"), sample.labels)
+def written(folder: Path, samples: list[Sample]) -> Path:
+    write_dataset(samples, folder, "labels")
     return folder
 
 
@@ -41,7 +37,7 @@ def trained(
     samples: list[Sample], tracking_uri: str, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainedModel:
     home = tmp_path_factory.mktemp("training")
-    return train(recipe(write(home / "data", samples)), home / "run", tracking_uri)
+    return train(recipe(written(home / "data", samples)), home / "run", tracking_uri)
 
 
 def test_a_model_version_carries_all_that_serving_needs(
@@ -93,7 +89,7 @@ def test_the_run_can_be_looked_at(trained: TrainedModel, tracking_uri: str) -> N
 def test_a_killed_training_goes_on_in_its_mlflow_run(
     samples: list[Sample], tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = write(tmp_path / "data", samples)
+    data = written(tmp_path / "data", samples)
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -110,7 +106,7 @@ def test_a_killed_training_goes_on_in_its_mlflow_run(
 def test_a_training_from_another_machine_gets_a_run_with_all_of_its_curve(
     samples: list[Sample], tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = recipe(write(tmp_path / "data", samples))
+    asked = recipe(written(tmp_path / "data", samples))
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -129,7 +125,7 @@ def test_a_training_from_another_machine_gets_a_run_with_all_of_its_curve(
 def test_too_few_images_are_refused(
     samples: list[Sample], tracking_uri: str, tmp_path: Path
 ) -> None:
-    data = write(tmp_path / "data", samples[:1])
+    data = written(tmp_path / "data", samples[:1])
     with pytest.raises(InvalidData, match="at least one each"):
         train(recipe(data), tmp_path / "run", tracking_uri)
 

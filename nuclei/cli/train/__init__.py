@@ -2,7 +2,16 @@
 
 import typer
 
-from nuclei.cli.train import consensus, mask_rcnn, stardist, unet, unet_linknet, yolov8
+from nuclei.cli.train import (
+    consensus,
+    mask_rcnn,
+    sam,
+    stardist,
+    train_all,
+    unet,
+    unet_linknet,
+    yolov8,
+)
 
 app = typer.Typer(
     help="Train a segmenter on your images, tracked and registered in MLflow.",
@@ -14,3 +23,5 @@ app.command("unet_linknet", epilog=unet_linknet.EPILOG)(unet_linknet.unet_linkne
 app.command(epilog=stardist.EPILOG)(stardist.stardist)
 app.command(epilog=yolov8.EPILOG)(yolov8.yolov8)
 app.command(epilog=consensus.EPILOG)(consensus.consensus)
+app.command(epilog=sam.EPILOG)(sam.sam)
+app.command("all", epilog=train_all.EPILOG)(train_all.train_all)

@@ -1,0 +1,80 @@
+"""`nuclei train all`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nuclei.cli.train.common import (
+    DeviceOption,
+    TrackingUriOption,
+    best_device,
+    require_training,
+)
+from nuclei.registry import default_tracking_uri
+
+EPILOG = """
+**Examples**
+
+nuclei train all stage1_train.zip              (again after a kill: what is done is not done anew)
+
+nuclei train all stage1_train.zip --only unet --only linknet --only unet_linknet
+
+timeout 570 nuclei train all stage1_train.zip  (in slices, where a GPU is there for ten minutes)
+
+A folder of runs that was begun on a GPU and carried home goes on with the same models.
+"""
+
+
+def train_all(
+    data: Annotated[Path, typer.Argument(help="Folder or zip of images and masks.")],
+    out: Annotated[Path, typer.Option(help="Folder of the runs, one below it for each.")] = Path(
+        "runs/all"
+    ),
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Only the model of this name; may be given again.", show_default=False),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Steps of each, in place of the plan's: to try it out.", show_default=False
+        ),
+    ] = None,
+    device: DeviceOption = None,
+    tracking_uri: TrackingUriOption = None,
+) -> None:
+    """Train and register every model of the project, large ones where there is a GPU.
+
+    Each goes on where it was stopped; the models that are registered already are left as they are.
+    """
+    require_training()
+    from nuclei.errors import InvalidOption
+    from training.job import VERSION_FILE, train
+    from training.plan import budget_of, plan
+
+    device = device or best_device()
+    uri = tracking_uri or default_tracking_uri()
+    console = Console()
+    planned = list(plan(data.resolve(), out, budget_of(out, device), device, steps))
+    names = [one.name for one in planned]
+    unknown = sorted(set(only or ()) - set(names))
+    if unknown:
+        raise InvalidOption(f"--only {unknown[0]} is unknown; expected one of {', '.join(names)}")
+    table = Table("model", "version", "DSB score", "with TTA")
+    for number, one in enumerate(planned, start=1):
+        if only and one.name not in only:
+            continue
+        folder = out / one.name
+        if not (folder / VERSION_FILE).exists():
+            console.rule(f"{one.name}, {number} of {len(planned)}")
+            train(one.make(), folder, uri)
+        version = json.loads((folder / VERSION_FILE).read_text())
+        scores = (f"{version['scores'][name]:.3f}" for name in ("dsb_score", "tta/dsb_score"))
+        table.add_row(version["name"], version["version"], *scores)
+    console.print(table)
+    if "yolov8" not in names:
+        console.print("YOLOv8 was left out: `make yolov8-env` installs what it needs (AGPL-3.0)")

@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from typer.testing import CliRunner
+
+from nuclei.cli.train import app
+from nuclei.errors import InvalidData
+from training.conversion import write_dataset
+from training.dataset import Sample
+from training.plan import Budget, budget_of, plan
+
+FAMILIES = {"unet", "linknet", "unet_linknet", "stardist", "mask_rcnn", "consensus"}
+
+
+@pytest.mark.parametrize("budget", Budget)
+def test_every_family_is_planned_and_joined_ones_come_last(tmp_path: Path, budget: Budget) -> None:
+    names = [one.name for one in plan(tmp_path, tmp_path, budget, "cpu")]
+    assert set(names) >= FAMILIES
+    assert len(set(names)) == len(names)
+    assert names.index("unet_linknet") > max(names.index("unet"), names.index("linknet"))
+    assert names.index("consensus") > max(names.index("unet"), names.index("mask_rcnn"))
+
+
+def test_a_gpu_trains_longer(tmp_path: Path) -> None:
+    cpu, gpu = (next(iter(plan(tmp_path, tmp_path, one, "cpu"))).make() for one in Budget)
+    assert gpu.schedule.steps > cpu.schedule.steps
+
+
+def test_a_joined_model_needs_its_parts(tmp_path: Path) -> None:
+    planned = {one.name: one for one in plan(tmp_path, tmp_path, Budget.CPU, "cpu")}
+    with pytest.raises(InvalidData, match="no folder of a training of unet"):
+        planned["unet_linknet"].make()
+
+
+def test_a_folder_keeps_the_budget_it_was_begun_with(tmp_path: Path) -> None:
+    assert budget_of(tmp_path / "runs", "cuda") is Budget.GPU
+    assert budget_of(tmp_path / "runs", "cpu") is Budget.GPU
+    assert budget_of(tmp_path / "others", "cpu") is Budget.CPU
+
+
+def test_what_is_done_is_not_done_anew(samples: list[Sample], tmp_path: Path) -> None:
+    write_dataset(samples, tmp_path / "data", "labels")
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    asked = [
+        *("all", str(tmp_path / "data"), "--out", str(tmp_path / "runs")),
+        *("--only", "cnn", "--steps", "2", "--device", "cpu", "--tracking-uri", uri),
+    ]
+    for _ in range(2):
+        result = CliRunner().invoke(app, asked, catch_exceptions=False)
+        assert "nuclei-cnn" in result.output
+    assert len(MlflowClient(uri).search_model_versions("name = 'nuclei-cnn'")) == 1
+
+
+def test_an_unknown_model_is_named(tmp_path: Path) -> None:
+    asked = ["all", str(tmp_path), "--out", str(tmp_path / "runs"), "--only", "nosuch"]
+    result = CliRunner().invoke(app, asked)
+    assert "expected one of unet, linknet" in str(result.exception)

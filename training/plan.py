@@ -1,0 +1,111 @@
+"""Every model of the project: what `nuclei train all` trains, in this order, and how long."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from importlib.util import find_spec
+from pathlib import Path
+
+from training.averaging import UNetLinkNet
+from training.consensus import Consensus
+from training.job import Recipe
+from training.mask_rcnn import SCHEDULE as MASK_RCNN_SCHEDULE
+from training.mask_rcnn import MaskRCNN
+from training.optimisation import Schedule
+from training.stardist import StarDist
+from training.unet import UNet
+from training.yolov8 import SCHEDULE as YOLOV8_SCHEDULE
+from training.yolov8 import YoloV8
+
+PLAN_FILE = "plan.json"
+
+
+class Budget(StrEnum):
+    """What the machine can pay for."""
+
+    CPU = "cpu"
+    GPU = "gpu"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One model of the plan.
+
+    Attributes:
+        name: of its folder.
+        make: its recipe, once those before it are trained.
+    """
+
+    name: str
+    make: Callable[[], Recipe]
+
+
+def budget_of(folder: Path, device: str) -> Budget:
+    """The budget the trainings of a folder were begun with; that of the device when there is none.
+
+    A folder may be carried between machines: what a GPU began a CPU ends as it was meant.
+    """
+    file = folder / PLAN_FILE
+    if file.exists():
+        return Budget(json.loads(file.read_text())["budget"])
+    budget = Budget.GPU if device == "cuda" else Budget.CPU
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps({"budget": budget}))
+    return budget
+
+
+def plan(
+    data: Path, folder: Path, budget: Budget, device: str, steps: int | None = None
+) -> Iterator[Planned]:
+    """The models, joined ones after those they are joined of; YOLOv8 where it can be trained.
+
+    Args:
+        data: folder or zip of images and masks.
+        folder: of all trainings, each in a folder of its name.
+        budget: how large, and how long.
+        device: `cuda` or `cpu`.
+        steps: of each training, in place of the plan's.
+    """
+    gpu = budget is Budget.GPU
+
+    def schedule(base: Schedule, cpu_steps: int, gpu_steps: int, gpu_batch: int) -> Schedule:
+        if not gpu:
+            return replace(base, steps=steps or cpu_steps, device=device)
+        # A GPU's steps are quick: validation would take longer than they do.
+        sized = replace(base, steps=steps or gpu_steps, batch_size=gpu_batch, validate_every=2000)
+        return replace(sized, workers=8, device=device)
+
+    def unet(architecture: str, encoder: str = "tu-regnetx_004") -> Planned:
+        name = architecture if encoder == "tu-regnetx_004" else f"{architecture}_{encoder}"
+        settings = schedule(Schedule(), 9000, 40000, 16)
+        recipe = UNet(data=data, architecture=architecture, encoder=encoder, schedule=settings)
+        return Planned(name, lambda: recipe)
+
+    yield unet("unet")
+    yield unet("linknet")
+    yield Planned(
+        "unet_linknet",
+        lambda: UNetLinkNet.of(data, folder / "unet", folder / "linknet", device),
+    )
+    settings = schedule(Schedule(), 9000, 40000, 16)
+    yield Planned("stardist", lambda: StarDist(data=data, schedule=settings))
+    sgd = schedule(MASK_RCNN_SCHEDULE, 6000, 30000, 16)
+    backbone = "resnet50_fpn_v2" if gpu else "mobilenet_v3"
+    sgd = replace(sgd, learning_rate=2e-2) if gpu else sgd
+    yield Planned("mask_rcnn", lambda: MaskRCNN(data=data, backbone=backbone, schedule=sgd))
+    yield Planned(
+        "consensus",
+        lambda: Consensus.of(data, folder / "unet", folder / "mask_rcnn", device),
+    )
+    if find_spec("ultralytics") is not None:
+        yolo = schedule(YOLOV8_SCHEDULE, 6000, 30000, 32)
+        size = "l" if gpu else "n"
+        yield Planned("yolov8", lambda: YoloV8(data=data, size=size, schedule=yolo))
+    if gpu:
+        yield unet("unet", "resnet34")
+        yield unet("unet", "resnet152")
+        for architecture in ("fpn", "unetplusplus", "deeplabv3plus"):
+            yield unet(architecture)
+    for architecture in ("fcn", "cnn"):
+        yield unet(architecture)
