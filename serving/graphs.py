@@ -21,7 +21,8 @@ class Step:
     Attributes:
         name: of the file, without its suffix.
         reads: tensors of the graph that it is given, in the order of its inputs.
-        writes: tensors of the graph that become of its outputs, in their order.
+        writes: tensors of the graph that become of its outputs, in their order; "" is one that
+            nothing reads.
         batched: whether it takes several images at once.
     """
 
@@ -101,7 +102,7 @@ def _both(first: Graphs, second: Graphs) -> Graphs:
 
 def _of_view(chain: tuple[Step, ...], k: int, view: str) -> list[Step]:
     def names(tensors: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(view if name == "INPUT" else f"{name}_{k}" for name in tensors)
+        return tuple(view if name == "INPUT" else name and f"{name}_{k}" for name in tensors)
 
     return [Step(step.name, names(step.reads), names(step.writes)) for step in chain]
 
@@ -116,7 +117,7 @@ GRAPHS: dict[Method, Graphs] = {
         _view_by_view(Step(DETECTOR, ("INPUT",), OUTPUTS[Method.MASKS])),
     ),
     Method.PROMPTED: _view_by_view(
-        Step(DETECTOR, ("INPUT",), ("BOXES_FOUND", "SCORES_FOUND", "MASKS_FOUND")),
+        Step(DETECTOR, ("INPUT",), ("BOXES_FOUND", "SCORES_FOUND", "")),
         Step(ENCODER, ("INPUT",), ("EMBEDDING", "SIDE")),
         Step(
             DECODER,

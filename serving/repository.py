@@ -316,7 +316,8 @@ def _ensemble_config(
                     f"expected {len(names)}, for {', '.join(names)}: register the model again"
                 )
             for tensor, named in zip(tensors, names, strict=True):
-                passed[tensor.name] = named
+                if named:
+                    passed[tensor.name] = named
     return config
 
 
