@@ -113,7 +113,7 @@ GRAPHS: dict[Method, Graphs] = {
     Method.STARS: _stars(),
     Method.MASKS: _view_by_view(Step(NETWORK, ("INPUT",), OUTPUTS[Method.MASKS])),
     Method.CONSENSUS: _both(
-        _views_at_once("merge", _MAPS, (*_MAPS, "DISAGREEMENT")),
+        _views_at_once("merge", _MAPS, (*_MAPS, "")),
         _view_by_view(Step(DETECTOR, ("INPUT",), OUTPUTS[Method.MASKS])),
     ),
     Method.PROMPTED: _view_by_view(
