@@ -9,9 +9,11 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 from nuclei.agreement import differences
 from nuclei.assembly import OUTPUTS
+from nuclei.cli.main import app
 from nuclei.contract import Method
 from nuclei.errors import InvalidOption, MissingPrerequisite
 from nuclei.images import frame_from_array
@@ -19,7 +21,6 @@ from nuclei.metrics import Overlap
 from nuclei.pipeline import segment
 from training.conversion import write_dataset
 from training.dataset import Sample
-from training.job import train
 from training.optimisation import Schedule
 from training.yolov8 import Detector, YoloV8, build_detector
 
@@ -164,18 +165,19 @@ class TestWithUltralytics:
 
     def test_a_version_carries_the_licence(self, samples: list[Sample], tmp_path: Path) -> None:
         write_dataset(samples, tmp_path / "data", "coco")
-        recipe = YoloV8(
-            data=tmp_path / "data",
-            size="n",
-            zoom=1,
-            validation_fraction=0.25,
-            schedule=RECIPE.schedule,
-        )
         tracking_uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
-        version = train(recipe, tmp_path / "run", tracking_uri).version
-        assert version.name == "nuclei-yolov8"
+        options = {
+            **{"size": "n", "zoom": 1, "steps": 2, "batch-size": 2, "crop": 64, "workers": 0},
+            **{"validate-every": 1, "validation-fraction": 0.25, "device": "cpu"},
+            **{"out": tmp_path / "run", "tracking-uri": tracking_uri},
+        }
+        arguments = [f"--{name}={value}" for name, value in options.items()]
+        command = ["train", "yolov8", str(tmp_path / "data"), *arguments]
+        shown = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert "registered nuclei-yolov8 version 1" in shown.stdout
         mlflow.set_tracking_uri(tracking_uri)
-        tags = MlflowClient().get_model_version(version.name, version.version).tags
+        tags = MlflowClient().get_model_version("nuclei-yolov8", "1").tags
         assert tags["licence"] == "AGPL-3.0"
         assert tags["size"] == "n"
-        assert YoloV8.read(tmp_path / "run") == recipe
+        recipe = YoloV8.read(tmp_path / "run")
+        assert (recipe.size, recipe.zoom, recipe.schedule.steps) == ("n", 1, 2)
