@@ -226,12 +226,13 @@ def _network_config(
     if batched:
         # No delay: what waits while a batch runs is the next batch.
         config.dynamic_batching.SetInParent()
-    # The first frames find everything compiled, for grey and for colour.
+    # The first frames find everything compiled, for grey and for colour. Of zeros: among random
+    # bytes are infinities, of which detectors make boxes that are none.
     image = config.input[0]
     for channels in (1, 3) if step.name != DECODER else ():
         warm_up = config.model_warmup.add(name=f"{channels} channels", batch_size=1)
         tensor = warm_up.inputs[image.name]
-        tensor.data_type, tensor.random_data = image.data_type, True
+        tensor.data_type, tensor.zero_data = image.data_type, True
         tile = (channels, contract.tile_size, contract.tile_size)
         tensor.dims.extend(tile if batched else (1, *tile))
     if batched and accelerator in _OPENVINO_PRECISIONS:
@@ -395,7 +396,9 @@ _Shape = tuple[int, tuple[int, ...]]
 
 
 def _ensemble_problems(config: ModelConfig, configs: Mapping[str, ModelConfig]) -> Iterator[str]:
-    """Whether every tensor is made before it is read, with the type and shape it is read as."""
+    """Whether every tensor is made before it is read, as it is read; and read, if it is made."""
+    read = {tensor.name for tensor in config.output}
+    read |= {ours for step in config.ensemble_scheduling.step for ours in step.input_map.values()}
     made = {tensor.name: _shape(tensor, 0) for tensor in config.input}
     for step in config.ensemble_scheduling.step:
         where = f"{config.name}: step '{step.model_name}'"
@@ -417,6 +420,8 @@ def _ensemble_problems(config: ModelConfig, configs: Mapping[str, ModelConfig]) 
                 made[ours] = outputs[theirs]
             else:
                 yield f"{where} has no output '{theirs}'"
+            if ours not in read:
+                yield f"{where} makes '{ours}', which nothing reads"
     for tensor in config.output:
         if tensor.name not in made or not _shapes_agree(made[tensor.name], _shape(tensor, 0)):
             yield f"{config.name}: no step makes output '{tensor.name}' with its type and shape"

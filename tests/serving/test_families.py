@@ -1,0 +1,308 @@
+"""What every family of models does alike, from its export to Triton's answers."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from nuclei.agreement import differences
+from nuclei.assembly import OUTPUTS
+from nuclei.contract import CONTRACT_FILE
+from nuclei.images import Frame, frame_from_array
+from nuclei.intensity import intensity_range
+from nuclei.local import LocalEngine
+from nuclei.pipeline import TTA_SUFFIX, Engine, Inference, segment
+from nuclei.registry import registered_name
+from nuclei.segmentation import Segmentation
+from serving.engine import TritonEngine
+from serving.ports import free_ports
+from serving.repository import CpuAccelerator, check_repository, export
+from serving.triton.server import TritonServer
+from training.detectors import Detector
+from training.job import Recipe
+from training.mask_rcnn import MaskRCNN
+from training.unet import UNet
+
+NOWHERE = Path("no_images")
+MAX_MESSAGE_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family as it is tested.
+
+    Attributes:
+        recipe: of a small network.
+        network: makes one that finds bright discs, and nothing where all is black.
+        package: which it needs; without it the family is left out.
+    """
+
+    recipe: Recipe
+    network: Callable[[Recipe], nn.Module]
+    package: str = "torch"
+
+
+def bright_maps(recipe: Recipe) -> nn.Module:
+    """Logits of foreground, border and distance: whether a pixel is bright, never, and as first."""
+    network = nn.Conv2d(3, 3, 1)
+    nn.init.constant_(network.weight, 20 / 3)
+    nn.init.constant_(network.bias, -10)
+    nn.init.constant_(network.weight[1], 0)
+    return network.eval()
+
+
+def bright_boxes(recipe: Recipe) -> nn.Module:
+    """Random features, which are 0 where all is black; the larger, the surer is each anchor."""
+    torch.manual_seed(0)
+    network = recipe.build()
+    assert isinstance(network, Detector)
+    heads, proposals = network.roi_heads, network.rpn.head
+    with torch.no_grad():
+        for layer in (*proposals.modules(), *heads.box_head.modules(), heads.box_predictor):
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.weight.abs_()
+                layer.bias.zero_()
+        for still in (proposals.bbox_pred, heads.box_predictor.bbox_pred):
+            nn.init.zeros_(still.weight)
+            nn.init.zeros_(still.bias)
+        sure = heads.box_predictor.cls_score
+        sure.weight[0], sure.weight[1] = 0, 20 * sure.weight[1].abs()
+        sure.bias[0], sure.bias[1] = 4, 0
+        # Masks fill their boxes.
+        nn.init.zeros_(heads.mask_predictor.mask_fcn_logits.weight)
+        nn.init.constant_(heads.mask_predictor.mask_fcn_logits.bias, 3)
+    return network.eval()
+
+
+FAMILIES = {
+    "unet": Family(UNet(data=NOWHERE, encoder="tu-regnetx_002"), bright_maps),
+    "mask_rcnn": Family(MaskRCNN(data=NOWHERE, backbone="mobilenet_v3"), bright_boxes),
+}
+PRESENT = [name for name, family in FAMILIES.items() if find_spec(family.package)]
+
+
+@pytest.fixture(scope="module")
+def networks() -> dict[str, nn.Module]:
+    return {name: FAMILIES[name].network(FAMILIES[name].recipe) for name in PRESENT}
+
+
+@pytest.fixture(scope="module")
+def repository(networks: dict[str, nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All families side by side."""
+    repository = tmp_path_factory.mktemp("families") / "models"
+    for version, (name, network) in enumerate(networks.items(), start=1):
+        recipe = FAMILIES[name].recipe
+        artifacts = tmp_path_factory.mktemp(name)
+        recipe.export(network, artifacts)
+        (artifacts / CONTRACT_FILE).write_text(recipe.contract().to_json())
+        export(
+            artifacts,
+            repository,
+            version,
+            registered_model=registered_name(name),
+            accelerator=CpuAccelerator.ONNXRUNTIME,
+        )
+    check_repository(repository)
+    return repository
+
+
+@pytest.fixture(scope="module")
+def engine(repository: Path) -> LocalEngine:
+    return LocalEngine(repository)
+
+
+@pytest.fixture(scope="module")
+def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
+    http_port, grpc_port, metrics_port = free_ports(3)
+    with TritonServer(
+        repository,
+        tmp_path_factory.mktemp("triton"),
+        http_port=http_port,
+        grpc_port=grpc_port,
+        metrics_port=metrics_port,
+        models=[name + suffix for name in PRESENT for suffix in ("", TTA_SUFFIX)],
+    ) as running:
+        yield running
+
+
+@pytest.fixture
+async def served(server: TritonServer) -> AsyncIterator[TritonEngine]:
+    engine = TritonEngine(server.address, 2**30, MAX_MESSAGE_BYTES)
+    yield engine
+    await engine.close()
+
+
+@pytest.fixture(params=FAMILIES)
+def name(request: pytest.FixtureRequest) -> str:
+    if request.param not in PRESENT:
+        pytest.skip(f"{FAMILIES[request.param].package} is not installed")
+    return str(request.param)
+
+
+@pytest.fixture
+def recipe(name: str) -> Recipe:
+    return FAMILIES[name].recipe
+
+
+def discs(height: int, width: int, pitch: int = 20, radius: float = 5.0) -> NDArray[np.uint8]:
+    """Bright discs on a grid, uint8 [H, W, 1]."""
+    y, x = np.mgrid[:height, :width]
+    distance = np.hypot(y % pitch - pitch / 2, x % pitch - pitch / 2)
+    return (np.clip(radius - distance, 0, 1) * 200).astype(np.uint8)[..., None]
+
+
+def field(height: int, width: int) -> NDArray[np.uint8]:
+    """Discs of many sizes and brightnesses, anywhere, uint8 [H, W, 1]."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:height, :width]
+    light = np.zeros((height, width))
+    for _ in range(height * width // 900):
+        distance = np.hypot(y - rng.uniform(0, height), x - rng.uniform(0, width))
+        disc = np.clip(rng.uniform(3, 9) - distance, 0, 1)
+        light = np.maximum(light, disc * rng.uniform(120, 250))
+    return light.astype(np.uint8)[..., None]
+
+
+def check(segmentation: Segmentation, frame: Frame) -> None:
+    """A segmentation is one of this frame, and all of it fits together."""
+    labels, nuclei = segmentation.labels, segmentation.nuclei
+    assert labels.shape == frame.pixels.shape[:2]
+    assert labels.dtype == np.uint32
+    assert np.unique(labels[labels > 0]).tolist() == list(range(1, len(nuclei) + 1))
+    assert ((nuclei.score >= 0) & (nuclei.score <= 1)).all()
+
+
+async def answer(
+    engine: Engine, graph: str, recipe: Recipe, pixels: NDArray[np.uint8]
+) -> Inference:
+    """What an engine answers for one tile."""
+    outputs = OUTPUTS[recipe.contract().method]
+    tile = pixels.astype(np.uint16)
+    return await engine.infer(graph, outputs, tile, intensity_range(pixels), None)
+
+
+def assert_alike(a: Inference, b: Inference) -> None:
+    """The same answer but for the last digits; nuclei that hang on those may come or go."""
+    found = differences(a.outputs, b.outputs)
+    if "SCORES" in a.outputs:
+        assert len(a.outputs["SCORES"]) > 20
+        assert found.pop("UNMATCHED") <= 0.05 * len(a.outputs["SCORES"])
+        assert found.pop("SCORES") < 1e-3
+    for name, difference in found.items():
+        assert difference <= (1 if a.outputs[name].dtype == np.uint8 else 0.05), name
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (5, 300), (97, 130), (520, 696)])
+async def test_frames_have_any_size(name: str, engine: LocalEngine, shape: tuple[int, int]) -> None:
+    frame = frame_from_array(discs(*shape))
+    found = await segment(frame, engine, name)
+    check(found, frame)
+    if min(shape) > 90:
+        assert len(found.nuclei) > 0.9 * (shape[0] // 20) * (shape[1] // 20)
+
+
+async def test_colour_is_taken_as_grey_is(name: str, engine: LocalEngine) -> None:
+    grey = discs(96, 128)
+    one, three = [
+        await segment(frame_from_array(pixels), engine, name)
+        for pixels in (grey, np.repeat(grey, 3, axis=2))
+    ]
+    np.testing.assert_array_equal(one.labels, three.labels)
+    assert len(one.nuclei) > 10
+
+
+async def test_frames_have_8_or_16_bits(name: str, engine: LocalEngine) -> None:
+    pixels = discs(96, 128)
+    deep = frame_from_array(pixels.astype(np.uint16) * 257)
+    found = await segment(deep, engine, name)
+    check(found, deep)
+    assert len(found.nuclei) == len((await segment(frame_from_array(pixels), engine, name)).nuclei)
+
+
+@pytest.mark.parametrize("tta", [False, True])
+async def test_an_empty_frame_has_no_nucleus(name: str, engine: LocalEngine, tta: bool) -> None:
+    frame = frame_from_array(np.full((120, 90, 3), 7, np.uint8))
+    found = await segment(frame, engine, name, tta=tta)
+    check(found, frame)
+    assert len(found.nuclei) == 0
+
+
+async def test_a_frame_has_a_thousand_nuclei(name: str, engine: LocalEngine) -> None:
+    frame = frame_from_array(discs(700, 700))
+    found = await segment(frame, engine, name)
+    check(found, frame)
+    assert len(found.nuclei) > 1000
+
+
+async def test_frames_come_together(name: str, recipe: Recipe, served: TritonEngine) -> None:
+    frames = [frame_from_array(field(*shape)) for shape in ((96, 128), (64, 64), (300, 40))]
+    alone = [await segment(frame, served, name) for frame in frames]
+    together = await asyncio.gather(*(segment(frame, served, name) for frame in frames))
+    for frame, one, other in zip(frames, alone, together, strict=True):
+        check(other, frame)
+        np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_families_share_the_small_steps(repository: Path) -> None:
+    steps = [
+        folder
+        for folder in repository.iterdir()
+        if not any(folder.name.startswith(name) for name in PRESENT)
+    ]
+    assert {"preprocess", "tta", "merge", "split", "merge_masks"} <= {step.name for step in steps}
+    assert all([path.name for path in step.iterdir() if path.is_dir()] == ["1"] for step in steps)
+
+
+async def test_weights_are_saved_and_loaded(recipe: Recipe, tmp_path: Path) -> None:
+    saved, loaded = recipe.build().eval(), recipe.build().eval()
+    torch.save(saved.state_dict(), tmp_path / "weights.pt")
+    loaded.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
+    one, other = [
+        await answer(recipe.engine(network, recipe.contract(), "fp32"), "", recipe, field(96, 96))
+        for network in (saved, loaded)
+    ]
+    for tensor, values in one.outputs.items():
+        np.testing.assert_array_equal(values, other.outputs[tensor])
+
+
+@pytest.mark.parametrize(("suffix", "channels"), [("", 1), ("", 3), (TTA_SUFFIX, 1)])
+async def test_onnx_answers_as_torch_does(
+    name: str,
+    recipe: Recipe,
+    networks: dict[str, nn.Module],
+    engine: LocalEngine,
+    suffix: str,
+    channels: int,
+) -> None:
+    tile = np.repeat(field(128, 128), channels, axis=2)
+    torch_engine = recipe.engine(networks[name], recipe.contract(), "fp32")
+    assert_alike(
+        await answer(torch_engine, name + suffix, recipe, tile),
+        await answer(engine, name + suffix, recipe, tile),
+    )
+
+
+@pytest.mark.parametrize("suffix", ["", TTA_SUFFIX])
+async def test_triton_answers_as_this_process_does(
+    name: str, recipe: Recipe, engine: LocalEngine, served: TritonEngine, suffix: str
+) -> None:
+    tile = field(128, 128)
+    assert_alike(
+        await answer(engine, name + suffix, recipe, tile),
+        await answer(served, name + suffix, recipe, tile),
+    )
+
+
+@pytest.mark.parametrize("tta", [False, True])
+async def test_triton_answers_for_an_empty_frame(
+    name: str, served: TritonEngine, tta: bool
+) -> None:
+    frame = frame_from_array(np.full((120, 90, 3), 7, np.uint8))
+    assert len((await segment(frame, served, name, tta=tta)).nuclei) == 0
