@@ -288,6 +288,10 @@ class Comparison:
                 if score in evaluation.coco_intervals:
                     cells[index] += f" ({shown_interval(evaluation.coco_intervals[score])})"
             rows.append(Row(heading, tuple(cells), _best(values)))
+        for kind in self.evaluations[0].by_kind():
+            of_kind = [evaluation.coco_by_kind.get(kind, {}) for evaluation in self.evaluations]
+            values = [scores.get(f"{what}_ap") for scores in of_kind]
+            rows.append(Row(f"AP {kind}", tuple(map(_digits, values)), _best(values)))
         note = (
             "Of all candidates with their scores, without a limit on their number. Small is an "
             "area below 32² pixels, large one above 96²."

@@ -1,7 +1,7 @@
 """Scores of many predicted label images against the truth."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -201,14 +201,16 @@ class Evaluation:
 
         None for a size of which there is no true nucleus.
         """
+        return _coco(self.images) if self.has_candidates else {}
+
+    @cached_property
+    def coco_by_kind(self) -> dict[str, dict[str, float | None]]:
+        """The same for the images of each kind, by kind; empty without candidates."""
         if not self.has_candidates:
             return {}
         return {
-            f"{what}_{name}": None if np.isnan(value) else value
-            for what in ("mask", "box")
-            for name, value in coco_scores(
-                [image.detections[what] for image in self.images]
-            ).items()
+            kind: _coco([image for image in self.images if image.kind == kind])
+            for kind in self.by_kind()
         }
 
     @cached_property
@@ -232,6 +234,7 @@ class Evaluation:
             "by_kind": self.by_kind(),
             "by_size": self.by_size(),
             "coco": self.coco,
+            "coco_by_kind": self.coco_by_kind,
             "coco_interval": self.coco_intervals,
             "images": [
                 {"name": image.name, "kind": image.kind, **image.scores} for image in self.images
@@ -261,6 +264,14 @@ class Evaluation:
 def shown_interval(interval: Interval) -> str:
     low, high = interval
     return f"{low:.2f}\N{EN DASH}{high:.2f}"
+
+
+def _coco(images: Sequence[ImageScores]) -> dict[str, float | None]:
+    scores: dict[str, float] = {}
+    for what in ("mask", "box"):
+        found = coco_scores([image.detections[what] for image in images])
+        scores |= {f"{what}_{name}": value for name, value in found.items()}
+    return {name: None if np.isnan(value) else value for name, value in scores.items()}
 
 
 def _size_name(lowest: float, next_lowest: float) -> str:

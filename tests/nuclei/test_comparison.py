@@ -80,6 +80,7 @@ def test_what_is_not_known_is_left_open() -> None:
     assert known.startswith("0.871 (")
     assert unknown == UNKNOWN
     assert row("COCO scores of boxes", "AP large").cells == (UNKNOWN, UNKNOWN)
+    assert row("COCO scores of masks", "AP fluorescence").cells == ("0.752", UNKNOWN)
     assert row("Cost", "parameters").cells == ("1,234,567", UNKNOWN)
     assert row("Cost", "training, minutes").cells == (UNKNOWN, UNKNOWN)
     titles = [found.title for found in Comparison((BAD,)).grids()]

@@ -102,6 +102,7 @@ def test_coco_scores_need_the_candidates_of_every_image() -> None:
     coco = Evaluation((scored,)).coco
     assert coco["mask_ap"] == coco["box_ap"] == coco["mask_ar_small"] == 1
     assert coco["mask_ap_large"] is None
+    assert Evaluation((scored,)).coco_by_kind == {"x": coco}
 
 
 def test_candidates_without_scores_name_the_image() -> None:

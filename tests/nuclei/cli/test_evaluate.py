@@ -2,6 +2,7 @@ import asyncio
 import json
 import zipfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,6 +12,9 @@ from typer.testing import CliRunner, Result
 from nuclei.cli.main import app
 from nuclei.errors import InvalidData
 from nuclei.local import LocalEngine
+
+if TYPE_CHECKING:
+    from tests.conftest import Gateway
 
 KINDS = {"a": "fluorescence", "b": "fluorescence", "c": "histology"}
 PICTURES = ["comparisons.png", "scores_per_image.png", "scores_per_threshold.png"]
@@ -133,3 +137,12 @@ def test_a_data_set_without_held_out_images_is_said(dataset: Path, repository: P
     result = evaluate(dataset, "--local", "--repository", repository, "--held-out")
     assert isinstance(result.exception, InvalidData)
     assert "leave out --held-out" in str(result.exception)
+
+
+def test_scores_what_a_gateway_answers(dataset: Path, gateway: "Gateway", tmp_path: Path) -> None:
+    out = tmp_path / "scores"
+    result = evaluate(dataset, "--address", gateway.grpc_address, "--out", out)
+    assert result.exit_code == 0, result.output
+    scores = json.loads((out / "scores.json").read_text())
+    assert scores["overall"]["ap_0.50"] > 0.9
+    assert scores["coco"] == {}
