@@ -194,6 +194,10 @@ BROKEN_REPOSITORIES: dict[str, tuple[Callable[[Path], object], str]] = {
         replace_in_config("unet", 'value: "INPUT"', 'value: "nothing"'),
         "'nothing', which no step|no step before it makes",
     ),
+    "unread": (
+        replace_in_config("unet_tta", 'output {\n  name: "DIS', 'input {\n  name: "ELSE'),
+        "makes 'DISAGREEMENT', which nothing reads",
+    ),
     "contract": (replace_in_config("unet", "tile_size", "tile_sighs"), "unet: contract.json"),
     "nothing": (shutil.rmtree, "holds no model"),
 }
