@@ -31,6 +31,8 @@ from training.mask_rcnn import MaskRCNN
 from training.stardist import StarDist
 from training.stars import GRID_PX, N_RAYS
 from training.unet import UNet
+from training.yolov8 import Detector as Yolo
+from training.yolov8 import YoloV8
 
 NOWHERE = Path("no_images")
 MAX_MESSAGE_BYTES = 2**28
@@ -83,6 +85,32 @@ def bright_boxes(recipe: Recipe) -> nn.Module:
     return network.eval()
 
 
+def bright_cells(recipe: Recipe) -> nn.Module:
+    """As `bright_boxes`, of the finest cells of a YOLOv8, whose boxes are all of one size."""
+    torch.manual_seed(0)
+    network = recipe.build()
+    assert isinstance(network, Yolo)
+    head = network.network.model[-1]
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                # Features neither grow nor fade on their way.
+                nn.init.normal_(layer.weight, std=1.7 / layer.weight[0].numel() ** 0.5)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
+        for boxes, sure, masks in zip(head.cv2, head.cv3, head.cv4, strict=True):
+            # Boxes reach 0.6 cells to each side, and masks fill them.
+            boxes[-1].bias[:] = torch.tensor([0, 0.4, *[-20.0] * 14]).repeat(4)
+            nn.init.ones_(masks[-1].bias)
+            nn.init.constant_(sure[-1].bias, -4)
+            sure[-1].weight.abs_().mul_(0.03 if sure is head.cv3[0] else 0)
+            for still in (boxes[-1], masks[-1]):
+                nn.init.zeros_(still.weight)
+        nn.init.zeros_(head.proto.cv3.bn.weight)
+        nn.init.constant_(head.proto.cv3.bn.bias, 3)
+    return network.eval()
+
+
 def bright_stars(recipe: Recipe) -> nn.Module:
     """Depth as the brightness around each cell of 2 x 2 pixels, and rays of 5 pixels."""
     network = nn.Conv2d(3, 1 + N_RAYS, 10, stride=GRID_PX, padding=4)
@@ -100,6 +128,7 @@ FAMILIES = {
     "unet": Family(UNet(data=NOWHERE, encoder="tu-regnetx_002"), bright_maps),
     "stardist": Family(StarDist(data=NOWHERE, encoder="tu-regnetx_002"), bright_stars),
     "mask_rcnn": Family(MaskRCNN(data=NOWHERE, backbone="mobilenet_v3"), bright_boxes),
+    "yolov8": Family(YoloV8(data=NOWHERE, size="n", zoom=1), bright_cells, "ultralytics"),
 }
 PRESENT = [name for name, family in FAMILIES.items() if find_spec(family.package)]
 
