@@ -136,17 +136,26 @@ def region_features(labels: Labels, maps: Maps) -> NDArray[np.float64]:
     columns = []
     for one in maps.astype(np.float32):
         columns += [
-            ndimage.mean(one, labels, n),
+            _mean(one, labels, len(n)),
             ndimage.standard_deviation(one, labels, n),
             ndimage.maximum(one, labels, n),
-            ndimage.mean(one, rim, n),
-            np.nan_to_num(ndimage.mean(one, outside, n)),
+            _mean(one, rim, len(n)),
+            _mean(one, outside, len(n)),
         ]
     typical = np.median(shape[:, 0])
     context = np.column_stack(
         [shape[:, 0] / typical, np.full(len(n), len(n) / labels.size), np.full(len(n), typical)]
     )
     return np.column_stack([*columns, shape, context])
+
+
+def _mean(
+    values: NDArray[np.float32], regions: NDArray[np.integer], count: int
+) -> NDArray[np.float64]:
+    """Mean of the values in each region 1..count, 0 where it has no pixel."""
+    pixels = np.bincount(regions.ravel(), minlength=count + 1)[1:]
+    total = np.bincount(regions.ravel(), values.ravel(), count + 1)[1:]
+    return np.asarray(total / np.maximum(pixels, 1))
 
 
 def chosen(

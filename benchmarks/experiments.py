@@ -354,7 +354,7 @@ def read_results(folder: Path) -> dict[str, Result]:
     return {path.parent.name: Result(**json.loads(path.read_text())) for path in files}
 
 
-def run(name: str, experiment: Experiment, bench: Bench) -> Result:
+def run(name: str, experiment: Experiment, bench: Bench) -> None:
     started = time.monotonic()
     outcome = experiment.run(bench)
     result = Result(
@@ -364,7 +364,6 @@ def run(name: str, experiment: Experiment, bench: Bench) -> Result:
         (time.monotonic() - started) / 60,
     )
     result.write(bench.folder / name / RESULT_FILE)
-    return result
 
 
 def table(topic: str, results: Mapping[str, Result]) -> str:
@@ -493,9 +492,9 @@ def main() -> None:
     claim(arguments.folder, schedule)
     bench = Bench(arguments.data, arguments.folder, schedule)
     for name, experiment in names_of(arguments.names).items():
+        if name not in read_results(arguments.folder):
+            run(name, experiment, bench)
         results = read_results(arguments.folder)
-        if name not in results:
-            results[name] = run(name, experiment, bench)
         found = results[name]
         console.print(f"{name:30} {found.values().mean():.4f}  {found.minutes:.1f} min")
         write_document(results, described(schedule))

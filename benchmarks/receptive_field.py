@@ -29,7 +29,7 @@ from training.split import split_samples
 from training.targets import MAPS
 from training.unet import UNet
 
-PICTURE = Path(__file__).parents[1] / "docs" / "receptive_field.png"
+PICTURE = Path(__file__).parents[1] / "docs" / "receptive_field.jpg"
 REACH_PX = 224
 CROP_PX = 512
 PARTS = (0.5, 0.9, 0.99)
@@ -61,7 +61,9 @@ def main() -> None:
         reaches = [str(int(np.searchsorted(within, part))) for part in PARTS]
         table.add_row(name, f"{size_px(field):.0f}", *reaches, f"{within[halo]:.1%}")
     nuclei = [(f"largest nucleus, {kind}", largest(samples, kind)) for kind in kinds(samples)]
-    figure_of_receptive_field(fields, MAPS, nuclei, halo).savefig(PICTURE, dpi=110)
+    figure_of_receptive_field(fields, MAPS, nuclei, halo).savefig(
+        PICTURE, dpi=110, pil_kwargs={"quality": 88}
+    )
     console = Console()
     console.print(table)
     for name, mask in nuclei:
