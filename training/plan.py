@@ -99,9 +99,9 @@ def plan(
         lambda: Consensus.of(data, folder / "unet", folder / "mask_rcnn", device),
     )
     if find_spec("ultralytics") is not None:
-        yolo = schedule(YOLOV8_SCHEDULE, 6000, 30000, 32)
-        size = "l" if gpu else "n"
-        yield Planned("yolov8", lambda: YoloV8(data=data, size=size, schedule=yolo))
+        yolo = schedule(replace(YOLOV8_SCHEDULE, batch_size=8), 6000, 30000, 32)
+        size, zoom = ("l", 2) if gpu else ("n", 1)
+        yield Planned("yolov8", lambda: YoloV8(data=data, size=size, zoom=zoom, schedule=yolo))
     if gpu:
         yield unet("unet", "resnet34")
         yield unet("unet", "resnet152")
