@@ -62,6 +62,17 @@ class Candidates:
 def learned(samples: Sequence[Sample], maps: Sequence[Maps]) -> Outcome:
     """Fit on four folds of the images, use on the fifth; thresholds from the four as well."""
     found = [candidates(sample.labels, one) for sample, one in zip(samples, maps, strict=True)]
+    return _chosen_of(samples, found, _predicted(samples, found))
+
+
+def best_possible(samples: Sequence[Sample], maps: Sequence[Maps]) -> Outcome:
+    """What a regression without error would reach: candidates chosen by their true IoU."""
+    found = [candidates(sample.labels, one) for sample, one in zip(samples, maps, strict=True)]
+    return _chosen_of(samples, found, [own.iou for own in found])
+
+
+def _predicted(samples: Sequence[Sample], found: Sequence[Candidates]) -> list[NDArray[np.float64]]:
+    """IoU of the candidates of each image by a regression that was fitted on the other folds."""
     fold, weights = folds(samples), kind_weights(samples)
     predicted: list[NDArray[np.float64]] = [np.empty(0)] * len(samples)
     for number in range(N_FOLDS):
@@ -76,6 +87,15 @@ def learned(samples: Sequence[Sample], maps: Sequence[Maps]) -> Outcome:
         )
         for k in np.flatnonzero(fold == number):
             predicted[k] = model.predict(found[k].features)
+    return predicted
+
+
+def _chosen_of(
+    samples: Sequence[Sample],
+    found: Sequence[Candidates],
+    predicted: Sequence[NDArray[np.float64]],
+) -> Outcome:
+    fold, weights = folds(samples), kind_weights(samples)
     known = {
         (least, overlap): dsb_scores(
             samples,

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from candidates import learned
+from candidates import best_possible, learned
 from markers import PREDICTED, WAYS, Maps, Outcome, Way, cross_fitted
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -134,8 +134,8 @@ def postprocessed(way: Way, bench: Bench) -> Outcome:
     return cross_fitted(way, bench.validation, bench.shipped(View()))
 
 
-def scored(bench: Bench) -> Outcome:
-    return learned(bench.validation, bench.shipped(View()))
+def scored(score: Callable[[list[Sample], list[Maps]], Outcome], bench: Bench) -> Outcome:
+    return score(bench.validation, bench.shipped(View()))
 
 
 def seen(views: Sequence[View], bench: Bench) -> Outcome:
@@ -228,7 +228,11 @@ TOPICS: dict[str, dict[str, Experiment]] = {
         ),
         "learned-score": Experiment(
             "candidates at 4 thresholds and 3 depths, chosen by a learned IoU",
-            scored,
+            partial(scored, learned),
+        ),
+        "true-score": Experiment(
+            "the same candidates chosen by their true IoU: what such a score could reach",
+            partial(scored, best_possible),
         ),
     },
     "views": {

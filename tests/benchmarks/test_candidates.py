@@ -28,7 +28,7 @@ def test_candidates_hold_each_nucleus_once(samples: list[Sample], maps: Maps) ->
 def test_the_learned_score_finds_the_nuclei_of_other_images(
     samples: list[Sample], maps: Maps
 ) -> None:
-    from candidates import learned
+    from candidates import best_possible, learned
 
     outcome = learned(samples, maps)
-    assert outcome.scores.mean() > 0.7
+    assert 0.7 < outcome.scores.mean() <= best_possible(samples, maps).scores.mean()
