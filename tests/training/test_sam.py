@@ -11,6 +11,10 @@ from transformers import SamConfig, SamModel
 
 from nuclei.contract import CONTRACT_FILE, Contract, Method
 from nuclei.errors import InvalidData
+from nuclei.images import frame_from_array
+from nuclei.registry import registered_name
+from serving.parity import served_parity
+from serving.repository import export
 from training.dataset import Sample
 from training.detection_graphs import example_image, export_detector
 from training.detectors import build_detector
@@ -132,6 +136,18 @@ def test_the_detector_says_where(recipe: Sam, detector: Path) -> None:
     found = session.run(None, {"IMAGE": image.numpy()})
     np.testing.assert_array_equal(scores.numpy(), found[1])
     assert len(boxes) == len(masks) == len(found[0])
+
+
+def test_triton_draws_as_this_process_does(recipe: Sam, tmp_path: Path) -> None:
+    artifacts = tmp_path / "artifacts"
+    artifacts.mkdir()
+    recipe.export(recipe.build().eval(), artifacts)
+    (artifacts / CONTRACT_FILE).write_text(recipe.contract().to_json())
+    export(artifacts, tmp_path / "models", 1, registered_model=registered_name("sam"))
+    frame = frame_from_array((example_image()[0] * 255).permute(1, 2, 0).numpy().astype(np.uint8))
+    for parity in served_parity(tmp_path / "models", ["sam", "sam_tta"], frame):
+        assert parity.differences["UNMATCHED"] == 0
+        assert parity.differences["MASKS"] <= 1
 
 
 def test_the_contract_is_the_detectors_but_for_the_method(recipe: Sam, detector: Path) -> None:
