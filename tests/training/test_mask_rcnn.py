@@ -1,11 +1,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import torch
+from mlflow import MlflowClient
+from typer.testing import CliRunner
 
+from nuclei.cli.main import app
 from nuclei.contract import Contract, Method
 from training.augmentation import Augmentation
+from training.conversion import write_dataset
 from training.dataset import Sample
 from training.detectors import Detector
 from training.mask_rcnn import SCHEDULE, MaskRCNN, nuclei_of
@@ -92,3 +97,25 @@ def test_the_loss_falls(samples: list[Sample], tmp_path: Path) -> None:
     losses = [point["train_loss"] for point in progress.history]
     assert losses[-1] < 0.95 * losses[0]
     assert not network.training
+
+
+def test_the_command_registers_a_version(samples: list[Sample], tmp_path: Path) -> None:
+    write_dataset(samples[:4], tmp_path / "data", "coco")
+    tracking_uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    options = {
+        **{"backbone": "mobilenet_v3", "steps": 1, "batch-size": 2, "crop": 64, "workers": 0},
+        **{"validate-every": 1, "validation-fraction": 0.25, "device": "cpu"},
+        **{"out": tmp_path / "run", "tracking-uri": tracking_uri},
+    }
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    command = ["train", "mask_rcnn", str(tmp_path / "data"), *arguments]
+    shown = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert "registered nuclei-mask-rcnn version 1" in shown.stdout
+    mlflow.set_tracking_uri(tracking_uri)
+    assert MlflowClient().get_model_version("nuclei-mask-rcnn", "1").tags["backbone"] == (
+        "mobilenet_v3"
+    )
+    stored = MaskRCNN.read(tmp_path / "run")
+    assert (stored.backbone, stored.schedule.optimizer, stored.schedule.steps) == (
+        *("mobilenet_v3", "sgd", 1),
+    )

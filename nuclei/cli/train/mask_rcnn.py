@@ -31,8 +31,7 @@ EPILOG = """
 
 nuclei train mask_rcnn my_images/ --backbone mobilenet_v3      (a laptop, over night)
 
-nuclei train mask_rcnn stage1_train.zip --backbone resnet50_fpn_v2 --batch-size 16 --crop 512
---learning-rate 0.02 --device cuda
+nuclei train mask_rcnn stage1_train.zip --backbone resnet50_fpn_v2 --batch-size 16 --device cuda
 
 nuclei train mask_rcnn --resume runs/mask_rcnn-20260101-120000    (after a kill or a power cut)
 
@@ -48,9 +47,7 @@ def mask_rcnn(
     steps: StepsOption = 12000,
     batch_size: BatchSizeOption = 4,
     crop: CropOption = 256,
-    learning_rate: Annotated[
-        float, typer.Option(help="Peak learning rate of SGD; in proportion to the batch size.")
-    ] = 5e-3,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of SGD.")] = 5e-2,
     validate_every: ValidateEveryOption = 1000,
     patience: PatienceOption = 20,
     validation_fraction: ValidationFractionOption = 0.1,
