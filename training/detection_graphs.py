@@ -51,7 +51,7 @@ class MergeMasks(nn.Module):
 
     Weighted boxes fusion (Solovyev et al. 2021, section 3), of masks as of boxes: what overlaps a
     surer one by an IoU above one half is one nucleus with it. Its box and mask are the means
-    weighted by score; its score is the mean over all views, 0 where a view shows nothing.
+    weighted by score; its score is the mean over the views of the surest there, 0 where is none.
     """
 
     def forward(self, side: Tensor, *found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,28 +62,26 @@ class MergeMasks(nn.Module):
             found: BOXES, SCORES and MASKS of each view, in the order of `Split`.
 
         Returns:
-            BOXES, SCORES and MASKS, the surest first.
+            BOXES, SCORES and MASKS.
         """
+        boxes = [_turned_back(found[3 * k], side, k) for k in range(N_VIEWS)]
+        masks = [_masks_turned_back(found[3 * k + 2], k).flatten(1) for k in range(N_VIEWS)]
+        scores = found[1::3]
         # The last lies outside of every image, with a score of 0: so nothing is ever empty.
-        boxes = torch.cat(
-            [
-                *(_turned_back(found[3 * k], side, k) for k in range(N_VIEWS)),
-                found[0].new_tensor([[-2.0, -2.0, -1.0, -1.0]]),
-            ]
-        )
-        scores = torch.cat([*found[1::3], found[1].new_zeros(1)])
-        masks = torch.cat([_masks_turned_back(found[3 * k + 2], k) for k in range(N_VIEWS)])
-        masks = torch.cat([masks.flatten(1), masks.new_zeros(1, masks.shape[1] * masks.shape[2])])
-        surest = nms(boxes, scores, SAME_NUCLEUS_IOU)
-        nucleus = box_iou(boxes[surest], boxes).argmax(dim=0)
-        ranks = torch.arange(surest.shape[0], device=surest.device)
-        weights = (nucleus == ranks[:, None]).to(scores) * scores
-        total = weights.sum(dim=1)
-        means = weights @ torch.cat([boxes, masks], dim=1) / total[:, None]
-        merged = (total / N_VIEWS).clamp(max=1.0)
+        of_all = torch.cat([*boxes, boxes[0].new_tensor([[-2.0, -2.0, -1.0, -1.0]])])
+        surest = nms(of_all, torch.cat([*scores, scores[0].new_zeros(1)]), SAME_NUCLEUS_IOU)
+        nuclei = of_all[surest]
+        sums = total = merged = nuclei.new_zeros(1)
+        for of_view, sure, shown in zip(boxes, scores, masks, strict=True):
+            weights = _weights(nuclei, of_view, sure)
+            total = total + weights.sum(dim=1)
+            sums = sums + weights @ torch.cat([of_view, shown], dim=1)
+            # A view may show a nucleus twice, or not at all.
+            merged = merged + torch.cat([weights, torch.zeros_like(nuclei)], dim=1).amax(dim=1)
+        means = sums[:-1] / total[:-1, None]
         side_px = found[2].shape[1]
-        merged_masks = to_uint8(means[:-1, 4:]).reshape(-1, side_px, side_px)
-        return means[:-1, :4], merged[:-1], merged_masks
+        merged_masks = to_uint8(means[:, 4:]).reshape(-1, side_px, side_px)
+        return means[:, :4], merged[:-1] / N_VIEWS, merged_masks
 
 
 @dataclass(frozen=True)
@@ -208,6 +206,13 @@ def _differences(step: _Step, path: Path) -> dict[str, float]:
         dict(zip(step.outputs, found, strict=True)),
         {name: tensor.numpy() for name, tensor in zip(step.outputs, expected, strict=True)},
     )
+
+
+def _weights(nuclei: Tensor, boxes: Tensor, scores: Tensor) -> Tensor:
+    """Scores of the boxes [N, 4] of a view, in the row of the nucleus [K, 4] they overlap most."""
+    overlaps: Tensor = box_iou(nuclei, boxes)
+    ranks = torch.arange(nuclei.shape[0], device=nuclei.device)
+    return (overlaps.argmax(dim=0) == ranks[:, None]).to(scores) * scores
 
 
 def _turned_back(boxes: Tensor, side: Tensor, view: int) -> Tensor:

@@ -103,6 +103,14 @@ def test_the_score_is_the_mean_over_all_views() -> None:
     assert len(boxes) == 3
 
 
+def test_a_view_that_shows_a_nucleus_twice_counts_once() -> None:
+    *views, _ = Split()(shapes())
+    found = [tuple(torch.cat([part, part]) for part in find(view)) for view in views]
+    boxes, scores, _ = merged(found)
+    assert torch.allclose(scores, torch.full((3,), 0.75))
+    assert len(boxes) == 3
+
+
 def test_a_sure_view_weighs_more() -> None:
     sure, unsure = find(shapes(), 0.9), find(shapes(), 0.1)
     unsure = (unsure[0] + 1, unsure[1], torch.zeros_like(unsure[2]))
@@ -116,7 +124,7 @@ def test_a_sure_view_weighs_more() -> None:
         )
     )
     assert torch.allclose(boxes, sure[0] + 0.1, atol=1e-4)
-    assert torch.allclose(scores, torch.full((3,), 1 / 8))
+    assert torch.allclose(scores, torch.full((3,), 0.9 / 8))
     assert (masks.int() - sure[2].int() * 0.9).abs().max() <= 1
 
 
