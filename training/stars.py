@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from numba import float32, types, uint16, void
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -29,6 +30,16 @@ TYPICAL_RADIUS_PX = 10.0
 _UINT16_2D = types.Array(uint16, 2, "C", readonly=True)
 
 
+class _Head(nn.Sequential):
+    """Layers whose rays are measured in typical radii: in pixels they would be learned slowly."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        for layer in self:
+            features = layer(features)
+        depth, rays = features[:, :1], features[:, 1:]
+        return torch.cat([depth, TYPICAL_RADIUS_PX * (1 + rays)], dim=1)
+
+
 def build_star_network(encoder: str) -> nn.Module:
     """A U-Net without its last level, and a head for depth and rays; with random weights.
 
@@ -45,12 +56,11 @@ def build_star_network(encoder: str) -> nn.Module:
     """
     network: Any = build("unet", encoder)
     network.decoder.blocks = network.decoder.blocks[:-1]
-    network.segmentation_head = nn.Sequential(
+    network.segmentation_head = _Head(
         nn.Conv2d(DECODER_CHANNELS[-2], HEAD_CHANNELS, 3, padding=1),
         nn.ReLU(inplace=True),
         nn.Conv2d(HEAD_CHANNELS, 1 + N_RAYS, 1),
     )
-    nn.init.constant_(network.segmentation_head[-1].bias[1:], TYPICAL_RADIUS_PX)
     built: nn.Module = network
     return built
 
