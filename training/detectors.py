@@ -19,7 +19,7 @@ from torchvision.models.resnet import resnet18, resnet50
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from nuclei.errors import InvalidOption
-from training.graphs import LEVELS, to_uint8
+from training.graphs import LEVELS, three_channels, to_uint8
 
 # One size for each level of the feature pyramid, strides 4 to 64.
 ANCHORS_PX = (8, 16, 32, 64, 128)
@@ -105,9 +105,7 @@ class Detector(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """IMAGE float32 [1, C, H, W] in [0, 1] to BOXES, SCORES, MASKS (`detection_graphs`)."""
-        # Grey is taken three times, colour each channel once.
-        channels = torch.arange(3, device=image.device) * (image.shape[1] - 1) // 2
-        (found,), _ = self._run(image.index_select(1, channels), None)
+        (found,), _ = self._run(three_channels(image), None)
         boxes = found["boxes"].index_select(1, torch.tensor([1, 0, 3, 2], device=image.device))
         return boxes, found["scores"], to_uint8(found["masks"][:, 0] * LEVELS)
 

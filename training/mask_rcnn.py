@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
-from skimage.measure import label
 from torch import Tensor, nn
 
 from nuclei.contract import Contract, Method, PaintingParameters
@@ -19,11 +17,10 @@ from training.detection_graphs import export_detector
 from training.detectors import Detector, build_detector
 from training.job import Recipe
 from training.optimisation import Schedule, mixed_precision
+from training.targets import nuclei_tensors
 
 # Half the side of the largest nuclei, as a nucleus is taken from the tile that holds its centre.
 HALO_PX = 96
-# Smaller parts of nuclei, which the end of a crop leaves, teach nothing.
-MIN_AREA_PX = 8
 
 # Detectron2's for Mask R-CNN, but for the learning rate, which is 0.02 there: gradients of a norm
 # about 10 are cut to 1 here.
@@ -65,9 +62,7 @@ class MaskRCNN(Recipe):
         return build_detector(self.backbone)
 
     def targets(self, labels: NDArray[np.uint16]) -> dict[str, Tensor]:
-        """The nuclei of a crop: `nuclei_of`, as tensors."""
-        parts, boxes = nuclei_of(labels)
-        return {"parts": torch.from_numpy(parts), "boxes": torch.from_numpy(boxes)}
+        return nuclei_tensors(labels)
 
     def loss_of(
         self, network: nn.Module, images: Tensor, targets: Sequence[Mapping[str, Tensor]]
@@ -87,27 +82,6 @@ class MaskRCNN(Recipe):
 
     def tags(self) -> Mapping[str, Any]:
         return {"backbone": self.backbone}
-
-
-def nuclei_of(labels: NDArray[np.uint16]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """The connected parts of the nuclei of a crop, and their boxes.
-
-    Args:
-        labels: uint16 [H, W], 0 is background; parts of one label may lie apart.
-
-    Returns:
-        parts: int32 [H, W], 0 is background, 1..K; those below `MIN_AREA_PX` are background.
-        boxes: float32 [K, 4], (x0, y0, x1, y1), pixels, of each part.
-    """
-    parts = label(labels, connectivity=1)
-    large = np.bincount(parts.ravel()) >= MIN_AREA_PX
-    large[0] = False
-    parts = np.where(large, np.cumsum(large), 0).astype(np.int32)[parts]
-    boxes = [
-        (columns.start, rows.start, columns.stop, rows.stop)
-        for rows, columns in find_objects(parts)
-    ]
-    return parts, np.array(boxes, np.float32).reshape(-1, 4)
 
 
 def _with_masks(target: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:

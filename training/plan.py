@@ -92,7 +92,6 @@ def plan(
     yield Planned("stardist", lambda: StarDist(data=data, schedule=settings))
     sgd = schedule(MASK_RCNN_SCHEDULE, 6000, 30000, 16)
     backbone = "resnet50_fpn_v2" if gpu else "mobilenet_v3"
-    sgd = replace(sgd, learning_rate=2e-2) if gpu else sgd
     yield Planned("mask_rcnn", lambda: MaskRCNN(data=data, backbone=backbone, schedule=sgd))
     yield Planned(
         "consensus",

@@ -25,10 +25,10 @@ from nuclei.contract import CONTRACT_FILE, Contract, Method
 from nuclei.errors import InvalidData
 from training.detection_engine import DetectionEngine
 from training.detection_graphs import example_image, export_views
-from training.graphs import LEVELS, Step, export_steps
+from training.graphs import LEVELS, Step, export_steps, three_channels
 from training.job import Recipe
-from training.mask_rcnn import nuclei_of
 from training.optimisation import mixed_precision
+from training.targets import nuclei_tensors
 
 MASK_PX = 28
 # Of ImageNet's pixels in [0, 1]: what SAM was trained with.
@@ -101,10 +101,8 @@ class Encoder(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        # Grey is taken three times, colour each channel once.
-        channels = torch.arange(3, device=image.device) * (image.shape[1] - 1) // 2
         side = torch.ones(1, device=image.device) * image.shape[2]
-        return self.network.encode(image.index_select(1, channels)), side
+        return self.network.encode(three_channels(image)), side
 
 
 class Decoder(nn.Module):
@@ -233,9 +231,7 @@ class Sam(Recipe):
             ) from error
 
     def targets(self, labels: NDArray[np.uint16]) -> dict[str, Tensor]:
-        """The nuclei of a crop: `nuclei_of`, as tensors."""
-        parts, boxes = nuclei_of(labels)
-        return {"parts": torch.from_numpy(parts), "boxes": torch.from_numpy(boxes)}
+        return nuclei_tensors(labels)
 
     def loss_of(
         self, network: nn.Module, images: Tensor, targets: Sequence[Mapping[str, Tensor]]

@@ -2,12 +2,17 @@
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy import ndimage
+from skimage.measure import label
+from torch import Tensor
 
 MAPS = ("foreground", "border", "distance")
 BORDER_REACH_PX = 2
 CLOSENESS_PX = 5.0
+# Smaller parts of nuclei, which the end of a crop leaves, teach nothing.
+MIN_AREA_PX = 8
 
 
 def target_maps(labels: NDArray[np.uint16]) -> NDArray[np.float32]:
@@ -67,6 +72,33 @@ def border_closeness(labels: NDArray[np.uint16]) -> NDArray[np.float32]:
         np.minimum(second[around], np.maximum(nearest[around], away), out=second[around])
         np.minimum(nearest[around], away, out=nearest[around])
     return np.asarray(np.exp(-((nearest + second) ** 2) / (2 * CLOSENESS_PX**2)), np.float32)
+
+
+def nuclei_of(labels: NDArray[np.uint16]) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """The connected parts of the nuclei of a crop, and their boxes.
+
+    Args:
+        labels: uint16 [H, W], 0 is background; parts of one label may lie apart.
+
+    Returns:
+        parts: int32 [H, W], 0 is background, 1..K; those below `MIN_AREA_PX` are background.
+        boxes: float32 [K, 4], (x0, y0, x1, y1), pixels, of each part.
+    """
+    parts = label(labels, connectivity=1)
+    large = np.bincount(parts.ravel()) >= MIN_AREA_PX
+    large[0] = False
+    parts = np.where(large, np.cumsum(large), 0).astype(np.int32)[parts]
+    boxes = [
+        (columns.start, rows.start, columns.stop, rows.stop)
+        for rows, columns in ndimage.find_objects(parts)
+    ]
+    return parts, np.array(boxes, np.float32).reshape(-1, 4)
+
+
+def nuclei_tensors(labels: NDArray[np.uint16]) -> dict[str, Tensor]:
+    """The nuclei of a crop, as detectors learn them: `nuclei_of`'s parts and boxes."""
+    parts, boxes = nuclei_of(labels)
+    return {"parts": torch.from_numpy(parts), "boxes": torch.from_numpy(boxes)}
 
 
 def _neighbouring_labels(

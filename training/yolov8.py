@@ -25,10 +25,11 @@ from nuclei.contract import Contract, Method, PaintingParameters
 from nuclei.errors import InvalidOption, MissingPrerequisite
 from training.detection_engine import DetectionEngine
 from training.detection_graphs import export_detector
-from training.graphs import LEVELS, to_uint8
+from training.graphs import LEVELS, three_channels, to_uint8
 from training.job import Recipe
-from training.mask_rcnn import HALO_PX, nuclei_of
+from training.mask_rcnn import HALO_PX
 from training.optimisation import Schedule, mixed_precision
+from training.targets import nuclei_tensors
 
 SIZES = ("n", "s", "m", "l", "x")
 LICENCE = "AGPL-3.0"
@@ -74,9 +75,7 @@ class Detector(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """IMAGE float32 [1, C, H, W] in [0, 1] to BOXES, SCORES, MASKS (`detection_graphs`)."""
-        # Grey is taken three times, colour each channel once.
-        channels = torch.arange(3, device=image.device) * (image.shape[1] - 1) // 2
-        raw = self._raw(image.index_select(1, channels))
+        raw = self._raw(three_channels(image))
         with torch.autocast(image.device.type, enabled=False):
             scores = torch.sigmoid(raw["scores"][0, 0])
             sure = (scores > LEAST_SCORE).nonzero()[:, 0]
@@ -174,9 +173,7 @@ class YoloV8(Recipe):
         return build_detector(self.size, self.zoom)
 
     def targets(self, labels: NDArray[np.uint16]) -> dict[str, Tensor]:
-        """The nuclei of a crop: `training.mask_rcnn.nuclei_of`, as tensors."""
-        parts, boxes = nuclei_of(labels)
-        return {"parts": torch.from_numpy(parts), "boxes": torch.from_numpy(boxes)}
+        return nuclei_tensors(labels)
 
     def loss_of(
         self, network: nn.Module, images: Tensor, targets: Sequence[Mapping[str, Tensor]]

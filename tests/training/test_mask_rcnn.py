@@ -2,7 +2,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import mlflow
-import numpy as np
 import torch
 from mlflow import MlflowClient
 from typer.testing import CliRunner
@@ -13,7 +12,7 @@ from training.augmentation import Augmentation
 from training.conversion import write_dataset
 from training.dataset import Sample
 from training.detectors import Detector
-from training.mask_rcnn import SCHEDULE, MaskRCNN, nuclei_of
+from training.mask_rcnn import SCHEDULE, MaskRCNN
 from training.optimisation import fit
 
 QUICK = replace(
@@ -32,45 +31,6 @@ QUICK = replace(
 
 def recipe(folder: Path) -> MaskRCNN:
     return MaskRCNN(data=folder, backbone="mobilenet_v3", schedule=QUICK)
-
-
-def test_nuclei_have_the_boxes_of_their_pixels() -> None:
-    labels = np.zeros((20, 30), np.uint16)
-    labels[2:8, 3:9] = 7
-    labels[10:19, 20:30] = 4
-    parts, boxes = nuclei_of(labels)
-    assert boxes.tolist() == [[3, 2, 9, 8], [20, 10, 30, 19]]
-    np.testing.assert_array_equal(parts > 0, labels > 0)
-    assert parts.dtype == np.int32
-    assert boxes.dtype == np.float32
-
-
-def test_parts_of_a_label_that_lie_apart_are_nuclei_of_their_own() -> None:
-    labels = np.zeros((20, 30), np.uint16)
-    labels[2:8, :4] = labels[2:8, 26:] = 3
-    assert nuclei_of(labels)[1].tolist() == [[0, 2, 4, 8], [26, 2, 30, 8]]
-
-
-def test_neighbours_that_touch_stay_two() -> None:
-    labels = np.zeros((20, 30), np.uint16)
-    labels[4:12, 4:12], labels[4:12, 12:20] = 1, 2
-    parts, boxes = nuclei_of(labels)
-    assert len(boxes) == parts.max() == 2
-
-
-def test_slivers_are_no_nuclei() -> None:
-    labels = np.zeros((20, 30), np.uint16)
-    labels[0, :7] = 1
-    labels[10:14, 10:14] = 2
-    parts, boxes = nuclei_of(labels)
-    assert boxes.tolist() == [[10, 10, 14, 14]]
-    assert set(np.unique(parts)) == {0, 1}
-
-
-def test_no_nucleus_is_no_box() -> None:
-    parts, boxes = nuclei_of(np.zeros((8, 8), np.uint16))
-    assert boxes.shape == (0, 4)
-    assert not parts.any()
 
 
 def test_serving_learns_how_nuclei_come_of_it(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from training.targets import CLOSENESS_PX, border_closeness, target_maps
+from training.targets import CLOSENESS_PX, border_closeness, nuclei_of, target_maps
 
 
 def test_two_touching_squares() -> None:
@@ -65,3 +65,42 @@ def test_closeness_is_of_the_two_nearest_nuclei(labels: NDArray[np.uint16]) -> N
     )
     expected = np.exp(-((away[0] + away[1]) ** 2) / (2 * CLOSENESS_PX**2))
     assert np.allclose(border_closeness(labels), expected, atol=5e-4)
+
+
+def test_nuclei_have_the_boxes_of_their_pixels() -> None:
+    labels = np.zeros((20, 30), np.uint16)
+    labels[2:8, 3:9] = 7
+    labels[10:19, 20:30] = 4
+    parts, boxes = nuclei_of(labels)
+    assert boxes.tolist() == [[3, 2, 9, 8], [20, 10, 30, 19]]
+    np.testing.assert_array_equal(parts > 0, labels > 0)
+    assert parts.dtype == np.int32
+    assert boxes.dtype == np.float32
+
+
+def test_parts_of_a_label_that_lie_apart_are_nuclei_of_their_own() -> None:
+    labels = np.zeros((20, 30), np.uint16)
+    labels[2:8, :4] = labels[2:8, 26:] = 3
+    assert nuclei_of(labels)[1].tolist() == [[0, 2, 4, 8], [26, 2, 30, 8]]
+
+
+def test_neighbours_that_touch_stay_two() -> None:
+    labels = np.zeros((20, 30), np.uint16)
+    labels[4:12, 4:12], labels[4:12, 12:20] = 1, 2
+    parts, boxes = nuclei_of(labels)
+    assert len(boxes) == parts.max() == 2
+
+
+def test_slivers_are_no_nuclei() -> None:
+    labels = np.zeros((20, 30), np.uint16)
+    labels[0, :7] = 1
+    labels[10:14, 10:14] = 2
+    parts, boxes = nuclei_of(labels)
+    assert boxes.tolist() == [[10, 10, 14, 14]]
+    assert set(np.unique(parts)) == {0, 1}
+
+
+def test_no_nucleus_is_no_box() -> None:
+    parts, boxes = nuclei_of(np.zeros((8, 8), np.uint16))
+    assert boxes.shape == (0, 4)
+    assert not parts.any()
