@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 # Modules with compiled loops cannot be instrumented.
 import nuclei.intensity
 import nuclei.measurement
+import nuclei.painting
 import nuclei.watershed  # noqa: F401
 
 with atheris.instrument_imports(include=["nuclei", "serving"]):
