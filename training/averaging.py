@@ -42,8 +42,8 @@ class UNetLinkNet(UNet):
         linknet: folder of the LinkNet's.
     """
 
-    unet: str
-    linknet: str
+    unet: Path
+    linknet: Path
 
     family = "unet_linknet"
 
@@ -65,8 +65,8 @@ class UNetLinkNet(UNet):
             "data": data,
             "architecture": cls.family,
             "schedule": replace(first.schedule, device=device),
-            "unet": str(unet.resolve()),
-            "linknet": str(linknet.resolve()),
+            "unet": unet.resolve(),
+            "linknet": linknet.resolve(),
         }
         return cls(**{**vars(first), **changed})
 
@@ -77,7 +77,7 @@ class UNetLinkNet(UNet):
         self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
     ) -> tuple[nn.Module, Progress]:
         """The average of the networks that were trained, and what both trainings took."""
-        folders = (Path(self.unet), Path(self.linknet))
+        folders = (self.unet, self.linknet)
         trainings = zip(self._recipes(), folders, strict=True)
         network = Average([trained_network(*training) for training in trainings]).eval()
         network.to(self.schedule.device)
@@ -88,7 +88,7 @@ class UNetLinkNet(UNet):
         return {"encoder": "+".join(recipe.encoder for recipe in self._recipes())}
 
     def _recipes(self) -> tuple[UNet, UNet]:
-        return _read(Path(self.unet), "unet"), _read(Path(self.linknet), "linknet")
+        return _read(self.unet, "unet"), _read(self.linknet, "linknet")
 
 
 def _read(folder: Path, architecture: str) -> UNet:

@@ -72,8 +72,8 @@ class Consensus(Recipe):
         mask_rcnn: folder of the Mask R-CNN's.
     """
 
-    unet: str
-    mask_rcnn: str
+    unet: Path
+    mask_rcnn: Path
 
     family = "consensus"
 
@@ -96,8 +96,8 @@ class Consensus(Recipe):
             validation_fraction=first.validation_fraction,
             pixel_size_um=first.pixel_size_um,
             schedule=replace(first.schedule, device=device),
-            unet=str(unet.resolve()),
-            mask_rcnn=str(mask_rcnn.resolve()),
+            unet=unet.resolve(),
+            mask_rcnn=mask_rcnn.resolve(),
         )
 
     def contract(self) -> Contract:
@@ -126,7 +126,7 @@ class Consensus(Recipe):
     ) -> tuple[nn.Module, Progress]:
         """The networks that were trained, and what both trainings took."""
         first, second = self._recipes()
-        folders = (Path(self.unet), Path(self.mask_rcnn))
+        folders = (self.unet, self.mask_rcnn)
         network = Pair(trained_network(first, folders[0]), trained_network(second, folders[1]))
         network.eval().to(self.schedule.device)
         progress = joined_progress(network, folders, validate, report)
@@ -152,4 +152,4 @@ class Consensus(Recipe):
         return {**first.tags(), **second.tags()}
 
     def _recipes(self) -> tuple[UNet, MaskRCNN]:
-        return UNet.read(Path(self.unet)), MaskRCNN.read(Path(self.mask_rcnn))
+        return UNet.read(self.unet), MaskRCNN.read(self.mask_rcnn)

@@ -187,11 +187,13 @@ def _tune(
     answers = predict_all(validation, engine, tta=False)
     tuner = Tuner(contract.method, validation, answers)
     parameters = tuner.best(np.arange(len(validation)))
-    with_tta = predict_all(validation, engine, tta=True)
+    views = (answers, predict_all(validation, engine, tta=True))
+    predicted = [_label(one, parameters) for one in views]
+    names = (contract.family, f"{contract.family} with TTA")
     comparison = Comparison(
-        (
-            Entry(contract.family, _evaluate_tuned(validation, answers, parameters)),
-            Entry(f"{contract.family} with TTA", _evaluate_tuned(validation, with_tta, parameters)),
+        tuple(
+            Entry(name, _evaluate(validation, labels, _candidates(validation, one, parameters)))
+            for name, labels, one in zip(names, predicted, views, strict=True)
         )
     )
     evaluation, evaluation_tta = comparison.evaluations
@@ -207,7 +209,6 @@ def _tune(
     run.text(evaluation_tta.to_json(), "evaluation_tta.json")
     frames = [frame_from_array(sample.pixels) for sample in validation]
     truths = [sample.labels for sample in validation]
-    predicted = [_label(one, parameters) for one in (answers, with_tta)]
     for name, figure in figures(evaluation, frames, truths, predicted[0]).items():
         run.picture(figure, name)
     title = f"{contract.family} on its validation images"
@@ -239,28 +240,28 @@ def _label(predicted: Sequence[Assembly], parameters: Parameters) -> list[NDArra
     return [labelled(one, parameters) for one in predicted]
 
 
-def _evaluate(samples: Sequence[Sample], predicted: Sequence[NDArray[np.uint32]]) -> Evaluation:
-    return Evaluation(
-        tuple(
-            ImageScores.of(sample.id, sample.kind, sample.labels, labels)
-            for sample, labels in zip(samples, predicted, strict=True)
-        )
-    )
-
-
-def _evaluate_tuned(
-    samples: Sequence[Sample], answers: Sequence[Assembly], parameters: Parameters
+def _evaluate(
+    samples: Sequence[Sample],
+    predicted: Sequence[NDArray[np.uint32]],
+    candidates: Sequence[Candidates | None] | None = None,
 ) -> Evaluation:
-    """All scores, COCO's too."""
+    """All scores; COCO's where there are candidates."""
+    looked_at = candidates or [None] * len(samples)
     return Evaluation(
         tuple(
-            ImageScores.of(
-                *(sample.id, sample.kind, sample.labels, labelled(answer, parameters)),
-                Candidates.of(answer, parameters, frame_from_array(sample.pixels)),
-            )
-            for sample, answer in zip(samples, answers, strict=True)
+            ImageScores.of(sample.id, sample.kind, sample.labels, labels, scored)
+            for sample, labels, scored in zip(samples, predicted, looked_at, strict=True)
         )
     )
+
+
+def _candidates(
+    samples: Sequence[Sample], answers: Sequence[Assembly], parameters: Parameters
+) -> list[Candidates]:
+    return [
+        Candidates.of(answer, parameters, frame_from_array(sample.pixels))
+        for sample, answer in zip(samples, answers, strict=True)
+    ]
 
 
 def _final(evaluation: Evaluation) -> dict[str, float]:
