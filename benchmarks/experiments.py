@@ -35,7 +35,8 @@ from nuclei.errors import InvalidOption
 from nuclei.local import LocalEngine
 from nuclei.resampling import mean_interval, paired_test
 from training.dataset import Sample, read_dataset
-from training.optimisation import SCORE, Schedule
+from training.optimisation import SCORE
+from training.schedule import Schedule
 from training.split import split_samples
 from training.targets import MAPS
 from training.tuning import predict_all

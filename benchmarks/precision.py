@@ -27,9 +27,9 @@ from serving.engine import TritonEngine
 from serving.ports import free_ports
 from serving.repository import CpuAccelerator, export
 from serving.triton.server import TritonServer
-from training.augmentation import Augmentation
 from training.dataset import Sample, read_dataset
 from training.sampling import CropDataset
+from training.schedule import Augmentation
 from training.split import split_samples
 
 CALIBRATION_CROPS = 48

@@ -15,7 +15,6 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
-from training.augmentation import Augmentation
 from training.dataset import Sample, read_dataset
 from training.optimisation import BEST_FILE
 from training.receptive_field import (
@@ -25,6 +24,7 @@ from training.receptive_field import (
     weight_within,
 )
 from training.sampling import CropDataset
+from training.schedule import Augmentation
 from training.split import split_samples
 from training.targets import MAPS
 from training.unet import UNet

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.assembly import OUTPUTS, Assembly, Outputs, assembly_of
-from nuclei.contract import Contract
+from nuclei.contract import Contract, Method
 from nuclei.errors import DeadlineExceeded, EngineFailed
 from nuclei.images import Frame
 from nuclei.instances import Nuclei
@@ -182,16 +182,21 @@ async def predict(
     return Prediction(assembly, contract, version)
 
 
-def memory_bytes(height: int, width: int, channels: int, itemsize: int) -> int:
+def memory_bytes(
+    height: int, width: int, channels: int, itemsize: int, method: Method = Method.WATERSHED
+) -> int:
     """Memory that segmenting a frame takes at its peak, the frame's own pixels included.
 
     Args:
         height, width, channels: of the frame, [H, W, C].
         itemsize: bytes of one value, 1 or 2.
+        method: of the model.
     """
     pixels = height * width
+    # A vote compares the label images of two segmenters.
+    label_images = 3 if method is Method.CONSENSUS else 1
     # The frame, three maps and the labels; one byte more pays for the tables of the nuclei.
-    whole = pixels * (channels * itemsize + 3 + 4 + 1)
+    whole = pixels * (channels * itemsize + 3 + 4 * label_images + 1)
     band = min(pixels, BAND_PX) * LANDSCAPE_BYTES
     tiles = min(pixels + MIRRORED_PX, TILES_IN_FLIGHT_PX) * (2 * channels + 3) * TILE_COPIES
     return whole + band + tiles

@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from nuclei.errors import EngineFailed, InvalidData, InvalidImage
+from nuclei.errors import EngineFailed, InvalidData, InvalidImage, InvalidOption
 from nuclei.segmentation import Segmentation
 from serving.canary import Fault, check_triton
 from serving.child import Child
 from serving.gateway.settings import GatewaySettings
 from serving.loopback import Loopback
 from serving.ports import check_free
+from serving.repository import listed
 from serving.settings import ROOT, ServeSettings
 from serving.supervisor import Part
 from serving.triton.key import GRPC_HEADER
@@ -57,6 +58,10 @@ class Service:
         Args:
             settings: of the service.
             gateway: what the gateway will read from the environment.
+
+        Raises:
+            InvalidOption: the repository does not hold the default model that was asked for.
+            InvalidData: a model's configuration cannot be read.
         """
         self.settings = settings
         self._key = secrets.token_urlsafe(32)
@@ -73,7 +78,10 @@ class Service:
         self.gateway = Child(
             "the gateway",
             _gateway_command(),
-            _gateway_environment(settings, self.triton.address, self._key),
+            {
+                **_gateway_environment(settings, self.triton.address, self._key),
+                "NUCLEI_DEFAULT_MODEL": _default_model(settings.repository, gateway),
+            },
             _home(settings) / "gateway.log",
         )
         self.loopback = Loopback(settings, gateway)
@@ -213,6 +221,19 @@ def stop_on_signals() -> None:
 def _home(settings: ServeSettings) -> Path:
     """Folder of this gateway: BentoML wants one for each server."""
     return settings.state.resolve() / f"gateway-{settings.http_port}"
+
+
+def _default_model(repository: Path, gateway: GatewaySettings) -> str:
+    """The model of the setting; where nobody chose it and the repository lacks it, the first."""
+    names = [model.name for model in listed(repository)]
+    if not names or gateway.default_model in names:
+        return gateway.default_model
+    if "default_model" in gateway.model_fields_set:
+        raise InvalidOption(
+            f"NUCLEI_DEFAULT_MODEL is {gateway.default_model!r}, which is not in {repository}; "
+            f"expected one of {', '.join(names)}"
+        )
+    return names[0]
 
 
 def _gateway_command() -> list[str]:

@@ -1,6 +1,5 @@
 """Random crops and the augmentations of microscopy: geometry, intensity, optics, stain."""
 
-from dataclasses import dataclass
 from typing import cast
 
 import cv2
@@ -8,39 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.intensity import intensity_range
+from training.schedule import Augmentation
 
 ELASTIC_GRID_PX = 64
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Strengths and probabilities of the random changes.
-
-    Attributes:
-        scale_spread: standard deviation of the natural logarithm of the zoom (clipped to 0.4-2.5).
-        elastic_px: standard deviation of the elastic displacement on a 64-pixel grid, pixels.
-        rotation: probability of a rotation by any angle, besides the eight dihedral ones.
-        gamma_spread: standard deviation of the natural logarithm of the gamma exponent.
-        range_spread: standard deviation of the shift of either end of the intensity range,
-            as a fraction of the range.
-        own_range: probability that a crop is normalised by its own range, not by its image's: this
-            is how frames without a nucleus look.
-        blur, noise, stain, grey, inversion: probabilities of the change of that name.
-    """
-
-    scale_spread: float = 0.3
-    elastic_px: float = 3.0
-    rotation: float = 0.5
-    gamma_spread: float = 0.3
-    range_spread: float = 0.08
-    own_range: float = 0.1
-    blur: float = 0.15
-    noise: float = 0.25
-    stain: float = 0.7
-    grey: float = 0.1
-    inversion: float = 0.05
 
 
 def random_crop(

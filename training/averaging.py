@@ -2,15 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
+from nuclei.contract import Contract
 from nuclei.errors import InvalidData
 from training.dataset import Sample
-from training.optimisation import Progress, Report, Validate
+from training.engine import TorchEngine
+from training.graphs import export_steps, unet_steps
+from training.job import Recipe
+from training.optimisation import Progress, Report, Validate, mixed_precision
 from training.trained import joined_progress, require_same_split, trained_network
 from training.unet import UNet
 
@@ -32,10 +37,8 @@ class Average(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNetLinkNet(UNet):
+class UNetLinkNet(Recipe):
     """The average of a U-Net and a LinkNet that were trained before; it learns nothing itself.
-
-    What is not named here is as in the training of the U-Net.
 
     Attributes:
         unet: folder of the U-Net's training.
@@ -61,14 +64,17 @@ class UNetLinkNet(UNet):
         """
         first, second = _read(unet, "unet"), _read(linknet, "linknet")
         require_same_split(first, second)
-        changed = {
-            "data": data,
-            "architecture": cls.family,
-            "schedule": replace(first.schedule, device=device),
-            "unet": unet.resolve(),
-            "linknet": linknet.resolve(),
-        }
-        return cls(**{**vars(first), **changed})
+        return cls(
+            data=data,
+            validation_fraction=first.validation_fraction,
+            pixel_size_um=first.pixel_size_um,
+            schedule=replace(first.schedule, device=device),
+            unet=unet.resolve(),
+            linknet=linknet.resolve(),
+        )
+
+    def contract(self) -> Contract:
+        return Contract(self.family, pixel_size_um=self.pixel_size_um)
 
     def build(self) -> nn.Module:
         return Average([recipe.build() for recipe in self._recipes()])
@@ -83,6 +89,13 @@ class UNetLinkNet(UNet):
         network.to(self.schedule.device)
         progress = joined_progress(network, folders, validate, report)
         return network.cpu(), progress
+
+    def engine(self, network: nn.Module, contract: Contract, precision: str) -> TorchEngine:
+        device = self.schedule.device
+        return TorchEngine(network, contract, device, partial(mixed_precision, device, precision))
+
+    def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
+        return export_steps(unet_steps(network), folder)
 
     def tags(self) -> Mapping[str, Any]:
         return {"encoder": "+".join(recipe.encoder for recipe in self._recipes())}

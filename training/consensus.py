@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from nuclei.assembly import OUTPUTS
 from nuclei.contract import ConsensusParameters, Contract, Method
@@ -112,14 +112,6 @@ class Consensus(Recipe):
     def build(self) -> Pair:
         first, second = self._recipes()
         return Pair(first.build(), second.build())
-
-    def targets(self, labels: NDArray[np.uint16]) -> Any:
-        """There are none: both networks are trained."""
-        raise NotImplementedError
-
-    def loss_of(self, network: nn.Module, images: Tensor, targets: Any) -> Tensor:
-        """There is none: both networks are trained."""
-        raise NotImplementedError
 
     def fit(
         self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report

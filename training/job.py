@@ -24,11 +24,11 @@ from nuclei.evaluation import Evaluation, ImageScores
 from nuclei.images import frame_from_array
 from nuclei.pipeline import Engine
 from nuclei.report import report
-from training.augmentation import Augmentation
 from training.curves import learning_curves
 from training.dataset import Sample, fingerprint, read_dataset, summary
 from training.networks import n_parameters
-from training.optimisation import Progress, Report, Schedule, Validate, fit
+from training.optimisation import Progress, Report, Validate, fit
+from training.schedule import Augmentation, Schedule
 from training.split import split_samples
 from training.tracking import ModelVersion, Run, tracked_run
 from training.tuning import Tuner, labelled, predict_all
@@ -41,8 +41,6 @@ VERSION_FILE = "model_version.json"
 @dataclass(frozen=True, kw_only=True)
 class Recipe(ABC):
     """What a training is asked for, and what is its family's own.
-
-    A `training.optimisation.Learner`, unless the family's `fit` is another.
 
     Attributes:
         data: folder or zip of images and masks (see `training.dataset`).
@@ -64,15 +62,13 @@ class Recipe(ABC):
 
     @abstractmethod
     def build(self) -> nn.Module:
-        """The network with random weights; `training.optimisation.Learner.build`."""
+        """The network with random weights."""
 
     @abstractmethod
-    def targets(self, labels: NDArray[np.uint16]) -> Any:
-        """`training.optimisation.Learner.targets`."""
-
-    @abstractmethod
-    def loss_of(self, network: nn.Module, images: Tensor, targets: Any) -> Tensor:
-        """`training.optimisation.Learner.loss_of`."""
+    def fit(
+        self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
+    ) -> tuple[nn.Module, Progress]:
+        """The trained network on the CPU; goes on where a killed run stopped."""
 
     @abstractmethod
     def engine(self, network: nn.Module, contract: Contract, precision: str) -> Engine:
@@ -81,12 +77,6 @@ class Recipe(ABC):
     @abstractmethod
     def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
         """Write the ONNX files of the graphs; gives the largest difference of each from torch."""
-
-    def fit(
-        self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
-    ) -> tuple[nn.Module, Progress]:
-        """The trained network on the CPU; goes on where a killed run stopped."""
-        return fit(self, samples, self.schedule, folder / CHECKPOINT_FILE, validate, report)
 
     def tags(self) -> Mapping[str, Any]:
         """Of the registered model version, besides family and scores."""
@@ -118,6 +108,23 @@ class Recipe(ABC):
                 f"{folder} is no folder of a training of {cls.family} ({error}); "
                 "start one without --resume"
             ) from error
+
+
+class LearnedRecipe(Recipe):
+    """Of a network that learns from crops: a `training.optimisation.Learner`."""
+
+    @abstractmethod
+    def targets(self, labels: NDArray[np.uint16]) -> Any:
+        """`training.optimisation.Learner.targets`."""
+
+    @abstractmethod
+    def loss_of(self, network: nn.Module, images: Tensor, targets: Any) -> Tensor:
+        """`training.optimisation.Learner.loss_of`."""
+
+    def fit(
+        self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
+    ) -> tuple[nn.Module, Progress]:
+        return fit(self, samples, self.schedule, folder / CHECKPOINT_FILE, validate, report)
 
 
 @dataclass(frozen=True)

@@ -15,28 +15,17 @@ from nuclei.contract import Contract, Method, PaintingParameters
 from training.detection_engine import DetectionEngine
 from training.detection_graphs import export_detector
 from training.detectors import Detector, build_detector
-from training.job import Recipe
-from training.optimisation import Schedule, mixed_precision
+from training.job import LearnedRecipe
+from training.optimisation import mixed_precision
+from training.schedule import MASK_RCNN, Schedule
 from training.targets import nuclei_tensors
 
 # Half the side of the largest nuclei, as a nucleus is taken from the tile that holds its centre.
 HALO_PX = 96
 
-# Detectron2's for Mask R-CNN, but for the learning rate, which is 0.02 there: gradients of a norm
-# about 10 are cut to 1 here.
-SCHEDULE = Schedule(
-    steps=12000,
-    batch_size=4,
-    optimizer="sgd",
-    learning_rate=5e-2,
-    warmup_steps=1000,
-    weight_decay=1e-4,
-    validate_every=1000,
-)
-
 
 @dataclass(frozen=True, kw_only=True)
-class MaskRCNN(Recipe):
+class MaskRCNN(LearnedRecipe):
     """A Mask R-CNN.
 
     Attributes:
@@ -44,7 +33,7 @@ class MaskRCNN(Recipe):
     """
 
     backbone: str = "resnet18"
-    schedule: Schedule = field(default_factory=lambda: SCHEDULE)
+    schedule: Schedule = field(default_factory=lambda: MASK_RCNN)
 
     family = "mask_rcnn"
 

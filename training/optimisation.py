@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nuclei.errors import InvalidData
-from training.augmentation import Augmentation
 from training.dataset import Sample
 from training.networks import AveragedWeights
 from training.sampling import CountingSampler, CropDataset
+from training.schedule import Schedule
 
 
 class Learner(Protocol):
@@ -53,52 +53,8 @@ Validate = Callable[[nn.Module], dict[str, float]]
 Report = Callable[[int, dict[str, float]], None]
 SCORE = "val_dsb_score"
 BEST_FILE = "best.pt"
-OPTIMIZERS = ("adamw", "sgd")
 # Parts of the steps after which the rate falls tenfold: Detectron2's schedules.
 SGD_MILESTONES = (2 / 3, 8 / 9)
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a network is trained.
-
-    Attributes:
-        steps: optimiser steps in all.
-        batch_size: crops per step.
-        crop_px: side of a crop, pixels, multiple of 32.
-        optimizer: `adamw`, whose rate falls as half a cosine to 1% of its peak; or `sgd` with
-            momentum, whose rate falls tenfold after 2/3 and 8/9 of the steps.
-        learning_rate: peak rate, after a linear warm-up.
-        warmup_steps: length of the warm-up.
-        weight_decay: of the optimiser.
-        average_decay: decay of the moving average of the weights.
-        validate_every: steps between two validations (one "epoch" of the curves).
-        patience: validations without a better score before training stops early.
-        seed: of the weights, the crops and the augmentations.
-        precision: `bf16` (mixed precision) or `fp32`.
-        device: `cuda` or `cpu`.
-        workers: processes that make crops; 0 makes them in the training process.
-        balanced: take rare kinds and sizes of images more often than their share; else each image
-            as often as any other.
-        augmentation: random changes of the crops.
-    """
-
-    steps: int = 9000
-    batch_size: int = 8
-    crop_px: int = 256
-    optimizer: str = "adamw"
-    learning_rate: float = 2e-3
-    warmup_steps: int = 200
-    weight_decay: float = 1e-2
-    average_decay: float = 0.998
-    validate_every: int = 500
-    patience: int = 20
-    seed: int = 0
-    precision: str = "bf16"
-    device: str = "cpu"
-    workers: int = 1
-    balanced: bool = True
-    augmentation: Augmentation = field(default_factory=Augmentation)
 
 
 @dataclass

@@ -10,12 +10,10 @@ from pathlib import Path
 from training.averaging import UNetLinkNet
 from training.consensus import Consensus
 from training.job import Recipe
-from training.mask_rcnn import SCHEDULE as MASK_RCNN_SCHEDULE
 from training.mask_rcnn import MaskRCNN
-from training.optimisation import Schedule
+from training.schedule import MASK_RCNN, YOLOV8, Schedule
 from training.stardist import StarDist
 from training.unet import UNet
-from training.yolov8 import SCHEDULE as YOLOV8_SCHEDULE
 from training.yolov8 import YoloV8
 
 PLAN_FILE = "plan.json"
@@ -90,7 +88,7 @@ def plan(
     )
     settings = schedule(Schedule(), 9000, 40000, 16)
     yield Planned("stardist", lambda: StarDist(data=data, schedule=settings))
-    sgd = schedule(MASK_RCNN_SCHEDULE, 6000, 30000, 16)
+    sgd = schedule(MASK_RCNN, 6000, 30000, 16)
     backbone = "resnet50_fpn_v2" if gpu else "mobilenet_v3"
     yield Planned("mask_rcnn", lambda: MaskRCNN(data=data, backbone=backbone, schedule=sgd))
     yield Planned(
@@ -98,7 +96,7 @@ def plan(
         lambda: Consensus.of(data, folder / "unet", folder / "mask_rcnn", device),
     )
     if find_spec("ultralytics") is not None:
-        yolo = schedule(replace(YOLOV8_SCHEDULE, batch_size=8), 6000, 30000, 32)
+        yolo = schedule(replace(YOLOV8, batch_size=8), 6000, 30000, 32)
         size, zoom = ("l", 2) if gpu else ("n", 1)
         yield Planned("yolov8", lambda: YoloV8(data=data, size=size, zoom=zoom, schedule=yolo))
     if gpu:

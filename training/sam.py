@@ -7,7 +7,7 @@ Mask R-CNN or YOLOv8 of ours.
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from nuclei.errors import InvalidData
 from training.detection_engine import DetectionEngine
 from training.detection_graphs import example_image, export_views
 from training.graphs import LEVELS, Step, export_steps, three_channels
-from training.job import Recipe
+from training.job import LearnedRecipe
 from training.optimisation import mixed_precision
+from training.schedule import SAM, Schedule
 from training.targets import nuclei_tensors
 
 MASK_PX = 28
@@ -189,7 +190,7 @@ class PromptedDetector(nn.Module):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sam(Recipe):
+class Sam(LearnedRecipe):
     """Segment Anything.
 
     Attributes:
@@ -200,6 +201,7 @@ class Sam(Recipe):
 
     weights: Path
     detector: Path
+    schedule: Schedule = field(default_factory=lambda: SAM)
 
     family = "sam"
 

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from training.augmentation import Augmentation, random_crop
+from training.augmentation import random_crop
 from training.dataset import Sample
+from training.schedule import Augmentation
 
 
 def balanced_weights(samples: Sequence[Sample]) -> NDArray[np.float64]:

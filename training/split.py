@@ -6,6 +6,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
 from scipy import fft
 
 from training.dataset import Sample
@@ -13,6 +15,8 @@ from training.dataset import Sample
 THUMBNAIL_PX = 80
 COPY_CORRELATION = 0.9
 LEAST_OVERLAP = 0.25
+# Of the rounding errors in an image without contrast, and more.
+BLANK_ENERGY = 1e-3
 
 
 def split_samples(
@@ -91,19 +95,26 @@ def _best_correlations(thumbnails: NDArray[np.float32]) -> NDArray[np.float64]:
     spectra = fft.rfft2(thumbnails, shape)
     energies = fft.rfft2(thumbnails.astype(np.float64) ** 2, shape)
     window = fft.rfft2(np.ones((height, width)), shape)
-    overlap = fft.irfft2(window.conj() * window, shape)
-    total = (thumbnails.astype(np.float64) ** 2).sum(axis=(1, 2))
+    overlap = fft.irfft2(window.conj() * window, shape) >= LEAST_OVERLAP * height * width
+    # One over the contrast of the part of each that overlaps; 0 where too little does.
+    of_first = _one_over_contrast(fft.irfft2(energies.conj() * window, shape), overlap)
+    of_second = _one_over_contrast(fft.irfft2(window.conj() * energies, shape), overlap)
     best = np.zeros((n, n))
-    for first in range(n - 1):
+    console = Console(stderr=True)
+    task = "Looking for near-copies"
+    for first in track(range(n - 1), task, console=console, transient=True):
         rest = slice(first + 1, n)
         product = fft.irfft2(spectra[first].conj() * spectra[rest], shape)
-        own = fft.irfft2(energies[first].conj() * window, shape)
-        other = fft.irfft2(window.conj() * energies[rest], shape)
-        enough = (
-            (overlap >= LEAST_OVERLAP * height * width)
-            & (own >= LEAST_OVERLAP * total[first])
-            & (other >= LEAST_OVERLAP * total[rest, None, None])
-        )
-        norm = np.sqrt(np.maximum(own * other, 1e-9))
-        best[first, rest] = np.where(enough, product / norm, 0).max(axis=(1, 2))
+        product *= of_first[first]
+        product *= of_second[rest]
+        best[first, rest] = product.max(axis=(1, 2))
     return best
+
+
+def _one_over_contrast(
+    energy: NDArray[np.float64], overlap: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Of the energies [N, H, W] at each shift, the first being that of no shift."""
+    enough = overlap & (energy >= LEAST_OVERLAP * energy[:, :1, :1])
+    norm = np.sqrt(np.maximum(energy, BLANK_ENERGY))
+    return np.where(enough, 1 / norm, 0).astype(np.float32)

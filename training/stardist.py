@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from nuclei.contract import Contract, Method, PaintingParameters
 from training.graphs import export_steps
-from training.job import Recipe
+from training.job import LearnedRecipe
 from training.optimisation import mixed_precision
 from training.star_graphs import StarEngine, star_steps
 from training.stars import build_star_network, star_loss, star_targets
@@ -23,7 +23,7 @@ HALO_PX = 96
 
 
 @dataclass(frozen=True, kw_only=True)
-class StarDist(Recipe):
+class StarDist(LearnedRecipe):
     """StarDist on the encoder and decoder of the U-Net.
 
     Attributes:

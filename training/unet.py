@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from nuclei.contract import Contract
 from training.engine import TorchEngine
 from training.graphs import export_steps, unet_steps
-from training.job import Recipe
+from training.job import LearnedRecipe
 from training.losses import loss_by_name, weighted_bce
 from training.networks import build
 from training.optimisation import mixed_precision
@@ -22,7 +22,7 @@ from training.targets import MAPS, border_closeness, target_maps
 
 
 @dataclass(frozen=True, kw_only=True)
-class UNet(Recipe):
+class UNet(LearnedRecipe):
     """A U-Net, or another architecture that takes its place.
 
     Attributes:

@@ -26,9 +26,10 @@ from nuclei.errors import InvalidOption, MissingPrerequisite
 from training.detection_engine import DetectionEngine
 from training.detection_graphs import export_detector
 from training.graphs import LEVELS, three_channels, to_uint8
-from training.job import Recipe
+from training.job import LearnedRecipe
 from training.mask_rcnn import HALO_PX
-from training.optimisation import Schedule, mixed_precision
+from training.optimisation import mixed_precision
+from training.schedule import YOLOV8, Schedule
 from training.targets import nuclei_tensors
 
 SIZES = ("n", "s", "m", "l", "x")
@@ -46,9 +47,6 @@ SAME_NUCLEUS_IOU = 0.6
 MOST_DETECTIONS = 1000
 # The parts of the loss as ultralytics weighs them, and that each mask is an image of its own.
 LOSS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, overlap_mask=False)
-
-# Of ultralytics for a short training with one class.
-SCHEDULE = Schedule(steps=9000, batch_size=16, learning_rate=2e-3, weight_decay=5e-4)
 
 
 class Detector(nn.Module):
@@ -145,7 +143,7 @@ def build_detector(size: str, zoom: int) -> Detector:
 
 
 @dataclass(frozen=True, kw_only=True)
-class YoloV8(Recipe):
+class YoloV8(LearnedRecipe):
     """A YOLOv8 with masks.
 
     Attributes:
@@ -155,7 +153,7 @@ class YoloV8(Recipe):
 
     size: str = "s"
     zoom: int = 2
-    schedule: Schedule = field(default_factory=lambda: SCHEDULE)
+    schedule: Schedule = field(default_factory=lambda: YOLOV8)
 
     family = "yolov8"
 

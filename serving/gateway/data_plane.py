@@ -10,6 +10,7 @@ from importlib.metadata import version as installed_version
 from typing import TypeVar
 
 from nuclei import pipeline
+from nuclei.contract import Method
 from nuclei.errors import DeadlineExceeded, InvalidOption
 from nuclei.images import Frame, FrameLimits
 from nuclei.segmentation import Segmentation
@@ -150,13 +151,13 @@ class DataPlane:
             async with asyncio.timeout(timeout_s) as deadline, AsyncExitStack() as stack:
                 model = options.model or self._settings.default_model
                 # Asked first: an unknown model or a dead server is answered before any work.
-                await self._engine.contract(model)
+                contract = await self._engine.contract(model)
                 observation.graph = model + pipeline.TTA_SUFFIX if options.tta else model
                 with observation.timed("wait"):
                     await stack.enter_async_context(permit.turn())
                 if _left_s(deadline) <= 0:
                     raise TimeoutError
-                frame = await self._read(read, observation, permit)
+                frame = await self._read(read, observation, permit, contract.method)
                 segmentation = await pipeline.segment(
                     frame,
                     self._engine,
@@ -176,7 +177,11 @@ class DataPlane:
             ) from error
 
     async def _read(
-        self, read: Callable[[FrameLimits], Frame], observation: Observation, permit: Permit
+        self,
+        read: Callable[[FrameLimits], Frame],
+        observation: Observation,
+        permit: Permit,
+        method: Method,
     ) -> Frame:
         limits = self._settings.frame_limits
         reserving = ReservingLimits(
@@ -190,7 +195,8 @@ class DataPlane:
             frame = await self._off_loop(read, reserving)
         observation.frame = "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
         height, width, channels = frame.pixels.shape
-        permit.resize(pipeline.memory_bytes(height, width, channels, frame.pixels.itemsize))
+        itemsize = frame.pixels.itemsize
+        permit.resize(pipeline.memory_bytes(height, width, channels, itemsize, method))
         return frame
 
     async def server_info(self) -> ServerInfo:
@@ -206,8 +212,10 @@ class DataPlane:
         )
 
     async def is_ready(self) -> bool:
-        """Whether every graph that this service needs would answer now."""
-        return await self._engine.is_ready(self._settings.ready_graphs, READINESS_TIMEOUT_S)
+        """Whether the graphs of the default model would answer now."""
+        model = self._settings.default_model
+        graphs = (model, model + pipeline.TTA_SUFFIX)
+        return await self._engine.is_ready(graphs, READINESS_TIMEOUT_S)
 
     async def _off_loop(self, step: Callable[..., Result], *arguments: object) -> Result:
         loop = asyncio.get_running_loop()

@@ -27,8 +27,8 @@ class GatewaySettings(BaseSettings):
         http_port: port of the HTTP server.
         grpc_port: port of the gRPC server.
         threads: threads that decode, post-process and encode.
-        default_model: model of a request that names none.
-        ready_graphs: the service is ready when Triton serves all of these.
+        default_model: model of a request that names none; the service is ready when Triton serves
+            it. `nuclei serve` takes another of a repository that has no `unet`.
         max_side_px: longest side of a frame.
         max_pixels: most pixels of a frame.
         max_request_bytes: longest encoded or raw frame.
@@ -67,7 +67,6 @@ class GatewaySettings(BaseSettings):
     grpc_port: int = Field(default=50051, ge=1, le=65535)
     threads: int = Field(default=os.cpu_count() or 1, ge=1)
     default_model: str = "unet"
-    ready_graphs: tuple[str, ...] = ("unet", "unet_tta")
     max_side_px: int = Field(default=16384, ge=1)
     max_pixels: int = Field(default=16384 * 16384, ge=1)
     max_request_bytes: int = Field(default=2**30, ge=1, le=2**31 - 1 - ENVELOPE_BYTES)

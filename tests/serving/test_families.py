@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,8 +25,10 @@ from serving.engine import TritonEngine
 from serving.ports import free_ports
 from serving.repository import CpuAccelerator, check_repository, export
 from serving.triton.server import TritonServer
+from training.averaging import Average, UNetLinkNet
+from training.consensus import Consensus, Pair
 from training.detectors import Detector
-from training.job import Recipe
+from training.job import OPTIONS_FILE, Recipe
 from training.mask_rcnn import MaskRCNN
 from training.stardist import StarDist
 from training.stars import GRID_PX, N_RAYS
@@ -43,17 +45,17 @@ class Family:
     """A family as it is tested.
 
     Attributes:
-        recipe: of a small network.
-        network: makes one that finds bright discs, and nothing where all is black.
+        recipe: of a small network; of two, made of the trainings of others in a folder.
+        network: makes one that finds bright discs, and nothing where all is black, of a random one.
         package: which it needs; without it the family is left out.
     """
 
-    recipe: Recipe
-    network: Callable[[Recipe], nn.Module]
+    recipe: Callable[[Path], Recipe]
+    network: Callable[[nn.Module], nn.Module]
     package: str = "torch"
 
 
-def bright_maps(recipe: Recipe) -> nn.Module:
+def bright_maps(_: nn.Module) -> nn.Module:
     """Logits of foreground, border and distance: whether a pixel is bright, never, and as first."""
     network = nn.Conv2d(3, 3, 1)
     nn.init.constant_(network.weight, 20 / 3)
@@ -62,10 +64,8 @@ def bright_maps(recipe: Recipe) -> nn.Module:
     return network.eval()
 
 
-def bright_boxes(recipe: Recipe) -> nn.Module:
+def bright_boxes(network: nn.Module) -> nn.Module:
     """Random features, which are 0 where all is black; the larger, the surer is each anchor."""
-    torch.manual_seed(0)
-    network = recipe.build()
     assert isinstance(network, Detector)
     heads, proposals = network.roi_heads, network.rpn.head
     with torch.no_grad():
@@ -85,10 +85,8 @@ def bright_boxes(recipe: Recipe) -> nn.Module:
     return network.eval()
 
 
-def bright_cells(recipe: Recipe) -> nn.Module:
+def bright_cells(network: nn.Module) -> nn.Module:
     """As `bright_boxes`, of the finest cells of a YOLOv8, whose boxes are all of one size."""
-    torch.manual_seed(0)
-    network = recipe.build()
     assert isinstance(network, Yolo)
     head = network.network.model[-1]
     with torch.no_grad():
@@ -111,7 +109,7 @@ def bright_cells(recipe: Recipe) -> nn.Module:
     return network.eval()
 
 
-def bright_stars(recipe: Recipe) -> nn.Module:
+def bright_stars(_: nn.Module) -> nn.Module:
     """Depth as the brightness around each cell of 2 x 2 pixels, and rays of 5 pixels."""
     network = nn.Conv2d(3, 1 + N_RAYS, 10, stride=GRID_PX, padding=4)
     place = torch.arange(10) - 4.5
@@ -124,28 +122,68 @@ def bright_stars(recipe: Recipe) -> nn.Module:
     return network.eval()
 
 
+def bright_average(network: nn.Module) -> nn.Module:
+    assert isinstance(network, Average)
+    return Average([bright_maps(one) for one in network.networks]).eval()
+
+
+def bright_pair(network: nn.Module) -> nn.Module:
+    assert isinstance(network, Pair)
+    return Pair(bright_maps(network.unet), bright_boxes(network.mask_rcnn)).eval()
+
+
+UNET = UNet(data=NOWHERE, encoder="tu-regnetx_002")
+TRAININGS: dict[str, Recipe] = {
+    "unet": UNET,
+    "linknet": replace(UNET, architecture="linknet"),
+    "mask_rcnn": MaskRCNN(data=NOWHERE, backbone="mobilenet_v3"),
+}
 FAMILIES = {
-    "unet": Family(UNet(data=NOWHERE, encoder="tu-regnetx_002"), bright_maps),
-    "stardist": Family(StarDist(data=NOWHERE, encoder="tu-regnetx_002"), bright_stars),
-    "mask_rcnn": Family(MaskRCNN(data=NOWHERE, backbone="mobilenet_v3"), bright_boxes),
-    "yolov8": Family(YoloV8(data=NOWHERE, size="n", zoom=1), bright_cells, "ultralytics"),
+    "unet": Family(lambda _: UNET, bright_maps),
+    "unet_linknet": Family(
+        lambda runs: UNetLinkNet.of(NOWHERE, runs / "unet", runs / "linknet", "cpu"),
+        bright_average,
+    ),
+    "stardist": Family(lambda _: StarDist(data=NOWHERE, encoder="tu-regnetx_002"), bright_stars),
+    "mask_rcnn": Family(lambda _: TRAININGS["mask_rcnn"], bright_boxes),
+    "consensus": Family(
+        lambda runs: Consensus.of(NOWHERE, runs / "unet", runs / "mask_rcnn", "cpu"),
+        bright_pair,
+    ),
+    "yolov8": Family(lambda _: YoloV8(data=NOWHERE, size="n", zoom=1), bright_cells, "ultralytics"),
 }
 PRESENT = [name for name, family in FAMILIES.items() if find_spec(family.package)]
 
 
 @pytest.fixture(scope="module")
-def networks() -> dict[str, nn.Module]:
-    return {name: FAMILIES[name].network(FAMILIES[name].recipe) for name in PRESENT}
+def recipes(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recipe]:
+    runs = tmp_path_factory.mktemp("runs")
+    for name, training in TRAININGS.items():
+        (runs / name).mkdir()
+        (runs / name / OPTIONS_FILE).write_text(training.to_json())
+    return {name: FAMILIES[name].recipe(runs) for name in PRESENT}
 
 
 @pytest.fixture(scope="module")
-def repository(networks: dict[str, nn.Module], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def networks(recipes: dict[str, Recipe]) -> dict[str, nn.Module]:
+    made = {}
+    for name, recipe in recipes.items():
+        torch.manual_seed(0)
+        made[name] = FAMILIES[name].network(recipe.build())
+    return made
+
+
+@pytest.fixture(scope="module")
+def repository(
+    recipes: dict[str, Recipe],
+    networks: dict[str, nn.Module],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
     """All families side by side."""
     repository = tmp_path_factory.mktemp("families") / "models"
-    for version, (name, network) in enumerate(networks.items(), start=1):
-        recipe = FAMILIES[name].recipe
+    for version, (name, recipe) in enumerate(recipes.items(), start=1):
         artifacts = tmp_path_factory.mktemp(name)
-        recipe.export(network, artifacts)
+        recipe.export(networks[name], artifacts)
         (artifacts / CONTRACT_FILE).write_text(recipe.contract().to_json())
         export(
             artifacts,
@@ -192,8 +230,8 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def recipe(name: str) -> Recipe:
-    return FAMILIES[name].recipe
+def recipe(name: str, recipes: dict[str, Recipe]) -> Recipe:
+    return recipes[name]
 
 
 def discs(height: int, width: int, pitch: int = 20, radius: float = 5.0) -> NDArray[np.uint8]:

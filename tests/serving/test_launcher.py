@@ -1,19 +1,23 @@
 """`nuclei serve`, as a person starts it."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import pytest
 
 from nuclei.client import Client
+from nuclei.contract import CONTRACT_FILE
 from serving.ports import LOOPBACK
+from serving.repository import export, listed
 from tests.serving.leftovers import living, regions
 from tests.serving.served import NUCLEI, Served
 
@@ -110,6 +114,40 @@ def test_it_checks_itself_whatever_it_asks_of_callers(serve: Callable[..., Serve
     assert httpx.get(f"{served.http_url}/readyz").status_code == 200
     served.process.send_signal(signal.SIGTERM)
     assert served.finish() == 0, served.output
+
+
+@pytest.fixture
+def other_model(repository: Path, tmp_path: Path) -> Path:
+    """A repository whose only model is not called a U-Net."""
+    artifacts = tmp_path / "artifacts"
+    artifacts.mkdir()
+    for step in ("preprocess", "tta", "unet_network", "merge"):
+        file = artifacts / f"{step.removeprefix('unet_')}.onnx"
+        shutil.copy(repository / step / "1" / "model.onnx", file)
+    contract = replace(listed(repository)[0].contract, family="fpn")
+    (artifacts / CONTRACT_FILE).write_text(contract.to_json())
+    export(artifacts, tmp_path / "models", 1)
+    return tmp_path / "models"
+
+
+def test_the_only_model_is_that_of_a_request_which_names_none(
+    other_model: Path, tmp_path: Path
+) -> None:
+    served = Served(other_model, tmp_path)
+    try:
+        served.wait_ready()
+        assert "fpn version 1" in served.output
+    finally:
+        served.process.send_signal(signal.SIGTERM)
+        assert served.finish() == 0, served.output
+
+
+def test_a_default_model_that_is_not_there_is_named(repository: Path, tmp_path: Path) -> None:
+    served = Served(repository, tmp_path, NUCLEI_DEFAULT_MODEL="linknet")
+    assert served.finish() == 2
+    assert "NUCLEI_DEFAULT_MODEL is 'linknet'" in served.output
+    assert "expected one of unet" in served.output.replace("\n", " ")
+    assert "Traceback" not in served.output
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_first_start(

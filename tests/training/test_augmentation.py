@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from training.augmentation import Augmentation, random_crop
+from training.augmentation import random_crop
 from training.dataset import Sample
+from training.schedule import Augmentation
 
 STILL = Augmentation(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 

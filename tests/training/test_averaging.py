@@ -8,7 +8,8 @@ from nuclei.errors import InvalidData
 from training.averaging import Average, UNetLinkNet
 from training.dataset import Sample
 from training.job import CHECKPOINT_FILE, Recipe
-from training.optimisation import Schedule, fit
+from training.optimisation import fit
+from training.schedule import Schedule
 from training.unet import UNet
 
 SCHEDULE = Schedule(

@@ -1,24 +1,16 @@
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
-from nuclei.agreement import differences
-from nuclei.assembly import OUTPUTS
-from nuclei.contract import CONTRACT_FILE, Contract, Method
+from nuclei.contract import Contract, Method
 from nuclei.errors import InvalidData
-from nuclei.images import frame_from_array
-from nuclei.local import LocalEngine
-from nuclei.pipeline import segment
-from serving.repository import check_repository, export
 from training.consensus import Consensus
-from training.dataset import Sample
 from training.job import Recipe
 from training.mask_rcnn import MaskRCNN
-from training.optimisation import Progress, Schedule
+from training.optimisation import Progress
+from training.schedule import Schedule
 from training.unet import UNet
 
 DATA = Path("images")
@@ -53,28 +45,14 @@ def vote(trainings: dict[str, Path]) -> Consensus:
     return Consensus.of(DATA, **trainings, device="cpu")
 
 
-@pytest.fixture(scope="module")
-def network(vote: Consensus, tmp_path_factory: pytest.TempPathFactory) -> torch.nn.Module:
-    scores = {"val_dsb_score": 0.4}
-    network, progress = vote.fit(
-        [], tmp_path_factory.mktemp("run"), lambda _: scores, lambda *_: None
-    )
+def test_two_trainings_become_one_network(vote: Consensus, tmp_path: Path) -> None:
+    network, progress = vote.fit([], tmp_path, lambda _: {"val_dsb_score": 0.4}, lambda *_: None)
     assert (progress.step, progress.best_score, progress.seconds) == (14, 0.4, 120.0)
-    return network
-
-
-@pytest.fixture(scope="module")
-def repository(
-    vote: Consensus, network: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    artifacts = tmp_path_factory.mktemp("artifacts")
-    parity = vote.export(network, artifacts)
-    assert {"network", "merge", "split", "detector/SCORES"} <= set(parity)
-    (artifacts / CONTRACT_FILE).write_text(vote.contract().to_json())
-    repository = tmp_path_factory.mktemp("consensus") / "models"
-    export(artifacts, repository, 1, registered_model="nuclei-consensus")
-    check_repository(repository)
-    return repository
+    assert not network.training
+    for name, folder in (("unet", vote.unet), ("mask_rcnn", vote.mask_rcnn)):
+        weights = torch.load(folder / "best.pt", weights_only=True)
+        found = getattr(network, name).state_dict()
+        assert all(torch.equal(found[key], value) for key, value in weights.items())
 
 
 def test_its_contract_survives_its_file(vote: Consensus) -> None:
@@ -86,36 +64,6 @@ def test_its_contract_survives_its_file(vote: Consensus) -> None:
 def test_its_options_survive_their_file(vote: Consensus, tmp_path: Path) -> None:
     assert Consensus.read(write(tmp_path, vote)) == vote
     assert vote.tags() == {"encoder": "tu-regnetx_002", "backbone": "mobilenet_v3"}
-
-
-@pytest.mark.parametrize("suffix", ["", "_tta"])
-async def test_the_exported_graph_gives_what_both_networks_give(
-    suffix: str,
-    vote: Consensus,
-    network: torch.nn.Module,
-    repository: Path,
-    samples: list[Sample],
-) -> None:
-    asked: tuple[Any, ...] = (
-        OUTPUTS[Method.CONSENSUS],
-        samples[0].pixels[:96, :96].astype(np.uint16),
-        np.array([0, 255], np.float32),
-        None,
-    )
-    here = await vote.engine(network, vote.contract(), "fp32").infer("consensus" + suffix, *asked)
-    there = await LocalEngine(repository).infer("consensus" + suffix, *asked)
-    found = differences(here.outputs, there.outputs)
-    assert found["MAPS"] <= 1
-    if not suffix:  # what is found in eight views of nothing in particular is merged by chance
-        assert found["SCORES"] < 1e-3
-        assert found["UNMATCHED"] <= 0.05 * len(here.outputs["SCORES"])
-
-
-async def test_frames_are_segmented(repository: Path, samples: list[Sample]) -> None:
-    frame = frame_from_array(samples[-1].pixels)
-    found = await segment(frame, LocalEngine(repository), "consensus")
-    assert found.labels.shape == frame.pixels.shape[:2]
-    assert found.labels.max(initial=0) == len(found.nuclei)
 
 
 def test_images_that_one_was_trained_on_are_no_test(

@@ -11,7 +11,7 @@ from nuclei.errors import InvalidData
 from training.conversion import write_dataset
 from training.dataset import Sample
 from training.job import TrainedModel, train
-from training.optimisation import Schedule
+from training.schedule import Schedule
 from training.unet import UNet
 
 SCHEDULE = Schedule(steps=4, batch_size=2, crop_px=64, validate_every=2, workers=0)

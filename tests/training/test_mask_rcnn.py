@@ -8,15 +8,15 @@ from typer.testing import CliRunner
 
 from nuclei.cli.main import app
 from nuclei.contract import Contract, Method
-from training.augmentation import Augmentation
 from training.conversion import write_dataset
 from training.dataset import Sample
 from training.detectors import Detector
-from training.mask_rcnn import SCHEDULE, MaskRCNN
+from training.mask_rcnn import MaskRCNN
 from training.optimisation import fit
+from training.schedule import MASK_RCNN, Augmentation
 
 QUICK = replace(
-    SCHEDULE,
+    MASK_RCNN,
     steps=20,
     batch_size=2,
     crop_px=64,

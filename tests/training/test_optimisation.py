@@ -6,7 +6,8 @@ from torch import nn
 
 from nuclei.errors import InvalidData
 from training.dataset import Sample
-from training.optimisation import Progress, Schedule, fit
+from training.optimisation import Progress, fit
+from training.schedule import Schedule
 from training.unet import UNet
 
 SCHEDULE = Schedule(

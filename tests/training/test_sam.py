@@ -19,8 +19,9 @@ from training.dataset import Sample
 from training.detection_graphs import example_image, export_detector
 from training.detectors import build_detector
 from training.mask_rcnn import MaskRCNN
-from training.optimisation import Schedule, fit
+from training.optimisation import fit
 from training.sam import PromptedDetector, Sam
+from training.schedule import Schedule
 
 SIDE = 64
 SCHEDULE = Schedule(
@@ -64,6 +65,17 @@ def recipe(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Sam:
     return Sam(data=weights, weights=weights, detector=detector, schedule=SCHEDULE)
 
 
+@pytest.fixture(scope="module")
+def exported(
+    recipe: Sam, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, float]]:
+    """Its artifacts, and how far they are from torch."""
+    artifacts = tmp_path_factory.mktemp("artifacts")
+    parity = recipe.export(recipe.build().eval(), artifacts)
+    (artifacts / CONTRACT_FILE).write_text(recipe.contract().to_json())
+    return artifacts, parity
+
+
 def test_only_the_mask_decoder_learns(recipe: Sam, samples: list[Sample], tmp_path: Path) -> None:
     before = recipe.build().state_dict()
     network, _ = fit(
@@ -101,15 +113,15 @@ def test_a_crop_without_a_nucleus_teaches_nothing(recipe: Sam) -> None:
     assert float(loss.detach()) == 0
 
 
-def test_every_number_of_boxes_is_answered(recipe: Sam, tmp_path: Path) -> None:
-    parity = recipe.export(recipe.build().eval(), tmp_path)
+def test_every_number_of_boxes_is_answered(exported: tuple[Path, dict[str, float]]) -> None:
+    artifacts, parity = exported
     assert {"preprocess", "split", "encoder", "decoder"} <= set(parity)
     assert parity["encoder"] < 1e-4
-    assert {path.stem for path in tmp_path.glob("*.onnx")} == {
+    assert {path.stem for path in artifacts.glob("*.onnx")} == {
         *("preprocess", "split", "merge_masks"),
         *("detector", "encoder", "decoder"),
     }
-    decoder = onnxruntime.InferenceSession(tmp_path / "decoder.onnx")
+    decoder = onnxruntime.InferenceSession(artifacts / "decoder.onnx")
     depth, side = 32, SIDE // 16
     for found in (0, 1, 9):
         corners = np.random.default_rng(0).uniform(0, 90, (found, 2)).astype(np.float32)
@@ -138,11 +150,10 @@ def test_the_detector_says_where(recipe: Sam, detector: Path) -> None:
     assert len(boxes) == len(masks) == len(found[0])
 
 
-def test_triton_draws_as_this_process_does(recipe: Sam, tmp_path: Path) -> None:
-    artifacts = tmp_path / "artifacts"
-    artifacts.mkdir()
-    recipe.export(recipe.build().eval(), artifacts)
-    (artifacts / CONTRACT_FILE).write_text(recipe.contract().to_json())
+def test_triton_draws_as_this_process_does(
+    exported: tuple[Path, dict[str, float]], tmp_path: Path
+) -> None:
+    artifacts, _ = exported
     export(artifacts, tmp_path / "models", 1, registered_model=registered_name("sam"))
     frame = frame_from_array((example_image()[0] * 255).permute(1, 2, 0).numpy().astype(np.uint8))
     for parity in served_parity(tmp_path / "models", ["sam", "sam_tta"], frame):

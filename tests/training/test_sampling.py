@@ -1,9 +1,9 @@
 import numpy as np
 import torch
 
-from training.augmentation import Augmentation
 from training.dataset import Sample
 from training.sampling import CountingSampler, CropDataset, balanced_weights
+from training.schedule import Augmentation
 
 
 def test_rare_kinds_are_shown_more_often_than_their_share(samples: list[Sample]) -> None:

@@ -6,7 +6,8 @@ import numpy as np
 from nuclei.contract import Contract, Method, PaintingParameters
 from nuclei.metrics import Overlap
 from training.dataset import Sample
-from training.optimisation import Schedule, fit
+from training.optimisation import fit
+from training.schedule import Schedule
 from training.stardist import StarDist
 from training.tuning import labelled, predict_all
 

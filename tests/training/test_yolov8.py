@@ -21,7 +21,7 @@ from nuclei.metrics import Overlap
 from nuclei.pipeline import segment
 from training.conversion import write_dataset
 from training.dataset import Sample
-from training.optimisation import Schedule
+from training.schedule import Schedule
 from training.yolov8 import Detector, YoloV8, build_detector
 
 RECIPE = YoloV8(

@@ -1,9 +1,12 @@
-"""Options that every `nuclei train` command has, and the way a training is started and reported."""
+"""What all `nuclei train` commands have alike: their options, their start and their report."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -11,6 +14,7 @@ from rich.table import Table
 
 from nuclei.errors import InvalidOption, MissingPrerequisite
 from nuclei.registry import default_tracking_uri
+from training.schedule import Schedule
 
 if TYPE_CHECKING:
     from training.job import Recipe
@@ -23,25 +27,9 @@ DataArgument = Annotated[
         show_default=False,
     ),
 ]
-StepsOption = Annotated[int, typer.Option(min=1, help="Optimiser steps.")]
-BatchSizeOption = Annotated[int, typer.Option(min=2, help="Crops per step.")]
-CropOption = Annotated[int, typer.Option(min=64, help="Side of a crop, pixels.")]
-ValidateEveryOption = Annotated[int, typer.Option(min=1, help="Steps between validations.")]
-PatienceOption = Annotated[
-    int, typer.Option(min=1, help="Validations without a better score before stopping early.")
-]
-ValidationFractionOption = Annotated[
-    float, typer.Option(min=0.01, max=0.9, help="Share of the images held out.")
-]
-PixelSizeOption = Annotated[
-    float | None, typer.Option(help="Pixel size of the images, micrometres, if all share it.")
-]
-SeedOption = Annotated[int, typer.Option(help="Of the split, the weights and the crops.")]
 DeviceOption = Annotated[
     str | None, typer.Option(help="cuda or cpu; cuda where there is one by default.")
 ]
-PrecisionOption = Annotated[str, typer.Option(help="bf16 (mixed precision) or fp32.")]
-WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that make crops.")]
 OutOption = Annotated[
     Path | None,
     typer.Option(help="Folder of this run (checkpoints); runs/FAMILY-TIME by default."),
@@ -54,6 +42,113 @@ TrackingUriOption = Annotated[
     str | None,
     typer.Option(help="MLflow tracking URI; MLFLOW_TRACKING_URI or ~/.nuclei by default."),
 ]
+# Fields of a Schedule that a caller may set.
+SCHEDULE_OPTIONS: dict[str, Any] = {
+    "steps": Annotated[int, typer.Option(min=1, help="Optimiser steps.")],
+    "batch_size": Annotated[int, typer.Option(min=2, help="Crops per step.")],
+    "crop_px": Annotated[int, typer.Option("--crop", min=64, help="Side of a crop, pixels.")],
+    "learning_rate": Annotated[float, typer.Option(help="Peak learning rate.")],
+    "validate_every": Annotated[int, typer.Option(min=1, help="Steps between validations.")],
+    "patience": Annotated[
+        int, typer.Option(min=1, help="Validations without a better score before stopping early.")
+    ],
+    "seed": Annotated[int, typer.Option(help="Of the split, the weights and the crops.")],
+    "precision": Annotated[str, typer.Option(help="bf16 (mixed precision) or fp32.")],
+    "workers": Annotated[int, typer.Option(min=0, help="Processes that make crops.")],
+}
+OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "validation_fraction": (
+        Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the images held out.")],
+        0.1,
+    ),
+    "pixel_size_um": (
+        Annotated[
+            float | None,
+            typer.Option(help="Pixel size of the images, micrometres, if all share it."),
+        ],
+        None,
+    ),
+    "device": (DeviceOption, None),
+    "out": (OutOption, None),
+    "resume": (ResumeOption, None),
+    "tracking_uri": (TrackingUriOption, None),
+}
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training as its caller asked for it, but for the options of its family.
+
+    Attributes:
+        command: its family's command.
+        schedule, validation_fraction, pixel_size_um: as of `training.job.Recipe`.
+        data, out, resume, tracking_uri: as the caller gave them.
+    """
+
+    command: str
+    schedule: Schedule
+    validation_fraction: float
+    pixel_size_um: float | None
+    data: Path | None
+    out: Path | None
+    resume: Path | None
+    tracking_uri: str | None
+
+    def start(
+        self, read: "Callable[[Path], Recipe]", make: "Callable[[dict[str, Any]], Recipe]"
+    ) -> None:
+        """Train, and print what came of it.
+
+        Args:
+            read: the recipe of a training folder.
+            make: the recipe, from the fields that all recipes have.
+        """
+        shared = {
+            "validation_fraction": self.validation_fraction,
+            "pixel_size_um": self.pixel_size_um,
+            "schedule": self.schedule,
+        }
+        given = (self.data, self.out, self.resume, self.tracking_uri)
+        start(self.command, read, lambda data: make({"data": data, **shared}), *given)
+
+
+def trains(schedule: Schedule) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command, whose first parameter is a `Training`, the options that say what that is.
+
+    Args:
+        schedule: of the family, which the options change.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**given: Any) -> None:
+            require_training()
+            asked = {name: given.pop(name) for name in ("data", *OTHER_OPTIONS)}
+            chosen = {name: given.pop(name) for name in SCHEDULE_OPTIONS}
+            device = asked.pop("device") or best_device()
+            command(
+                Training(command.__name__, replace(schedule, device=device, **chosen), **asked),
+                **given,
+            )
+
+        own = list(signature(command).parameters.values())[1:]
+        defaults = {name: getattr(schedule, name) for name in SCHEDULE_OPTIONS}
+        parameters = [
+            _parameter("data", DataArgument, None),
+            *(_parameter(one.name, one.annotation, one.default) for one in own),
+            *(_parameter(name, SCHEDULE_OPTIONS[name], value) for name, value in defaults.items()),
+            *(_parameter(name, *option) for name, option in OTHER_OPTIONS.items()),
+        ]
+        # Typer reads a command's options from these two.
+        run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return decorate
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def start(
@@ -89,6 +184,11 @@ def start(
     uri = tracking_uri or default_tracking_uri()
     model = train(recipe, folder, uri)
     console.print(model.evaluation.table("validation images"))
+    if (fitted := model.contract.validation.get("cross_fitted_dsb_score")) is not None:
+        console.print(
+            "DSB score with post-processing tuned on one half of these images and scored on the "
+            f"other, in turn: {fitted:.3f}"
+        )
     parity = Table("graph", "largest difference between ONNX and torch")
     for name, difference in model.parity.items():
         parity.add_row(name, f"{difference:.1e}")

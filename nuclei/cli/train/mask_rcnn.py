@@ -1,30 +1,11 @@
 """`nuclei train mask_rcnn`."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from nuclei.cli.train.common import (
-    BatchSizeOption,
-    CropOption,
-    DataArgument,
-    DeviceOption,
-    OutOption,
-    PatienceOption,
-    PixelSizeOption,
-    PrecisionOption,
-    ResumeOption,
-    SeedOption,
-    StepsOption,
-    TrackingUriOption,
-    ValidateEveryOption,
-    ValidationFractionOption,
-    WorkersOption,
-    best_device,
-    require_training,
-    start,
-)
+from nuclei.cli.train.common import Training, trains
+from training.schedule import MASK_RCNN
 
 EPILOG = """
 **Examples**
@@ -39,26 +20,12 @@ Then: nuclei export --model nuclei-mask-rcnn --repository my_models/
 """
 
 
+@trains(MASK_RCNN)
 def mask_rcnn(
-    data: DataArgument = None,
+    asked: Training,
     backbone: Annotated[
         str, typer.Option(help="resnet50_fpn_v2, resnet18 or mobilenet_v3.")
     ] = "resnet18",
-    steps: StepsOption = 12000,
-    batch_size: BatchSizeOption = 4,
-    crop: CropOption = 256,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of SGD.")] = 5e-2,
-    validate_every: ValidateEveryOption = 1000,
-    patience: PatienceOption = 20,
-    validation_fraction: ValidationFractionOption = 0.1,
-    pixel_size_um: PixelSizeOption = None,
-    seed: SeedOption = 0,
-    device: DeviceOption = None,
-    precision: PrecisionOption = "bf16",
-    workers: WorkersOption = 1,
-    out: OutOption = None,
-    resume: ResumeOption = None,
-    tracking_uri: TrackingUriOption = None,
 ) -> None:
     """Train a Mask R-CNN, tune its post-processing, and register it with its ONNX graphs.
 
@@ -66,31 +33,6 @@ def mask_rcnn(
     the steps. Progress, curves, scores per kind of image and pictures go to MLflow. A run that was
     killed goes on from its last validation with --resume.
     """
-    require_training()
-    from dataclasses import replace
+    from training.mask_rcnn import MaskRCNN
 
-    from training.mask_rcnn import SCHEDULE, MaskRCNN
-
-    def make(images: Path) -> MaskRCNN:
-        schedule = replace(
-            SCHEDULE,
-            steps=steps,
-            batch_size=batch_size,
-            crop_px=crop,
-            learning_rate=learning_rate,
-            validate_every=validate_every,
-            patience=patience,
-            seed=seed,
-            precision=precision,
-            device=device or best_device(),
-            workers=workers,
-        )
-        return MaskRCNN(
-            data=images,
-            backbone=backbone,
-            validation_fraction=validation_fraction,
-            pixel_size_um=pixel_size_um,
-            schedule=schedule,
-        )
-
-    start("mask_rcnn", MaskRCNN.read, make, data, out, resume, tracking_uri)
+    asked.start(MaskRCNN.read, lambda shared: MaskRCNN(**shared, backbone=backbone))

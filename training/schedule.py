@@ -1,0 +1,91 @@
+"""How each family learns: the settings, without torch, for the command line tells of them."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Strengths and probabilities of the random changes.
+
+    Attributes:
+        scale_spread: standard deviation of the natural logarithm of the zoom (clipped to 0.4-2.5).
+        elastic_px: standard deviation of the elastic displacement on a 64-pixel grid, pixels.
+        rotation: probability of a rotation by any angle, besides the eight dihedral ones.
+        gamma_spread: standard deviation of the natural logarithm of the gamma exponent.
+        range_spread: standard deviation of the shift of either end of the intensity range,
+            as a fraction of the range.
+        own_range: probability that a crop is normalised by its own range, not by its image's: this
+            is how frames without a nucleus look.
+        blur, noise, stain, grey, inversion: probabilities of the change of that name.
+    """
+
+    scale_spread: float = 0.3
+    elastic_px: float = 3.0
+    rotation: float = 0.5
+    gamma_spread: float = 0.3
+    range_spread: float = 0.08
+    own_range: float = 0.1
+    blur: float = 0.15
+    noise: float = 0.25
+    stain: float = 0.7
+    grey: float = 0.1
+    inversion: float = 0.05
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a network is trained.
+
+    Attributes:
+        steps: optimiser steps in all.
+        batch_size: crops per step.
+        crop_px: side of a crop, pixels, multiple of 32.
+        optimizer: `adamw`, whose rate falls as half a cosine to 1% of its peak; or `sgd` with
+            momentum, whose rate falls tenfold after 2/3 and 8/9 of the steps.
+        learning_rate: peak rate, after a linear warm-up.
+        warmup_steps: length of the warm-up.
+        weight_decay: of the optimiser.
+        average_decay: decay of the moving average of the weights.
+        validate_every: steps between two validations (one "epoch" of the curves).
+        patience: validations without a better score before training stops early.
+        seed: of the weights, the crops and the augmentations.
+        precision: `bf16` (mixed precision) or `fp32`.
+        device: `cuda` or `cpu`.
+        workers: processes that make crops; 0 makes them in the training process.
+        balanced: take rare kinds and sizes of images more often than their share; else each image
+            as often as any other.
+        augmentation: random changes of the crops.
+    """
+
+    steps: int = 9000
+    batch_size: int = 8
+    crop_px: int = 256
+    optimizer: str = "adamw"
+    learning_rate: float = 2e-3
+    warmup_steps: int = 200
+    weight_decay: float = 1e-2
+    average_decay: float = 0.998
+    validate_every: int = 500
+    patience: int = 20
+    seed: int = 0
+    precision: str = "bf16"
+    device: str = "cpu"
+    workers: int = 1
+    balanced: bool = True
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+# Detectron2's for Mask R-CNN, but for the learning rate, which is 0.02 there: gradients of a norm
+# about 10 are cut to 1 here.
+MASK_RCNN = Schedule(
+    steps=12000,
+    batch_size=4,
+    optimizer="sgd",
+    learning_rate=5e-2,
+    warmup_steps=1000,
+    weight_decay=1e-4,
+    validate_every=1000,
+)
+# Of ultralytics for a short training with one class.
+YOLOV8 = Schedule(batch_size=16, weight_decay=5e-4)
+SAM = Schedule(steps=3000, batch_size=2, learning_rate=1e-4, patience=5)
