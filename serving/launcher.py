@@ -1,5 +1,6 @@
 """Triton and the gateway as one service on this machine, and how its parts are watched."""
 
+import math
 import os
 import secrets
 import signal
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from nuclei.client import Client
 from nuclei.errors import EngineFailed, InvalidData, InvalidImage, InvalidOption
 from nuclei.segmentation import Segmentation
 from serving.canary import Fault, check_triton
@@ -36,7 +38,7 @@ _ERROR_LINES = 15
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """What the check of the whole way gave.
+    """What the check of the whole way gave for one model.
 
     Attributes:
         frame: the frame that was segmented.
@@ -77,7 +79,7 @@ class Service:
         )
         self.gateway = Child(
             "the gateway",
-            _gateway_command(),
+            gateway_command(gateway.drain_s),
             {
                 **_gateway_environment(settings, self.triton.address, self._key),
                 "NUCLEI_DEFAULT_MODEL": _default_model(settings.repository, gateway),
@@ -143,26 +145,33 @@ class Service:
             ),
         ]
 
-    def self_check(self) -> SelfCheck:
-        """Segment a real frame through the gateway, over gRPC.
+    def self_check(self) -> list[SelfCheck]:
+        """Segment a real frame with every model through the gateway, over gRPC; the default first.
 
         Raises:
             InvalidImage: the frame cannot be read.
+            InvalidData: the default model finds nothing in it.
             NucleiError: what the gateway answers.
         """
         frame = self.settings.check_frame
         if not frame.is_file():
             raise InvalidImage(f"the frame for the self-check is missing: {frame}")
         with self.loopback.client() as client:
-            client.segment(frame, timeout_s=self.settings.start_s)
-            started = time.perf_counter()
-            segmentation = client.segment(frame, timeout_s=self.settings.start_s)
-            latency_ms = (time.perf_counter() - started) * 1000
-        if not len(segmentation.nuclei.label):
+            info = client.server_info()
+            others = sorted({model.name for model in info.models} - {info.default_model})
+            checks = [self._checked(client, frame, name) for name in (info.default_model, *others)]
+        if not len(checks[0].segmentation.nuclei):
             raise InvalidData(
-                f"the model finds no nucleus in {frame}; export another version of it"
+                f"{info.default_model} finds no nucleus in {frame}; export another version of it, "
+                "or name a frame of the kind that it was made for: NUCLEI_CHECK_FRAME=..."
             )
-        return SelfCheck(frame, segmentation, latency_ms)
+        return checks
+
+    def _checked(self, client: Client, frame: Path, model: str) -> SelfCheck:
+        client.segment(frame, model=model, timeout_s=self.settings.start_s)
+        started = time.perf_counter()
+        segmentation = client.segment(frame, model=model, timeout_s=self.settings.start_s)
+        return SelfCheck(frame, segmentation, (time.perf_counter() - started) * 1000)
 
     def _start_gateway(self, path: str) -> None:
         """Start it and wait until it answers there."""
@@ -236,10 +245,17 @@ def _default_model(repository: Path, gateway: GatewaySettings) -> str:
     return names[0]
 
 
-def _gateway_command() -> list[str]:
+def gateway_command(drain_s: float) -> list[str]:
+    """What starts the gateway.
+
+    Args:
+        drain_s: of its settings. Without a limit of its own the HTTP server would wait for idle
+            TLS connections until their callers hang up.
+    """
     return [
         *(sys.executable, "-m", "bentoml", "serve", SERVICE),
         *("--working-dir", str(ROOT)),
+        *("--timeout-graceful-shutdown", str(max(1, math.ceil(drain_s)))),
     ]
 
 

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -14,6 +13,7 @@ import pytest
 
 from nuclei.client import Client
 from serving.child import Child
+from serving.launcher import gateway_command
 from serving.ports import LOOPBACK, free_ports
 from serving.triton.server import TritonServer
 
@@ -64,10 +64,7 @@ def running_gateway(folder: Path, triton_address: str, **settings: str) -> Itera
         "NUCLEI_MAX_REQUEST_BYTES": str(MAX_REQUEST_BYTES),
         **settings,
     }
-    command = [
-        *(sys.executable, "-m", "bentoml", "serve", "serving.gateway.service:NucleiGateway"),
-        *("--working-dir", str(ROOT)),
-    ]
+    command = gateway_command(float(settings.get("NUCLEI_DRAIN_S", "10")))
     process = Child("gateway", command, environment, folder / "gateway.log")
     process.start()
     try:

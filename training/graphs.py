@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ class Merge(nn.Module):
         return to_uint8(mean), to_uint8(deviation)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Step:
     """One ONNX file of the graph: its module, an example input, names, and dynamic axes."""
 
@@ -86,7 +87,37 @@ class Step:
             output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))
         ]
 
+    @cached_property
+    def model(self) -> onnx.ModelProto:
+        """Its ONNX graph."""
+        with warnings.catch_warnings():
+            # Square views share one name for their two equal sides, which the exporter remarks on.
+            warnings.filterwarnings("ignore", message="# The axis name")
+            program = torch.onnx.export(
+                self.module.eval(),
+                self.example,
+                input_names=self.inputs,
+                output_names=self.outputs,
+                opset_version=OPSET,
+                dynamic_shapes=self.dynamic,
+                dynamo=True,
+                verbose=False,
+            )
+        assert program is not None
+        model: onnx.ModelProto = program.model_proto
+        # Stack traces of the exporting machine, and nothing that a runtime reads.
+        del model.metadata_props[:]
+        for node in [*model.graph.node, *(node for f in model.functions for node in f.node)]:
+            del node.metadata_props[:]
+            node.doc_string = ""
+        for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
+            del value.metadata_props[:]
+        del model.graph.value_info[:]
+        return model
 
+
+# Steps without weights are always the same: exported once.
+@cache
 def preprocess_step() -> Step:
     """The first step of every graph."""
     height, width = Dim("height", min=1, max=2**14), Dim("width", min=1, max=2**14)
@@ -99,6 +130,7 @@ def preprocess_step() -> Step:
     )
 
 
+@cache
 def views_step() -> Step:
     """The step before a network that takes views as a batch."""
     side = Dim("height", min=1, max=2**14)
@@ -111,16 +143,27 @@ def views_step() -> Step:
     )
 
 
+@cache
+def merge_step() -> Step:
+    """The step after a network of maps that was given views."""
+    height, channels = Dim("height", min=1, max=2**14), Dim("channels", min=1, max=4)
+    return Step(
+        Merge(),
+        (torch.randint(0, 256, (N_VIEWS, 3, 64, 64)).to(torch.uint8),),
+        ("MAPS_IN",),
+        ("MAPS", "DISAGREEMENT"),
+        ({1: channels, 2: height, 3: height},),
+    )
+
+
 def unet_steps(network: nn.Module) -> dict[str, Step]:
     """The steps of a U-Net's graph by file name.
 
     Args:
         network: logits from images, in evaluation mode, float32, on the CPU.
     """
-    height = Dim("height", min=1, max=2**14)
     channels, views = Dim("channels", min=1, max=4), Dim("views", min=1, max=64)
     rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
-    maps = torch.randint(0, 256, (N_VIEWS, 3, 64, 64)).to(torch.uint8)
     return {
         "preprocess": preprocess_step(),
         "tta": views_step(),
@@ -131,13 +174,7 @@ def unet_steps(network: nn.Module) -> dict[str, Step]:
             ("MAPS",),
             ({0: views, 1: channels, 2: 32 * rows, 3: 32 * columns},),
         ),
-        "merge": Step(
-            Merge(),
-            (maps,),
-            ("MAPS_IN",),
-            ("MAPS", "DISAGREEMENT"),
-            ({1: channels, 2: height, 3: height},),
-        ),
+        "merge": merge_step(),
     }
 
 
@@ -154,36 +191,9 @@ def export_steps(steps: Mapping[str, Step], folder: Path) -> dict[str, float]:
     differences = {}
     for name, step in steps.items():
         path = folder / f"{name}.onnx"
-        _export(step, path)
+        onnx.save(step.model, path)
         differences[name] = _difference(step, path)
     return differences
-
-
-def _export(step: Step, path: Path) -> None:
-    with warnings.catch_warnings():
-        # Square views share one name for their two equal sides, which the exporter remarks on.
-        warnings.filterwarnings("ignore", message="# The axis name")
-        program = torch.onnx.export(
-            step.module.eval(),
-            step.example,
-            input_names=step.inputs,
-            output_names=step.outputs,
-            opset_version=OPSET,
-            dynamic_shapes=step.dynamic,
-            dynamo=True,
-            verbose=False,
-        )
-    assert program is not None
-    model = program.model_proto
-    # Stack traces of the exporting machine, and nothing that a runtime reads.
-    del model.metadata_props[:]
-    for node in [*model.graph.node, *(node for f in model.functions for node in f.node)]:
-        del node.metadata_props[:]
-        node.doc_string = ""
-    for value in [*model.graph.value_info, *model.graph.input, *model.graph.output]:
-        del value.metadata_props[:]
-    del model.graph.value_info[:]
-    onnx.save(model, path)
 
 
 def _difference(step: Step, path: Path) -> float:

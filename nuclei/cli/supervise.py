@@ -3,6 +3,7 @@
 import contextlib
 import sys
 import time
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -35,10 +36,10 @@ def _supervise(console: Console) -> None:
     try:
         with console.status("Starting Triton and the gateway"):
             service.start()
-            check = service.self_check()
+            checks = service.self_check()
         # Where nobody can read it, or a full disk cannot hold it, the service runs all the same.
         with contextlib.suppress(OSError):
-            _report(console, service, check, time.monotonic() - started)
+            _report(console, service, checks, time.monotonic() - started)
         Supervisor(service.parts()).run()
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
@@ -47,12 +48,14 @@ def _supervise(console: Console) -> None:
         service.stop()
 
 
-def _report(console: Console, service: Service, check: SelfCheck, seconds: float) -> None:
-    found = check.segmentation
+def _report(
+    console: Console, service: Service, checks: Sequence[SelfCheck], seconds: float
+) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("self-check", f"{len(found.nuclei.label)} nuclei in {check.frame.name}")
-    table.add_row("latency", f"{check.latency_ms:.0f} ms")
-    table.add_row("model", f"{found.model} version {found.version}")
+    for check in checks:
+        found = check.segmentation
+        told = f"{len(found.nuclei)} nuclei in {check.frame.name}, {check.latency_ms:.0f} ms"
+        table.add_row(f"{found.model} version {found.version}", told)
     table.add_row("HTTP", service.loopback.http_url)
     table.add_row("gRPC", service.loopback.grpc_address)
     table.add_row("logs", str(service.settings.state))

@@ -11,7 +11,7 @@ from nuclei.errors import InvalidImage
 from nuclei.images import FrameLimits, read_frame
 from tests.fuzz.frames import CORPUS, corpus, encoded_frames
 
-SECONDS = 20
+SECONDS = 12
 TARGETS = ["decoding", "message"]
 
 

@@ -107,15 +107,6 @@ def test_a_public_address_needs_authentication(repository: Path, tmp_path: Path)
     assert "Traceback" not in served.output
 
 
-def test_it_checks_itself_whatever_it_asks_of_callers(serve: Callable[..., Served]) -> None:
-    served = serve(NUCLEI_TOKEN="not-to-be-guessed-by-anyone")
-    served.wait_ready()
-    assert httpx.get(f"{served.http_url}/v1/models").status_code == 401
-    assert httpx.get(f"{served.http_url}/readyz").status_code == 200
-    served.process.send_signal(signal.SIGTERM)
-    assert served.finish() == 0, served.output
-
-
 @pytest.fixture
 def other_model(repository: Path, tmp_path: Path) -> Path:
     """A repository whose only model is not called a U-Net."""
@@ -130,13 +121,16 @@ def other_model(repository: Path, tmp_path: Path) -> Path:
     return tmp_path / "models"
 
 
-def test_the_only_model_is_that_of_a_request_which_names_none(
+def test_it_checks_itself_whatever_it_serves_and_asks_of_callers(
     other_model: Path, tmp_path: Path
 ) -> None:
-    served = Served(other_model, tmp_path)
+    served = Served(other_model, tmp_path, NUCLEI_TOKEN="not-to-be-guessed-by-anyone")
     try:
         served.wait_ready()
+        # The only model is that of a request which names none.
         assert "fpn version 1" in served.output
+        assert httpx.get(f"{served.http_url}/v1/models").status_code == 401
+        assert httpx.get(f"{served.http_url}/readyz").status_code == 200
     finally:
         served.process.send_signal(signal.SIGTERM)
         assert served.finish() == 0, served.output

@@ -158,9 +158,13 @@ def public(
         "NUCLEI_TOKEN": TOKEN,
         "NUCLEI_TLS_CERTIFICATE": pem.server,
         "NUCLEI_TLS_KEY": pem.server_key,
+        "NUCLEI_DRAIN_S": "1",
     }
     with run_gateway(tmp_path_factory.mktemp("public"), triton.address, **settings) as gateway:
         yield secured(gateway, tls(pem))
+        stopping = time.monotonic()
+    # Its caller is connected still, and idle: that is not waited for.
+    assert time.monotonic() - stopping < 10
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +176,11 @@ def mutual(
 ) -> Iterator[Secured]:
     """Listens on every address, and asks for certificates instead of a token."""
     with run_gateway(
-        tmp_path_factory.mktemp("mutual"), triton.address, NUCLEI_HOST="0.0.0.0", **mtls(pem)
+        tmp_path_factory.mktemp("mutual"),
+        triton.address,
+        NUCLEI_HOST="0.0.0.0",
+        NUCLEI_DRAIN_S="1",
+        **mtls(pem),
     ) as gateway:
         yield secured(gateway, tls(pem, "client"))
 
