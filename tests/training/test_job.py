@@ -90,7 +90,7 @@ def test_the_run_can_be_looked_at(trained: TrainedModel, tracking_uri: str) -> N
 def test_a_killed_training_goes_on_in_its_mlflow_run(
     samples: list[Sample], tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    data = written(tmp_path / "data", samples)
+    asked = replace(recipe(written(tmp_path / "data", samples)), architecture="cnn")
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
@@ -98,7 +98,7 @@ def test_a_killed_training_goes_on_in_its_mlflow_run(
     with monkeypatch.context() as patched:
         patched.setattr("training.job._tune", killed)
         with pytest.raises(KeyboardInterrupt):
-            train(recipe(data), tmp_path / "run", tracking_uri)
+            train(asked, tmp_path / "run", tracking_uri)
     run_id = (tmp_path / "run" / "mlflow_run_id").read_text()
     resumed = train(UNet.read(tmp_path / "run"), tmp_path / "run", tracking_uri)
     assert resumed.version.run_id == run_id
@@ -107,7 +107,7 @@ def test_a_killed_training_goes_on_in_its_mlflow_run(
 def test_a_training_from_another_machine_gets_a_run_with_all_of_its_curve(
     samples: list[Sample], tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked = recipe(written(tmp_path / "data", samples))
+    asked = replace(recipe(written(tmp_path / "data", samples)), architecture="cnn")
 
     def killed(*_: object) -> None:
         raise KeyboardInterrupt
