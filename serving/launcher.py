@@ -34,6 +34,8 @@ _CHECK_INTERVAL_S = 2.0
 # Between two looks at what may only be about to be noticed.
 _NOTICE_S = 0.5
 _ERROR_LINES = 15
+# To write the answers of frames that are given up when the gateway's time for draining is over.
+_LAST_ANSWERS_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -255,7 +257,7 @@ def gateway_command(drain_s: float) -> list[str]:
     return [
         *(sys.executable, "-m", "bentoml", "serve", SERVICE),
         *("--working-dir", str(ROOT)),
-        *("--timeout-graceful-shutdown", str(max(1, math.ceil(drain_s)))),
+        *("--timeout-graceful-shutdown", str(math.ceil(drain_s + _LAST_ANSWERS_S))),
     ]
 
 

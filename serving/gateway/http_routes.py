@@ -54,6 +54,8 @@ class CallerLeft(asyncio.CancelledError):
 def http_app(settings: GatewaySettings, token: Token) -> Starlette:
     """Everything that HTTP answers; `app.state.data_plane` is to be set before the first request.
 
+    Once the event `app.state.drained` is set, frames still in work are given up.
+
     Args:
         settings: limits.
         token: what callers must send for everything but health.
@@ -66,9 +68,10 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
                 observed("http", request.headers) as observation,
                 data_plane.admission.admit("http", *_claim(request)) as permit,
             ):
-                return await _segment(
+                work = _segment(
                     request, data_plane, settings.max_request_bytes, observation, permit
                 )
+                return await _until(request.app.state.drained, work)
         except CallerLeft:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -89,6 +92,7 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
         },
     )
     app.router.redirect_slashes = False
+    app.state.drained = asyncio.Event()
     return app
 
 
@@ -176,6 +180,24 @@ async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> R
     finally:
         working.cancel()
         leaving.cancel()
+
+
+async def _until(drained: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of the work, which is cancelled when the server has no more time for it.
+
+    Raises:
+        EngineUnavailable: the server has none.
+    """
+    working = asyncio.ensure_future(work)
+    ending = asyncio.ensure_future(drained.wait())
+    try:
+        await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        raise EngineUnavailable("the server is shutting down; send the frame again")
+    finally:
+        working.cancel()
+        ending.cancel()
 
 
 async def _gone(request: Request) -> None:

@@ -97,10 +97,14 @@ class NucleiGateway:
         with _ending_the_service():
             await self._grpc.start()
             security.check(settings, security.listening_addresses())
-        _on_sigterm(self._grpc.begin_draining)
+        _on_sigterm(self._begin_draining)
         # What was made until now stays: collections need not look at it with every few frames.
         gc.collect()
         gc.freeze()
+
+    def _begin_draining(self) -> None:
+        self._grpc.begin_draining()
+        asyncio.get_running_loop().call_later(settings.drain_s, app.state.drained.set)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     async def stop(self) -> None:

@@ -38,7 +38,9 @@ def answers(gateway: Any, request: bytes) -> str:
     host, _, port = gateway.url.rpartition("//")[2].partition(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(request)
-        connection.shutdown(socket.SHUT_WR)
+        # It may have answered and hung up already.
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
         received = b""
         # A server that hangs up on what is too long may do so rudely.
         with contextlib.suppress(ConnectionResetError):

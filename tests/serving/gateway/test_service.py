@@ -10,8 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import grpc
 import httpx
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -90,6 +92,23 @@ def test_sigterm_lets_running_requests_finish(
             time.sleep(0.1)
         with pytest.raises(EngineUnavailable):
             client.segment(histology)
+
+
+def test_http_frame_that_outlasts_the_drain_is_told_so(
+    triton: TritonServer, start_gateway: StartGateway
+) -> None:
+    gateway = start_gateway(triton.address, NUCLEI_DRAIN_S="1")
+    gateway.wait_ready()
+    _, frame = cv2.imencode(".png", np.zeros((8000, 8000), np.uint8))
+    url = f"{gateway.url}/v1/segment?tta=true"
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(httpx.post, url, content=frame.tobytes(), timeout=60)
+        time.sleep(3)
+        os.kill(gateway.process.pid, signal.SIGTERM)
+        answer = running.result()
+    assert answer.status_code == 503
+    assert "shutting down" in answer.json()["detail"]
+    assert "Traceback" not in gateway.process.log.read_text()
 
 
 def test_taken_grpc_port_is_said(triton: TritonServer, start_gateway: StartGateway) -> None:
