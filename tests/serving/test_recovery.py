@@ -148,7 +148,13 @@ def test_triton_is_killed(served: Served, frame: Path) -> None:
 def test_a_stub_is_killed(served: Served, frame: Path, instance: str) -> None:
     triton, stub = served.part("bin/tritonserver"), served.part(instance)
     log = len(served.output)
-    print(fail_and_recover(served, frame, stub.kill, triton, stub))
+
+    def kill() -> None:
+        stub.kill()
+        # The other instance may answer until the supervisor sees that one is gone.
+        wait_for(served, "event='restarted'", log)
+
+    print(fail_and_recover(served, frame, kill, triton, stub))
     assert "an instance of a model has ended" in served.output[log:]
 
 
