@@ -193,13 +193,13 @@ def memory_bytes(
         method: of the model.
     """
     pixels = height * width
-    # A vote compares the label images of two segmenters.
-    label_images = 3 if method is Method.CONSENSUS else 1
     # The frame, three maps and the labels; one byte more pays for the tables of the nuclei.
-    whole = pixels * (channels * itemsize + 3 + 4 * label_images + 1)
+    whole = pixels * (channels * itemsize + 3 + 4 + 1)
     band = min(pixels, BAND_PX) * LANDSCAPE_BYTES
     tiles = min(pixels + MIRRORED_PX, TILES_IN_FLIGHT_PX) * (2 * channels + 3) * TILE_COPIES
-    return whole + band + tiles
+    # When all else is done, a vote compares the label images of two segmenters.
+    vote = 2 * 4 * pixels if method is Method.CONSENSUS else 0
+    return whole + max(band + tiles, vote)
 
 
 class _Deadline:
