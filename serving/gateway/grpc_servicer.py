@@ -1,7 +1,7 @@
 """The gRPC side of the data plane: calls in, answers out."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from serving.gateway.admission import Permit
 from serving.gateway.data_plane import DataPlane, Options
 from serving.gateway.grpc_messages import FrameRequest, server_info_message
 from serving.gateway.observation import Observation, Skipped, observed, only_known_errors
+from serving.gateway.racing import unless
 from serving.gateway.settings import UPLOAD_S, GatewaySettings
 from serving.gateway.stream import PROTOCOL as STREAM
 from serving.gateway.stream import Admitted, Behind, FrameStream
@@ -184,7 +185,9 @@ class _Stream:
 
     async def _stream_settings(self, draining: asyncio.Event) -> pb.StreamSettings:
         """Of the first message, or the defaults."""
-        self._first = await _unless(draining, _message(self._context, pb.SegmentStreamRequest))
+        error = EngineUnavailable("the server is shutting down; connect again in a few seconds")
+        reading = _message(self._context, pb.SegmentStreamRequest)
+        self._first = await unless(reading, (draining.wait(), error))
         if self._first is None or self._first.WhichOneof("kind") != "settings":
             return pb.StreamSettings()
         settings, self._first = self._first.settings, None
@@ -341,16 +344,3 @@ async def _message(context: Context, kind: type[M]) -> M | None:
         raise InvalidOption(
             f"the message is no {kind.DESCRIPTOR.full_name}; make it with the published .proto"
         ) from error
-
-
-async def _unless(draining: asyncio.Event, reading: Coroutine[Any, Any, M | None]) -> M | None:
-    """What is read; raises EngineUnavailable when draining begins before."""
-    message, drained = asyncio.ensure_future(reading), asyncio.ensure_future(draining.wait())
-    try:
-        await asyncio.wait({message, drained}, return_when=asyncio.FIRST_COMPLETED)
-        if message.done():
-            return message.result()
-        raise EngineUnavailable("the server is shutting down; connect again in a few seconds")
-    finally:
-        message.cancel()
-        drained.cancel()

@@ -1,7 +1,7 @@
 """The HTTP side of the data plane: bodies and query strings in, files and problems out."""
 
 import asyncio
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.metadata import version as installed_version
 from typing import Any, TypeVar
@@ -33,6 +33,7 @@ from serving.gateway.data_plane import DISTRIBUTION, DataPlane, Options, ServerI
 from serving.gateway.observation import Observation, observed, only_known_errors
 from serving.gateway.openapi import openapi_document
 from serving.gateway.problems import answer_problem
+from serving.gateway.racing import Ending, unless
 from serving.gateway.security import Token, TokenMiddleware
 from serving.gateway.settings import ENVELOPE_BYTES, UPLOAD_S, GatewaySettings
 
@@ -68,10 +69,9 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
                 observed("http", request.headers) as observation,
                 data_plane.admission.admit("http", *_claim(request)) as permit,
             ):
-                work = _segment(
+                return await _segment(
                     request, data_plane, settings.max_request_bytes, observation, permit
                 )
-                return await _until(request.app.state.drained, work)
         except CallerLeft:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -130,17 +130,18 @@ async def _segment(
     options, format_name = _options(request)
     chosen = format_named(format_name)
     # Taken out to be decoded: the file is not kept beside its pixels.
-    received = [await _body(request, max_request_bytes, permit)]
+    received = [await unless(_body(request, max_request_bytes, permit), _stopping(request))]
     observation.bytes_in = len(received[0])
 
     def encode(segmentation: Segmentation, frame: Frame) -> tuple[bytes, Segmentation]:
         return chosen.encode(segmentation, frame), segmentation
 
-    content, segmentation = await _unless_gone(
-        request,
+    content, segmentation = await unless(
         data_plane.segment(
             lambda limits: read_frame(received.pop(), limits), options, encode, observation, permit
         ),
+        (_gone(request), CallerLeft()),
+        _stopping(request),
     )
     observation.bytes_out = len(content)
     return Response(
@@ -164,40 +165,10 @@ def _claim(request: Request) -> tuple[str, int]:
     return caller, int(length) if length.isdecimal() else 0
 
 
-async def _unless_gone(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of the work, which is cancelled when the caller hangs up.
-
-    Raises:
-        CallerLeft: the caller hung up.
-    """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise CallerLeft
-    finally:
-        working.cancel()
-        leaving.cancel()
-
-
-async def _until(drained: asyncio.Event, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of the work, which is cancelled when the server has no more time for it.
-
-    Raises:
-        EngineUnavailable: the server has none.
-    """
-    working = asyncio.ensure_future(work)
-    ending = asyncio.ensure_future(drained.wait())
-    try:
-        await asyncio.wait({working, ending}, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
-        raise EngineUnavailable("the server is shutting down; send the frame again")
-    finally:
-        working.cancel()
-        ending.cancel()
+def _stopping(request: Request) -> Ending:
+    """That the server has no more time for the request."""
+    error = EngineUnavailable("the server is shutting down; send the frame again")
+    return request.app.state.drained.wait(), error
 
 
 async def _gone(request: Request) -> None:
