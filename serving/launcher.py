@@ -82,10 +82,7 @@ class Service:
         self.gateway = Child(
             "the gateway",
             gateway_command(gateway.drain_s),
-            {
-                **_gateway_environment(settings, self.triton.address, self._key),
-                "NUCLEI_DEFAULT_MODEL": _default_model(settings.repository, gateway),
-            },
+            _gateway_environment(settings, gateway, self.triton.address, self._key),
             _home(settings) / "gateway.log",
         )
         self.loopback = Loopback(settings, gateway)
@@ -261,13 +258,16 @@ def gateway_command(drain_s: float) -> list[str]:
     ]
 
 
-def _gateway_environment(settings: ServeSettings, triton_address: str, key: str) -> dict[str, str]:
+def _gateway_environment(
+    settings: ServeSettings, gateway: GatewaySettings, triton_address: str, key: str
+) -> dict[str, str]:
     return {
         **os.environ,
         "BENTOML_HOME": str(_home(settings) / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
         "NUCLEI_TRITON_ADDRESS": triton_address,
         "NUCLEI_TRITON_KEY": key,
+        "NUCLEI_DEFAULT_MODEL": _default_model(settings.repository, gateway),
         "NUCLEI_HOST": settings.host,
         "NUCLEI_HTTP_PORT": str(settings.http_port),
         "NUCLEI_GRPC_PORT": str(settings.grpc_port),
