@@ -1,7 +1,7 @@
 """Two networks as one: the mean of a U-Net's maps and a LinkNet's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -16,7 +16,7 @@ from training.engine import TorchEngine
 from training.graphs import export_steps, unet_steps
 from training.job import Recipe
 from training.optimisation import Progress, Report, Validate, mixed_precision
-from training.trained import joined_progress, require_same_split, trained_network
+from training.trained import joined_progress, shared_options, trained_network
 from training.unet import UNet
 
 # Keeps the logit of a probability of 0 or 1 finite, far closer than the 255 levels of a map.
@@ -63,12 +63,8 @@ class UNetLinkNet(Recipe):
             InvalidData: a folder is of no such training, or the two held out different images.
         """
         first, second = _read(unet, "unet"), _read(linknet, "linknet")
-        require_same_split(first, second)
         return cls(
-            data=data,
-            validation_fraction=first.validation_fraction,
-            pixel_size_um=first.pixel_size_um,
-            schedule=replace(first.schedule, device=device),
+            **shared_options(first, second, data, device),
             unet=unet.resolve(),
             linknet=linknet.resolve(),
         )

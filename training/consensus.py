@@ -1,7 +1,7 @@
 """A U-Net and a Mask R-CNN as one model, which vote on every nucleus (`nuclei.consensus`)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -21,7 +21,7 @@ from training.graphs import export_steps, unet_steps
 from training.job import Recipe
 from training.mask_rcnn import HALO_PX, MaskRCNN
 from training.optimisation import Progress, Report, Validate, mixed_precision
-from training.trained import joined_progress, require_same_split, trained_network
+from training.trained import joined_progress, shared_options, trained_network
 from training.unet import UNet
 
 NETWORK_FILE = "network.onnx"
@@ -90,12 +90,8 @@ class Consensus(Recipe):
             InvalidData: a folder is of no such training, or the two held out different images.
         """
         first, second = UNet.read(unet), MaskRCNN.read(mask_rcnn)
-        require_same_split(first, second)
         return cls(
-            data=data,
-            validation_fraction=first.validation_fraction,
-            pixel_size_um=first.pixel_size_um,
-            schedule=replace(first.schedule, device=device),
+            **shared_options(first, second, data, device),
             unet=unet.resolve(),
             mask_rcnn=mask_rcnn.resolve(),
         )

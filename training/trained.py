@@ -1,7 +1,9 @@
 """Networks that finished trainings left in their folders, to be joined into one model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,8 +13,17 @@ from training.job import CHECKPOINT_FILE, Recipe
 from training.optimisation import BEST_FILE, SCORE, Progress, Report, Validate
 
 
-def require_same_split(first: Recipe, second: Recipe) -> None:
-    """Raise InvalidData unless two trainings held out the same images."""
+def shared_options(first: Recipe, second: Recipe, data: Path, device: str) -> dict[str, Any]:
+    """The fields that all recipes have, of a model joined of two trainings.
+
+    Args:
+        first, second: of the trainings.
+        data: the images both were trained on.
+        device: `cuda` or `cpu`.
+
+    Raises:
+        InvalidData: the two held out different images.
+    """
     splits = [(one.validation_fraction, one.schedule.seed) for one in (first, second)]
     if splits[0] != splits[1]:
         raise InvalidData(
@@ -20,6 +31,12 @@ def require_same_split(first: Recipe, second: Recipe) -> None:
             f"(fraction and seed {splits[0]} and {splits[1]}), so none may be new to both; train "
             "them with the same"
         )
+    return {
+        "data": data,
+        "validation_fraction": first.validation_fraction,
+        "pixel_size_um": first.pixel_size_um,
+        "schedule": replace(first.schedule, device=device),
+    }
 
 
 def trained_network(recipe: Recipe, folder: Path) -> nn.Module:
