@@ -1,10 +1,14 @@
 """TCP ports of this machine."""
 
+import random
 import socket
+from contextlib import suppress
 
 from nuclei.errors import MissingPrerequisite
 
 LOOPBACK = "127.0.0.1"
+# Below those that Linux gives to connections: none of them takes a port before its server does.
+FREE = range(20_000, 32_768)
 
 
 def check_free(host: str, port: int, what: str, setting: str) -> None:
@@ -30,11 +34,15 @@ def check_free(host: str, port: int, what: str, setting: str) -> None:
 
 def free_ports(count: int) -> list[int]:
     """Ports of the loopback interface that nothing uses now, all different."""
-    held = [_bind(LOOPBACK, 0) for _ in range(count)]
-    ports = [port.getsockname()[1] for port in held]
-    for port in held:
-        port.close()
-    return ports
+    held: dict[int, socket.socket] = {}
+    for port in random.SystemRandom().sample(FREE, len(FREE)):
+        if len(held) == count:
+            break
+        with suppress(OSError):
+            held[port] = _bind(LOOPBACK, port)
+    for each in held.values():
+        each.close()
+    return list(held)
 
 
 def _bind(host: str, port: int) -> socket.socket:
