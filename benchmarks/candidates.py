@@ -3,7 +3,7 @@
 The watershed at several thresholds and saddle depths gives candidates that overlap one another. A
 gradient-boosted regression predicts the IoU of each with the truth from features of its region, and
 the highest predicted are taken first, as `nuclei.painting` takes masks (topcoders' description:
-github.com/selimsef/dsb2018_topcoders). The regression is fitted on other images than it is used on.
+github.com/selimsef/dsb2018_topcoders).
 """
 
 from collections.abc import Sequence
@@ -59,35 +59,35 @@ class Candidates:
     iou: NDArray[np.float64]
 
 
-def learned(samples: Sequence[Sample], maps: Sequence[Maps]) -> Outcome:
-    """Fit on four folds of the images, use on the fifth; thresholds from the four as well."""
-    found = [candidates(sample.labels, one) for sample, one in zip(samples, maps, strict=True)]
-    return _chosen_of(samples, found, _predicted(samples, found))
+def learned(
+    samples: Sequence[Sample],
+    maps: Sequence[Maps],
+    teaching: Sequence[Sample],
+    of_teaching: Sequence[Maps],
+) -> Outcome:
+    """Fit on the teaching images, use on the samples; thresholds from four folds of these."""
+    known = _found(teaching, of_teaching)
+    model = HistGradientBoostingRegressor(
+        max_iter=500, learning_rate=0.05, max_leaf_nodes=31, min_samples_leaf=40, random_state=0
+    )
+    model.fit(
+        np.concatenate([own.features for own in known]),
+        np.concatenate([own.iou for own in known]),
+        np.repeat(kind_weights(teaching), [len(own.iou) for own in known]),
+    )
+    found = _found(samples, maps)
+    predicted = [model.predict(own.features) if own.where else np.empty(0) for own in found]
+    return _chosen_of(samples, found, predicted)
 
 
 def best_possible(samples: Sequence[Sample], maps: Sequence[Maps]) -> Outcome:
     """What a regression without error would reach: candidates chosen by their true IoU."""
-    found = [candidates(sample.labels, one) for sample, one in zip(samples, maps, strict=True)]
+    found = _found(samples, maps)
     return _chosen_of(samples, found, [own.iou for own in found])
 
 
-def _predicted(samples: Sequence[Sample], found: Sequence[Candidates]) -> list[NDArray[np.float64]]:
-    """IoU of the candidates of each image by a regression that was fitted on the other folds."""
-    fold, weights = folds(samples), kind_weights(samples)
-    predicted: list[NDArray[np.float64]] = [np.empty(0)] * len(samples)
-    for number in range(N_FOLDS):
-        there = [k for k in range(len(samples)) if fold[k] != number]
-        model = HistGradientBoostingRegressor(
-            max_iter=200, learning_rate=0.05, max_leaf_nodes=15, min_samples_leaf=40, random_state=0
-        )
-        model.fit(
-            np.concatenate([found[k].features for k in there]),
-            np.concatenate([found[k].iou for k in there]),
-            np.concatenate([np.full(len(found[k].iou), weights[k]) for k in there]),
-        )
-        for k in np.flatnonzero(fold == number):
-            predicted[k] = model.predict(found[k].features)
-    return predicted
+def _found(samples: Sequence[Sample], maps: Sequence[Maps]) -> list[Candidates]:
+    return [candidates(sample.labels, one) for sample, one in zip(samples, maps, strict=True)]
 
 
 def _chosen_of(

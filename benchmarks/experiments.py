@@ -48,6 +48,7 @@ PICTURE = ROOT / "docs" / "experiments.png"
 MODEL = "unet"
 SEED = 0
 VALIDATION_FRACTION = 0.1
+TEACHING_STRIDE = 3
 WARM_UP = 0.1
 LEAST_P = 0.001
 BUDGET_FILE = "budget.json"
@@ -97,11 +98,23 @@ class Bench:
     def validation(self) -> list[Sample]:
         return self.split[1]
 
+    @property
+    def teaching(self) -> list[Sample]:
+        """Training images that what is fitted on a network's answers is fitted on."""
+        return self.split[0][::TEACHING_STRIDE]
+
     def shipped(self, view: View) -> list[Maps]:
         """The shipped network's answers to one view of the validation images."""
+        name = f"shipped-{view.turns}{'m' if view.mirrored else ''}-{view.scale}.npz"
+        return self._shipped(name, self.validation, view)
+
+    def shipped_teaching(self) -> list[Maps]:
+        """Its answers to the teaching images."""
+        return self._shipped("shipped-teaching.npz", self.teaching, View())
+
+    def _shipped(self, name: str, samples: list[Sample], view: View) -> list[Maps]:
         engine = LocalEngine(ROOT / "model_repository")
-        kept = f"shipped-{view.turns}{'m' if view.mirrored else ''}-{view.scale}.npz"
-        return self.kept(kept, lambda: answers(self.validation, engine, MODEL, view))
+        return self.kept(name, lambda: answers(samples, engine, MODEL, view))
 
     def kept(self, name: str, make: Callable[[], list[Maps]]) -> list[Maps]:
         """Answers in a file of the folder, made where there is none."""
@@ -136,8 +149,13 @@ def postprocessed(way: Way, bench: Bench) -> Outcome:
     return cross_fitted(way, bench.validation, bench.shipped(View()))
 
 
-def scored(score: Callable[[list[Sample], list[Maps]], Outcome], bench: Bench) -> Outcome:
-    return score(bench.validation, bench.shipped(View()))
+def scored_by_learning(bench: Bench) -> Outcome:
+    known = bench.teaching, bench.shipped_teaching()
+    return learned(bench.validation, bench.shipped(View()), *known)
+
+
+def scored_by_truth(bench: Bench) -> Outcome:
+    return best_possible(bench.validation, bench.shipped(View()))
 
 
 def seen(views: Sequence[View], bench: Bench) -> Outcome:
@@ -230,11 +248,11 @@ TOPICS: dict[str, dict[str, Experiment]] = {
         ),
         "learned-score": Experiment(
             "candidates at 4 thresholds and 3 depths, chosen by a learned IoU",
-            partial(scored, learned),
+            scored_by_learning,
         ),
         "true-score": Experiment(
             "the same candidates chosen by their true IoU: what such a score could reach",
-            partial(scored, best_possible),
+            scored_by_truth,
         ),
     },
     "views": {
