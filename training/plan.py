@@ -74,13 +74,13 @@ def plan(
         sized = replace(base, steps=steps or gpu_steps, batch_size=gpu_batch, validate_every=2000)
         return replace(sized, workers=8, device=device)
 
-    def unet(architecture: str, encoder: str = "tu-regnetx_004") -> Planned:
+    def unet(architecture: str, encoder: str = "tu-regnetx_004", cpu_steps: int = 9000) -> Planned:
         name = architecture if encoder == "tu-regnetx_004" else f"{architecture}_{encoder}"
-        settings = schedule(Schedule(), 9000, 40000, 16)
+        settings = schedule(Schedule(), cpu_steps, 40000, 16)
         recipe = UNet(data=data, architecture=architecture, encoder=encoder, schedule=settings)
         return Planned(name, lambda: recipe)
 
-    yield unet("unet")
+    yield unet("unet", cpu_steps=13000)
     yield unet("linknet")
     yield Planned(
         "unet_linknet",
