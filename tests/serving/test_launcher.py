@@ -114,7 +114,7 @@ def other_model(repository: Path, tmp_path: Path) -> Path:
     artifacts.mkdir()
     for step in ("preprocess", "tta", "unet_network", "merge"):
         file = artifacts / f"{step.removeprefix('unet_')}.onnx"
-        shutil.copy(repository / step / "1" / "model.onnx", file)
+        shutil.copy(next((repository / step).glob("*/model.onnx")), file)
     contract = replace(listed(repository)[0].contract, family="fpn")
     (artifacts / CONTRACT_FILE).write_text(contract.to_json())
     export(artifacts, tmp_path / "models", 1)
@@ -147,7 +147,7 @@ def test_a_default_model_that_is_not_there_is_named(repository: Path, tmp_path: 
 def test_a_model_that_cannot_be_loaded_ends_the_first_start(
     own_repository: Path, tmp_path: Path
 ) -> None:
-    (own_repository / "unet_network" / "1" / "model.onnx").write_bytes(b"nothing")
+    next((own_repository / "unet_network").glob("*/model.onnx")).write_bytes(b"nothing")
     served = Served(own_repository, tmp_path)
     assert served.finish() == 2, served.output
     assert "Triton cannot load unet" in served.output
