@@ -97,7 +97,7 @@ def plan(
     )
     if find_spec("ultralytics") is not None:
         # Smaller crops, for the network sees them enlarged.
-        yolo = schedule(replace(YOLOV8, batch_size=4, crop_px=192), 4000, 30000, 32)
+        yolo = schedule(replace(YOLOV8, batch_size=4, crop_px=192), 2500, 30000, 32)
         size = "l" if gpu else "n"
         yield Planned("yolov8", lambda: YoloV8(data=data, size=size, schedule=yolo))
     if gpu:
