@@ -81,6 +81,13 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
 
 
+@pytest.fixture(scope="session")
+def version(repository: Path) -> str:
+    """The one of the model that ships."""
+    (network,) = (repository / "unet_network").glob("*/model.onnx")
+    return network.parent.name
+
+
 def triton_server(repository: Path, state: Path) -> TritonServer:
     http_port, grpc_port, metrics_port = free_ports(3)
     return TritonServer(

@@ -41,7 +41,7 @@ def total(http: httpx.Client, name: str, **labels: str) -> float:
 
 
 def test_frame_appears_in_every_metric(
-    http: httpx.Client, client: Client, fluorescence: Path
+    http: httpx.Client, client: Client, fluorescence: Path, version: str
 ) -> None:
     body = fluorescence.read_bytes()
     before = samples(http)
@@ -54,7 +54,7 @@ def test_frame_appears_in_every_metric(
         return after[key] - before.get(key, 0)
 
     for protocol in ("http", "grpc"):
-        frame = {"model": "unet", "version": "1", "protocol": protocol}
+        frame = {"model": "unet", "version": version, "protocol": protocol}
         assert grown("nuclei_request_seconds_count", **frame, code="OK") == 1
         assert 0.001 < grown("nuclei_request_seconds_sum", **frame, code="OK") < 60
         assert grown("nuclei_counted_total", **frame) == int(answer.headers["X-Nuclei-Count"])
