@@ -1,5 +1,6 @@
 """Random crops and the augmentations of microscopy: geometry, intensity, optics, stain."""
 
+import math
 from typing import cast
 
 import cv2
@@ -35,10 +36,11 @@ def random_crop(
     sampled = cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
     truth = cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
     crop = cast(Pixels, sampled.reshape(size, size, pixels.shape[2]))
-    lo, hi = intensity_range(crop if rng.random() < augmentation.own_range else pixels)
-    shift = rng.normal(0, augmentation.range_spread, 2) * (hi - lo)
-    lo, hi = lo + shift[0], max(hi + shift[1], lo + shift[0] + 1)
-    image = np.clip((crop.astype(np.float32) - lo) / (hi - lo), 0, 1).astype(np.float32)
+    of = crop if rng.random() < augmentation.own_range else pixels
+    lo, hi = (float(end) for end in intensity_range(of))
+    lo_shift, hi_shift = (rng.normal(0, augmentation.range_spread, 2) * (hi - lo)).tolist()
+    lo, hi = lo + lo_shift, max(hi + hi_shift, lo + lo_shift + 1)
+    image = np.clip((crop.astype(np.float32) - lo) / (hi - lo), 0, 1)
     return _change_look(image, augmentation, rng), truth.astype(np.uint16, copy=False)
 
 
@@ -49,18 +51,20 @@ def _sampling_grid(
     zoom = float(np.clip(np.exp(rng.normal(0, augmentation.scale_spread)), 0.4, 2.5))
     angle = rng.uniform(0, 2 * np.pi) if rng.random() < augmentation.rotation else 0.0
     angle += rng.integers(4) * np.pi / 2
-    flip = rng.choice([-1.0, 1.0])
-    centre = _crop_centre(labels, size / zoom, rng)
+    flip = -1 if rng.random() < 0.5 else 1
+    # Python's numbers, here and above: numpy's would make float64 of every array.
+    centre_y, centre_x = _crop_centre(labels, size / zoom, rng).tolist()
+    cos, sin = math.cos(angle), math.sin(angle)
     offset = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / zoom
-    dx, dy = np.meshgrid(offset * flip, offset)
-    x = centre[1] + np.cos(angle) * dx - np.sin(angle) * dy
-    y = centre[0] + np.sin(angle) * dx + np.cos(angle) * dy
+    dx, dy = offset * flip, offset[:, None]
+    x = (centre_x + cos * dx) - sin * dy
+    y = (centre_y + sin * dx) + cos * dy
     if augmentation.elastic_px:
         cells = max(2, size // ELASTIC_GRID_PX + 1)
         grid = rng.normal(0, augmentation.elastic_px, (cells, cells, 2)).astype(np.float32)
-        warp = cv2.resize(grid, (size, size), interpolation=cv2.INTER_CUBIC) / zoom
+        warp = cv2.resize(grid / zoom, (size, size), interpolation=cv2.INTER_CUBIC)
         x, y = x + warp[..., 0], y + warp[..., 1]
-    return x.astype(np.float32), y.astype(np.float32)
+    return x, y
 
 
 def _crop_centre(
@@ -88,12 +92,14 @@ def _change_look(
             image = _shift_stain(image, rng)
         if rng.random() < augmentation.grey:
             image = image.mean(axis=2, keepdims=True)
-    image = image ** np.float32(np.exp(rng.normal(0, augmentation.gamma_spread)))
+    gamma = math.exp(rng.normal(0, augmentation.gamma_spread))
+    image = cv2.pow(image, gamma).reshape(image.shape).astype(np.float32, copy=False)
     if rng.random() < augmentation.blur:
         blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.8))
         image = blurred.reshape(image.shape).astype(np.float32, copy=False)
     if rng.random() < augmentation.noise:
-        image = image + rng.normal(0, rng.uniform(0.01, 0.08), image.shape).astype(np.float32)
+        noise = rng.standard_normal(image.shape, np.float32)
+        image = image + noise * np.float32(rng.uniform(0.01, 0.08))
     if rng.random() < augmentation.inversion:
         image = 1 - image
     image = np.clip(image, 0, 1)
