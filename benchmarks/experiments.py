@@ -35,7 +35,6 @@ from nuclei.errors import InvalidOption
 from nuclei.local import LocalEngine
 from nuclei.resampling import mean_interval, paired_test
 from training.dataset import Sample, read_dataset
-from training.optimisation import SCORE
 from training.schedule import Schedule
 from training.split import split_samples
 from training.targets import MAPS
@@ -195,8 +194,8 @@ class Training:
         folder = bench.folder / self.name
         training, validation = bench.split
 
-        # No choice by the validation images: the only validation is at the last step.
-        network, _ = recipe.fit(training, folder, lambda _: {SCORE: 0.0}, lambda *_: None)
+        # No choice by the validation images.
+        network, _ = recipe.fit(training, folder, None, lambda *_: None)
         engine = recipe.engine(network.to(schedule.device), recipe.contract(), "fp32")
         return [answer.maps for answer in predict_all(validation, engine, tta=False)]
 

@@ -15,8 +15,8 @@ from training.dataset import Sample
 from training.engine import TorchEngine
 from training.graphs import export_steps, unet_steps
 from training.job import Recipe
-from training.optimisation import Progress, Report, Validate, mixed_precision
-from training.trained import joined_progress, shared_options, trained_network
+from training.optimisation import Progress, Report, Validate, best_network, mixed_precision
+from training.trained import joined_progress, shared_options
 from training.unet import UNet
 
 # Keeps the logit of a probability of 0 or 1 finite, far closer than the 255 levels of a map.
@@ -81,7 +81,7 @@ class UNetLinkNet(Recipe):
         """The average of the networks that were trained, and what both trainings took."""
         folders = (self.unet, self.linknet)
         trainings = zip(self._recipes(), folders, strict=True)
-        network = Average([trained_network(*training) for training in trainings]).eval()
+        network = Average([best_network(*training) for training in trainings]).eval()
         network.to(self.schedule.device)
         progress = joined_progress(network, folders, validate, report)
         return network.cpu(), progress

@@ -20,8 +20,8 @@ from training.engine import TorchEngine
 from training.graphs import export_steps, unet_steps
 from training.job import Recipe
 from training.mask_rcnn import HALO_PX, MaskRCNN
-from training.optimisation import Progress, Report, Validate, mixed_precision
-from training.trained import joined_progress, shared_options, trained_network
+from training.optimisation import Progress, Report, Validate, best_network, mixed_precision
+from training.trained import joined_progress, shared_options
 from training.unet import UNet
 
 NETWORK_FILE = "network.onnx"
@@ -115,7 +115,7 @@ class Consensus(Recipe):
         """The networks that were trained, and what both trainings took."""
         first, second = self._recipes()
         folders = (self.unet, self.mask_rcnn)
-        network = Pair(trained_network(first, folders[0]), trained_network(second, folders[1]))
+        network = Pair(best_network(first, folders[0]), best_network(second, folders[1]))
         network.eval().to(self.schedule.device)
         progress = joined_progress(network, folders, validate, report)
         return network.cpu(), progress

@@ -6,20 +6,24 @@ from matplotlib.figure import Figure
 
 
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
-    """Training loss, and validation scores overall and per kind, against the step."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """Training loss, and validation scores overall and per kind, against the step.
+
+    A training that was not validated has the loss alone.
+    """
+    names = [name for name in history[-1] if name.startswith("val_dsb_score")]
+    figure = Figure(figsize=(11 if names else 5.5, 4), layout="constrained")
+    left, *rest = figure.subplots(1, 2 if names else 1, squeeze=False)[0]
     steps = [point["step"] for point in history]
     left.plot(steps, [point["train_loss"] for point in history], color="black")
     left.set(xlabel="step", ylabel="training loss", title="Loss")
-    names = [name for name in history[-1] if name.startswith("val_dsb_score")]
-    for name in names:
-        overall = name == "val_dsb_score"
-        style = {"color": "black", "linewidth": 2} if overall else {}
-        label = "overall" if overall else name.partition("/")[2]
-        right.plot(steps, [point[name] for point in history], label=label, **style)
-    right.set(xlabel="step", ylabel="DSB score", ylim=(0, 1), title="Validation")
-    right.legend()
-    for axes in (left, right):
+    for right in rest:
+        for name in names:
+            overall = name == "val_dsb_score"
+            style = {"color": "black", "linewidth": 2} if overall else {}
+            label = "overall" if overall else name.partition("/")[2]
+            right.plot(steps, [point[name] for point in history], label=label, **style)
+        right.set(xlabel="step", ylabel="DSB score", ylim=(0, 1), title="Validation")
+        right.legend()
+    for axes in (left, *rest):
         axes.grid(alpha=0.3)
     return figure

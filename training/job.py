@@ -113,6 +113,8 @@ class Recipe(ABC):
 class LearnedRecipe(Recipe):
     """Of a network that learns from crops: a `training.optimisation.Learner`."""
 
+    same_kernels: ClassVar[bool] = False
+
     @abstractmethod
     def targets(self, labels: NDArray[np.uint16]) -> Any:
         """`training.optimisation.Learner.targets`."""
@@ -122,7 +124,7 @@ class LearnedRecipe(Recipe):
         """`training.optimisation.Learner.loss_of`."""
 
     def fit(
-        self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
+        self, samples: Sequence[Sample], folder: Path, validate: Validate | None, report: Report
     ) -> tuple[nn.Module, Progress]:
         return fit(self, samples, self.schedule, folder / CHECKPOINT_FILE, validate, report)
 
@@ -150,23 +152,17 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
         InvalidData: data that cannot be used, or a checkpoint of another training.
         InvalidOption: an unknown encoder, loss and so on.
     """
-    samples = read_dataset(recipe.data)
-    training, validation = split_samples(samples, recipe.validation_fraction, recipe.schedule.seed)
-    if not training or not validation:
-        raise InvalidData(
-            f"{recipe.data} holds {len(samples)} images, which leaves {len(training)} to train on "
-            f"and {len(validation)} to validate; expected at least one each: add images"
-        )
+    training, validation = split(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OPTIONS_FILE).write_text(recipe.to_json())
     with tracked_run(folder, tracking_uri, folder.name, _parameters(recipe)) as run:
-        run.tags(_data_tags(samples, training, validation))
+        run.tags(_data_tags(training, validation))
         network, progress = recipe.fit(
             training, folder, partial(_validate, recipe, validation), run.metrics
         )
         run.history(progress.history)
         run.tags({"n_parameters": n_parameters(network), "best_step": progress.best_step})
-        contract, evaluation = _tune(recipe, network, validation, run)
+        contract, evaluation = _tune(recipe, network, validation, run, progress.step)
         contract = replace(contract, training=_effort(network, progress))
         if progress.history:
             run.picture(learning_curves(progress.history), "learning_curves.png")
@@ -174,6 +170,22 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
         registered = {**asdict(version), "scores": contract.validation}
         (folder / VERSION_FILE).write_text(json.dumps(registered, indent=2))
         return TrainedModel(version, contract, evaluation, parity)
+
+
+def split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
+    """The images a recipe is to learn from, and those it holds out.
+
+    Raises:
+        InvalidData: data that cannot be used, or too little of it.
+    """
+    samples = read_dataset(recipe.data)
+    training, validation = split_samples(samples, recipe.validation_fraction, recipe.schedule.seed)
+    if not training or not validation:
+        raise InvalidData(
+            f"{recipe.data} holds {len(samples)} images, which leaves {len(training)} to train on "
+            f"and {len(validation)} to validate; expected at least one each: add images"
+        )
+    return training, validation
 
 
 def _validate(recipe: Recipe, samples: Sequence[Sample], network: nn.Module) -> dict[str, float]:
@@ -186,7 +198,7 @@ def _validate(recipe: Recipe, samples: Sequence[Sample], network: nn.Module) -> 
 
 
 def _tune(
-    recipe: Recipe, network: nn.Module, validation: Sequence[Sample], run: Run
+    recipe: Recipe, network: nn.Module, validation: Sequence[Sample], run: Run, step: int
 ) -> tuple[Contract, Evaluation]:
     """Tune post-processing on the validation images; score them with and without TTA."""
     contract, schedule = recipe.contract(), recipe.schedule
@@ -211,7 +223,7 @@ def _tune(
     if len(validation) > 1:
         scores["cross_fitted_dsb_score"] = tuner.cross_fitted_score(schedule.seed)
     network.cpu()
-    run.metrics(schedule.steps, {f"final/{name}": value for name, value in scores.items()})
+    run.metrics(step, {f"final/{name}": value for name, value in scores.items()})
     run.text(evaluation.to_json(), "evaluation.json")
     run.text(evaluation_tta.to_json(), "evaluation_tta.json")
     frames = [frame_from_array(sample.pixels) for sample in validation]
@@ -313,11 +325,9 @@ def _parameters(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _data_tags(
-    samples: Sequence[Sample], training: Sequence[Sample], validation: Sequence[Sample]
-) -> Mapping[str, Any]:
+def _data_tags(training: Sequence[Sample], validation: Sequence[Sample]) -> Mapping[str, Any]:
     return {
-        "data_fingerprint": fingerprint(samples),
+        "data_fingerprint": fingerprint([*training, *validation]),
         "data_training": json.dumps(summary(training)),
         "data_validation": json.dumps(summary(validation)),
     }

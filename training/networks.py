@@ -13,8 +13,10 @@ from torch.nn import functional
 from nuclei.errors import InvalidOption
 from training.targets import MAPS
 
-# Light decoders, suited to a CPU.
+# Light decoders, suited to a CPU; and those of segmentation_models_pytorch, for a deep encoder.
 DECODER_CHANNELS = (128, 64, 48, 32, 16)
+DEEP_DECODER_CHANNELS = (256, 128, 64, 32, 16)
+DEEP = "resnet"
 CNN_CHANNELS = 32
 CNN_LAYERS = 6
 
@@ -56,11 +58,17 @@ def _smp(model: Callable[..., nn.Module], **options: object) -> Callable[[str], 
     return partial(model, encoder_weights=None, classes=len(MAPS), **options)
 
 
+def _unet(model: Callable[..., nn.Module], encoder: str) -> nn.Module:
+    deep = encoder.startswith(DEEP)
+    channels = DEEP_DECODER_CHANNELS if deep else DECODER_CHANNELS
+    return _smp(model, decoder_channels=channels)(encoder)
+
+
 ARCHITECTURES: dict[str, Callable[[str], nn.Module]] = {
-    "unet": _smp(smp.Unet, decoder_channels=DECODER_CHANNELS),
+    "unet": partial(_unet, smp.Unet),
     "linknet": _smp(smp.Linknet),
     "fpn": _smp(smp.FPN),
-    "unetplusplus": _smp(smp.UnetPlusPlus, decoder_channels=DECODER_CHANNELS),
+    "unetplusplus": partial(_unet, smp.UnetPlusPlus),
     "deeplabv3plus": _smp(smp.DeepLabV3Plus),
     "fcn": Fcn,
     "cnn": lambda _: Cnn(),
@@ -107,16 +115,21 @@ class AveragedWeights:
         self.network = averaged.eval().requires_grad_(False)
         self.network.load_state_dict(network.state_dict())
         self._decay = decay
+        pairs = zip(self.network.state_dict().values(), network.state_dict().values(), strict=True)
+        self._real: list[tuple[Tensor, Tensor]] = []
+        self._whole: list[tuple[Tensor, Tensor]] = []
+        for pair in pairs:
+            (self._real if pair[0].is_floating_point() else self._whole).append(pair)
 
     @torch.no_grad()
-    def update(self, network: nn.Module, n_updates: int) -> None:
+    def update(self, n_updates: int) -> None:
+        """Take the network's weights in, as they are now."""
         decay = min(self._decay, (1 + n_updates) / (10 + n_updates))
-        own = self.network.state_dict()
-        for name, value in network.state_dict().items():
-            if value.is_floating_point():
-                own[name].lerp_(value, 1 - decay)
-            else:
-                own[name].copy_(value)
+        own, new = (list(tensors) for tensors in zip(*self._real, strict=True))
+        # One kernel for all, which is what torch.optim.swa_utils does.
+        torch._foreach_lerp_(own, new, 1 - decay)
+        for counted, value in self._whole:
+            counted.copy_(value)
 
 
 def n_parameters(network: nn.Module) -> int:

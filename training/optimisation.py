@@ -1,5 +1,6 @@
 """The training loop: crops to weights, with checkpoints that a killed run resumes from."""
 
+import json
 import math
 import os
 import time
@@ -12,8 +13,8 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
+from rich.progress import TextColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -25,7 +26,15 @@ from training.schedule import Schedule
 
 
 class Learner(Protocol):
-    """A network, what it learns of a crop, and how far from that it is. To be pickled."""
+    """A network, what it learns of a crop, and how far from that it is. To be pickled.
+
+    Attributes:
+        same_kernels: `loss_of` calls the network once with the images, whose answer takes the same
+            kernels at every step, so that a GPU may replay them.
+    """
+
+    @property
+    def same_kernels(self) -> bool: ...
 
     def build(self) -> nn.Module:
         """The network with random weights."""
@@ -53,13 +62,16 @@ Validate = Callable[[nn.Module], dict[str, float]]
 Report = Callable[[int, dict[str, float]], None]
 SCORE = "val_dsb_score"
 BEST_FILE = "best.pt"
+FINISHED_FILE = "finished.json"
+NOTED_EVERY = 20
+MOST_STEPS = 2**31
 # Parts of the steps after which the rate falls tenfold: Detectron2's schedules.
 SGD_MILESTONES = (2 / 3, 8 / 9)
 
 
 @dataclass
 class Progress:
-    """Where a run stands; all of it is in the checkpoint."""
+    """Where a run stands; all of it is in the checkpoint, and in a file when it is finished."""
 
     step: int = 0
     best_score: float = -1.0
@@ -73,7 +85,7 @@ def fit(
     samples: Sequence[Sample],
     schedule: Schedule,
     checkpoint: Path,
-    validate: Validate,
+    validate: Validate | None,
     report: Report,
 ) -> tuple[nn.Module, Progress]:
     """Train a network, resuming from `checkpoint` where it exists.
@@ -82,8 +94,10 @@ def fit(
         learner: the network and its loss.
         samples: training images with labels.
         schedule: how to train.
-        checkpoint: file written at each validation; the best averaged weights go beside it.
-        validate: scores of the averaged network; `val_dsb_score` selects the best.
+        checkpoint: file written at each validation; the best averaged weights go beside it, and at
+            the end the progress, which then is all that is needed besides.
+        validate: scores of the averaged network; `val_dsb_score` selects the best. None takes the
+            last.
         report: called with (step, metrics) at each validation.
 
     Returns:
@@ -92,6 +106,62 @@ def fit(
     Raises:
         InvalidData: the checkpoint belongs to another schedule or network.
     """
+    folder = checkpoint.parent
+    finished = folder / FINISHED_FILE
+    if finished.exists():
+        _refuse_another(finished, json.loads(finished.read_text())["schedule"], schedule)
+    else:
+        finish(folder, _fit(learner, samples, schedule, checkpoint, validate, report), schedule)
+    return best_network(learner, folder), finished_progress(folder)
+
+
+def finish(folder: Path, progress: Progress, schedule: Schedule) -> None:
+    """Note in a training's folder, beside its best weights, that it is finished."""
+    state = {"progress": asdict(progress), "schedule": asdict(schedule)}
+    (folder / FINISHED_FILE).write_text(json.dumps(state))
+
+
+def best_network(learner: Learner, folder: Path) -> nn.Module:
+    """The best network of the training in a folder, in evaluation mode, on the CPU.
+
+    Raises:
+        InvalidData: it has none yet, or of another network.
+    """
+    network = learner.build()
+    try:
+        weights = torch.load(folder / BEST_FILE, map_location="cpu", weights_only=True)
+        network.load_state_dict(weights)
+    except OSError as error:
+        raise InvalidData(
+            f"{folder} holds no weights yet ({error.strerror}); let its training go on"
+        ) from error
+    except RuntimeError as error:
+        raise InvalidData(f"{folder} holds the weights of another network ({error})") from error
+    return network.eval()
+
+
+def finished_progress(folder: Path) -> Progress:
+    """What the training in a folder took.
+
+    Raises:
+        InvalidData: it is not finished.
+    """
+    try:
+        return Progress(**json.loads((folder / FINISHED_FILE).read_text())["progress"])
+    except OSError as error:
+        raise InvalidData(
+            f"the training in {folder} is not finished ({error.strerror}); let it go on"
+        ) from error
+
+
+def _fit(
+    learner: Learner,
+    samples: Sequence[Sample],
+    schedule: Schedule,
+    checkpoint: Path,
+    validate: Validate | None,
+    report: Report,
+) -> Progress:
     torch.manual_seed(schedule.seed)
     device = torch.device(schedule.device)
     network, average = (_placed(learner.build(), device) for _ in range(2))
@@ -99,36 +169,78 @@ def fit(
     optimizer = _optimizer(network, schedule)
     progress = _resume(checkpoint, network, averaged, optimizer, schedule)
     best = checkpoint.with_name(BEST_FILE)
-    started = time.monotonic() - progress.seconds
-    losses: list[float] = []
-    crops = _crops(learner, samples, schedule, progress.step)
+    started = None
+    losses: list[Tensor] = []
+    network.train()
+    if learner.same_kernels and schedule.device == "cuda":
+        _let_replay(network, schedule)
     with _bar() as bar:
-        task = bar.add_task("training", total=schedule.steps, completed=progress.step, note="")
-        for images, targets in crops:
-            _set_learning_rate(optimizer, schedule, progress.step)
+        task = bar.add_task("training", total=1.0, note="")
+        for images, targets in _crops(learner, samples, schedule, progress.step):
+            if started is None:
+                # Not before: those who make the crops have to start.
+                started = time.monotonic() - progress.seconds
+            done = _done(schedule, progress)
+            _set_learning_rate(optimizer, schedule, progress.step, done)
+            images = images.to(device, non_blocking=True)
+            images = images.contiguous(memory_format=torch.channels_last)
             losses.append(_step(learner, network, optimizer, images, targets, schedule))
             progress.step += 1
-            averaged.update(network, progress.step)
-            note = f"loss {np.mean(losses[-50:]):.3f}  best score {progress.best_score:.3f}"
-            bar.update(task, completed=progress.step, note=note)
-            if progress.step % schedule.validate_every and progress.step != schedule.steps:
+            averaged.update(progress.step)
+            progress.seconds = time.monotonic() - started
+            done = _done(schedule, progress)
+            if progress.step % NOTED_EVERY == 0:
+                # Looking at a loss waits for the GPU.
+                note = f"step {progress.step}  loss {_mean(losses[-50:]):.3f}"
+                best_score = f"  best score {progress.best_score:.3f}" if validate else ""
+                bar.update(task, completed=done, note=note + best_score)
+            if progress.step % schedule.validate_every and done < 1:
                 continue
-            scores = {"train_loss": float(np.mean(losses)), **validate(averaged.network)}
+            scores = {"train_loss": _mean(losses)}
+            if validate:
+                scores |= validate(averaged.network)
             losses.clear()
             progress.seconds = time.monotonic() - started
             progress.history.append({"step": progress.step, **scores})
             report(progress.step, scores)
             shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
             bar.console.print(f"step {progress.step}: {shown}", highlight=False)
-            if scores[SCORE] > progress.best_score:
-                progress.best_score, progress.best_step = scores[SCORE], progress.step
+            if not validate or scores[SCORE] > progress.best_score:
+                progress.best_score, progress.best_step = scores.get(SCORE, 0.0), progress.step
                 _save(best, averaged.network.state_dict())
             _save_checkpoint(checkpoint, network, averaged, optimizer, schedule, progress)
-            if progress.step - progress.best_step >= schedule.patience * schedule.validate_every:
+            stale = progress.step - progress.best_step
+            if done >= 1 or stale >= schedule.patience * schedule.validate_every:
                 break
-    network = learner.build()
-    network.load_state_dict(torch.load(best, map_location="cpu", weights_only=True))
-    return network.eval(), progress
+    return progress
+
+
+def _done(schedule: Schedule, progress: Progress) -> float:
+    """The part of a training that is over."""
+    if schedule.minutes is not None:
+        return min(1.0, progress.seconds / 60 / schedule.minutes)
+    return progress.step / schedule.steps
+
+
+def _mean(losses: Sequence[Tensor]) -> float:
+    return float(torch.stack(list(losses)).mean())
+
+
+def _let_replay(network: nn.Module, schedule: Schedule) -> None:
+    """Record what a network does to a batch, forth and back, and let it replay that.
+
+    Launching its thousand small kernels one by one takes longer than running them.
+    """
+    torch.backends.cudnn.benchmark = True
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    shape = (schedule.batch_size, 3, schedule.crop_px, schedule.crop_px)
+    images = torch.rand(shape, device=schedule.device).to(memory_format=torch.channels_last)
+    with torch.autocast(
+        schedule.device, torch.bfloat16, schedule.precision == "bf16", cache_enabled=False
+    ):
+        torch.cuda.make_graphed_callables(network, (images,), allow_unused_input=True)
+    # The noise is in the batch statistics by now.
+    network.load_state_dict(before)
 
 
 def _placed(network: nn.Module, device: torch.device) -> nn.Module:
@@ -137,11 +249,7 @@ def _placed(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _bar() -> Bar:
-    return Bar(
-        *Bar.get_default_columns(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
+    return Bar(*Bar.get_default_columns(), TextColumn("{task.fields[note]}"))
 
 
 def _crops(
@@ -155,9 +263,8 @@ def _crops(
         schedule.seed,
         schedule.balanced,
     )
-    sampler = CountingSampler(
-        first_step * schedule.batch_size, schedule.steps * schedule.batch_size
-    )
+    n_steps = schedule.steps if schedule.minutes is None else MOST_STEPS
+    sampler = CountingSampler(first_step * schedule.batch_size, n_steps * schedule.batch_size)
     return DataLoader(
         dataset,
         schedule.batch_size,
@@ -188,7 +295,7 @@ def _optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     rate, decay = schedule.learning_rate, schedule.weight_decay
     if schedule.optimizer == "sgd":
         return torch.optim.SGD(network.parameters(), rate, momentum=0.9, weight_decay=decay)
-    return torch.optim.AdamW(network.parameters(), rate, weight_decay=decay)
+    return torch.optim.AdamW(network.parameters(), rate, weight_decay=decay, fused=True)
 
 
 def _step(
@@ -198,25 +305,34 @@ def _step(
     images: Tensor,
     targets: Any,
     schedule: Schedule,
-) -> float:
-    network.train()
-    images = images.to(schedule.device, non_blocking=True, memory_format=torch.channels_last)
+) -> Tensor:
     with mixed_precision(schedule.device, schedule.precision):
         value = learner.loss_of(network, images, targets)
     optimizer.zero_grad(set_to_none=True)
     value.backward()
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
-    return float(value.detach())
+    return value.detach()
 
 
 def mixed_precision(device: str, precision: str) -> AbstractContextManager[Any]:
-    """The context a network runs in: `bf16` where that loses nothing, or `fp32`."""
-    return torch.autocast(device, torch.bfloat16) if precision == "bf16" else nullcontext()
+    """The context a network runs in: `bf16` where that loses nothing, or `fp32`.
+
+    A CPU that cannot compute in bf16 gets float32 for it, which is sixty times quicker there.
+    """
+    if precision == "bf16" and (device != "cpu" or _computes_in_bf16()):
+        return torch.autocast(device, torch.bfloat16)
+    return nullcontext()
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> None:
-    warmup, done = min(1.0, (step + 1) / schedule.warmup_steps), step / schedule.steps
+def _computes_in_bf16() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def _set_learning_rate(
+    optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, done: float
+) -> None:
+    warmup = min(1.0, (step + 1) / schedule.warmup_steps)
     if schedule.optimizer == "sgd":
         left = 0.1 ** sum(done >= milestone for milestone in SGD_MILESTONES)
     else:
@@ -261,11 +377,7 @@ def _resume(
     if not path.exists():
         return Progress()
     state = torch.load(path, map_location=schedule.device, weights_only=True)
-    written = state["schedule"]
-    if (written["seed"], written["batch_size"]) != (schedule.seed, schedule.batch_size):
-        raise InvalidData(
-            f"{path} was written with another seed or batch size; remove it to start anew"
-        )
+    _refuse_another(path, state["schedule"], schedule)
     try:
         network.load_state_dict(state["network"])
         averaged.network.load_state_dict(state["averaged"])
@@ -275,3 +387,10 @@ def _resume(
         ) from error
     optimizer.load_state_dict(state["optimizer"])
     return Progress(**state["progress"])
+
+
+def _refuse_another(path: Path, written: dict[str, Any], schedule: Schedule) -> None:
+    if (written["seed"], written["batch_size"]) != (schedule.seed, schedule.batch_size):
+        raise InvalidData(
+            f"{path} was written with another seed or batch size; remove it to start anew"
+        )

@@ -38,6 +38,7 @@ class Schedule:
 
     Attributes:
         steps: optimiser steps in all.
+        minutes: how long to train, in place of the steps, where it is time that is given.
         batch_size: crops per step.
         crop_px: side of a crop, pixels, multiple of 32.
         optimizer: `adamw`, whose rate falls as half a cosine to 1% of its peak; or `sgd` with
@@ -58,6 +59,7 @@ class Schedule:
     """
 
     steps: int = 9000
+    minutes: float | None = None
     batch_size: int = 8
     crop_px: int = 256
     optimizer: str = "adamw"

@@ -33,6 +33,7 @@ class StarDist(LearnedRecipe):
     encoder: str = "tu-regnetx_004"
 
     family = "stardist"
+    same_kernels = True
 
     def contract(self) -> Contract:
         return Contract(

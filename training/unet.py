@@ -39,6 +39,7 @@ class UNet(LearnedRecipe):
     border_weight: float = 0.0
 
     family = "unet"
+    same_kernels = True
 
     def contract(self) -> Contract:
         return Contract(self.architecture, pixel_size_um=self.pixel_size_um)

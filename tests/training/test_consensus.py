@@ -9,7 +9,7 @@ from nuclei.errors import InvalidData
 from training.consensus import Consensus
 from training.job import Recipe
 from training.mask_rcnn import MaskRCNN
-from training.optimisation import Progress
+from training.optimisation import Progress, finish
 from training.schedule import Schedule
 from training.unet import UNet
 
@@ -35,8 +35,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for name, recipe in RECIPES.items():
         folders[name] = write(tmp_path_factory.mktemp("trainings") / name, recipe)
         torch.save(recipe.build().state_dict(), folders[name] / "best.pt")
-        progress = vars(Progress(step=7, best_step=7, seconds=60.0))
-        torch.save({"progress": progress}, folders[name] / "checkpoint.pt")
+        finish(folders[name], Progress(step=7, best_step=7, seconds=60.0), SCHEDULE)
     return folders
 
 

@@ -65,6 +65,6 @@ def test_averaged_weights_follow_the_network() -> None:
     averaged = AveragedWeights(network, other, decay=0.5)
     nn.init.constant_(network.weight, 3.0)
     for n_updates in range(1, 30):
-        averaged.update(network, n_updates)
+        averaged.update(n_updates)
     assert torch.allclose(averaged.network.weight, network.weight, atol=1e-3)
     assert not averaged.network.training
