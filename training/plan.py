@@ -9,7 +9,7 @@ from pathlib import Path
 
 from training.averaging import UNetLinkNet
 from training.consensus import Consensus
-from training.job import Recipe
+from training.job import OPTIONS_FILE, Recipe
 from training.mask_rcnn import MaskRCNN
 from training.schedule import MASK_RCNN, YOLOV8, Schedule
 from training.stardist import StarDist
@@ -17,6 +17,7 @@ from training.unet import UNet
 from training.yolov8 import YoloV8
 
 PLAN_FILE = "plan.json"
+ENCODER = "tu-regnetx_004"
 
 
 class Budget(StrEnum):
@@ -33,10 +34,12 @@ class Planned:
     Attributes:
         name: of its folder.
         make: its recipe, once those before it are trained.
+        joined: it is joined of others, and learns nothing itself.
     """
 
     name: str
     make: Callable[[], Recipe]
+    joined: bool = False
 
 
 def budget_of(folder: Path, device: str) -> Budget:
@@ -53,8 +56,22 @@ def budget_of(folder: Path, device: str) -> Budget:
     return budget
 
 
+def begun(recipe: Recipe, folder: Path) -> Recipe:
+    """A recipe with the options its training was begun with, where that was; on its own device."""
+    if not (folder / OPTIONS_FILE).exists():
+        return recipe
+    before = recipe.read(folder)
+    schedule = replace(before.schedule, device=recipe.schedule.device)
+    return replace(before, data=recipe.data, schedule=schedule)
+
+
 def plan(
-    data: Path, folder: Path, budget: Budget, device: str, steps: int | None = None
+    data: Path,
+    folder: Path,
+    budget: Budget,
+    device: str,
+    steps: int | None = None,
+    minutes: float | None = None,
 ) -> Iterator[Planned]:
     """The models, joined ones after those they are joined of; YOLOv8 where it can be trained.
 
@@ -64,19 +81,21 @@ def plan(
         budget: how large, and how long.
         device: `cuda` or `cpu`.
         steps: of each training, in place of the plan's.
+        minutes: of each training, in place of steps.
     """
     gpu = budget is Budget.GPU
 
-    def schedule(base: Schedule, cpu_steps: int, gpu_steps: int, gpu_batch: int) -> Schedule:
+    def schedule(base: Schedule, cpu_steps: int, gpu_steps: int, workers: int = 2) -> Schedule:
+        sized = replace(base, minutes=minutes, device=device)
         if not gpu:
-            return replace(base, steps=steps or cpu_steps, device=device)
+            return replace(sized, steps=steps or cpu_steps)
         # A GPU's steps are quick: validation would take longer than they do.
-        sized = replace(base, steps=steps or gpu_steps, batch_size=gpu_batch, validate_every=2000)
-        return replace(sized, workers=8, device=device)
+        sized = replace(sized, validate_every=1000, batch_size=16, workers=workers)
+        return replace(sized, steps=steps or gpu_steps)
 
-    def unet(architecture: str, encoder: str = "tu-regnetx_004", cpu_steps: int = 9000) -> Planned:
-        name = architecture if encoder == "tu-regnetx_004" else f"{architecture}_{encoder}"
-        settings = schedule(Schedule(), cpu_steps, 40000, 16)
+    def unet(architecture: str, encoder: str = ENCODER, cpu_steps: int = 9000) -> Planned:
+        name = architecture if encoder == ENCODER else f"{architecture}_{encoder}"
+        settings = schedule(Schedule(), cpu_steps, 12000, workers=12)
         recipe = UNet(data=data, architecture=architecture, encoder=encoder, schedule=settings)
         return Planned(name, lambda: recipe)
 
@@ -85,25 +104,24 @@ def plan(
     yield Planned(
         "unet_linknet",
         lambda: UNetLinkNet.of(data, folder / "unet", folder / "linknet", device),
+        joined=True,
     )
-    settings = schedule(Schedule(), 9000, 40000, 16)
+    settings = schedule(Schedule(), 9000, 10000, workers=6)
     yield Planned("stardist", lambda: StarDist(data=data, schedule=settings))
-    sgd = schedule(MASK_RCNN, 6000, 30000, 16)
-    backbone = "resnet50_fpn_v2" if gpu else "mobilenet_v3"
+    sgd = schedule(MASK_RCNN, 6000, 6000)
+    backbone = "resnet18" if gpu else "mobilenet_v3"
     yield Planned("mask_rcnn", lambda: MaskRCNN(data=data, backbone=backbone, schedule=sgd))
     yield Planned(
         "consensus",
         lambda: Consensus.of(data, folder / "unet", folder / "mask_rcnn", device),
+        joined=True,
     )
     if find_spec("ultralytics") is not None:
         # Smaller crops, for the network sees them enlarged.
-        yolo = schedule(replace(YOLOV8, batch_size=4, crop_px=192), 2500, 30000, 32)
-        size = "l" if gpu else "n"
+        yolo = schedule(replace(YOLOV8, batch_size=4, crop_px=192), 2500, 10000)
+        size = "s" if gpu else "n"
         yield Planned("yolov8", lambda: YoloV8(data=data, size=size, schedule=yolo))
     if gpu:
         yield unet("unet", "resnet34")
-        yield unet("unet", "resnet152")
-        for architecture in ("fpn", "unetplusplus", "deeplabv3plus"):
-            yield unet(architecture)
     for architecture in ("fcn", "cnn"):
         yield unet(architecture)

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from nuclei.cli.train import app
 from nuclei.errors import InvalidData
 from training.conversion import write_dataset
 from training.dataset import Sample
+from training.optimisation import finished_progress
 from training.plan import Budget, budget_of, plan
 
 FAMILIES = {"unet", "linknet", "unet_linknet", "stardist", "mask_rcnn", "consensus"}
@@ -24,7 +26,8 @@ def test_every_family_is_planned_and_joined_ones_come_last(tmp_path: Path, budge
 
 def test_a_gpu_trains_longer(tmp_path: Path) -> None:
     cpu, gpu = (next(iter(plan(tmp_path, tmp_path, one, "cpu"))).make() for one in Budget)
-    assert gpu.schedule.steps > cpu.schedule.steps
+    crops = [one.schedule.steps * one.schedule.batch_size for one in (cpu, gpu)]
+    assert crops[1] > crops[0]
 
 
 def test_a_joined_model_needs_its_parts(tmp_path: Path) -> None:
@@ -42,17 +45,30 @@ def test_a_folder_keeps_the_budget_it_was_begun_with(tmp_path: Path) -> None:
 def test_what_is_done_is_not_done_anew(samples: list[Sample], tmp_path: Path) -> None:
     write_dataset(samples, tmp_path / "data", "labels")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    runs = tmp_path / "runs"
     asked = [
-        *("all", str(tmp_path / "data"), "--out", str(tmp_path / "runs")),
-        *("--only", "cnn", "--steps", "2", "--device", "cpu", "--tracking-uri", uri),
+        *("all", str(tmp_path / "data"), "--out", str(runs), "--only", "cnn"),
+        *("--device", "cpu", "--tracking-uri", uri),
     ]
+    trained = CliRunner().invoke(app, [*asked, "--minutes", "0.01"], catch_exceptions=False)
+    assert "next: nuclei train all" in trained.output
+    steps = finished_progress(runs / "cnn").step
+    assert json.loads((runs / "cnn" / "options.json").read_text())["schedule"]["minutes"] == 0.01
     for _ in range(2):
         result = CliRunner().invoke(app, asked, catch_exceptions=False)
         assert "nuclei-cnn" in result.output
-    assert len(MlflowClient(uri).search_model_versions("name = 'nuclei-cnn'")) == 1
+    (version,) = MlflowClient(uri).search_model_versions("name = 'nuclei-cnn'")
+    loss = MlflowClient(uri).get_metric_history(version.run_id, "train_loss")
+    assert [point.step for point in loss] == [steps]
 
 
 def test_an_unknown_model_is_named(tmp_path: Path) -> None:
     asked = ["all", str(tmp_path), "--out", str(tmp_path / "runs"), "--only", "nosuch"]
     result = CliRunner().invoke(app, asked)
     assert "expected one of unet, linknet" in str(result.exception)
+
+
+def test_minutes_are_for_networks_that_learn(tmp_path: Path) -> None:
+    asked = ["all", str(tmp_path), "--only", "consensus", "--minutes", "1"]
+    result = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "runs")])
+    assert "these only join those of others" in str(result.exception)

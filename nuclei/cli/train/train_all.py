@@ -23,9 +23,10 @@ nuclei train all stage1_train.zip              (again after a kill: what is done
 
 nuclei train all stage1_train.zip --only unet --only linknet --only unet_linknet
 
-timeout 570 nuclei train all stage1_train.zip  (in slices, where a GPU is there for ten minutes)
+nuclei train all stage1_train.zip --minutes 9  (where a GPU is there for ten minutes)
 
-A folder of runs that was begun on a GPU and carried home goes on with the same models.
+With `--minutes` the networks learn side by side for that long, and that is all. Bring the folder of
+runs home and call it without: they are tuned, exported and registered.
 """
 
 
@@ -44,6 +45,14 @@ def train_all(
             min=1, help="Steps of each, in place of the plan's: to try it out.", show_default=False
         ),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01,
+            help="Only train, all networks side by side, and for this long; on a GPU.",
+            show_default=False,
+        ),
+    ] = None,
     device: DeviceOption = None,
     tracking_uri: TrackingUriOption = None,
 ) -> None:
@@ -54,24 +63,33 @@ def train_all(
     require_training()
     from nuclei.errors import InvalidOption
     from training.job import VERSION_FILE, train
-    from training.plan import budget_of, plan
+    from training.plan import begun, budget_of, plan
+    from training.side_by_side import train_side_by_side
 
     device = device or best_device()
     uri = tracking_uri or default_tracking_uri()
     console = Console()
-    planned = list(plan(data.resolve(), out, budget_of(out, device), device, steps))
+    planned = list(plan(data.resolve(), out, budget_of(out, device), device, steps, minutes))
     names = [one.name for one in planned]
     unknown = sorted(set(only or ()) - set(names))
     if unknown:
         raise InvalidOption(f"--only {unknown[0]} is unknown; expected one of {', '.join(names)}")
+    chosen = [one for one in planned if not only or one.name in only]
+    if minutes is not None:
+        learners = {one.name: one.make() for one in chosen if not one.joined}
+        if not learners:
+            raise InvalidOption(
+                "--minutes trains networks, and these only join those of others; leave it out"
+            )
+        train_side_by_side(learners, out)
+        console.print(f"next: nuclei train all {data} --out {out}   (tunes, exports, registers)")
+        return
     table = Table("model", "version", "DSB score", "with TTA")
-    for number, one in enumerate(planned, start=1):
-        if only and one.name not in only:
-            continue
+    for number, one in enumerate(chosen, start=1):
         folder = out / one.name
         if not (folder / VERSION_FILE).exists():
-            console.rule(f"{one.name}, {number} of {len(planned)}")
-            train(one.make(), folder, uri)
+            console.rule(f"{one.name}, {number} of {len(chosen)}")
+            train(begun(one.make(), folder), folder, uri)
         version = json.loads((folder / VERSION_FILE).read_text())
         scores = (f"{version['scores'][name]:.3f}" for name in ("dsb_score", "tta/dsb_score"))
         table.add_row(version["name"], version["version"], *scores)
