@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from training.graphs import Merge, Preprocess, Views, export_steps, unet_steps
-from training.networks import build
+from training.networks import build, n_parameters
 
 STEPS = ("preprocess", "tta", "network", "merge")
 
@@ -71,6 +71,13 @@ def test_the_network_takes_any_batch_and_size(
     (found,) = session(exported, "network").run(None, {"IMAGE": images.numpy()})
     expected = unet_steps(network)["network"].run(images)[0]
     assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_the_file_of_a_network_is_half_as_large_as_its_weights(
+    network: nn.Module, exported: Path
+) -> None:
+    weights = 4 * n_parameters(network)
+    assert (exported / "network.onnx").stat().st_size < 0.6 * weights
 
 
 def test_grey_is_three_equal_channels(network: nn.Module) -> None:
