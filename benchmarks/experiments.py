@@ -393,8 +393,6 @@ def table(topic: str, results: Mapping[str, Result]) -> str:
     """The lines of a topic, Markdown."""
     first = next(iter(TOPICS[COMPARED.get(topic, topic)]))
     names = [name for name in TOPICS[topic] if name in results]
-    if not names:
-        return "Not run yet."
     kinds = ("fluorescence", "histology")
     lines = [
         f"| experiment | | DSB score | less `{first}` | p | {' | '.join(kinds)} |",
@@ -447,9 +445,13 @@ def picture(results: Mapping[str, Result]) -> Figure:
 
 
 def write_document(results: Mapping[str, Result], budget: str) -> None:
-    """Put the tables, the budget and the picture in place of those in the document."""
+    """Put the tables, the budget and the picture in place of those in the document.
+
+    A table of which nothing was run stays as it is.
+    """
     text = DOCUMENT.read_text()
-    parts = {"budget": budget, **{topic: table(topic, results) for topic in TOPICS}}
+    tables = {topic: table(topic, results) for topic in TOPICS if set(TOPICS[topic]) & set(results)}
+    parts = {"budget": budget, **tables}
     for name, part in parts.items():
         mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
         text = mark.sub(lambda found, part=part: found[1] + part + found[2], text)

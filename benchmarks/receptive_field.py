@@ -16,7 +16,7 @@ from rich.table import Table
 from scipy import ndimage
 
 from training.dataset import Sample, read_dataset
-from training.optimisation import BEST_FILE
+from training.optimisation import best_network
 from training.receptive_field import (
     effective_receptive_field,
     figure_of_receptive_field,
@@ -46,13 +46,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=32, help="crops [32]")
     arguments = parser.parse_args()
     recipe = UNet.read(arguments.run)
-    network = recipe.build()
-    network.load_state_dict(torch.load(arguments.run / BEST_FILE, weights_only=True))
+    network = best_network(recipe, arguments.run)
     samples = read_dataset(arguments.data)
     _, validation = split_samples(samples, recipe.validation_fraction, recipe.schedule.seed)
     crops = CropDataset(validation, np.asarray, CROP_PX, AS_IT_IS, seed=0)
     images = torch.stack([crops[index][0] for index in range(arguments.images)])
-    fields = effective_receptive_field(network.eval(), images, REACH_PX)
+    fields = effective_receptive_field(network, images, REACH_PX)
     table = Table("map", "size, pixels", *(f"{part:.0%} within, pixels" for part in PARTS))
     halo = recipe.contract().halo
     table.add_column("within the halo")
