@@ -9,8 +9,9 @@ from pathlib import Path
 
 from training.averaging import UNetLinkNet
 from training.consensus import Consensus
-from training.job import OPTIONS_FILE, Recipe
+from training.job import Recipe
 from training.mask_rcnn import MaskRCNN
+from training.optimisation import FINISHED_FILE
 from training.schedule import MASK_RCNN, YOLOV8, Schedule
 from training.stardist import StarDist
 from training.unet import UNet
@@ -56,9 +57,9 @@ def budget_of(folder: Path, device: str) -> Budget:
     return budget
 
 
-def begun(recipe: Recipe, folder: Path) -> Recipe:
-    """A recipe with the options its training was begun with, where that was; on its own device."""
-    if not (folder / OPTIONS_FILE).exists():
+def carried(recipe: Recipe, folder: Path) -> Recipe:
+    """A recipe, with the options its training had where that is finished; on its own device."""
+    if not (folder / FINISHED_FILE).exists():
         return recipe
     before = recipe.read(folder)
     schedule = replace(before.schedule, device=recipe.schedule.device)

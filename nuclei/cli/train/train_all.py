@@ -63,7 +63,7 @@ def train_all(
     require_training()
     from nuclei.errors import InvalidOption
     from training.job import VERSION_FILE, train
-    from training.plan import begun, budget_of, plan
+    from training.plan import budget_of, carried, plan
     from training.side_by_side import train_side_by_side
 
     device = device or best_device()
@@ -89,7 +89,7 @@ def train_all(
         folder = out / one.name
         if not (folder / VERSION_FILE).exists():
             console.rule(f"{one.name}, {number} of {len(chosen)}")
-            train(begun(one.make(), folder), folder, uri)
+            train(carried(one.make(), folder), folder, uri)
         version = json.loads((folder / VERSION_FILE).read_text())
         scores = (f"{version['scores'][name]:.3f}" for name in ("dsb_score", "tta/dsb_score"))
         table.add_row(version["name"], version["version"], *scores)
