@@ -38,8 +38,8 @@ def test_a_busy_server_is_late_and_has_no_fault(
     triton: TritonServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(canary, "_STUCK_S", 2.0)
-    with ThreadPoolExecutor(16) as pool:
-        load = [pool.submit(infer_views, triton, 512) for _ in range(16)]
+    with ThreadPoolExecutor(64) as pool:
+        load = [pool.submit(infer_views, triton, 256) for _ in range(64)]
         time.sleep(0.5)
         started = time.monotonic()
         check_triton(triton.address)
