@@ -110,9 +110,58 @@ def fit(
     finished = folder / FINISHED_FILE
     if finished.exists():
         _refuse_another(finished, json.loads(finished.read_text())["schedule"], schedule)
-    else:
-        finish(folder, _fit(learner, samples, schedule, checkpoint, validate, report), schedule)
-    return best_network(learner, folder), finished_progress(folder)
+        return best_network(learner, folder), finished_progress(folder)
+    torch.manual_seed(schedule.seed)
+    device = torch.device(schedule.device)
+    network, average = (_placed(learner.build(), device) for _ in range(2))
+    averaged = AveragedWeights(network, average, schedule.average_decay)
+    optimizer = _optimizer(network, schedule)
+    progress = _resume(checkpoint, network, averaged, optimizer, schedule)
+    started = None
+    losses: list[Tensor] = []
+    network.train()
+    if learner.same_kernels and schedule.device == "cuda":
+        _let_replay(network, schedule)
+    with _bar() as bar:
+        task = bar.add_task("training", total=1.0, note="")
+        for images, targets in _crops(learner, samples, schedule, progress.step):
+            if started is None:
+                # Not before: those who make the crops have to start.
+                started = time.monotonic() - progress.seconds
+            done = _done(schedule, progress)
+            _set_learning_rate(optimizer, schedule, progress.step, done)
+            images = images.to(device, non_blocking=True)
+            images = images.contiguous(memory_format=torch.channels_last)
+            losses.append(_step(learner, network, optimizer, images, targets, schedule))
+            progress.step += 1
+            averaged.update(progress.step)
+            progress.seconds = time.monotonic() - started
+            done = _done(schedule, progress)
+            if progress.step % NOTED_EVERY == 0:
+                # Looking at a loss waits for the GPU.
+                note = f"step {progress.step}  loss {_mean(losses[-50:]):.3f}"
+                best_score = f"  best score {progress.best_score:.3f}" if validate else ""
+                bar.update(task, completed=done, note=note + best_score)
+            if progress.step % schedule.validate_every and done < 1:
+                continue
+            scores = {"train_loss": _mean(losses)}
+            if validate:
+                scores |= validate(averaged.network)
+            losses.clear()
+            progress.seconds = time.monotonic() - started
+            progress.history.append({"step": progress.step, **scores})
+            report(progress.step, scores)
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            bar.console.print(f"step {progress.step}: {shown}", highlight=False)
+            if not validate or scores[SCORE] > progress.best_score:
+                progress.best_score, progress.best_step = scores.get(SCORE, 0.0), progress.step
+                _save(folder / BEST_FILE, averaged.network.state_dict())
+            _save_checkpoint(checkpoint, network, averaged, optimizer, schedule, progress)
+            stale = progress.step - progress.best_step
+            if done >= 1 or stale >= schedule.patience * schedule.validate_every:
+                break
+    finish(folder, progress, schedule)
+    return best_network(learner, folder), progress
 
 
 def finish(folder: Path, progress: Progress, schedule: Schedule) -> None:
@@ -152,67 +201,6 @@ def finished_progress(folder: Path) -> Progress:
         raise InvalidData(
             f"the training in {folder} is not finished ({error.strerror}); let it go on"
         ) from error
-
-
-def _fit(
-    learner: Learner,
-    samples: Sequence[Sample],
-    schedule: Schedule,
-    checkpoint: Path,
-    validate: Validate | None,
-    report: Report,
-) -> Progress:
-    torch.manual_seed(schedule.seed)
-    device = torch.device(schedule.device)
-    network, average = (_placed(learner.build(), device) for _ in range(2))
-    averaged = AveragedWeights(network, average, schedule.average_decay)
-    optimizer = _optimizer(network, schedule)
-    progress = _resume(checkpoint, network, averaged, optimizer, schedule)
-    best = checkpoint.with_name(BEST_FILE)
-    started = None
-    losses: list[Tensor] = []
-    network.train()
-    if learner.same_kernels and schedule.device == "cuda":
-        _let_replay(network, schedule)
-    with _bar() as bar:
-        task = bar.add_task("training", total=1.0, note="")
-        for images, targets in _crops(learner, samples, schedule, progress.step):
-            if started is None:
-                # Not before: those who make the crops have to start.
-                started = time.monotonic() - progress.seconds
-            done = _done(schedule, progress)
-            _set_learning_rate(optimizer, schedule, progress.step, done)
-            images = images.to(device, non_blocking=True)
-            images = images.contiguous(memory_format=torch.channels_last)
-            losses.append(_step(learner, network, optimizer, images, targets, schedule))
-            progress.step += 1
-            averaged.update(progress.step)
-            progress.seconds = time.monotonic() - started
-            done = _done(schedule, progress)
-            if progress.step % NOTED_EVERY == 0:
-                # Looking at a loss waits for the GPU.
-                note = f"step {progress.step}  loss {_mean(losses[-50:]):.3f}"
-                best_score = f"  best score {progress.best_score:.3f}" if validate else ""
-                bar.update(task, completed=done, note=note + best_score)
-            if progress.step % schedule.validate_every and done < 1:
-                continue
-            scores = {"train_loss": _mean(losses)}
-            if validate:
-                scores |= validate(averaged.network)
-            losses.clear()
-            progress.seconds = time.monotonic() - started
-            progress.history.append({"step": progress.step, **scores})
-            report(progress.step, scores)
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-            bar.console.print(f"step {progress.step}: {shown}", highlight=False)
-            if not validate or scores[SCORE] > progress.best_score:
-                progress.best_score, progress.best_step = scores.get(SCORE, 0.0), progress.step
-                _save(best, averaged.network.state_dict())
-            _save_checkpoint(checkpoint, network, averaged, optimizer, schedule, progress)
-            stale = progress.step - progress.best_step
-            if done >= 1 or stale >= schedule.patience * schedule.validate_every:
-                break
-    return progress
 
 
 def _done(schedule: Schedule, progress: Progress) -> float:
