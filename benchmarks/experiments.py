@@ -43,7 +43,7 @@ from training.unet import UNet
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "experiments.md"
-PICTURE = ROOT / "docs" / "experiments.png"
+PICTURE = "experiments_{}.png"
 MODEL = "unet"
 SEED = 0
 VALIDATION_FRACTION = 0.1
@@ -205,11 +205,14 @@ def averages(members: Sequence[Training], bench: Bench) -> Outcome:
     return cross_fitted(PREDICTED, bench.validation, maps)
 
 
-BASELINE = Training("baseline")
-SEEDS = (
-    BASELINE,
-    *(Training(f"seed-{seed}", schedule={"seed": seed}) for seed in (1, 2)),
-)
+def mean_score(members: Sequence[Training], bench: Bench) -> Outcome:
+    """Of what differs by chance only, so that a comparison does not hang on one's luck."""
+    outcomes = [member(bench) for member in members]
+    scores = np.mean([outcome.scores for outcome in outcomes], axis=0)
+    return Outcome(scores, tuple(options for outcome in outcomes for options in outcome.options))
+
+
+SEEDS = tuple(Training(f"seed-{seed}", schedule={"seed": seed}) for seed in (0, 1, 2))
 ENCODERS = ("tu-regnetx_002", "tu-regnetx_008", "resnet18", "resnet34", "resnet50")
 ARCHITECTURES = ("linknet", "fpn", "unetplusplus", "deeplabv3plus", "fcn", "cnn")
 LOSSES = ("bce", "dice", "jaccard", "bce_log_dice", "focal", "hard_pixels", "bce+jaccard")
@@ -263,12 +266,12 @@ TOPICS: dict[str, dict[str, Experiment]] = {
         "dihedral-scaled": Experiment("8 views at 3 scales: 24 views", partial(seen, ALL)),
     },
     "seeds": {
-        "baseline": Experiment("bce+dice, tu-regnetx_004, all maps, seed 0", BASELINE),
-        "seed-1": Experiment("seed 1", SEEDS[1]),
-        "seed-2": Experiment("seed 2", SEEDS[2]),
-        "average-of-seeds": Experiment(
-            "mean of the maps of seeds 0 and 1", partial(averages, SEEDS[:2])
+        "baseline": Experiment(
+            "bce+dice, tu-regnetx_004, all maps; the mean score of three seeds",
+            partial(mean_score, SEEDS),
         ),
+        **{training.name: Experiment("one of them", training) for training in SEEDS},
+        "average-of-seeds": Experiment("the mean of their maps", partial(averages, SEEDS)),
     },
     "losses": {
         f"loss-{loss}": Experiment(loss, Training(f"loss-{loss}", {"loss": loss}))
@@ -341,6 +344,8 @@ TOPICS: dict[str, dict[str, Experiment]] = {
 }
 # Topics whose lines are compared with the first line of another.
 COMPARED = {topic: "seeds" for topic in ("losses", "maps", "data", "encoders", "architectures")}
+# By the name in the file's.
+PICTURED = {"shipped": ("markers", "views"), "trainings": ("seeds", *COMPARED)}
 
 
 @dataclass(frozen=True)
@@ -419,23 +424,32 @@ def table(topic: str, results: Mapping[str, Result]) -> str:
     return "\n".join(lines)
 
 
-def picture(results: Mapping[str, Result]) -> Figure:
-    """Difference of each experiment from the first of its topic, with its interval."""
+def picture(topics: Sequence[str], results: Mapping[str, Result]) -> Figure | None:
+    """Difference of each experiment from the first of its topic, with its interval.
+
+    Behind trainings lies a band between the least and the greatest of the same by other seeds.
+    """
     rows = [
         (topic, name, first)
-        for topic, experiments in TOPICS.items()
+        for topic in topics
         for first in [next(iter(TOPICS[COMPARED.get(topic, topic)]))]
-        for name in experiments
+        for name in TOPICS[topic]
         if name in results and first in results and name != first
     ]
+    if not rows:
+        return None
     figure = Figure(figsize=(9, 0.6 + 0.24 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    topics = list(TOPICS)
+    seeds: list[float] = []
     for y, (topic, name, first) in enumerate(rows):
         test = paired_test(results[name].values(), results[first].values())
         colour = f"C{topics.index(topic)}"
         axes.plot(test.interval, (y, y), color=colour, linewidth=2)
         axes.plot(test.difference, y, "o", color=colour)
+        if topic == "seeds" and name in {training.name for training in SEEDS}:
+            seeds.append(test.difference)
+    if seeds:
+        axes.axvspan(min(seeds), max(seeds), color="black", alpha=0.08, linewidth=0)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [f"{name}  ({topic})" for topic, name, _ in rows])
     axes.set(xlabel="DSB score less that of the first of its table, 95 % interval")
@@ -445,9 +459,9 @@ def picture(results: Mapping[str, Result]) -> Figure:
 
 
 def write_document(results: Mapping[str, Result], budget: str) -> None:
-    """Put the tables, the budget and the picture in place of those in the document.
+    """Put the tables, the budget and the pictures in place of those in the document.
 
-    A table of which nothing was run stays as it is.
+    A table of which nothing was run stays as it is, and so does a picture.
     """
     text = DOCUMENT.read_text()
     tables = {topic: table(topic, results) for topic in TOPICS if set(TOPICS[topic]) & set(results)}
@@ -456,7 +470,9 @@ def write_document(results: Mapping[str, Result], budget: str) -> None:
         mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
         text = mark.sub(lambda found, part=part: found[1] + part + found[2], text)
     DOCUMENT.write_text(text)
-    picture(results).savefig(PICTURE, dpi=110)
+    for name, topics in PICTURED.items():
+        if figure := picture(topics, results):
+            figure.savefig(DOCUMENT.with_name(PICTURE.format(name)), dpi=110)
 
 
 def described(schedule: Schedule) -> str:

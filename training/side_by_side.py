@@ -116,6 +116,7 @@ def train_side_by_side(recipes: Mapping[str, Recipe], folder: Path) -> None:
             with suppress(queue.Empty):
                 name, done, note = reports.get(timeout=1)
                 bar.update(tasks[name], completed=done, note=note)
+                bar.console.print(f"{name}: {note}", highlight=False)
     failed = [name for name, training in trainings.items() if training.exitcode]
     if failed:
         logs = ", ".join(str(folder / f"{name}.log") for name in failed)
