@@ -23,6 +23,7 @@ from nuclei.errors import InvalidOption, ModelNotFound
 if TYPE_CHECKING:
     from training.dataset import Sample
 
+FILE_WIDTH = 200
 EPILOG = """
 **Examples**
 
@@ -71,8 +72,12 @@ def compare(
     if out is not None:
         title = f"{' against '.join(dict.fromkeys(models))} on {data.name}"
         _write(out, page(title, comparison, samples, predictions), comparison.to_dict())
+    console = Console()
+    if not console.is_terminal:
+        # A file has no width, and 80 columns would cut the names and numbers short.
+        console.width = FILE_WIDTH
     for grid in comparison.grids():
-        Console().print(grid.table())
+        console.print(grid.table())
 
 
 def _served(models: Sequence[str], repository: Path) -> list[str]:
