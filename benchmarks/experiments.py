@@ -440,15 +440,14 @@ def picture(topics: Sequence[str], results: Mapping[str, Result]) -> Figure | No
         return None
     figure = Figure(figsize=(9, 0.6 + 0.24 * len(rows)), layout="constrained")
     axes = figure.subplots()
-    seeds: list[float] = []
+    differences: dict[str, float] = {}
     for y, (topic, name, first) in enumerate(rows):
         test = paired_test(results[name].values(), results[first].values())
         colour = f"C{topics.index(topic)}"
         axes.plot(test.interval, (y, y), color=colour, linewidth=2)
         axes.plot(test.difference, y, "o", color=colour)
-        if topic == "seeds" and name in {training.name for training in SEEDS}:
-            seeds.append(test.difference)
-    if seeds:
+        differences[name] = test.difference
+    if seeds := [differences[one.name] for one in SEEDS if one.name in differences]:
         axes.axvspan(min(seeds), max(seeds), color="black", alpha=0.08, linewidth=0)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [f"{name}  ({topic})" for topic, name, _ in rows])

@@ -27,7 +27,6 @@ WORST_IMAGES = 4
 DIFFERING_IMAGES = 3
 PICTURE_PX = 640
 JPEG_QUALITY = 88
-LEAST_P = 0.001
 
 
 @dataclass(frozen=True)
@@ -107,7 +106,7 @@ def _findings(comparison: Comparison) -> list[str]:
         verdict = "better" if test.p < 1 - CONFIDENCE else "not surely better"
         sentences.append(
             f"It is {verdict} than {other.name} on these images: by {abs(test.difference):.3f}, "
-            f"p {'= ' if test.p >= LEAST_P else 'below '}{max(test.p, LEAST_P):.3f}."
+            f"p = {test.p:.4f}."
         )
     return sentences
 
