@@ -26,11 +26,11 @@ from rich.console import Console
 from rich.progress import track
 from served import ROOT, example_pixels, request_of, running_service
 
-from nuclei import pipeline
-from nuclei.images import Frame
-from nuclei.intensity import intensity_range
-from nuclei.local import LocalEngine
-from nuclei.measurement import measure
+from nuclei.imaging.images import Frame
+from nuclei.imaging.intensity import intensity_range
+from nuclei.inference import pipeline
+from nuclei.inference.onnx_engine import LocalEngine
+from nuclei.postprocessing.measurement import measure
 
 SIDES_PX = (512, 2048)
 CALLERS = (1, 4, 16)
@@ -146,12 +146,12 @@ class InProcess:
         return Limit((mean_ms, median_ms), self._post_ms())
 
     def _post_ms(self) -> tuple[float, float]:
-        contract, assembly, seconds = self._found.contract, self._found.assembly, []
+        contract, accumulator, seconds = self._found.contract, self._found.accumulator, []
         while sum(seconds) < LIMIT_S / 4:
             started = time.perf_counter()
             intensity_range(self._frame.pixels)
-            labels, _ = assembly.label(contract.postprocessing, lambda: None)
-            measure(labels, self._frame.pixels, assembly.foreground)
+            labels, _ = accumulator.label(contract.postprocessing, lambda: None)
+            measure(labels, self._frame.pixels, accumulator.foreground)
             seconds.append(time.perf_counter() - started)
         return float(np.mean(seconds)) * 1e3, float(np.median(seconds)) * 1e3
 

@@ -2,8 +2,8 @@
 
 The watershed at several thresholds and saddle depths gives candidates that overlap one another. A
 gradient-boosted regression predicts the IoU of each with the truth from features of its region, and
-the highest predicted are taken first, as `nuclei.painting` takes masks (topcoders' description:
-github.com/selimsef/dsb2018_topcoders).
+the highest predicted are taken first, as `nuclei.postprocessing.rendering` takes masks (topcoders'
+description: github.com/selimsef/dsb2018_topcoders).
 """
 
 from collections.abc import Sequence
@@ -28,8 +28,8 @@ from scipy import ndimage
 from skimage.measure import regionprops_table
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from nuclei.metrics import Overlap
-from training.dataset import Sample
+from nuclei.evaluation.metrics import Overlap
+from training.data.dataset import Sample
 
 THRESHOLDS = (0.35, 0.5, 0.65, 0.8)
 SADDLE_DEPTHS = (0.04, 0.16, 0.4)
@@ -119,7 +119,7 @@ def _chosen_of(
 def candidates(truth: NDArray[np.uint16], maps: Maps) -> Candidates:
     """Regions of every level, without those that an earlier level already has."""
     levels = [
-        watershed(maps, {**BASE, "foreground_threshold": threshold, "saddle_depth": depth})
+        watershed(maps, {**BASE, "foreground_threshold": threshold, "h": depth})
         for threshold, depth in product(THRESHOLDS, SADDLE_DEPTHS)
     ]
     where, features, iou = [], [], []
@@ -185,7 +185,7 @@ def chosen(
     least: float,
     overlap: float,
 ) -> Labels:
-    """Paint candidates by falling predicted IoU, uint32 [H, W].
+    """Render candidates by falling predicted IoU, uint32 [H, W].
 
     Args:
         where: flat indices of the pixels of each.

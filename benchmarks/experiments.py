@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 from candidates import best_possible, learned
-from markers import PREDICTED, WAYS, Maps, Outcome, Way, cross_fitted
+from markers import PREDICTED, WAYS, Maps, Outcome, Way, cross_validated
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
@@ -32,14 +32,14 @@ from torch import Tensor, nn
 from views import ALL, DIHEDRAL, MIRRORED, SCALED, TURNED, View, answers, averaged
 
 from nuclei.errors import InvalidOption
-from nuclei.local import LocalEngine
-from nuclei.resampling import mean_interval, paired_test
-from training.dataset import Sample, read_dataset
+from nuclei.evaluation.statistics import mean_interval, paired_test
+from nuclei.inference.onnx_engine import LocalEngine
+from training.data.dataset import Sample, read_dataset
+from training.data.split import split_samples
+from training.data.targets import MAPS
+from training.families.unet import UNet
 from training.schedule import Schedule
-from training.split import split_samples
-from training.targets import MAPS
 from training.tuning import predict_all
-from training.unet import UNet
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "experiments.md"
@@ -59,7 +59,7 @@ class PartOfMaps(UNet):
     """A network that learns some of the maps only.
 
     Attributes:
-        learnt: names of `training.targets.MAPS`; the others mean nothing.
+        learnt: names of `training.data.targets.MAPS`; the others mean nothing.
     """
 
     learnt: tuple[str, ...] = MAPS
@@ -145,7 +145,7 @@ class Experiment:
 
 
 def postprocessed(way: Way, bench: Bench) -> Outcome:
-    return cross_fitted(way, bench.validation, bench.shipped(View()))
+    return cross_validated(way, bench.validation, bench.shipped(View()))
 
 
 def scored_by_learning(bench: Bench) -> Outcome:
@@ -159,7 +159,7 @@ def scored_by_truth(bench: Bench) -> Outcome:
 
 def seen(views: Sequence[View], bench: Bench) -> Outcome:
     maps = averaged(bench.shipped(view) for view in views)
-    return cross_fitted(PREDICTED, bench.validation, maps)
+    return cross_validated(PREDICTED, bench.validation, maps)
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Training:
     way: Way = PREDICTED
 
     def __call__(self, bench: Bench) -> Outcome:
-        return cross_fitted(self.way, bench.validation, self.maps(bench))
+        return cross_validated(self.way, bench.validation, self.maps(bench))
 
     def maps(self, bench: Bench) -> list[Maps]:
         """Answers to the validation images."""
@@ -202,7 +202,7 @@ class Training:
 
 def averages(members: Sequence[Training], bench: Bench) -> Outcome:
     maps = averaged(member.maps(bench) for member in members)
-    return cross_fitted(PREDICTED, bench.validation, maps)
+    return cross_validated(PREDICTED, bench.validation, maps)
 
 
 def mean_score(members: Sequence[Training], bench: Bench) -> Outcome:

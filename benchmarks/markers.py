@@ -1,7 +1,8 @@
 """Ways from probability maps to nuclei that the literature tried, each with options to tune.
 
-All of them are the shipped watershed (`nuclei.watershed`) over another landscape, so that only what
-marks a nucleus differs: h-maxima of one landscape, its connected components where it is level.
+All of them are the shipped watershed (`nuclei.postprocessing.watershed`) over another landscape, so
+that only what marks a nucleus differs: h-maxima of one landscape, its connected components where it
+is level.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +12,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.contract import WatershedParameters
-from nuclei.metrics import Overlap
-from nuclei.watershed import LEVELS, label_nuclei
-from training.dataset import Sample
+from nuclei.evaluation.metrics import Overlap
+from nuclei.inference.contract import WatershedParameters
+from nuclei.postprocessing.watershed import LEVELS, label_nuclei
+from training.data.dataset import Sample
 
 Maps = NDArray[np.uint8]
 Labels = NDArray[np.uint32]
@@ -26,7 +27,7 @@ ROUNDS = 2
 LEVELS_PER_PX = 8
 START: Options = {
     "foreground_threshold": 0.5,
-    "saddle_depth": 0.14,
+    "h": 0.14,
     "smoothing_px": 1.0,
     "border_weight": 0.0,
     "min_area_px": 16,
@@ -39,7 +40,7 @@ OBJECTS: Mapping[str, tuple[float, ...]] = {
 }
 LANDSCAPE: Mapping[str, tuple[float, ...]] = {
     "smoothing_px": (0.0, 1.0, 1.5, 2.0, 3.0),
-    "saddle_depth": (0.02, 0.04, 0.08, 0.14, 0.22, 0.35),
+    "h": (0.02, 0.04, 0.08, 0.14, 0.22, 0.35),
 }
 BORDER: Mapping[str, tuple[float, ...]] = {"border_weight": (0.0, 0.5, 0.75, 1.0)}
 
@@ -104,14 +105,14 @@ WAYS = {
     "every-peak": Way(
         watershed,
         {**OBJECTS, **BORDER, "smoothing_px": (0.0, 1.0, 2.0, 3.0, 4.0, 6.0)},
-        {**START, "saddle_depth": 0.0, "smoothing_px": 2.0},
+        {**START, "h": 0.0, "smoothing_px": 2.0},
     ),
     "predicted-distance": Way(watershed, {**OBJECTS, **LANDSCAPE}, START),
     "average-size": Way(
         sized,
         {
             **{name: OBJECTS[name] for name in ("foreground_threshold", "min_score")},
-            **{name: LANDSCAPE[name] for name in ("saddle_depth",)},
+            **{name: LANDSCAPE[name] for name in ("h",)},
             **BORDER,
             "smoothing_radii": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3),
             "min_area_part": (0.0, 0.05, 0.1, 0.15, 0.2, 0.3),
@@ -134,7 +135,7 @@ class Outcome:
     options: tuple[Options, ...]
 
 
-def cross_fitted(way: Way, samples: Sequence[Sample], maps: Sequence[Maps]) -> Outcome:
+def cross_validated(way: Way, samples: Sequence[Sample], maps: Sequence[Maps]) -> Outcome:
     """Score each fold of the images with the options that are best on the other folds."""
     known: dict[tuple[float, ...], Scores] = {}
 

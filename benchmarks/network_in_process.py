@@ -24,8 +24,8 @@ import onnxruntime
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from nuclei.contract import Contract  # noqa: E402
-from nuclei.tiles import plan_tiles  # noqa: E402
+from nuclei.imaging.tiles import plan_tiles  # noqa: E402
+from nuclei.inference.contract import Contract  # noqa: E402
 
 STEPS = ("preprocess", "unet_network")
 

@@ -25,15 +25,15 @@ from skimage.measure import regionprops_table
 from skimage.morphology import local_maxima, remove_small_holes
 from skimage.segmentation import watershed
 
-from nuclei.assembly import Maps
-from nuclei.contract import WatershedParameters
 from nuclei.formats import compress_labels
-from nuclei.images import Frame, read_frame
-from nuclei.instances import outlines
-from nuclei.local import LocalEngine
-from nuclei.measurement import measure
-from nuclei.pipeline import predict
-from nuclei.watershed import label_nuclei
+from nuclei.formats.outlines import outlines
+from nuclei.imaging.images import Frame, read_frame
+from nuclei.inference.contract import WatershedParameters
+from nuclei.inference.onnx_engine import LocalEngine
+from nuclei.inference.pipeline import predict
+from nuclei.postprocessing.accumulation import Maps
+from nuclei.postprocessing.measurement import measure
+from nuclei.postprocessing.watershed import label_nuclei
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "fluorescence_16bit.tif"
@@ -51,10 +51,10 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     frame = Frame(mosaic(read_frame(EXAMPLE).pixels, SIDE_PX))
     prediction = asyncio.run(predict(frame, LocalEngine(ROOT / "model_repository"), "unet"))
-    assembly, parameters = prediction.assembly, prediction.contract.postprocessing
-    assert isinstance(assembly, Maps)
+    accumulator, parameters = prediction.accumulator, prediction.contract.postprocessing
+    assert isinstance(accumulator, Maps)
     assert isinstance(parameters, WatershedParameters)
-    maps = assembly.maps
+    maps = accumulator.maps
 
     def chain() -> Labels:
         return chain_measured(chain_labels(maps, parameters), frame.pixels, maps[0])
@@ -107,7 +107,7 @@ def chain_labels(maps: NDArray[np.uint8], parameters: WatershedParameters) -> La
     height = np.where(mask, height, np.float32(-1))
     markers = components(local_maxima(height, connectivity=2) & mask, connectivity=2)
     basins = watershed(-height, markers, mask=mask)
-    nuclei = merged(basins, height, parameters.saddle_depth)
+    nuclei = merged(basins, height, parameters.h)
     area = np.bincount(nuclei.ravel())
     score = np.bincount(nuclei.ravel(), foreground.ravel()) / np.maximum(area, 1) / 255
     keep = (area >= parameters.min_area_px) & (score >= parameters.min_score)
@@ -115,8 +115,8 @@ def chain_labels(maps: NDArray[np.uint8], parameters: WatershedParameters) -> La
     return np.where(keep, np.cumsum(keep), 0)[nuclei]
 
 
-def merged(basins: Labels, height: NDArray[np.float32], saddle_depth: float) -> Labels:
-    """Join basins across saddles less than `saddle_depth` below the lower peak, highest first."""
+def merged(basins: Labels, height: NDArray[np.float32], h: float) -> Labels:
+    """Join basins across saddles less than `h` below the lower peak, highest first."""
     n_basins = int(basins.max()) + 1
     pairs, heights = [], []
     for axis in (0, 1):
@@ -141,7 +141,7 @@ def merged(basins: Labels, height: NDArray[np.float32], saddle_depth: float) -> 
 
     for one, other, depth in zip(*np.divmod(pair[order], n_basins), saddle[order], strict=True):
         a, b = root(int(one)), root(int(other))
-        if a != b and min(peak[a], peak[b]) - depth < saddle_depth:
+        if a != b and min(peak[a], peak[b]) - depth < h:
             higher, lower = (a, b) if peak[a] >= peak[b] else (b, a)
             parent[lower] = higher
     return np.array([root(basin) for basin in range(n_basins)])[basins]

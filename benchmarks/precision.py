@@ -19,18 +19,18 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from rich.console import Console
 from rich.table import Table
 
-from nuclei.evaluation import Evaluation, ImageScores
-from nuclei.images import frame_from_array
-from nuclei.intensity import intensity_range
-from nuclei.pipeline import segment
+from nuclei.evaluation.scores import Evaluation, ImageScores
+from nuclei.imaging.images import frame_from_array
+from nuclei.imaging.intensity import intensity_range
+from nuclei.inference.pipeline import segment
 from serving.engine import TritonEngine
-from serving.ports import free_ports
+from serving.process.ports import free_ports
 from serving.repository import CpuAccelerator, export
 from serving.triton.server import TritonServer
-from training.dataset import Sample, read_dataset
-from training.sampling import CropDataset
+from training.data.dataset import Sample, read_dataset
+from training.data.sampling import CropDataset
+from training.data.split import split_samples
 from training.schedule import Augmentation
-from training.split import split_samples
 
 CALIBRATION_CROPS = 48
 REPEATS = 10

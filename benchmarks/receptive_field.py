@@ -15,7 +15,11 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
-from training.dataset import Sample, read_dataset
+from training.data.dataset import Sample, read_dataset
+from training.data.sampling import CropDataset
+from training.data.split import split_samples
+from training.data.targets import MAPS
+from training.families.unet import UNet
 from training.optimisation import best_network
 from training.receptive_field import (
     effective_receptive_field,
@@ -23,11 +27,7 @@ from training.receptive_field import (
     size_px,
     weight_within,
 )
-from training.sampling import CropDataset
 from training.schedule import Augmentation
-from training.split import split_samples
-from training.targets import MAPS
-from training.unet import UNet
 
 PICTURE = Path(__file__).parents[1] / "docs" / "receptive_field.jpg"
 REACH_PX = 224

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.images import read_frame
+from nuclei.imaging.images import read_frame
 from nuclei.v1 import segmentation_pb2 as pb
-from serving.ports import LOOPBACK, free_ports
+from serving.process.ports import LOOPBACK, free_ports
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "fluorescence_16bit.tif"

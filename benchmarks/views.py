@@ -11,10 +11,10 @@ from markers import Maps
 from numpy.typing import NDArray
 from rich.progress import track
 
-from nuclei.assembly import Maps as MapsOfFrame
-from nuclei.images import frame_from_array
-from nuclei.pipeline import Engine, predict
-from training.dataset import Sample
+from nuclei.imaging.images import frame_from_array
+from nuclei.inference.pipeline import Engine, predict
+from nuclei.postprocessing.accumulation import Maps as MapsOfFrame
+from training.data.dataset import Sample
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,9 @@ def _answer(sample: Sample, engine: Engine, model: str, view: View) -> Maps:
     pixels = _resized(sample.pixels, round(height * view.scale), round(width * view.scale))
     seen = np.rot90(pixels[:, ::-1] if view.mirrored else pixels, view.turns)
     frame = frame_from_array(np.ascontiguousarray(seen))
-    assembly = asyncio.run(predict(frame, engine, model)).assembly
-    assert isinstance(assembly, MapsOfFrame)
-    back = np.rot90(assembly.maps.transpose(1, 2, 0), -view.turns)
+    accumulator = asyncio.run(predict(frame, engine, model)).accumulator
+    assert isinstance(accumulator, MapsOfFrame)
+    back = np.rot90(accumulator.maps.transpose(1, 2, 0), -view.turns)
     maps = _resized(np.ascontiguousarray(back[:, ::-1] if view.mirrored else back), height, width)
     return np.ascontiguousarray(maps.transpose(2, 0, 1))
 

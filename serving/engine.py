@@ -15,7 +15,6 @@ from tritonclient.grpc.aio import InferenceServerClient
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.utils import InferenceServerException
 
-from nuclei.contract import Contract
 from nuclei.errors import (
     DeadlineExceeded,
     EngineFailed,
@@ -25,8 +24,9 @@ from nuclei.errors import (
     NucleiError,
     Overloaded,
 )
-from nuclei.modelconfig import contract_of, has_contract
-from nuclei.pipeline import TTA_SUFFIX, TTA_VIEWS, Inference
+from nuclei.inference.contract import Contract
+from nuclei.inference.model_config import contract_of, has_contract
+from nuclei.inference.pipeline import TTA_SUFFIX, TTA_VIEWS, Inference
 from serving import tracing
 from serving.budget import PixelBudget
 from serving.triton.key import GRPC_HEADER

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nuclei.agreement import differences
-from nuclei.assembly import OUTPUTS
-from nuclei.images import Frame
-from nuclei.intensity import intensity_range
-from nuclei.local import LocalEngine
-from nuclei.pipeline import Inference
-from nuclei.tiles import cut, mirrored, plan_tiles
+from nuclei.imaging.images import Frame
+from nuclei.imaging.intensity import intensity_range
+from nuclei.imaging.tiles import cut, mirrored, plan_tiles
+from nuclei.inference.onnx_engine import LocalEngine
+from nuclei.inference.parity import differences
+from nuclei.inference.pipeline import Inference
+from nuclei.postprocessing.accumulation import OUTPUTS
 from serving.engine import TritonEngine
-from serving.ports import free_ports
+from serving.process.ports import free_ports
 from serving.settings import TRITON_ENVIRONMENT
 from serving.triton.server import TritonServer
 
@@ -30,7 +30,7 @@ class Parity:
         graph: name of the ensemble.
         version: its version that Triton served.
         tiles: number of tiles compared.
-        differences: of each output, by its name (`nuclei.agreement.differences`).
+        differences: of each output, by its name (`nuclei.inference.parity.differences`).
     """
 
     graph: str

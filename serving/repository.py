@@ -13,10 +13,10 @@ import onnxruntime
 from google.protobuf import json_format, text_format
 from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInstanceGroup
 
-from nuclei.assembly import OUTPUTS
-from nuclei.contract import CONTRACT_FILE, Contract
 from nuclei.errors import InvalidData, InvalidOption, NucleiError
-from nuclei.modelconfig import (
+from nuclei.inference.contract import CONTRACT_FILE, Contract
+from nuclei.inference.graph import DECODER, GRAPHS, NETWORKS, Step
+from nuclei.inference.model_config import (
     CONFIG_FILE,
     CONTRACT_PARAMETER,
     MODEL_FILE,
@@ -25,8 +25,8 @@ from nuclei.modelconfig import (
     parse_model_config,
     versions_of,
 )
-from nuclei.pipeline import TTA_SUFFIX
-from serving.graphs import DECODER, GRAPHS, NETWORKS, Step
+from nuclei.inference.pipeline import TTA_SUFFIX
+from nuclei.postprocessing.accumulation import OUTPUTS
 from serving.triton.backend.onnx_file import TRITON_TYPES, misfits, read_versions
 
 MODEL_PARAMETER = "mlflow_model"

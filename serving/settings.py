@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nuclei.errors import InvalidOption
-from serving.ports import LOOPBACK
+from serving.process.ports import LOOPBACK
 
 ROOT = Path(__file__).parents[1]
 TRITON_ENVIRONMENT = ROOT / ".venv-triton"

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from nuclei.client import Client
-from serving.child import Child
-from serving.launcher import gateway_command
-from serving.ports import LOOPBACK, free_ports
+from serving.process.child import Child
+from serving.process.ports import LOOPBACK, free_ports
+from serving.supervision.launcher import gateway_command
 from serving.triton.server import TritonServer
 
 ROOT = Path(__file__).parents[1]
@@ -174,8 +174,8 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What training registers: the graphs of a U-Net of one convolution, and their contract."""
     import torch
 
-    from nuclei.contract import CONTRACT_FILE, Contract
-    from training.graphs import export_steps, unet_steps
+    from nuclei.inference.contract import CONTRACT_FILE, Contract
+    from training.graphs.maps import export_steps, unet_steps
 
     folder = tmp_path_factory.mktemp("artifacts")
     torch.manual_seed(0)

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nuclei.contract import Contract
-from nuclei.pipeline import TTA_SUFFIX, Inference
-from training.detection_graphs import MergeMasks, Split
-from training.graphs import Preprocess
+from nuclei.inference.contract import Contract
+from nuclei.inference.pipeline import TTA_SUFFIX, Inference
+from training.graphs.detection import MergeMasks, Split
+from training.graphs.maps import Preprocess
 
 
 class DetectionEngine:
@@ -28,7 +28,7 @@ class DetectionEngine:
         """Wrap a detector.
 
         Args:
-            detector: as `training.detection_graphs` takes it.
+            detector: as `training.graphs.detection` takes it.
             contract: what the pipeline needs to know of it.
             device: where it runs.
             precision: makes the context it runs in; the default is float32.

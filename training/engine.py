@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nuclei.assembly import Outputs
-from nuclei.contract import Contract
-from nuclei.pipeline import TTA_SUFFIX, Inference
-from training.graphs import Merge, Network, Preprocess, Views
+from nuclei.inference.contract import Contract
+from nuclei.inference.pipeline import TTA_SUFFIX, Inference
+from nuclei.postprocessing.accumulation import Outputs
+from training.graphs.maps import Merge, Network, Preprocess, Views
 
 
 class TorchEngine:

@@ -14,22 +14,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nuclei.assembly import Assembly
-from nuclei.charts import figures
-from nuclei.comparison import Comparison, Entry
-from nuclei.contract import CONTRACT_FILE, Contract, Parameters
-from nuclei.detection_metrics import Candidates
 from nuclei.errors import InvalidData
-from nuclei.evaluation import Evaluation, ImageScores
-from nuclei.images import frame_from_array
-from nuclei.pipeline import Engine
-from nuclei.report import report
+from nuclei.evaluation.charts import figures
+from nuclei.evaluation.coco import Candidates
+from nuclei.evaluation.comparison import Comparison, Entry
+from nuclei.evaluation.report import report
+from nuclei.evaluation.scores import Evaluation, ImageScores
+from nuclei.imaging.images import frame_from_array
+from nuclei.inference.contract import CONTRACT_FILE, Contract, Parameters
+from nuclei.inference.pipeline import Engine
+from nuclei.postprocessing.accumulation import Accumulator
 from training.curves import learning_curves
-from training.dataset import Sample, fingerprint, read_dataset, summary
-from training.networks import n_parameters
+from training.data.dataset import Sample, fingerprint, read_dataset, summary
+from training.data.split import split_samples
+from training.families.networks import n_parameters
 from training.optimisation import Progress, Report, Validate, fit
 from training.schedule import Augmentation, Schedule
-from training.split import split_samples
 from training.tracking import ModelVersion, Run, tracked_run
 from training.tuning import Tuner, labelled, predict_all
 
@@ -43,7 +43,7 @@ class Recipe(ABC):
     """What a training is asked for, and what is its family's own.
 
     Attributes:
-        data: folder or zip of images and masks (see `training.dataset`).
+        data: folder or zip of images and masks (see `training.data.dataset`).
         validation_fraction: share of the images held out.
         pixel_size_um: pixel size of the images, micrometres; None when mixed or unknown.
         schedule: how the network is optimised.
@@ -221,7 +221,7 @@ def _tune(
         **{f"tta/{name}": value for name, value in _final(evaluation_tta).items()},
     }
     if len(validation) > 1:
-        scores["cross_fitted_dsb_score"] = tuner.cross_fitted_score(schedule.seed)
+        scores["cross_validated_dsb_score"] = tuner.cross_validated_score(schedule.seed)
     network.cpu()
     run.metrics(step, {f"final/{name}": value for name, value in scores.items()})
     run.text(evaluation.to_json(), "evaluation.json")
@@ -255,7 +255,7 @@ def _register(
         return parity, run.register(contract.family, artifacts, tags)
 
 
-def _label(predicted: Sequence[Assembly], parameters: Parameters) -> list[NDArray[np.uint32]]:
+def _label(predicted: Sequence[Accumulator], parameters: Parameters) -> list[NDArray[np.uint32]]:
     return [labelled(one, parameters) for one in predicted]
 
 
@@ -275,7 +275,7 @@ def _evaluate(
 
 
 def _candidates(
-    samples: Sequence[Sample], answers: Sequence[Assembly], parameters: Parameters
+    samples: Sequence[Sample], answers: Sequence[Accumulator], parameters: Parameters
 ) -> list[Candidates]:
     return [
         Candidates.of(answer, parameters, frame_from_array(sample.pixels))

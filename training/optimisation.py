@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nuclei.errors import InvalidData
-from training.dataset import Sample
-from training.networks import AveragedWeights
-from training.sampling import CountingSampler, CropDataset
+from training.data.dataset import Sample
+from training.data.sampling import CountingSampler, CropDataset
+from training.families.networks import AveragedWeights
 from training.schedule import Schedule
 
 

@@ -7,15 +7,15 @@ from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 
-from training.averaging import UNetLinkNet
-from training.consensus import Consensus
+from training.families.averaging import UNetLinkNet
+from training.families.consensus import Consensus
+from training.families.mask_rcnn import MaskRCNN
+from training.families.stardist import StarDist
+from training.families.unet import UNet
+from training.families.yolov8 import YoloV8
 from training.job import Recipe
-from training.mask_rcnn import MaskRCNN
 from training.optimisation import FINISHED_FILE
 from training.schedule import MASK_RCNN, YOLOV8, Schedule
-from training.stardist import StarDist
-from training.unet import UNet
-from training.yolov8 import YoloV8
 
 PLAN_FILE = "plan.json"
 ENCODER = "tu-regnetx_004"

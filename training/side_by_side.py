@@ -22,10 +22,10 @@ from rich.progress import TextColumn
 from torch import Tensor, nn
 
 from nuclei.errors import InvalidData
-from training.dataset import Sample
+from training.data.dataset import Sample
+from training.families.unet import UNet
 from training.job import CHECKPOINT_FILE, OPTIONS_FILE, LearnedRecipe, Recipe, split
 from training.optimisation import BEST_FILE, FINISHED_FILE, finish, fit
-from training.unet import UNet
 
 JOINT = "+"
 

@@ -10,28 +10,28 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
-from nuclei.assembly import Assembly
-from nuclei.contract import (
+from nuclei.evaluation.metrics import Overlap
+from nuclei.imaging.images import frame_from_array
+from nuclei.inference.contract import (
     ConsensusParameters,
     Method,
-    PaintingParameters,
     Parameters,
+    RenderingParameters,
     WatershedParameters,
 )
-from nuclei.images import frame_from_array
-from nuclei.metrics import Overlap
-from nuclei.pipeline import Engine, predict
-from training.dataset import Sample
+from nuclei.inference.pipeline import Engine, predict
+from nuclei.postprocessing.accumulation import Accumulator
+from training.data.dataset import Sample
 
 WATERSHED: dict[str, tuple[float, ...]] = {
     "foreground_threshold": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75),
-    "saddle_depth": (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.22, 0.3, 0.4),
+    "h": (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.22, 0.3, 0.4),
     "smoothing_px": (0.0, 0.5, 1.0, 1.5, 2.0),
     "border_weight": (0.0, 0.25, 0.5, 0.75, 1.0),
     "min_area_px": (8, 16, 24, 32, 48),
     "min_score": (0.0, 0.6, 0.7, 0.75, 0.8, 0.82, 0.85, 0.88, 0.9),
 }
-PAINTING: dict[str, tuple[float, ...]] = {
+RENDERING: dict[str, tuple[float, ...]] = {
     "min_score": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     "overlap": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "min_area_px": (8, 16, 24, 32, 48),
@@ -39,35 +39,35 @@ PAINTING: dict[str, tuple[float, ...]] = {
 CONSENSUS: dict[str, tuple[float, ...]] = {
     **WATERSHED,
     "min_score": (0.2, 0.25, 0.3, 0.35, 0.4, 0.42, 0.44, 0.46, 0.48, 0.5, 0.6, 0.7),
-    "overlap": PAINTING["overlap"],
+    "overlap": RENDERING["overlap"],
 }
 GRIDS = {
     Method.WATERSHED: WATERSHED,
-    Method.MASKS: PAINTING,
-    Method.STARS: PAINTING,
-    Method.PROMPTED: PAINTING,
+    Method.MASKS: RENDERING,
+    Method.STARS: RENDERING,
+    Method.PROMPTED: RENDERING,
     Method.CONSENSUS: CONSENSUS,
 }
 # The second for networks that are unsure everywhere: no single step leads there from the first.
 STARTS: dict[Method, tuple[Parameters, ...]] = {
     Method.WATERSHED: (
         WatershedParameters(),
-        WatershedParameters(foreground_threshold=0.5, saddle_depth=0.1, min_score=0.0),
+        WatershedParameters(foreground_threshold=0.5, h=0.1, min_score=0.0),
     ),
-    Method.MASKS: (PaintingParameters(),),
-    Method.STARS: (PaintingParameters(),),
-    Method.PROMPTED: (PaintingParameters(),),
+    Method.MASKS: (RenderingParameters(),),
+    Method.STARS: (RenderingParameters(),),
+    Method.PROMPTED: (RenderingParameters(),),
     Method.CONSENSUS: (ConsensusParameters(),),
 }
 ROUNDS = 3
 
 
-def predict_all(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[Assembly]:
+def predict_all(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[Accumulator]:
     """What an engine of one model answers to every sample."""
 
-    async def run(sample: Sample) -> Assembly:
+    async def run(sample: Sample) -> Accumulator:
         frame = frame_from_array(sample.pixels)
-        return (await predict(frame, engine, "", tta=tta)).assembly
+        return (await predict(frame, engine, "", tta=tta)).accumulator
 
     shown = track(samples, "predicting", transient=True)
     return [asyncio.run(run(sample)) for sample in shown]
@@ -81,7 +81,7 @@ class Tuner:
     """
 
     def __init__(
-        self, method: Method, samples: Sequence[Sample], predicted: Sequence[Assembly]
+        self, method: Method, samples: Sequence[Sample], predicted: Sequence[Accumulator]
     ) -> None:
         """Take validation samples and what a model answers to them."""
         self._method = method
@@ -116,7 +116,7 @@ class Tuner:
         scores = self.scores(parameters)[chosen]
         return float(np.average(scores, weights=self._weights[chosen]))
 
-    def cross_fitted_score(self, seed: int) -> float:
+    def cross_validated_score(self, seed: int) -> float:
         """Mean DSB score of each half of the samples with parameters tuned on the other half.
 
         What tuning gains on images it has not seen; needs two samples or more.
@@ -127,7 +127,7 @@ class Tuner:
         return float(np.concatenate(scores).mean())
 
 
-def labelled(predicted: Assembly, parameters: Parameters) -> NDArray[np.uint32]:
+def labelled(predicted: Accumulator, parameters: Parameters) -> NDArray[np.uint32]:
     """The nuclei, uint32 [H, W]."""
     labels, _ = predicted.label(parameters, lambda: None)
     return labels

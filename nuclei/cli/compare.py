@@ -21,7 +21,7 @@ from nuclei.cli.segmenter import DEFAULT_REPOSITORY
 from nuclei.errors import InvalidOption, ModelNotFound
 
 if TYPE_CHECKING:
-    from training.dataset import Sample
+    from training.data.dataset import Sample
 
 FILE_WIDTH = 200
 EPILOG = """
@@ -58,8 +58,8 @@ def compare(
 
     With --out also writes a page to look at, report.html, and all numbers, comparison.json.
     """
-    from nuclei.comparison import Comparison
-    from training.dataset import read_dataset
+    from nuclei.evaluation.comparison import Comparison
+    from training.data.dataset import read_dataset
 
     if out is not None:
         require_matplotlib()
@@ -86,7 +86,7 @@ def _served(models: Sequence[str], repository: Path) -> list[str]:
         raise InvalidOption(f"{' '.join(models)}: one is named twice; name each once")
     if all(Path(model).is_dir() for model in models):
         return []
-    from nuclei.local import LocalEngine
+    from nuclei.inference.onnx_engine import LocalEngine
 
     known = LocalEngine(repository).models()
     for model in models:

@@ -47,8 +47,8 @@ def download(
     Archives: stage1_train.zip (default), stage1_test.zip, stage2_test_final.zip.
     """
     from nuclei.errors import InvalidOption
-    from training.download import ARCHIVES, SOURCE
-    from training.download import download as fetch
+    from training.data.download import ARCHIVES, SOURCE
+    from training.data.download import download as fetch
 
     names = archive or [ARCHIVES[0]]
     unknown = sorted(set(names) - set(ARCHIVES))
@@ -69,7 +69,7 @@ def check(
 
     Example: nuclei data check my_images/
     """
-    from training.dataset import fingerprint, read_dataset, summary
+    from training.data.dataset import fingerprint, read_dataset, summary
 
     samples = read_dataset(data)
     table = Table("kind", "images", "nuclei", title=str(data))
@@ -90,8 +90,8 @@ def convert(
     What was written is read back: the counts of both are shown, and how many images came out with
     other pixels, which only YOLO's polygons cause (they have no holes and no second part).
     """
-    from training.conversion import write_dataset
-    from training.dataset import read_dataset, summary
+    from training.data.conversion import write_dataset
+    from training.data.dataset import read_dataset, summary
 
     samples = read_dataset(data)
     write_dataset(samples, folder, to)

@@ -38,8 +38,8 @@ from nuclei.cli.segmenter import (
 from nuclei.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from nuclei.comparison import Comparison
-    from training.dataset import Sample
+    from nuclei.evaluation.comparison import Comparison
+    from training.data.dataset import Sample
 
 EPILOG = """
 **Examples**
@@ -86,8 +86,8 @@ def evaluate(
     With --out also writes report.html, a page to look at, with its numbers in scores.json, and
     scores_per_image.png, scores_per_threshold.png and comparisons.png.
     """
-    from nuclei.comparison import Comparison
-    from training.dataset import read_dataset
+    from nuclei.evaluation.comparison import Comparison
+    from training.data.dataset import read_dataset
 
     if out is not None:
         require_matplotlib()
@@ -113,7 +113,7 @@ def evaluate(
 def _ask_gateway(
     samples: "Sequence[Sample]", model: str, tta: bool, gateway: Gateway
 ) -> Predictions:
-    from nuclei.images import frame_from_array
+    from nuclei.imaging.images import frame_from_array
 
     found = {}
     console = Console(stderr=True)
@@ -131,8 +131,8 @@ def _write(
     samples: "Sequence[Sample]",
     found: Predictions,
 ) -> None:
-    from nuclei.charts import figures
-    from nuclei.images import frame_from_array
+    from nuclei.evaluation.charts import figures
+    from nuclei.imaging.images import frame_from_array
 
     evaluation = comparison.evaluations[0]
     pictures = figures(

@@ -127,7 +127,7 @@ def _exported_table(exported: list["Exported"], repository: Path) -> Table:
 
 
 def _print_parity(console: Console, repository: Path, exported: list["Exported"]) -> None:
-    from nuclei.images import read_frame
+    from nuclei.imaging.images import read_frame
     from serving.parity import served_parity
 
     graphs = [entry.name for entry in exported if entry.ensemble]

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from nuclei.answers import Cost
-    from nuclei.comparison import Comparison, Entry
-    from nuclei.detection_metrics import Candidates
-    from training.dataset import Sample
+    from nuclei.evaluation.coco import Candidates
+    from nuclei.evaluation.comparison import Comparison, Entry
+    from nuclei.evaluation.timing import Cost
+    from training.data.dataset import Sample
 
 LABEL_SUFFIXES = (".labels.tif", ".labels.png", ".tif", ".tiff", ".png")
 
@@ -51,8 +51,8 @@ class Predictions:
         Raises:
             InvalidData: they do not fit an image, which is named.
         """
-        from nuclei.comparison import Entry
-        from nuclei.evaluation import Evaluation, ImageScores
+        from nuclei.evaluation.comparison import Entry
+        from nuclei.evaluation.scores import Evaluation, ImageScores
 
         scores = [
             ImageScores.of(
@@ -70,9 +70,9 @@ class Predictions:
 def ask_locally(
     samples: "Sequence[Sample]", repository: Path, model: str, tta: bool
 ) -> Predictions:
-    """Run a model of a repository, without a server; errors as `nuclei.answers.answers_of`."""
-    from nuclei.answers import answers_of
-    from nuclei.images import frame_from_array
+    """Run a model of a repository, without a server; raises what `answers_of` raises."""
+    from nuclei.evaluation.timing import answers_of
+    from nuclei.imaging.images import frame_from_array
 
     frames = [frame_from_array(sample.pixels) for sample in samples]
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -93,7 +93,7 @@ def read_predictions(samples: "Sequence[Sample]", folder: Path) -> Predictions:
     Raises:
         InvalidData: one is missing, or is no label image.
     """
-    from nuclei.images import read_labels
+    from nuclei.imaging.images import read_labels
 
     found = {}
     for sample in samples:
@@ -117,7 +117,7 @@ def held_out(
         InvalidOption: there is no model.
         ModelNotFound: the repository lacks a model.
     """
-    from nuclei.local import LocalEngine
+    from nuclei.inference.onnx_engine import LocalEngine
 
     if not models:
         raise InvalidOption("--held-out needs a model: label images do not tell what is held out")
@@ -156,8 +156,8 @@ def page(
     predictions: Sequence[Predictions],
 ) -> str:
     """The HTML report."""
-    from nuclei.images import frame_from_array
-    from nuclei.report import report
+    from nuclei.evaluation.report import report
+    from nuclei.imaging.images import frame_from_array
 
     return report(
         title,

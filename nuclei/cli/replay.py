@@ -30,14 +30,14 @@ from nuclei.cli.segmenter import TtaOption
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError
 
 if TYPE_CHECKING:
-    from nuclei.acquisition import FrameLike, Outcome, StreamFrame
+    from nuclei.client.acquisition import FrameLike, Outcome, StreamFrame
 
 EPILOG = """
 **Examples**
 
 nuclei replay examples/                                  (5 frames/s at 4 positions for 30 s)
 
-nuclei replay plate_7/ --fps 20 --behind latest_only     (smart microscopy: only the newest counts)
+nuclei replay plate_7/ --fps 20 --overflow latest_only   (smart microscopy: only the newest counts)
 
 nuclei replay plate_7/ --fps 2 --frames 500 --tta        (can the server keep up with this?)
 
@@ -50,7 +50,7 @@ DEFAULT_SECONDS = 30.0
 CACHED_FRAMES = 32
 
 
-class Behind(StrEnum):
+class OverflowPolicy(StrEnum):
     """What happens when the server cannot keep up."""
 
     BLOCK = "block"
@@ -74,7 +74,7 @@ class Camera:
         self._positions = positions
 
     def frames(self, n_frames: int) -> Iterator["StreamFrame"]:
-        from nuclei.acquisition import FrameIndex, StreamFrame
+        from nuclei.client.acquisition import FrameIndex, StreamFrame
 
         acquisition = uuid.uuid4().hex
         started = time.perf_counter()
@@ -118,9 +118,9 @@ def replay(
     folder: Annotated[Path, typer.Argument(help="Folder with the images of the acquisition.")],
     fps: Annotated[float, typer.Option(help="Frames per second, of all positions together.")] = 5,
     positions: Annotated[int, typer.Option(help="Number of stage positions.", min=1)] = 4,
-    behind: Annotated[
-        Behind, typer.Option(help="What happens when the server cannot keep up.")
-    ] = Behind.BLOCK,
+    overflow: Annotated[
+        OverflowPolicy, typer.Option(help="What happens when the server cannot keep up.")
+    ] = OverflowPolicy.BLOCK,
     frames: Annotated[
         int | None, typer.Option(help="How many frames; images are used again.", min=1)
     ] = None,
@@ -149,7 +149,7 @@ def replay(
         task = progress.add_task("Replaying", total=n_frames, tally=str(tally))
         outcomes = client.stream(
             camera.frames(n_frames),
-            behind=behind.value,
+            overflow=overflow.value,
             model=model,
             tta=tta,
             outputs=["centroids"],
@@ -190,7 +190,7 @@ def _number(frames: int | None, seconds: float | None, fps: float) -> int:
 @lru_cache(CACHED_FRAMES)
 def _image(path: Path) -> "FrameLike":
     """Pixels, as a camera gives them; what cannot be read is left to the server to refuse."""
-    from nuclei.images import read_frame
+    from nuclei.imaging.images import read_frame
 
     try:
         return read_frame(path)

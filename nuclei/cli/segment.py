@@ -36,7 +36,7 @@ from nuclei.errors import EngineUnavailable, InvalidInput, InvalidOption, ModelN
 
 if TYPE_CHECKING:
     from nuclei.formats import Format
-    from nuclei.segmentation import Segmentation
+    from nuclei.results.segmentation import Segmentation
 
 DEFAULT_SAVE = "labels.tif,overlay.png,geojson,csv"
 
@@ -149,7 +149,7 @@ def _jobs(path: str) -> Iterator[Job]:
 
 def _jobs_in_folder(folder: Path) -> Iterator[Job]:
     from nuclei.formats import FORMATS
-    from nuclei.images import FRAME_SUFFIXES
+    from nuclei.imaging.images import FRAME_SUFFIXES
 
     results = tuple(f".{name}" for name in FORMATS)
     frames = [
@@ -175,7 +175,7 @@ def _formats(save: str) -> Formats:
 
 
 def _segment_one(job: Job, out: Path, formats: Formats, segmenter: Segmenter) -> tuple[str, ...]:
-    from nuclei.images import read_frame
+    from nuclei.imaging.images import read_frame
 
     started = time.perf_counter()
     frame = read_frame(job.source)

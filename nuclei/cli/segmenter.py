@@ -11,8 +11,8 @@ import typer
 from nuclei.cli.gateway import Gateway
 
 if TYPE_CHECKING:
-    from nuclei.images import Frame
-    from nuclei.segmentation import Segmentation
+    from nuclei.imaging.images import Frame
+    from nuclei.results.segmentation import Segmentation
 
 Segmenter = Callable[["Frame"], "Segmentation"]
 
@@ -44,11 +44,11 @@ def open_segmenter(
 
     Raises:
         InvalidData: `repository` holds no model. What the segmenter raises, see
-            `nuclei.pipeline.segment`.
+            `nuclei.inference.pipeline.segment`.
     """
     if local:
-        from nuclei import pipeline
-        from nuclei.local import LocalEngine
+        from nuclei.inference import pipeline
+        from nuclei.inference.onnx_engine import LocalEngine
 
         engine = LocalEngine(repository)
         yield lambda frame: asyncio.run(pipeline.segment(frame, engine, model, tta=tta))

@@ -59,13 +59,13 @@ def serve(
 
 def _guard(environment: dict[str, str]) -> int:
     """Run the supervisor, which reads its settings from this environment; returns its exit code."""
-    from nuclei.cli.events import show_events
-    from serving.child import Child
-    from serving.guard import Guard
+    from serving.process.child import Child
     from serving.settings import ServeSettings, read_settings
+    from serving.supervision.events import show_events
+    from serving.supervision.guard import Guard
 
     show_events()
     supervisor = Child(
-        "the supervisor", [sys.executable, "-m", "nuclei.cli.supervise"], environment, log=None
+        "the supervisor", [sys.executable, "-m", "serving.supervision"], environment, log=None
     )
     return Guard(supervisor, read_settings(ServeSettings).stop_s + _STOP_S).run()

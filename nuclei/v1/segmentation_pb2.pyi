@@ -89,33 +89,33 @@ PIXEL_TYPE_UINT8: PixelType.ValueType  # 1
 PIXEL_TYPE_UINT16: PixelType.ValueType  # 2
 Global___PixelType: _TypeAlias = PixelType  # noqa: Y015
 
-class _BehindPolicy:
+class _OverflowPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
 
-class _BehindPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BehindPolicy.ValueType], _builtins.type):
+class _OverflowPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OverflowPolicy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
-    BEHIND_POLICY_UNSPECIFIED: _BehindPolicy.ValueType  # 0
+    OVERFLOW_POLICY_UNSPECIFIED: _OverflowPolicy.ValueType  # 0
     """The same as BLOCK."""
-    BEHIND_POLICY_BLOCK: _BehindPolicy.ValueType  # 1
+    OVERFLOW_POLICY_BLOCK: _OverflowPolicy.ValueType  # 1
     """The server stops reading until it has caught up: no frame is lost, the caller is held back."""
-    BEHIND_POLICY_DROP_OLDEST: _BehindPolicy.ValueType  # 2
-    """Up to max_waiting frames wait; when one more comes, the oldest of them is SKIPPED."""
-    BEHIND_POLICY_LATEST_ONLY: _BehindPolicy.ValueType  # 3
+    OVERFLOW_POLICY_DROP_OLDEST: _OverflowPolicy.ValueType  # 2
+    """Up to queue_size frames wait; when one more comes, the oldest of them is SKIPPED."""
+    OVERFLOW_POLICY_LATEST_ONLY: _OverflowPolicy.ValueType  # 3
     """Of each position only the newest frame waits; when a newer one comes, it is SKIPPED."""
 
-class BehindPolicy(_BehindPolicy, metaclass=_BehindPolicyEnumTypeWrapper):
+class OverflowPolicy(_OverflowPolicy, metaclass=_OverflowPolicyEnumTypeWrapper):
     """What happens when frames come faster than they are segmented."""
 
-BEHIND_POLICY_UNSPECIFIED: BehindPolicy.ValueType  # 0
+OVERFLOW_POLICY_UNSPECIFIED: OverflowPolicy.ValueType  # 0
 """The same as BLOCK."""
-BEHIND_POLICY_BLOCK: BehindPolicy.ValueType  # 1
+OVERFLOW_POLICY_BLOCK: OverflowPolicy.ValueType  # 1
 """The server stops reading until it has caught up: no frame is lost, the caller is held back."""
-BEHIND_POLICY_DROP_OLDEST: BehindPolicy.ValueType  # 2
-"""Up to max_waiting frames wait; when one more comes, the oldest of them is SKIPPED."""
-BEHIND_POLICY_LATEST_ONLY: BehindPolicy.ValueType  # 3
+OVERFLOW_POLICY_DROP_OLDEST: OverflowPolicy.ValueType  # 2
+"""Up to queue_size frames wait; when one more comes, the oldest of them is SKIPPED."""
+OVERFLOW_POLICY_LATEST_ONLY: OverflowPolicy.ValueType  # 3
 """Of each position only the newest frame waits; when a newer one comes, it is SKIPPED."""
-Global___BehindPolicy: _TypeAlias = BehindPolicy  # noqa: Y015
+Global___OverflowPolicy: _TypeAlias = OverflowPolicy  # noqa: Y015
 
 @_typing.final
 class RawPixels(_message.Message):
@@ -681,20 +681,20 @@ class StreamSettings(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    BEHIND_POLICY_FIELD_NUMBER: _builtins.int
-    MAX_WAITING_FIELD_NUMBER: _builtins.int
-    behind_policy: Global___BehindPolicy.ValueType
-    max_waiting: _builtins.int
+    OVERFLOW_FIELD_NUMBER: _builtins.int
+    QUEUE_SIZE_FIELD_NUMBER: _builtins.int
+    overflow: Global___OverflowPolicy.ValueType
+    queue_size: _builtins.int
     """DROP_OLDEST: most frames that wait, at least 1. Absent or 0: 4."""
     def __init__(
         self,
         *,
-        behind_policy: Global___BehindPolicy.ValueType = ...,
-        max_waiting: _builtins.int = ...,
+        overflow: Global___OverflowPolicy.ValueType = ...,
+        queue_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["behind_policy", b"behind_policy", "max_waiting", b"max_waiting"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["overflow", b"overflow", "queue_size", b"queue_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from importlib.metadata import version as installed_version
 from typing import TypeVar
 
-from nuclei import pipeline
-from nuclei.contract import Method
 from nuclei.errors import DeadlineExceeded, InvalidOption
-from nuclei.images import Frame, FrameLimits
-from nuclei.segmentation import Segmentation
+from nuclei.imaging.images import Frame, FrameLimits
+from nuclei.inference import pipeline
+from nuclei.inference.contract import Method
+from nuclei.results.segmentation import Segmentation
 from serving.engine import ServedModel, TritonEngine
 from serving.gateway.admission import Admission, Permit
 from serving.gateway.observation import Observation

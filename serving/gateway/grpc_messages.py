@@ -8,10 +8,11 @@ import numpy as np
 
 from nuclei.errors import InvalidImage, InvalidOption
 from nuclei.formats import compress_labels
-from nuclei.images import Frame, FrameLimits, frame_from_array, read_frame
-from nuclei.instances import Nuclei, outlines
-from nuclei.segmentation import Segmentation
-from nuclei.stage import StageMap
+from nuclei.formats.outlines import outlines
+from nuclei.imaging.images import Frame, FrameLimits, frame_from_array, read_frame
+from nuclei.results.coordinates import StageTransform
+from nuclei.results.nuclei import Nuclei
+from nuclei.results.segmentation import Segmentation
 from nuclei.v1 import segmentation_pb2 as pb
 from serving.gateway.data_plane import Options, ServerInfo
 
@@ -149,8 +150,8 @@ def _pixel_size_um(frame: pb.Frame) -> tuple[float, float] | None:
     return None
 
 
-def _affine(affine: pb.Affine) -> StageMap:
-    return StageMap(
+def _affine(affine: pb.Affine) -> StageTransform:
+    return StageTransform(
         np.array(
             [
                 [affine.xx, affine.xy, affine.x_offset_um],
@@ -160,14 +161,14 @@ def _affine(affine: pb.Affine) -> StageMap:
     )
 
 
-def _stage_map(message: pb.Frame, frame: Frame) -> StageMap | None:
+def _stage_map(message: pb.Frame, frame: Frame) -> StageTransform | None:
     """The map to the stage, None when the frame's place or its pixel size is unknown."""
     if message.HasField("pixel_to_stage"):
         return _affine(message.pixel_to_stage)
     if message.HasField("stage_position") and frame.pixel_size_um is not None:
         centre_um = (message.stage_position.x_um, message.stage_position.y_um)
         height, width = frame.pixels.shape[:2]
-        return StageMap.centred(centre_um, frame.pixel_size_um, (height, width))
+        return StageTransform.centred(centre_um, frame.pixel_size_um, (height, width))
     return None
 
 
@@ -175,7 +176,7 @@ def _write_result(
     reply: pb.SegmentResponse,
     segmentation: Segmentation,
     outputs: frozenset[int],
-    stage_map: StageMap | None,
+    stage_map: StageTransform | None,
 ) -> None:
     height, width = segmentation.labels.shape
     reply.model, reply.model_version = segmentation.model, segmentation.version
@@ -200,7 +201,7 @@ def _write_result(
         reply.labels.data = compress_labels(segmentation.labels)
 
 
-def _add_centroids(columns: pb.Nuclei, nuclei: Nuclei, stage_map: StageMap | None) -> None:
+def _add_centroids(columns: pb.Nuclei, nuclei: Nuclei, stage_map: StageTransform | None) -> None:
     columns.centroid_x_px.extend(nuclei.centroid_px[:, 1].tolist())
     columns.centroid_y_px.extend(nuclei.centroid_px[:, 0].tolist())
     if stage_map is not None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from nuclei.client.messages import ERROR_METADATA, RETRY_METADATA
 from nuclei.errors import (
     DeadlineExceeded,
     EngineUnavailable,
@@ -16,9 +17,8 @@ from nuclei.errors import (
     NucleiError,
     Overloaded,
 )
-from nuclei.images import Frame
-from nuclei.messages import ERROR_METADATA, RETRY_METADATA
-from nuclei.segmentation import Segmentation
+from nuclei.imaging.images import Frame
+from nuclei.results.segmentation import Segmentation
 from nuclei.v1 import segmentation_pb2 as pb
 from serving.gateway.admission import Permit
 from serving.gateway.data_plane import DataPlane, Options
@@ -27,16 +27,16 @@ from serving.gateway.observation import Observation, Skipped, observed, only_kno
 from serving.gateway.racing import unless
 from serving.gateway.settings import UPLOAD_S, GatewaySettings
 from serving.gateway.stream import PROTOCOL as STREAM
-from serving.gateway.stream import Admitted, Behind, FrameStream
+from serving.gateway.stream import Admitted, FrameStream, OverflowPolicy
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
-BEHIND: dict[int, Behind] = {
-    pb.BEHIND_POLICY_UNSPECIFIED: Behind.BLOCK,
-    pb.BEHIND_POLICY_BLOCK: Behind.BLOCK,
-    pb.BEHIND_POLICY_DROP_OLDEST: Behind.DROP_OLDEST,
-    pb.BEHIND_POLICY_LATEST_ONLY: Behind.LATEST_ONLY,
+OVERFLOW: dict[int, OverflowPolicy] = {
+    pb.OVERFLOW_POLICY_UNSPECIFIED: OverflowPolicy.BLOCK,
+    pb.OVERFLOW_POLICY_BLOCK: OverflowPolicy.BLOCK,
+    pb.OVERFLOW_POLICY_DROP_OLDEST: OverflowPolicy.DROP_OLDEST,
+    pb.OVERFLOW_POLICY_LATEST_ONLY: OverflowPolicy.LATEST_ONLY,
 }
-DEFAULT_MAX_WAITING = 4
+DEFAULT_QUEUE_SIZE = 4
 
 # Set aside for a message until it has arrived: 2048 x 2048 pixels of 16 bit.
 EXPECTED_BYTES = 8 * 2**20
@@ -163,7 +163,7 @@ class _Stream:
         self.data_plane = data_plane
         self.settings = settings
         self.metadata = _metadata(context)
-        self.behind = Behind.BLOCK
+        self.overflow = OverflowPolicy.BLOCK
         self._context = context
         self._answers = answers
         self._first: pb.SegmentStreamRequest | None = None
@@ -172,13 +172,13 @@ class _Stream:
     async def run(self, draining: asyncio.Event) -> None:
         with only_known_errors():
             settings = await self._stream_settings(draining)
-            self.behind = BEHIND[settings.behind_policy]
+            self.overflow = OVERFLOW[settings.overflow]
             stream: FrameStream[pb.SegmentStreamResponse] = FrameStream(
                 self.data_plane.admission,
                 # One connection may carry several streams.
                 f"{self._context.peer()}#{id(self)}",
-                self.behind,
-                settings.max_waiting or DEFAULT_MAX_WAITING,
+                self.overflow,
+                settings.queue_size or DEFAULT_QUEUE_SIZE,
                 self.settings.reader_timeout_s,
             )
             await stream.run(self._receive, self._write, draining, self.settings.drain_s)
@@ -191,10 +191,10 @@ class _Stream:
         if self._first is None or self._first.WhichOneof("kind") != "settings":
             return pb.StreamSettings()
         settings, self._first = self._first.settings, None
-        if settings.behind_policy not in BEHIND:
+        if settings.overflow not in OVERFLOW:
             raise InvalidOption(
-                f"behind_policy {settings.behind_policy} is not known; expected a value of "
-                "nuclei.v1.BehindPolicy: update the client or the server"
+                f"overflow {settings.overflow} is not known; expected a value of "
+                "nuclei.v1.OverflowPolicy: update the client or the server"
             )
         return settings
 
@@ -266,7 +266,10 @@ class _StreamFrame:
                     self._request.read, timed, encode, observation, permit
                 )
             except Overloaded as error:
-                if self._stream.behind is not Behind.BLOCK or left_s < error.retry_after_s:
+                if (
+                    self._stream.overflow is not OverflowPolicy.BLOCK
+                    or left_s < error.retry_after_s
+                ):
                     raise
                 permit.resize(self.n_bytes)
                 await asyncio.sleep(error.retry_after_s)

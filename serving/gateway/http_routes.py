@@ -25,8 +25,8 @@ from nuclei.errors import (
     NucleiError,
 )
 from nuclei.formats import format_named
-from nuclei.images import Frame, read_frame
-from nuclei.segmentation import Segmentation
+from nuclei.imaging.images import Frame, read_frame
+from nuclei.results.segmentation import Segmentation
 from serving.gateway import metrics
 from serving.gateway.admission import Permit
 from serving.gateway.data_plane import DISTRIBUTION, DataPlane, Options, ServerInfo

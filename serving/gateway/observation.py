@@ -12,8 +12,8 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
 from nuclei.errors import EngineFailed, EngineUnavailable, NucleiError
-from nuclei.pipeline import Stopwatch
-from nuclei.segmentation import Segmentation
+from nuclei.inference.pipeline import Stopwatch
+from nuclei.results.segmentation import Segmentation
 from serving import tracing
 from serving.gateway import metrics
 

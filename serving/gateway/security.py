@@ -12,8 +12,8 @@ from grpc_health.v1 import health
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from nuclei.client.messages import ERROR_METADATA
 from nuclei.errors import InvalidOption, Unauthenticated
-from nuclei.messages import ERROR_METADATA
 from serving.gateway import metrics
 from serving.gateway.certificates import check_certificates
 from serving.gateway.problems import problem

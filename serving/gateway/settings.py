@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from nuclei.images import FrameLimits
-from serving.ports import LOOPBACK
+from nuclei.imaging.images import FrameLimits
+from serving.process.ports import LOOPBACK
 
 # What a request may hold besides the frame itself.
 ENVELOPE_BYTES = 2**20

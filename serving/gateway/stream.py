@@ -23,7 +23,7 @@ Answer_co = TypeVar("Answer_co", covariant=True)
 Admitted = AbstractAsyncContextManager[Permit]
 
 
-class Behind(Enum):
+class OverflowPolicy(Enum):
     """What happens when frames come faster than they are segmented."""
 
     BLOCK = "block"
@@ -89,8 +89,8 @@ class FrameStream(Generic[Answer]):
         self,
         admission: Admission,
         caller: str,
-        behind: Behind,
-        max_waiting: int,
+        overflow: OverflowPolicy,
+        queue_size: int,
         reader_timeout_s: float,
     ) -> None:
         """Set how the stream behaves.
@@ -98,19 +98,19 @@ class FrameStream(Generic[Answer]):
         Args:
             admission: gives the permits.
             caller: the stream's name there.
-            behind: what happens when frames come faster than they are segmented.
-            max_waiting: most frames that wait under DROP_OLDEST.
+            overflow: what happens when frames come faster than they are segmented.
+            queue_size: most frames that wait under DROP_OLDEST.
             reader_timeout_s: how long the caller may take no answer.
         """
         self._admission = admission
         self._caller = caller
-        self._behind = behind
-        self._max_waiting = max_waiting
+        self._overflow = overflow
+        self._queue_size = queue_size
         self._reader_timeout_s = reader_timeout_s
         # Enough to keep all slots busy while answers are written.
         window = 2 * admission.max_in_work
         self._window = asyncio.Semaphore(window)
-        self._max_unwritten = window if behind is Behind.BLOCK else MAX_UNWRITTEN
+        self._max_unwritten = window if overflow is OverflowPolicy.BLOCK else MAX_UNWRITTEN
         self._entries: dict[_Entry[Answer], None] = {}  # in the order of arrival
         self._positions: dict[tuple[str, int], deque[_Entry[Answer]]] = defaultdict(deque)
         self._outbox: asyncio.Queue[_Entry[Answer] | None] = asyncio.Queue()
@@ -172,16 +172,16 @@ class FrameStream(Generic[Answer]):
 
     def _make_way(self, newest: _Entry[Answer]) -> None:
         """Skip the waiting frames that the policy gives up for a new one."""
-        if self._behind is Behind.LATEST_ONLY:
+        if self._overflow is OverflowPolicy.LATEST_ONLY:
             for entry in self._positions.get(newest.position, ()):
                 if entry.waits:
                     entry.give_up(Skipped("a newer frame of this position came: LATEST_ONLY"))
-        elif self._behind is Behind.DROP_OLDEST:
+        elif self._overflow is OverflowPolicy.DROP_OLDEST:
             waiting = [entry for entry in self._entries if entry.waits]
-            for entry in waiting[: max(0, len(waiting) - self._max_waiting + 1)]:
+            for entry in waiting[: max(0, len(waiting) - self._queue_size + 1)]:
                 entry.give_up(
                     Skipped(
-                        f"a newer frame came while {self._max_waiting} were waiting: DROP_OLDEST"
+                        f"a newer frame came while {self._queue_size} were waiting: DROP_OLDEST"
                     )
                 )
 
@@ -217,7 +217,7 @@ class FrameStream(Generic[Answer]):
         """Wait for a permit, then for place in the stream's window."""
         try:
             async with asyncio.timeout_at(frame.deadline):
-                if self._behind is not Behind.BLOCK:
+                if self._overflow is not OverflowPolicy.BLOCK:
                     self._drop_for(entry, frame.n_bytes)
                 permit = await self._admission.wait(PROTOCOL, self._caller, frame.n_bytes)
                 entry.permit = permit
@@ -238,7 +238,7 @@ class FrameStream(Generic[Answer]):
             if self._admission.has_room(self._caller, n_bytes):
                 return
             if entry is not newest and entry.waits:
-                entry.give_up(Skipped(f"the server is overloaded: {self._behind.name}"))
+                entry.give_up(Skipped(f"the server is overloaded: {self._overflow.name}"))
                 self._release(entry)
 
     async def _write(self, write: Callable[[Answer], Awaitable[None]]) -> None:

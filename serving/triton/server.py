@@ -12,9 +12,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from nuclei.errors import EngineFailed, InvalidData, MissingPrerequisite
-from nuclei.modelconfig import CONFIG_FILE
-from serving.child import Child
-from serving.ports import LOOPBACK, check_free
+from nuclei.inference.model_config import CONFIG_FILE
+from serving.process.child import Child
+from serving.process.ports import LOOPBACK, check_free
 from serving.settings import TRITON_ENVIRONMENT
 from serving.triton.key import HEADER, restrictions
 from serving.triton.machine import check_machine, has_own_libpython

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.dataset import Sample
-from training.targets import target_maps
+from training.data.dataset import Sample
+from training.data.targets import target_maps
 
 # Benchmarks are scripts that import one another from their own folder.
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))

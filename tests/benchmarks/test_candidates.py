@@ -1,7 +1,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from training.dataset import Sample
+from training.data.dataset import Sample
 
 Maps = list[NDArray[np.uint8]]
 

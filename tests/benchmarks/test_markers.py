@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.dataset import Sample
+from training.data.dataset import Sample
 
 Maps = list[NDArray[np.uint8]]
 
@@ -31,7 +31,7 @@ def test_markers_part_what_touches_and_components_do_not(samples: list[Sample], 
 
 def test_no_image_is_scored_with_options_that_it_chose(samples: list[Sample], maps: Maps) -> None:
     """Two options, of which each image wants the one that all images of the other folds do not."""
-    from markers import START, Way, cross_fitted, folds
+    from markers import START, Way, cross_validated, folds
 
     fold = folds(samples)
     truth = {id(one): sample.labels for one, sample in zip(maps, samples, strict=True)}
@@ -41,7 +41,7 @@ def test_no_image_is_scored_with_options_that_it_chose(samples: list[Sample], ma
         right = (id(one) in odd) == (options["min_score"] == 1.0)
         return truth[id(one)].astype(np.uint32) * right
 
-    outcome = cross_fitted(Way(label, {"min_score": (0.0, 1.0)}, START), samples, maps)
+    outcome = cross_validated(Way(label, {"min_score": (0.0, 1.0)}, START), samples, maps)
     assert not outcome.scores[fold == 0].any()
     assert (outcome.scores[fold != 0] == 1).all()
 

@@ -1,9 +1,9 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.contract import Contract
-from nuclei.pipeline import Inference
-from training.dataset import Sample
+from nuclei.inference.contract import Contract
+from nuclei.inference.pipeline import Inference
+from training.data.dataset import Sample
 
 
 class Echo:

@@ -13,7 +13,7 @@ import atheris
 
 with atheris.instrument_imports(include=["nuclei", "tifffile"]):
     from nuclei.errors import InvalidImage
-    from nuclei.images import FrameLimits, read_frame, read_labels
+    from nuclei.imaging.images import FrameLimits, read_frame, read_labels
 
 from nuclei.errors import InvalidData
 

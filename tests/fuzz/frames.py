@@ -109,7 +109,7 @@ def requests() -> st.SearchStrategy[pb.SegmentRequest]:
 def stream_requests() -> st.SearchStrategy[pb.SegmentStreamRequest]:
     """SegmentStreamRequest messages."""
     settings = st.builds(
-        pb.StreamSettings, behind_policy=st.integers(-1, 5), max_waiting=UINT32 | st.integers(0, 5)
+        pb.StreamSettings, overflow=st.integers(-1, 5), queue_size=UINT32 | st.integers(0, 5)
     )
     frame = st.builds(pb.StreamFrame, request=requests(), timeout_ms=UINT32 | st.just(0))
     return st.one_of(

@@ -9,14 +9,14 @@ import atheris
 from google.protobuf.message import DecodeError
 
 # Modules with compiled loops cannot be instrumented.
-import nuclei.intensity
-import nuclei.measurement
-import nuclei.painting
-import nuclei.watershed  # noqa: F401
+import nuclei.imaging.intensity
+import nuclei.postprocessing.measurement
+import nuclei.postprocessing.rendering
+import nuclei.postprocessing.watershed  # noqa: F401
 
 with atheris.instrument_imports(include=["nuclei", "serving"]):
     from nuclei.errors import InvalidInput
-    from nuclei.images import FrameLimits
+    from nuclei.imaging.images import FrameLimits
     from serving.gateway.grpc_messages import FrameRequest
 
 from nuclei.v1 import segmentation_pb2 as pb

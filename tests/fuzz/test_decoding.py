@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 
 from nuclei.errors import InvalidImage
-from nuclei.images import FrameLimits, read_frame
+from nuclei.imaging.images import FrameLimits, read_frame
 from tests.fuzz.frames import CORPUS, corpus, encoded_frames
 
 SECONDS = 12

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nuclei.errors import DeadlineExceeded, EngineFailed, EngineUnavailable, ModelNotFound
-from nuclei.modelconfig import parse_model_config
+from nuclei.inference.model_config import parse_model_config
 from serving.engine import TritonEngine
 from serving.triton.server import TritonServer
 

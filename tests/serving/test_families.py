@@ -12,29 +12,29 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from nuclei.agreement import differences
-from nuclei.assembly import OUTPUTS
-from nuclei.contract import CONTRACT_FILE
-from nuclei.images import Frame, frame_from_array
-from nuclei.intensity import intensity_range
-from nuclei.local import LocalEngine
-from nuclei.pipeline import TTA_SUFFIX, Engine, Inference, segment
+from nuclei.imaging.images import Frame, frame_from_array
+from nuclei.imaging.intensity import intensity_range
+from nuclei.inference.contract import CONTRACT_FILE
+from nuclei.inference.onnx_engine import LocalEngine
+from nuclei.inference.parity import differences
+from nuclei.inference.pipeline import TTA_SUFFIX, Engine, Inference, segment
+from nuclei.postprocessing.accumulation import OUTPUTS
 from nuclei.registry import registered_name
-from nuclei.segmentation import Segmentation
+from nuclei.results.segmentation import Segmentation
 from serving.engine import TritonEngine
-from serving.ports import free_ports
+from serving.process.ports import free_ports
 from serving.repository import CpuAccelerator, check_repository, export
 from serving.triton.server import TritonServer
-from training.averaging import Average, UNetLinkNet
-from training.consensus import Consensus, Pair
-from training.detectors import Detector
+from training.families.averaging import Average, UNetLinkNet
+from training.families.consensus import Consensus, Pair
+from training.families.detectors import Detector
+from training.families.mask_rcnn import MaskRCNN
+from training.families.stardist import StarDist
+from training.families.stars import GRID_PX, N_RAYS
+from training.families.unet import UNet
+from training.families.yolov8 import Detector as Yolo
+from training.families.yolov8 import YoloV8
 from training.job import OPTIONS_FILE, Recipe
-from training.mask_rcnn import MaskRCNN
-from training.stardist import StarDist
-from training.stars import GRID_PX, N_RAYS
-from training.unet import UNet
-from training.yolov8 import Detector as Yolo
-from training.yolov8 import YoloV8
 
 NOWHERE = Path("no_images")
 MAX_MESSAGE_BYTES = 2**28

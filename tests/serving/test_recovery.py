@@ -159,7 +159,7 @@ def test_a_stub_is_killed(served: Served, frame: Path, instance: str) -> None:
     assert "an instance of a model has ended" in served.output[log:]
 
 
-# A canary under way meets a frozen merge itself; of two networks the other answers it.
+# A probe under way meets a frozen merge itself; of two networks the other answers it.
 @pytest.mark.parametrize(
     ("instance", "noticed"),
     [
@@ -205,7 +205,7 @@ def test_the_gateway_hangs(served: Served, frame: Path) -> None:
 
 def test_the_supervisor_is_killed(served: Served, frame: Path) -> None:
     supervisor, *_ = family = served.family()
-    assert "nuclei.cli.supervise" in supervisor.cmdline()
+    assert "serving.supervision" in supervisor.cmdline()
     print(fail_and_recover(served, frame, supervisor.kill, *family))
     assert "part=supervisor event='ended'" in served.output
 

@@ -7,7 +7,7 @@ import pytest
 from mlflow import MlflowClient
 
 from nuclei.errors import EngineUnavailable, InvalidData, ModelNotFound
-from serving.ports import LOOPBACK, free_ports
+from serving.process.ports import LOOPBACK, free_ports
 from serving.registry import Registry
 
 MODEL = "nuclei-unet"

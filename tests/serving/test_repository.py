@@ -9,10 +9,10 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
-from nuclei.contract import Contract
 from nuclei.errors import InvalidData, InvalidOption
-from nuclei.images import frame_from_array
-from nuclei.modelconfig import contract_of
+from nuclei.imaging.images import frame_from_array
+from nuclei.inference.contract import Contract
+from nuclei.inference.model_config import contract_of
 from serving.parity import served_parity
 from serving.repository import CpuAccelerator, check_repository, export, listed
 
@@ -215,7 +215,7 @@ def test_a_broken_repository_is_told(repository: Path, case: str) -> None:
 def test_triton_answers_as_the_files_in_this_process(
     artifacts: Path, fluorescence: Path, tmp_path: Path, accelerator: CpuAccelerator
 ) -> None:
-    from nuclei.images import read_frame
+    from nuclei.imaging.images import read_frame
 
     export(artifacts, tmp_path / "models", 7, accelerator=accelerator)
     frame = frame_from_array(read_frame(fluorescence).pixels[:200, :150])

@@ -3,7 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from training.dataset import Sample
+from training.data.dataset import Sample
 
 MakeSample = Callable[[str, str, tuple[int, int], int], Sample]
 

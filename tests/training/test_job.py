@@ -6,13 +6,13 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from nuclei.contract import Contract
 from nuclei.errors import InvalidData
-from training.conversion import write_dataset
-from training.dataset import Sample
+from nuclei.inference.contract import Contract
+from training.data.conversion import write_dataset
+from training.data.dataset import Sample
+from training.families.unet import UNet
 from training.job import TrainedModel, train
 from training.schedule import Schedule
-from training.unet import UNet
 
 SCHEDULE = Schedule(steps=4, batch_size=2, crop_px=64, validate_every=2, workers=0)
 ENCODER = "tu-regnetx_002"

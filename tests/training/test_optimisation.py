@@ -5,10 +5,10 @@ import torch
 from torch import nn
 
 from nuclei.errors import InvalidData
-from training.dataset import Sample
+from training.data.dataset import Sample
+from training.families.unet import UNet
 from training.optimisation import Progress, fit
 from training.schedule import Schedule
-from training.unet import UNet
 
 SCHEDULE = Schedule(
     steps=6, batch_size=2, crop_px=64, warmup_steps=2, validate_every=2, workers=0, precision="fp32"

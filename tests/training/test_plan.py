@@ -7,8 +7,8 @@ from typer.testing import CliRunner
 
 from nuclei.cli.train import app
 from nuclei.errors import InvalidData
-from training.conversion import write_dataset
-from training.dataset import Sample
+from training.data.conversion import write_dataset
+from training.data.dataset import Sample
 from training.optimisation import finished_progress
 from training.plan import Budget, budget_of, plan
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from nuclei.errors import InvalidData
-from training.conversion import write_dataset
-from training.dataset import Sample
+from training.data.conversion import write_dataset
+from training.data.dataset import Sample
+from training.families.unet import UNet
 from training.optimisation import best_network, finished_progress
 from training.schedule import Schedule
 from training.side_by_side import Together, train_side_by_side
-from training.unet import UNet
 
 SCHEDULE = Schedule(
     steps=2, batch_size=2, crop_px=64, validate_every=1, workers=0, precision="fp32"

@@ -2,11 +2,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from nuclei.assembly import Maps
-from nuclei.contract import Contract, Method, WatershedParameters
-from nuclei.tiles import plan_tiles
-from training.dataset import Sample
-from training.targets import target_maps
+from nuclei.imaging.tiles import plan_tiles
+from nuclei.inference.contract import Contract, Method, WatershedParameters
+from nuclei.postprocessing.accumulation import Maps
+from training.data.dataset import Sample
+from training.data.targets import target_maps
 from training.tuning import Tuner
 
 
@@ -29,4 +29,4 @@ def test_tuning_never_loses_and_finds_a_shifted_threshold(samples: list[Sample])
     strict = replace(WatershedParameters(), foreground_threshold=0.6)
     assert tuner.scores(best).mean() >= tuner.scores(WatershedParameters()).mean()
     assert tuner.scores(best).mean() > tuner.scores(strict).mean() + 0.3
-    assert 0.5 < tuner.cross_fitted_score(seed=0) <= tuner.scores(best).mean() + 1e-9
+    assert 0.5 < tuner.cross_validated_score(seed=0) <= tuner.scores(best).mean() + 1e-9

@@ -184,7 +184,7 @@ def start(
     uri = tracking_uri or default_tracking_uri()
     model = train(recipe, folder, uri)
     console.print(model.evaluation.table("validation images"))
-    if (fitted := model.contract.validation.get("cross_fitted_dsb_score")) is not None:
+    if (fitted := model.contract.validation.get("cross_validated_dsb_score")) is not None:
         console.print(
             "DSB score with post-processing tuned on one half of these images and scored on the "
             f"other, in turn: {fitted:.3f}"

@@ -46,7 +46,7 @@ def consensus(
     The vote is tuned and registered as a model of its own; no network learns anything more.
     """
     require_training()
-    from training.consensus import Consensus
+    from training.families.consensus import Consensus
 
     def make(images: Path) -> Consensus:
         if unet is None or mask_rcnn is None:

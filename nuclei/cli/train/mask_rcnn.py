@@ -33,6 +33,6 @@ def mask_rcnn(
     the steps. Progress, curves, scores per kind of image and pictures go to MLflow. A run that was
     killed goes on from its last validation with --resume.
     """
-    from training.mask_rcnn import MaskRCNN
+    from training.families.mask_rcnn import MaskRCNN
 
     asked.start(MaskRCNN.read, lambda shared: MaskRCNN(**shared, backbone=backbone))

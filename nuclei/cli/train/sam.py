@@ -11,7 +11,7 @@ from nuclei.registry import default_tracking_uri, home, registered_name
 from training.schedule import SAM
 
 if TYPE_CHECKING:
-    from training.sam import Sam
+    from training.families.sam import Sam
 
 EPILOG = """
 **Examples**
@@ -43,7 +43,7 @@ def sam(
     Its mask decoder learns from the true boxes of your images; the image encoder stays as it is.
     Scores, curves and pictures go to MLflow, as with every model.
     """
-    from training.sam import Sam
+    from training.families.sam import Sam
 
     def make(shared: dict[str, Any]) -> "Sam":
         if weights is None:

@@ -31,6 +31,6 @@ def stardist(
     Progress, curves, scores per kind of image and pictures go to MLflow. A run that was killed
     goes on from its last validation with --resume.
     """
-    from training.stardist import StarDist
+    from training.families.stardist import StarDist
 
     asked.start(StarDist.read, lambda shared: StarDist(**shared, encoder=encoder))

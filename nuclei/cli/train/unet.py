@@ -60,7 +60,7 @@ def unet(
     Progress, curves, scores per kind of image and pictures go to MLflow. A run that was killed
     goes on from its last validation with --resume.
     """
-    from training.unet import UNet
+    from training.families.unet import UNet
 
     augmentation = Augmentation() if colour else Augmentation(stain=0.0, grey=0.0)
     schedule = replace(asked.schedule, balanced=balanced, augmentation=augmentation)

@@ -46,7 +46,7 @@ def unet_linknet(
     The average is tuned and registered as a model of its own; no network learns anything more.
     """
     require_training()
-    from training.averaging import UNetLinkNet
+    from training.families.averaging import UNetLinkNet
 
     def make(images: Path) -> UNetLinkNet:
         if unet is None or linknet is None:

@@ -34,7 +34,7 @@ def yolov8(
     model version is tagged with it. Progress, curves, scores per kind of image and pictures go to
     MLflow. A run that was killed goes on from its last validation with --resume.
     """
-    from training.yolov8 import YoloV8, require_ultralytics
+    from training.families.yolov8 import YoloV8, require_ultralytics
 
     require_ultralytics()
     asked.start(YoloV8.read, lambda shared: YoloV8(**shared, size=size, zoom=zoom))

@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 
 from nuclei.cli.main import app
 from nuclei.errors import InvalidData, InvalidOption, ModelNotFound
-from nuclei.local import LocalEngine
+from nuclei.inference.onnx_engine import LocalEngine
 
 NAMES = ("a", "b", "c")
 

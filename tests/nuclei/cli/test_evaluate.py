@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from nuclei.cli.main import app
 from nuclei.errors import InvalidData
-from nuclei.local import LocalEngine
+from nuclei.inference.onnx_engine import LocalEngine
 
 if TYPE_CHECKING:
     from tests.conftest import Gateway

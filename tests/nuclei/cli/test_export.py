@@ -8,7 +8,7 @@ from typer.testing import CliRunner, Result
 
 from nuclei.cli.main import app
 from nuclei.errors import EngineUnavailable, InvalidOption, ModelNotFound, NucleiError
-from serving.ports import LOOPBACK, free_ports
+from serving.process.ports import LOOPBACK, free_ports
 from serving.repository import check_repository
 
 MODEL = "nuclei-unet"

@@ -52,13 +52,13 @@ def test_every_frame_is_answered(gateway: "Gateway", folder: Path) -> None:
     assert int(row(result, "nuclei")) > 100
 
 
-@pytest.mark.parametrize("behind", ["drop_oldest", "latest_only"])
+@pytest.mark.parametrize("overflow", ["drop_oldest", "latest_only"])
 def test_slow_server_does_not_slow_the_camera(
-    gateway: "Gateway", folder: Path, behind: str
+    gateway: "Gateway", folder: Path, overflow: str
 ) -> None:
     result = replay(
         *(folder, "--fps", 200, "--seconds", 0.5, "--positions", 2, "--tta"),
-        *("--behind", behind, "--address", gateway.grpc_address),
+        *("--overflow", overflow, "--address", gateway.grpc_address),
     )
     assert result.exit_code == 0, result.output
     sent, answered, skipped = (
@@ -119,4 +119,4 @@ def test_folder_without_images_is_refused(tmp_path: Path, what: str) -> None:
 def test_help_teaches(folder: Path) -> None:
     text = replay("--help").stdout
     assert "Examples" in text
-    assert "--behind latest_only" in text
+    assert "--overflow latest_only" in text

@@ -12,9 +12,9 @@ from typer.testing import CliRunner, Result
 from nuclei.cli.main import app
 from nuclei.cli.segment import find_jobs
 from nuclei.errors import EngineUnavailable, InvalidInput, InvalidOption, ModelNotFound, NucleiError
-from nuclei.images import read_frame, read_labels
-from nuclei.metrics import score_image
-from serving.ports import LOOPBACK, free_ports
+from nuclei.evaluation.metrics import score_image
+from nuclei.imaging.images import read_frame, read_labels
+from serving.process.ports import LOOPBACK, free_ports
 
 if TYPE_CHECKING:
     from tests.conftest import Gateway

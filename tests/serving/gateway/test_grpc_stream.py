@@ -104,7 +104,7 @@ def test_second_settings_end_the_call(stub: SegmentationStub) -> None:
 
 
 def test_unknown_policy_ends_the_call(stub: SegmentationStub) -> None:
-    call = stub.SegmentStream(iter([settings(behind_policy=77)]))
+    call = stub.SegmentStream(iter([settings(overflow=77)]))
     assert status_of(call) == (grpc.StatusCode.INVALID_ARGUMENT, "InvalidOption")
 
 

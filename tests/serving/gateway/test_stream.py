@@ -18,7 +18,7 @@ from nuclei.errors import (
 )
 from serving.gateway.admission import Admission
 from serving.gateway.observation import Skipped
-from serving.gateway.stream import Admitted, Behind, FrameStream
+from serving.gateway.stream import Admitted, FrameStream, OverflowPolicy
 
 MIB = 2**20
 
@@ -102,15 +102,15 @@ class Caller:
 @asynccontextmanager
 async def streaming(
     caller: Caller,
-    behind: Behind = Behind.BLOCK,
+    overflow: OverflowPolicy = OverflowPolicy.BLOCK,
     admission: Admission | None = None,
     *,
-    max_waiting: int = 2,
+    queue_size: int = 2,
     reader_timeout_s: float = 30.0,
     drain_s: float = 5.0,
 ) -> AsyncIterator["asyncio.Task[None]"]:
     stream: FrameStream[Answer] = FrameStream(
-        admission or Admission(64, 64 * MIB, 1), "caller", behind, max_waiting, reader_timeout_s
+        admission or Admission(64, 64 * MIB, 1), "caller", overflow, queue_size, reader_timeout_s
     )
     task = asyncio.create_task(stream.run(caller.receive, caller.write, caller.draining, drain_s))
     yield task
@@ -158,7 +158,7 @@ async def test_block_stops_reading_and_loses_nothing() -> None:
 async def test_drop_oldest_keeps_the_newest_waiting() -> None:
     caller = Caller()
     frames = [SlowFrame(str(number)) for number in range(6)]
-    async with streaming(caller, Behind.DROP_OLDEST, max_waiting=2) as task:
+    async with streaming(caller, OverflowPolicy.DROP_OLDEST, queue_size=2) as task:
         caller.send(frames[0])
         await frames[0].begun.wait()
         caller.send(*frames[1:], None)
@@ -175,7 +175,7 @@ async def test_latest_only_counts_each_position_for_itself() -> None:
     caller = Caller()
     busy = SlowFrame("busy", ("", 9))
     frames = [SlowFrame(f"{t}{p}", ("", p)) for t in range(3) for p in (1, 2)]
-    async with streaming(caller, Behind.LATEST_ONLY) as task:
+    async with streaming(caller, OverflowPolicy.LATEST_ONLY) as task:
         caller.send(busy)
         await busy.begun.wait()
         caller.send(*frames, None)
@@ -190,7 +190,7 @@ async def test_latest_only_counts_each_position_for_itself() -> None:
 async def test_a_frame_in_work_is_never_dropped() -> None:
     caller = Caller()
     first, second = SlowFrame("first"), SlowFrame("second")
-    async with streaming(caller, Behind.LATEST_ONLY, Admission(64, MIB, 2)):
+    async with streaming(caller, OverflowPolicy.LATEST_ONLY, Admission(64, MIB, 2)):
         caller.send(first)
         await first.begun.wait()
         caller.send(second)
@@ -218,7 +218,7 @@ async def test_overloaded_server_makes_the_others_skip() -> None:
     admission = Admission(4, MIB, 1)
     frames = [SlowFrame(str(number)) for number in range(4)]
     allow(frames[1:])
-    async with streaming(caller, Behind.DROP_OLDEST, admission, max_waiting=9):
+    async with streaming(caller, OverflowPolicy.DROP_OLDEST, admission, queue_size=9):
         caller.send(*frames)
         await frames[0].begun.wait()
         await settle()
@@ -278,13 +278,15 @@ async def test_wrong_message_ends_the_stream() -> None:
         assert frame.cancelled
 
 
-@pytest.mark.parametrize("behind", Behind)
-async def test_slow_reader_stops_the_reading_and_is_left_in_the_end(behind: Behind) -> None:
+@pytest.mark.parametrize("overflow", OverflowPolicy)
+async def test_slow_reader_stops_the_reading_and_is_left_in_the_end(
+    overflow: OverflowPolicy,
+) -> None:
     caller = Caller()
     caller.reads.clear()
     frames = [SlowFrame(str(number)) for number in range(600)]
     allow(frames)
-    async with streaming(caller, behind, reader_timeout_s=0.3) as task:
+    async with streaming(caller, overflow, reader_timeout_s=0.3) as task:
         caller.send(*frames)
         await asyncio.sleep(0.1)
         assert caller.unread > 300

@@ -10,7 +10,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from serving.ports import free_ports
+from serving.process.ports import free_ports
 from serving.triton.server import TritonServer
 from tests.serving.onnx_models import batch_sizes, bfloat16s, scaled, sevens, tensors, triton_model
 

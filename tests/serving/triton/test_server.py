@@ -17,7 +17,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from nuclei.errors import InvalidData, MissingPrerequisite
-from serving.ports import LOOPBACK, free_ports
+from serving.process.ports import LOOPBACK, free_ports
 from serving.settings import TRITON_ENVIRONMENT
 from serving.triton.key import GRPC_HEADER
 from serving.triton.server import TritonServer

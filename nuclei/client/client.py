@@ -1,0 +1,411 @@
+"""Clients of a running gateway: `Client` blocks, `AsyncClient` is for asyncio.
+
+Both raise the errors of `nuclei.errors` that the server raised. Importing this module needs no
+more than numpy and grpcio.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Collection,
+    Iterable,
+    Iterator,
+)
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+
+from nuclei import errors
+from nuclei.client.acquisition import FrameIndex, Outcome, StagePosition, StreamFrame
+from nuclei.client.messages import (
+    DEFAULT_OUTPUTS,
+    StreamMessages,
+    error_of,
+    segment_request,
+    segmentation_of,
+)
+from nuclei.v1 import segmentation_pb2 as pb
+from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+    from nuclei.client.acquisition import FrameLike
+    from nuclei.results.segmentation import Segmentation
+
+__all__ = ["AsyncClient", "Client", "FrameIndex", "Outcome", "StagePosition", "StreamFrame"]
+
+DEFAULT_ADDRESS = "localhost:50051"
+MAX_MESSAGE_BYTES = 2**31 - 1
+
+CHANNEL_OPTIONS = (
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    # A server that is back is found within a second; gRPC's own back-off grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    # A server that is gone without a word is noticed within half a minute.
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.max_pings_without_data", 0),
+)
+
+
+class Client:
+    """Segments frames through a gateway; one may be shared between threads.
+
+    >>> with Client("localhost:50051") as client:
+    ...     result = client.segment(Path("frame.tif"))
+    ...     print(len(result.nuclei), result.labels.shape)
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        token: str = "",
+        tls_ca: Path | None = None,
+        tls_certificate: Path | None = None,
+        tls_key: Path | None = None,
+        channel: grpc.Channel | None = None,
+    ) -> None:
+        """Connect at the first call.
+
+        Args:
+            address: host:port of the gateway's gRPC server.
+            token: what a gateway with NUCLEI_TOKEN asks for.
+            tls_ca: PEM file with the authority of the gateway's certificate; connects with TLS.
+            tls_certificate: PEM file with the caller's own certificate, for a gateway that asks for
+                one; with tls_key and tls_ca.
+            tls_key: PEM file with the key of that certificate.
+            channel: used instead of a new one to `address`.
+
+        Raises:
+            InvalidOption: the TLS files cannot be read, or some are missing.
+        """
+        credentials = _credentials(tls_ca, tls_certificate, tls_key)
+        if channel is None and credentials is not None:
+            channel = grpc.secure_channel(address, credentials, CHANNEL_OPTIONS)
+        self._channel = channel or grpc.insecure_channel(address, CHANNEL_OPTIONS)
+        self._stub = SegmentationStub(self._channel)
+        self._metadata = _authorization(token)
+
+    def segment(
+        self,
+        frame: FrameLike,
+        *,
+        model: str = "",
+        tta: bool = False,
+        outputs: Collection[str] = DEFAULT_OUTPUTS,
+        pixel_size_um: tuple[float, float] | None = None,
+        pixel_to_stage: ArrayLike | None = None,
+        index: FrameIndex | None = None,
+        stage_position: StagePosition | None = None,
+        request_id: str = "",
+        timeout_s: float = 30,
+    ) -> Segmentation:
+        """Segment one frame.
+
+        Args:
+            frame: a Frame, its pixels (uint8 or uint16 [H, W] or [H, W, C]), the bytes of an image
+                file, or the path of one.
+            model: name of a model; empty for the server's default one.
+            tta: average over the 8 rotations and reflections: better, about 8 times dearer.
+            outputs: what to fetch, of `centroids`, `boxes`, `features`, `labels` and `polygons`.
+                What is left out is empty in the result: `labels` is [0, 0], columns have no rows,
+                `outlines` is None.
+            pixel_size_um: (y, x), micrometres; None for the one of the Frame or the file.
+            pixel_to_stage: [2, 3], maps (x, y, 1) in pixels to the stage's (x, y) in micrometres;
+                not together with pixel_size_um.
+            index: place of the frame in its acquisition.
+            stage_position: where the stage stood; with a pixel size, gives centroids on the stage.
+            request_id: names the request in the server's log; empty for a new one.
+            timeout_s: seconds until DeadlineExceeded.
+
+        Raises:
+            InvalidImage, FrameTooLarge, InvalidOption: the request is wrong.
+            Unauthenticated, ModelNotFound, DeadlineExceeded, Overloaded, EngineUnavailable,
+            EngineFailed.
+        """
+        asked = StreamFrame(
+            frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
+        )
+        request = segment_request(asked, model, tta, outputs)
+        with _translated():
+            reply = self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
+        return segmentation_of(reply)
+
+    def stream(
+        self,
+        frames: Iterable[FrameLike | StreamFrame],
+        *,
+        overflow: str = "block",
+        queue_size: int = 0,
+        model: str = "",
+        tta: bool = False,
+        outputs: Collection[str] = DEFAULT_OUTPUTS,
+        timeout_s: float = 30,
+    ) -> Iterator[Outcome]:
+        """Segment the frames of an acquisition while it runs.
+
+        Frames are read in a thread of their own, from the first outcome that is asked for, and
+        every one has exactly one outcome. Outcomes of one position keep the order of its frames;
+        positions do not wait for each other. Leaving the loop cancels what is not answered and
+        ends the reading of `frames`.
+
+        >>> for outcome in client.stream(camera(), overflow="latest_only", outputs=["centroids"]):
+        ...     if outcome.segmentation:
+        ...         print(outcome.index, len(outcome.segmentation.nuclei))
+
+        Args:
+            frames: what `segment` takes, or StreamFrame, which says more of each. May be endless.
+            overflow: what happens when frames come faster than they are segmented. `block`: no more
+                are read until the server has caught up. `drop_oldest`: when more than `queue_size`
+                wait, the oldest is skipped. `latest_only`: of each position only the newest waits,
+                the others are skipped.
+            queue_size: for `drop_oldest`; 0 for the server's default.
+            model, tta, outputs: as in `segment`, for all frames.
+            timeout_s: time that each frame has from its arrival at the server, seconds.
+
+        Raises:
+            InvalidOption, Unauthenticated, Overloaded, EngineUnavailable, DeadlineExceeded: the
+                stream as a whole cannot start or go on. What is wrong with one frame is the error
+                of its outcome. What `frames` raises comes after the outcomes of the frames before.
+        """
+        messages = StreamMessages(
+            overflow=overflow,
+            queue_size=queue_size,
+            model=model,
+            tta=tta,
+            outputs=outputs,
+            timeout_s=timeout_s,
+        )
+        return self._outcomes(frames, messages)
+
+    def _outcomes(
+        self, frames: Iterable[FrameLike | StreamFrame], messages: StreamMessages
+    ) -> Iterator[Outcome]:
+        failed: list[Exception] = []
+
+        def requests() -> Iterator[pb.SegmentStreamRequest]:
+            yield messages.settings()
+            try:
+                for frame in frames:
+                    yield messages.frame(frame)
+            except Exception as error:
+                failed.append(error)
+
+        with _translated():
+            call = self._stub.SegmentStream(requests(), metadata=self._metadata)
+            try:
+                for answer in call:
+                    yield messages.outcome(answer)
+            finally:
+                call.cancel()
+        for error in failed:
+            raise error
+
+    def server_info(self, timeout_s: float = 5) -> pb.GetServerInfoResponse:
+        """The models and limits of the server; raises EngineUnavailable, DeadlineExceeded."""
+        with _translated():
+            return self._stub.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=timeout_s, metadata=self._metadata
+            )
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """Segments frames through a gateway, from one event loop; the calls are those of `Client`.
+
+    >>> async with AsyncClient("localhost:50051") as client:
+    ...     results = await asyncio.gather(*(client.segment(path) for path in paths))
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        token: str = "",
+        tls_ca: Path | None = None,
+        tls_certificate: Path | None = None,
+        tls_key: Path | None = None,
+        channel: grpc.aio.Channel | None = None,
+    ) -> None:
+        """Connect at the first call; arguments and errors as in `Client`."""
+        credentials = _credentials(tls_ca, tls_certificate, tls_key)
+        if channel is None and credentials is not None:
+            channel = grpc.aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
+        self._channel = channel or grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+        self._stub = SegmentationStub(self._channel)
+        self._metadata = _authorization(token)
+
+    async def segment(
+        self,
+        frame: FrameLike,
+        *,
+        model: str = "",
+        tta: bool = False,
+        outputs: Collection[str] = DEFAULT_OUTPUTS,
+        pixel_size_um: tuple[float, float] | None = None,
+        pixel_to_stage: ArrayLike | None = None,
+        index: FrameIndex | None = None,
+        stage_position: StagePosition | None = None,
+        request_id: str = "",
+        timeout_s: float = 30,
+    ) -> Segmentation:
+        """Segment one frame; arguments, result and errors as in `Client.segment`."""
+        asked = StreamFrame(
+            frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
+        )
+        request = segment_request(asked, model, tta, outputs)
+        with _translated():
+            reply = await self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
+        return segmentation_of(reply)
+
+    def stream(
+        self,
+        frames: AsyncIterable[FrameLike | StreamFrame] | Iterable[FrameLike | StreamFrame],
+        *,
+        overflow: str = "block",
+        queue_size: int = 0,
+        model: str = "",
+        tta: bool = False,
+        outputs: Collection[str] = DEFAULT_OUTPUTS,
+        timeout_s: float = 30,
+    ) -> AsyncIterator[Outcome]:
+        """Segment the frames of an acquisition while it runs.
+
+        As `Client.stream`; `frames` may be asynchronous, and is read in a task.
+        """
+        messages = StreamMessages(
+            overflow=overflow,
+            queue_size=queue_size,
+            model=model,
+            tta=tta,
+            outputs=outputs,
+            timeout_s=timeout_s,
+        )
+        return self._outcomes(frames, messages)
+
+    async def _outcomes(
+        self,
+        frames: AsyncIterable[FrameLike | StreamFrame] | Iterable[FrameLike | StreamFrame],
+        messages: StreamMessages,
+    ) -> AsyncIterator[Outcome]:
+        with _translated():
+            call = self._stub.SegmentStream(metadata=self._metadata)
+            sending = asyncio.create_task(_send(call, frames, messages))
+            try:
+                async for answer in call:
+                    yield messages.outcome(answer)
+                await sending
+            finally:
+                sending.cancel()
+                call.cancel()
+
+    async def server_info(self, timeout_s: float = 5) -> pb.GetServerInfoResponse:
+        """The models and limits of the server; raises EngineUnavailable, DeadlineExceeded."""
+        with _translated():
+            return await self._stub.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=timeout_s, metadata=self._metadata
+            )
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+
+async def _send(
+    call: Any,
+    frames: AsyncIterable[FrameLike | StreamFrame] | Iterable[FrameLike | StreamFrame],
+    messages: StreamMessages,
+) -> None:
+    """Send all frames; raises what `frames` raises, after saying that no more come."""
+    try:
+        await call.write(messages.settings())
+        async for frame in _asynchronous(frames):
+            await call.write(messages.frame(frame))
+    except (grpc.RpcError, asyncio.InvalidStateError):
+        return  # the call has ended, and its reader learns why
+    finally:
+        if not call.done():
+            await call.done_writing()
+
+
+async def _asynchronous(
+    frames: AsyncIterable[FrameLike | StreamFrame] | Iterable[FrameLike | StreamFrame],
+) -> AsyncIterator[FrameLike | StreamFrame]:
+    if isinstance(frames, AsyncIterable):
+        async for frame in frames:
+            yield frame
+    else:
+        for frame in frames:
+            yield frame
+
+
+def _authorization(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+def _credentials(
+    ca: Path | None, certificate: Path | None, key: Path | None
+) -> grpc.ChannelCredentials | None:
+    """None is plain text."""
+    if ca is None and certificate is None and key is None:
+        return None
+    if ca is None or (certificate is None) != (key is None):
+        raise errors.InvalidOption(
+            "TLS needs tls_ca, and tls_certificate and tls_key together or not at all"
+        )
+    return grpc.ssl_channel_credentials(
+        _pem(ca),
+        None if key is None else _pem(key),
+        None if certificate is None else _pem(certificate),
+    )
+
+
+def _pem(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise errors.InvalidOption(
+            f"{path} cannot be read ({error.strerror}); expected a PEM file"
+        ) from error
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise error_of(error) from None

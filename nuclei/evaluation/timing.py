@@ -1,0 +1,141 @@
+"""What a model of a repository answers to images, and what answering costs."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.errors import EngineFailed
+from nuclei.evaluation.coco import Candidates
+from nuclei.imaging.images import Frame
+from nuclei.inference.contract import Contract
+from nuclei.inference.onnx_engine import LocalEngine
+from nuclei.inference.pipeline import predict
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """The nuclei of one image.
+
+    Attributes:
+        labels: uint32 [H, W] as the frame, 0 is background; what is served.
+        candidates: what COCO's scores look at.
+        seconds: from the frame to the labels.
+        version: of the model that answered.
+    """
+
+    labels: NDArray[np.uint32]
+    candidates: Candidates
+    seconds: float
+    version: str
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a model takes; None is unknown.
+
+    Attributes:
+        parameters: of its networks.
+        training_minutes: on whatever machine it was trained.
+        training_gpu_mb: peak of the GPU's memory there, megabytes.
+        ms_per_image: median, from frame to labels, milliseconds.
+        ms_per_megapixel: of all images together.
+        memory_mb: peak of a process that does nothing else, megabytes.
+    """
+
+    parameters: float | None
+    training_minutes: float | None
+    training_gpu_mb: float | None
+    ms_per_image: float
+    ms_per_megapixel: float
+    memory_mb: float
+
+
+def answers_of(
+    repository: Path,
+    model: str,
+    tta: bool,
+    frames: Sequence[Frame],
+    advance: Callable[[], None] = lambda: None,
+) -> tuple[list[Answer], Cost]:
+    """Ask a model for the nuclei of every frame, in a process of its own, on the CPU.
+
+    Args:
+        repository: folder of Triton models.
+        model: name of the model.
+        tta: average over the eight rotated and mirrored views.
+        frames: at least one.
+        advance: called after each frame.
+
+    Raises:
+        ModelNotFound, InvalidData: as `nuclei.inference.onnx_engine.LocalEngine`.
+        EngineFailed: the model failed, or its process was killed.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+
+        def ask(frame: Frame) -> Answer:
+            return process.submit(_answer, repository, model, tta, frame).result()
+
+        try:
+            ask(frames[0])  # loads the model, which the times are not to hold
+            answers = []
+            for frame in frames:
+                answers.append(ask(frame))
+                advance()
+            memory_mb = process.submit(_peak_memory_mb).result()
+            contract = process.submit(_contract, repository, model).result()
+        except BrokenProcessPool as error:
+            raise EngineFailed(
+                f"the process that ran {model} was killed, perhaps for the memory it took; free "
+                "some, or evaluate smaller images"
+            ) from error
+    return answers, _cost(contract, answers, frames, memory_mb)
+
+
+def _cost(
+    contract: Contract, answers: Sequence[Answer], frames: Sequence[Frame], memory_mb: float
+) -> Cost:
+    seconds = np.array([answer.seconds for answer in answers])
+    pixels = sum(frame.pixels.shape[0] * frame.pixels.shape[1] for frame in frames)
+    return Cost(
+        contract.training.get("parameters"),
+        contract.training.get("minutes"),
+        contract.training.get("gpu_memory_mb"),
+        float(np.median(seconds)) * 1e3,
+        float(seconds.sum()) * 1e3 / (pixels / 1e6),
+        memory_mb,
+    )
+
+
+def _answer(repository: Path, model: str, tta: bool, frame: Frame) -> Answer:
+    started = time.perf_counter()
+    found = asyncio.run(predict(frame, _engine(repository), model, tta=tta))
+    parameters = found.contract.postprocessing
+    labels, _ = found.accumulator.label(parameters, lambda: None)
+    seconds = time.perf_counter() - started
+    candidates = Candidates.of(found.accumulator, parameters, frame)
+    return Answer(labels, candidates, seconds, found.version)
+
+
+def _contract(repository: Path, model: str) -> Contract:
+    return asyncio.run(_engine(repository).contract(model))
+
+
+@cache
+def _engine(repository: Path) -> LocalEngine:
+    return LocalEngine(repository)
+
+
+def _peak_memory_mb() -> float:
+    # Not getrusage: its peak goes back to before exec, and is then the parent's.
+    status = Path("/proc/self/status").read_text()
+    kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(kib) / 2**10

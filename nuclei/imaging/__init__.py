@@ -1,0 +1,1 @@
+"""From image files to frames, and from frames to tiles."""

@@ -1,0 +1,1 @@
+"""From a frame to nuclei: tiles, graphs, engines and contracts."""

@@ -1,0 +1,164 @@
+"""The engine that runs a Triton model repository in this process, without a server."""
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from nuclei.errors import DeadlineExceeded, EngineFailed, InvalidData, ModelNotFound
+from nuclei.inference.contract import Contract
+from nuclei.inference.model_config import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    contract_of,
+    has_contract,
+    parse_model_config,
+    versions_of,
+)
+from nuclei.inference.pipeline import TTA_SUFFIX, Inference
+
+onnxruntime.disable_telemetry_events()
+
+Tensors = dict[str, NDArray[Any]]
+
+
+class LocalEngine:
+    """Runs ensembles of ONNX models with onnxruntime, as their `config.pbtxt` chain them.
+
+    Sessions and configurations are read once, at first use. One image runs at a time, on the
+    threads that each model's configuration asks for.
+    """
+
+    def __init__(self, repository: Path) -> None:
+        """Open a repository.
+
+        Args:
+            repository: folder of Triton models: `<model>/config.pbtxt`, `<model>/<version>/`.
+
+        Raises:
+            InvalidData: there is no model in it.
+        """
+        self._repository = repository
+        if not self._names():
+            raise InvalidData(
+                f"{repository} is no model repository: expected folders with a {CONFIG_FILE}; "
+                "export a model into it or name another folder"
+            )
+        self._configs: dict[str, ModelConfig] = {}
+        self._sessions: dict[str, onnxruntime.InferenceSession] = {}
+        self._running = threading.Lock()
+
+    async def contract(self, model: str) -> Contract:
+        """The contract of the version that runs.
+
+        Raises:
+            ModelNotFound: no such model, or it is only a step of one.
+            InvalidData: its configuration cannot be read.
+        """
+        return contract_of(self._config(model))
+
+    async def infer(
+        self,
+        graph: str,
+        outputs: tuple[str, ...],
+        image: NDArray[np.uint16],
+        intensity: NDArray[np.float32],
+        timeout_s: float | None,
+    ) -> Inference:
+        """Run one tile through an ensemble.
+
+        Args:
+            graph: name of the ensemble.
+            outputs: names of the tensors that are wanted.
+            image: uint16 [H, W, C], C 1 or 3.
+            intensity: float32 [2], the range [lo, hi].
+            timeout_s: seconds this may take, None for no limit; checked between the steps.
+
+        Raises:
+            ModelNotFound, InvalidData: as `contract`.
+            DeadlineExceeded: the time ran out.
+            EngineFailed: onnxruntime failed.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        tensors: Tensors = {"IMAGE": image, "RANGE": intensity}
+        made = await asyncio.to_thread(self._run_graph, graph, tensors, deadline)
+        return Inference({name: made[name] for name in outputs}, str(self._version(graph)))
+
+    def models(self) -> list[str]:
+        """Names of the models, sorted."""
+        return [
+            name
+            for name in self._names()
+            if has_contract(self._config(name)) and not name.endswith(TTA_SUFFIX)
+        ]
+
+    def _names(self) -> list[str]:
+        return sorted(path.parent.name for path in self._repository.glob(f"*/{CONFIG_FILE}"))
+
+    def _run_graph(self, graph: str, tensors: Tensors, deadline: float | None) -> Tensors:
+        with self._running:
+            return self._run(graph, tensors, deadline)
+
+    def _run(self, name: str, tensors: Tensors, deadline: float | None) -> Tensors:
+        config = self._config(name)
+        if config.ensemble_scheduling.step:
+            return self._run_steps(config, tensors, deadline)
+        if deadline is not None and time.monotonic() >= deadline:
+            raise DeadlineExceeded(f"the time ran out before step '{name}'; allow more time")
+        session = self._session(name)
+        outputs = [output.name for output in session.get_outputs()]
+        try:
+            return dict(zip(outputs, session.run(outputs, tensors), strict=True))
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise EngineFailed(f"step '{name}' failed in onnxruntime: {error}") from error
+
+    def _run_steps(self, config: ModelConfig, inputs: Tensors, deadline: float | None) -> Tensors:
+        tensors = dict(inputs)
+        for step in config.ensemble_scheduling.step:
+            given = {theirs: tensors[ours] for theirs, ours in step.input_map.items()}
+            made = self._run(step.model_name, given, deadline)
+            tensors |= {ours: made[theirs] for theirs, ours in step.output_map.items()}
+        return {output.name: tensors[output.name] for output in config.output}
+
+    def _config(self, name: str) -> ModelConfig:
+        if name not in self._configs:
+            if name not in self._names():
+                raise ModelNotFound(
+                    f"there is no model '{name}' in {self._repository}; "
+                    f"expected one of: {', '.join(self.models())}"
+                )
+            text = (self._repository / name / CONFIG_FILE).read_text()
+            self._configs[name] = parse_model_config(text, name)
+        return self._configs[name]
+
+    def _session(self, name: str) -> onnxruntime.InferenceSession:
+        if name not in self._sessions:
+            config = self._config(name)
+            file = config.default_model_filename or MODEL_FILE
+            path = self._repository / name / str(self._version(name)) / file
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = int(
+                config.parameters["intra_op_thread_count"].string_value or 0
+            )
+            options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            try:
+                self._sessions[name] = onnxruntime.InferenceSession(
+                    path, options, providers=["CPUExecutionProvider"]
+                )
+            except Exception as error:  # onnxruntime's errors share no base class
+                raise InvalidData(f"{path} cannot be loaded: {error}; export it again") from error
+        return self._sessions[name]
+
+    def _version(self, name: str) -> int:
+        """The version Triton would serve: the one its policy names, else the highest."""
+        policy = self._config(name).version_policy
+        versions = list(policy.specific.versions) or versions_of(self._repository / name)
+        if not versions:
+            raise InvalidData(f"model '{name}' has no version folder; export it again")
+        return max(versions)

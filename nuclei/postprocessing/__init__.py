@@ -1,0 +1,1 @@
+"""From the answers of a network to labelled and measured nuclei."""

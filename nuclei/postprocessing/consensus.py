@@ -1,0 +1,98 @@
+"""Two segmentations of one frame as one, by a vote on every nucleus."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.ndimage import find_objects
+
+# Two nuclei that have more in common than this are one; no third can be the same then.
+SAME_IOU = 0.5
+
+Labels = NDArray[np.uint32]
+Scores = NDArray[np.float32]
+_Window = tuple[slice, slice]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A nucleus that was voted for: where it is drawn, by which label."""
+
+    vote: float
+    drawn: Labels
+    window: _Window
+    label: int
+
+
+def consensus(
+    first: tuple[Labels, Scores],
+    second: tuple[Labels, Scores],
+    min_score: float,
+    overlap: float,
+    min_area_px: int,
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Labels, Scores]:
+    """Keep the nuclei that two segmenters vote for.
+
+    The vote is the mean of both scores, that of a segmenter that did not see the nucleus being 0.
+    The highest vote is rendered first, and what would lie on pixels of higher ones by more than a
+    given part of its own is left out: so where one segmenter sees two nuclei and the other sees
+    one, the surer has its way. A nucleus that both see has the outline of the first.
+
+    Args:
+        first, second: labels uint32 [H, W], 0 is background, 1..N without gaps; and the score of
+            each nucleus, float32 [N] in [0, 1].
+        min_score: nuclei with a lower vote are left out, in [0, 1].
+        overlap: part of its own pixels, in [0, 1], that higher ones may hold already.
+        min_area_px: nuclei of which less is free are left out, pixels.
+        check: called now and then; what it raises ends the work.
+
+    Returns:
+        labels: uint32 [H, W], 0 is background, 1..K without gaps, the highest vote is 1.
+        scores: float32 [K], the vote of each.
+    """
+    candidates = [one for one in _candidates(first, second, check) if one.vote >= min_score]
+    candidates.sort(key=lambda one: -one.vote)
+    labels = np.zeros_like(first[0])
+    kept: list[float] = []
+    for one in candidates:
+        check()
+        mask = one.drawn[one.window] == one.label
+        free = mask & (labels[one.window] == 0)
+        own, left = int(mask.sum()), int(free.sum())
+        if left and left >= min_area_px and own - left <= overlap * own:
+            kept.append(one.vote)
+            labels[one.window][free] = len(kept)
+    return labels, np.array(kept, np.float32)
+
+
+def _candidates(
+    first: tuple[Labels, Scores], second: tuple[Labels, Scores], check: Callable[[], None]
+) -> Iterator[_Candidate]:
+    """The nuclei of the first, then those that only the second saw."""
+    (drawn, scores), (other_drawn, other_scores) = first, second
+    windows = find_objects(other_drawn)
+    seen = set()
+    for label, window in enumerate(find_objects(drawn), start=1):
+        check()
+        vote = float(scores[label - 1])
+        own = other_drawn[window][drawn[window] == label]
+        partner, common = _commonest(own)
+        if partner:
+            area = int(np.sum(other_drawn[windows[partner - 1]] == partner))
+            if common > SAME_IOU * (len(own) + area - common):
+                seen.add(partner)
+                vote += float(other_scores[partner - 1])
+        yield _Candidate(vote / 2, drawn, window, label)
+    for label, window in enumerate(windows, start=1):
+        if label not in seen:
+            yield _Candidate(float(other_scores[label - 1]) / 2, other_drawn, window, label)
+
+
+def _commonest(labels: Labels) -> tuple[int, int]:
+    """The commonest label that is not 0, and its pixels; 0 and 0 where there is none."""
+    found, counts = np.unique(labels[labels > 0], return_counts=True)
+    if not len(found):
+        return 0, 0
+    return int(found[counts.argmax()]), int(counts.max())

@@ -1,0 +1,35 @@
+"""The result of segmenting one frame."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.results.nuclei import Nuclei
+
+
+@dataclass(frozen=True, eq=False)
+class Segmentation:
+    """What one frame gave.
+
+    Attributes:
+        labels: uint32 [H, W] as the frame, 0 is background, 1..N in the order of `nuclei`.
+        nuclei: features of the N nuclei.
+        pixel_size_um: (y, x) of the frame, micrometres; None when unknown.
+        model: name of the model that answered (`unet`, `unet_tta`).
+        version: its version.
+        stage_ms: time of each step, milliseconds, by the step's name (`decode`, `infer`, ...).
+        centroids_stage_um: float64 [N, 2] of (x, y), centroids on the stage, micrometres; None
+            when the frame's place is unknown. From a gateway, as what follows.
+        outlines: (label, polygons) as `nuclei.formats.outlines` gives them; None when they were not
+            asked for.
+    """
+
+    labels: NDArray[np.uint32]
+    nuclei: Nuclei
+    pixel_size_um: tuple[float, float] | None
+    model: str
+    version: str
+    stage_ms: dict[str, float] = field(default_factory=dict)
+    centroids_stage_um: NDArray[np.float64] | None = None
+    outlines: list[tuple[int, list[NDArray[np.int32]]]] | None = None

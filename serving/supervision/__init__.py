@@ -1,0 +1,1 @@
+"""Triton and the gateway as one service: started, watched, started again."""

@@ -1,0 +1,181 @@
+import csv
+import io
+import json
+import uuid
+
+import cv2
+import numpy as np
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from numpy.typing import NDArray
+
+from nuclei.errors import InvalidData, InvalidOption
+from nuclei.formats import FORMATS, compress_labels, decompress_labels, format_named
+from nuclei.imaging.images import Frame, read_labels
+from nuclei.postprocessing.measurement import measure
+from nuclei.results.nuclei import Nuclei
+from nuclei.results.segmentation import Segmentation
+
+PIXELS = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30, 1)
+
+
+def labels_of_two() -> NDArray[np.uint32]:
+    """Nucleus 1 is a square of 4 x 4; nucleus 2 has two parts."""
+    labels = np.zeros((20, 30), np.uint32)
+    labels[2:6, 3:7] = 1
+    labels[10:12, 10:15] = 2
+    labels[15:17, 20:22] = 2
+    return labels
+
+
+def segmentation(pixel_size_um: tuple[float, float] | None = None) -> Segmentation:
+    labels = labels_of_two()
+    nuclei = measure(labels, PIXELS, np.full(labels.shape, 204, np.uint8))
+    return Segmentation(labels, nuclei, pixel_size_um, "unet", "3", {"infer": 12.3456})
+
+
+def encode(name: str, result: Segmentation) -> bytes:
+    return FORMATS[name].encode(result, Frame(PIXELS, result.pixel_size_um))
+
+
+@pytest.mark.parametrize("name", ["labels.tif", "labels.png"])
+def test_label_images_read_back_alike(name: str) -> None:
+    np.testing.assert_array_equal(read_labels(encode(name, segmentation())), labels_of_two())
+
+
+def test_label_tiff_is_uint32_and_carries_the_pixel_size() -> None:
+    with tifffile.TiffFile(io.BytesIO(encode("labels.tif", segmentation((0.5, 0.25))))) as tiff:
+        page = tiff.pages[0].aspage()
+        assert page.dtype == np.uint32
+        assert page.resolutionunit == tifffile.RESUNIT.CENTIMETER
+        assert page.resolution == (40000, 20000)  # pixels per centimetre in x, in y
+
+
+def test_label_png_refuses_more_nuclei_than_it_holds() -> None:
+    many = 65536
+    rows = np.zeros(many)
+    nuclei = Nuclei(rows, rows, rows, rows, rows, rows, rows)
+    result = Segmentation(labels_of_two(), nuclei, None, "unet", "3")
+    with pytest.raises(InvalidOption, match=r"65536 nuclei .* labels\.tif"):
+        encode("labels.png", result)
+
+
+def test_geojson_is_what_qupath_opens() -> None:
+    content = json.loads(encode("geojson", segmentation((0.5, 0.25))))
+    assert content["type"] == "FeatureCollection"
+    first, second = content["features"]
+    assert len({str(uuid.UUID(feature["id"])) for feature in content["features"]}) == 2
+    for feature in content["features"]:
+        assert feature["type"] == "Feature"
+        assert feature["properties"]["objectType"] == "detection"
+        assert feature["properties"]["classification"]["name"] == "Nucleus"
+        assert len(feature["properties"]["classification"]["color"]) == 3
+    assert first["geometry"]["type"] == "Polygon"
+    (ring,) = first["geometry"]["coordinates"]
+    assert ring[0] == ring[-1]
+    assert {tuple(vertex) for vertex in ring} == {(3, 2), (7, 2), (7, 6), (3, 6)}
+    assert second["geometry"]["type"] == "MultiPolygon"
+    assert [len(polygon) for polygon in second["geometry"]["coordinates"]] == [1, 1]
+    assert first["properties"]["measurements"] == {
+        "Area px^2": 16,
+        "Area µm^2": 2.0,
+        "Eccentricity": 0.0,
+        "Mean intensity": 109.5,
+        "Score": 0.8,
+    }
+
+
+def test_geojson_ids_belong_to_the_label_image() -> None:
+    first, again = (json.loads(encode("geojson", segmentation())) for _ in range(2))
+    assert first == again
+    moved = segmentation()
+    moved.labels[2, 3] = 0
+    other = json.loads(encode("geojson", moved))
+    ids = {feature["id"] for content in (first, other) for feature in content["features"]}
+    assert len(ids) == 4
+
+
+def test_csv_in_pixels() -> None:
+    first, second = csv.DictReader(io.StringIO(encode("csv", segmentation()).decode()))
+    assert first == {
+        "label": "1",
+        "area_px": "16",
+        "centroid_x_px": "4.5",
+        "centroid_y_px": "3.5",
+        "box_x0_px": "3",
+        "box_y0_px": "2",
+        "box_x1_px": "7",
+        "box_y1_px": "6",
+        "eccentricity": "0.0",
+        "mean_intensity": "109.5",
+        "score": "0.8",
+    }
+    assert second["area_px"] == "14"
+
+
+def test_csv_in_micrometres() -> None:
+    first = next(csv.DictReader(io.StringIO(encode("csv", segmentation((0.5, 0.25))).decode())))
+    in_um = {name: float(value) for name, value in first.items() if name.split("_")[-1] != "px"}
+    assert in_um["area_um2"] == 2.0
+    assert (in_um["centroid_x_um"], in_um["centroid_y_um"]) == (1.125, 1.75)
+    assert (in_um["box_x0_um"], in_um["box_y0_um"]) == (0.75, 1.0)
+    assert (in_um["box_x1_um"], in_um["box_y1_um"]) == (1.75, 3.0)
+
+
+def test_json_names_model_and_nuclei() -> None:
+    content = json.loads(encode("json", segmentation((0.5, 0.25))))
+    assert (content["model"], content["version"]) == ("unet", "3")
+    assert (content["height_px"], content["width_px"]) == (20, 30)
+    assert content["pixel_size_um"] == {"x": 0.25, "y": 0.5}
+    assert content["stage_ms"] == {"infer": 12.346}
+    assert content["count"] == len(content["nuclei"]) == 2
+    assert content["nuclei"][0]["area_um2"] == 2.0
+
+
+def test_overlay_is_a_colour_png() -> None:
+    data = np.frombuffer(encode("overlay.png", segmentation()), np.uint8)
+    picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    assert picture.ndim == 3
+    assert (picture[:, :, 0] != picture[:, :, 2]).any()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_writes_a_frame_without_nuclei(name: str) -> None:
+    labels = np.zeros((20, 30), np.uint32)
+    nuclei = measure(labels, PIXELS, labels.astype(np.uint8))
+    assert encode(name, Segmentation(labels, nuclei, None, "unet", "3"))
+
+
+def test_an_unknown_format_lists_the_known() -> None:
+    with pytest.raises(InvalidOption, match=r"'svg'.*geojson"):
+        format_named("svg")
+
+
+@given(
+    arrays.arrays(
+        np.uint32,
+        st.tuples(st.integers(1, 20), st.integers(1, 20)),
+        elements=st.integers(0, 2**32 - 1),
+    )
+)
+def test_compressed_labels_come_back(labels: NDArray[np.uint32]) -> None:
+    back = decompress_labels(compress_labels(labels), *labels.shape)
+    assert back.dtype == np.uint32
+    np.testing.assert_array_equal(back, labels)
+
+
+@pytest.mark.parametrize(
+    ("data", "height", "width"),
+    [
+        (b"garbage", 20, 30),
+        (compress_labels(labels_of_two())[:-3], 20, 30),
+        (compress_labels(labels_of_two()), 20, 31),
+        (compress_labels(labels_of_two()), 10, 30),
+    ],
+)
+def test_decompress_refuses_damage_and_other_sizes(data: bytes, height: int, width: int) -> None:
+    with pytest.raises(InvalidData):
+        decompress_labels(data, height, width)

@@ -1,0 +1,100 @@
+"""The ensembles of a model repository, run in this process."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nuclei.errors import DeadlineExceeded, InvalidData, ModelNotFound
+from nuclei.imaging.images import Frame, read_frame
+from nuclei.inference import pipeline
+from nuclei.inference.onnx_engine import LocalEngine
+
+RANGE = np.array([0, 255], np.float32)
+MAPS = ("MAPS",)
+
+
+@pytest.fixture(scope="module")
+def engine(repository: Path) -> LocalEngine:
+    return LocalEngine(repository)
+
+
+def image(side: int = 64, channels: int = 1) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (side, side, channels)).astype(np.uint16)
+
+
+async def test_frame_is_segmented(engine: LocalEngine, fluorescence: Path) -> None:
+    result = await pipeline.segment(read_frame(fluorescence), engine, "unet")
+    assert len(result.nuclei) > 10
+    assert result.labels.max() == len(result.nuclei)
+    assert result.version.isdigit()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("graph", ["unet", "unet_tta"])
+async def test_maps_have_the_size_of_the_tile(
+    engine: LocalEngine, graph: str, channels: int
+) -> None:
+    contract = await engine.contract("unet")
+    answer = await engine.infer(graph, MAPS, image(channels=channels), RANGE, None)
+    assert answer.outputs["MAPS"].shape == (1, len(contract.maps), 64, 64)
+    assert answer.outputs["MAPS"].dtype == np.uint8
+
+
+async def test_eight_views_give_maps_near_those_of_one(engine: LocalEngine) -> None:
+    one = await engine.infer("unet", MAPS, image(), RANGE, None)
+    eight = await engine.infer("unet_tta", MAPS, image(), RANGE, None)
+    difference = np.abs(one.outputs["MAPS"].astype(int) - eight.outputs["MAPS"])
+    assert 0 < difference.mean() < 64
+
+
+def test_models_are_those_with_a_contract(engine: LocalEngine) -> None:
+    assert engine.models() == ["unet"]
+
+
+@pytest.mark.parametrize("model", ["nosuch", "../unet", "", "preprocess"])
+async def test_unknown_model_is_named(engine: LocalEngine, model: str) -> None:
+    with pytest.raises(ModelNotFound, match=f"'{re.escape(model)}'"):
+        await engine.contract(model)
+
+
+async def test_time_can_run_out(engine: LocalEngine) -> None:
+    with pytest.raises(DeadlineExceeded):
+        await engine.infer("unet", MAPS, image(), RANGE, 0.0)
+
+
+def test_folder_without_models_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidData, match="no model repository"):
+        LocalEngine(tmp_path)
+
+
+async def test_damaged_model_is_named(own_repository: Path) -> None:
+    for file in (own_repository / "preprocess").glob("*/*.onnx"):
+        file.write_bytes(b"not a model")
+    with pytest.raises(InvalidData, match=r"preprocess.*cannot be loaded"):
+        await LocalEngine(own_repository).infer("unet", MAPS, image(), RANGE, None)
+
+
+async def test_damaged_configuration_is_named(own_repository: Path) -> None:
+    (own_repository / "unet/config.pbtxt").write_text("name: ")
+    with pytest.raises(InvalidData, match="'unet'"):
+        await LocalEngine(own_repository).contract("unet")
+
+
+async def test_highest_version_runs_unless_the_policy_names_one(own_repository: Path) -> None:
+    copy = own_repository
+    served = int((await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, None)).version)
+    for model in ("unet", "unet_network"):
+        shutil.copytree(copy / model / str(served), copy / model / str(served + 7))
+    newest = await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, None)
+    with (copy / "unet/config.pbtxt").open("a") as config:
+        config.write(f"\nversion_policy {{ specific {{ versions: [{served}] }} }}\n")
+    pinned = await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, None)
+    assert (int(newest.version), int(pinned.version)) == (served + 7, served)
+
+
+async def test_one_engine_serves_several_event_loops(engine: LocalEngine) -> None:
+    frame = Frame(np.zeros((40, 50, 1), np.uint8))
+    assert (await pipeline.segment(frame, engine, "unet")).labels.shape == (40, 50)

@@ -1,0 +1,235 @@
+import asyncio
+import threading
+import tracemalloc
+from collections.abc import Iterator
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from nuclei.errors import DeadlineExceeded, EngineFailed
+from nuclei.evaluation.metrics import score_image
+from nuclei.imaging.images import Frame
+from nuclei.inference.contract import ConsensusParameters, Contract, Method
+from nuclei.inference.pipeline import Inference, Stopwatch, memory_bytes, predict, segment
+from nuclei.postprocessing import watershed
+from nuclei.postprocessing.accumulation import Maps
+
+REACH_PX = 12
+NOISE = np.random.default_rng(0).integers(0, 65536, (2500, 3000, 1), dtype=np.uint16)
+
+
+class BlurEngine:
+    """An engine that looks `REACH_PX` pixels far: smoothed brightness is every map."""
+
+    def __init__(self, contract: Contract, versions: tuple[str, ...] = ("1",)) -> None:
+        self._contract = contract
+        self._versions = versions
+        self.graphs: list[str] = []
+
+    async def contract(self, model: str) -> Contract:
+        return self._contract
+
+    async def infer(
+        self,
+        graph: str,
+        outputs: tuple[str, ...],
+        image: NDArray[np.uint16],
+        intensity: NDArray[np.float32],
+        timeout_s: float | None,
+    ) -> Inference:
+        if timeout_s is not None and timeout_s <= 0:
+            raise DeadlineExceeded("the time ran out")
+        self.graphs.append(graph)
+        assert image.dtype == np.uint16
+        assert image.shape[0] == image.shape[1]
+        assert image.shape[0] % 32 == 0
+        lo, hi = intensity
+        bright = np.clip((image[:, :, 0].astype(np.float32) - lo) / (hi - lo), 0, 1)
+        # Two box filters on whole numbers: exact, so the same wherever a tile begins.
+        window = (REACH_PX + 1, REACH_PX + 1)
+        sums = np.round(bright * 255).astype(np.float64)
+        for _ in range(2):
+            sums = cv2.boxFilter(sums, -1, window, normalize=False, borderType=cv2.BORDER_REFLECT)
+        value = np.round(sums / (REACH_PX + 1) ** 4).astype(np.uint8)
+        version = self._versions[min(len(self.graphs), len(self._versions)) - 1]
+        return Inference({"MAPS": np.stack([value, 0 * value, value])[None]}, version)
+
+
+def spots(height: int, width: int, seed: int) -> Frame:
+    """A frame of bright discs."""
+    rng = np.random.default_rng(seed)
+    pixels = np.full((height, width), 100, np.uint16)
+    for _ in range(height * width // 1500):
+        centre = int(rng.integers(width)), int(rng.integers(height))
+        cv2.circle(pixels, centre, int(rng.integers(4, 12)), int(rng.integers(800, 4000)), -1)
+    return Frame(pixels[:, :, None])
+
+
+tile_sizes = st.sampled_from([64, 96, 160, 512])
+seeds = st.integers(0, 1000)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(1, 12), st.integers(1, 12), tile_sizes, seeds)
+def test_the_same_nuclei_whatever_the_tile_size(
+    rows: int, columns: int, tile_size: int, seed: int
+) -> None:
+    frame = spots(32 * rows, 32 * columns, seed)
+    contract = Contract("unet", tile_size=512, halo=REACH_PX + 4)
+    other = replace(contract, tile_size=tile_size)
+    whole = asyncio.run(segment(frame, BlurEngine(contract), "unet"))
+    tiled = asyncio.run(segment(frame, BlurEngine(other), "unet"))
+    np.testing.assert_array_equal(whole.labels, tiled.labels)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(20, 400), st.integers(20, 400), tile_sizes, seeds)
+def test_the_same_maps_away_from_mirrored_edges(
+    height: int, width: int, tile_size: int, seed: int
+) -> None:
+    frame = spots(height, width, seed)
+    contract = Contract("unet", tile_size=512, halo=REACH_PX + 4)
+    other = replace(contract, tile_size=tile_size)
+    whole = asyncio.run(predict(frame, BlurEngine(contract), "unet"))
+    tiled = asyncio.run(predict(frame, BlurEngine(other), "unet"))
+    inner = (slice(None), slice(0, height - REACH_PX), slice(0, width - REACH_PX))
+    assert isinstance(whole.accumulator, Maps)
+    assert isinstance(tiled.accumulator, Maps)
+    np.testing.assert_array_equal(whole.accumulator.maps[inner], tiled.accumulator.maps[inner])
+
+
+def test_a_nucleus_across_a_seam_is_one() -> None:
+    pixels = np.full((64, 700), 100, np.uint16)
+    pixels[20:44, 40:660] = 3000
+    contract = Contract("unet", tile_size=128, halo=REACH_PX + 4)
+    found = asyncio.run(segment(Frame(pixels[:, :, None]), BlurEngine(contract), "unet"))
+    assert len(found.nuclei) == 1
+    assert score_image((pixels > 100).astype(int), found.labels)["ap_0.80"] == 1
+
+
+def test_result_names_its_model_version_and_steps() -> None:
+    frame = replace(spots(200, 300, 1), pixel_size_um=(0.5, 0.5))
+    engine = BlurEngine(Contract("unet"))
+    found = asyncio.run(segment(frame, engine, "unet", tta=True))
+    assert (found.model, found.version, found.pixel_size_um) == ("unet", "1", (0.5, 0.5))
+    assert set(engine.graphs) == {"unet_tta"}
+    assert list(found.stage_ms) == ["tile", "infer", "watershed", "measure"]
+    assert found.labels.dtype == np.uint32
+    assert found.labels.max() == len(found.nuclei)
+
+
+def test_8_and_16_bit_frames_of_the_same_scene_agree() -> None:
+    eight = Frame((spots(120, 150, 3).pixels // 16).astype(np.uint8))
+    sixteen = Frame(eight.pixels.astype(np.uint16) * 257)
+    engine = BlurEngine(Contract("unet"))
+    first = asyncio.run(segment(eight, engine, "unet"))
+    second = asyncio.run(segment(sixteen, engine, "unet"))
+    np.testing.assert_array_equal(first.labels, second.labels)
+
+
+def test_a_swap_during_a_frame_asks_for_the_stale_tiles_again() -> None:
+    engine = BlurEngine(Contract("unet", tile_size=128, halo=16), versions=("1", "1", "2"))
+    prediction = asyncio.run(predict(spots(300, 300, 2), engine, "unet"))
+    assert prediction.version == "2"
+    n_tiles = 9
+    assert len(engine.graphs) == n_tiles + 2
+
+
+def test_a_version_that_never_settles_is_an_error() -> None:
+    versions = tuple(str(n) for n in range(1, 1000))
+    engine = BlurEngine(Contract("unet", tile_size=128, halo=16), versions)
+    with pytest.raises(EngineFailed, match="version"):
+        asyncio.run(segment(spots(300, 300, 2), engine, "unet"))
+
+
+def test_a_deadline_is_kept() -> None:
+    with pytest.raises(DeadlineExceeded):
+        asyncio.run(segment(spots(64, 64, 0), BlurEngine(Contract("unet")), "unet", timeout_s=0))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (16, 5000), (5000, 16)])
+def test_frames_of_any_shape(shape: tuple[int, int]) -> None:
+    frame = Frame(np.arange(np.prod(shape), dtype=np.uint16).reshape(*shape, 1))
+    contract = Contract("unet", tile_size=160, halo=16)
+    found = asyncio.run(segment(frame, BlurEngine(contract), "unet"))
+    assert found.labels.shape == shape
+
+
+async def test_post_processing_ends_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watershed, "BAND_PX", 1)  # a check for every row
+    frame = spots(600, 600, 4)
+    engine = BlurEngine(Contract("unet"))
+    with ThreadPoolExecutor(1) as executor:
+        started = threading.Event()
+        ended = []
+
+        class Watch(Stopwatch):
+            @contextmanager
+            def timed(self, stage: str) -> Iterator[None]:
+                if stage == "watershed":
+                    started.set()
+                try:
+                    yield
+                except BaseException as error:
+                    ended.append((stage, type(error)))
+                    raise
+
+        running = asyncio.ensure_future(
+            segment(frame, engine, "unet", executor=executor, stopwatch=Watch())
+        )
+        await asyncio.to_thread(started.wait)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert ended == [("watershed", CancelledError)]
+
+
+def test_post_processing_keeps_the_deadline() -> None:
+    class SlowEngine(BlurEngine):
+        async def contract(self, model: str) -> Contract:
+            if self.graphs:
+                await asyncio.sleep(0.2)
+            return await super().contract(model)
+
+    engine = SlowEngine(Contract("unet"))
+    with pytest.raises(DeadlineExceeded, match="in work"):
+        asyncio.run(segment(spots(64, 64, 0), engine, "unet", timeout_s=0.2))
+
+
+class BlindDetectorEngine(BlurEngine):
+    """One whose graph has a detector too, which finds nothing."""
+
+    async def infer(self, graph: str, outputs: tuple[str, ...], *tile: Any) -> Inference:
+        maps = await super().infer(graph, outputs, *tile)
+        none = {
+            "BOXES": np.empty((0, 4), np.float32),
+            "SCORES": np.empty(0, np.float32),
+            "MASKS": np.empty((0, 28, 28), np.uint8),
+        }
+        return Inference({**maps.outputs, **none}, maps.version)
+
+
+@pytest.mark.parametrize("method", [Method.WATERSHED, Method.CONSENSUS])
+@pytest.mark.parametrize("pixels", [np.zeros((2500, 3000, 1), np.uint16), NOISE])
+def test_the_estimate_of_memory_is_not_exceeded(pixels: NDArray[np.uint16], method: Method) -> None:
+    estimate = memory_bytes(*pixels.shape, pixels.itemsize, method)
+    voting = Contract(
+        "consensus", Method.CONSENSUS, halo=16, postprocessing=ConsensusParameters(min_score=0.1)
+    )
+    engine = {
+        Method.WATERSHED: BlurEngine(Contract("unet", halo=16)),
+        Method.CONSENSUS: BlindDetectorEngine(voting),
+    }[method]
+    tracemalloc.start()
+    asyncio.run(segment(Frame(pixels), engine, "unet"))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert 0.5 * estimate < peak + pixels.nbytes < estimate

@@ -1,0 +1,162 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from scipy import ndimage
+from skimage.segmentation import watershed as flooded
+
+from nuclei.errors import DeadlineExceeded
+from nuclei.evaluation.metrics import score_image
+from nuclei.inference.contract import WatershedParameters
+from nuclei.postprocessing import watershed
+from nuclei.postprocessing.watershed import label_nuclei
+
+PARAMETERS = WatershedParameters(min_area_px=4)
+
+
+def cones(
+    shape: tuple[int, int], nuclei: list[tuple[int, int, int]]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint32]]:
+    """Maps of discs (y, x, radius) whose distance falls linearly, and the discs as labels."""
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    depth = np.zeros(shape)
+    labels = np.zeros(shape, np.uint32)
+    for number, (cy, cx, radius) in enumerate(nuclei, start=1):
+        cone = 1 - np.hypot(y - cy, x - cx) / radius
+        labels[cone > np.maximum(depth, 0)] = number
+        depth = np.maximum(depth, cone)
+    foreground = (labels > 0) * 255
+    maps = np.stack([foreground, np.zeros(shape), np.clip(depth, 0, 1) * 255]).astype(np.uint8)
+    return maps, labels
+
+
+def test_touching_discs_are_two_nuclei() -> None:
+    maps, truth = cones((80, 120), [(40, 40, 22), (40, 76, 22)])
+    found = label_nuclei(maps, PARAMETERS)
+    assert found.max() == 2
+    assert score_image(truth, found)["dsb_score"] > 0.9
+
+
+def test_a_shallow_saddle_does_not_split() -> None:
+    maps, _ = cones((80, 120), [(40, 50, 30), (40, 58, 30)])
+    assert label_nuclei(maps, replace(PARAMETERS, h=0.3)).max() == 1
+
+
+def test_an_empty_map_has_no_nuclei() -> None:
+    found = label_nuclei(np.zeros((3, 50, 60), np.uint8), PARAMETERS)
+    assert found.shape == (50, 60)
+    assert found.dtype == np.uint32
+    assert not found.any()
+
+
+def test_a_flat_full_map_is_one_nucleus() -> None:
+    maps = np.zeros((3, 40, 40), np.uint8)
+    maps[0] = 255
+    assert np.array_equal(label_nuclei(maps, PARAMETERS), np.ones((40, 40)))
+
+
+def test_small_and_doubtful_objects_are_dropped() -> None:
+    maps, _ = cones((80, 120), [(20, 20, 3), (40, 60, 15)])
+    assert label_nuclei(maps, replace(PARAMETERS, min_area_px=100)).max() == 1
+    maps[0] = np.minimum(maps[0], 150)
+    assert label_nuclei(maps, replace(PARAMETERS, min_score=0.9)).max() == 0
+
+
+def test_a_pinhole_is_filled() -> None:
+    maps, _ = cones((60, 60), [(30, 30, 20)])
+    maps[0, 30:31, 30:32] = 0
+    assert label_nuclei(maps, PARAMETERS)[30, 30] == 1
+
+
+discs = st.lists(
+    st.tuples(st.integers(0, 99), st.integers(0, 129), st.integers(4, 25)), max_size=12
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(discs, st.floats(0.01, 0.5), st.integers(1, 60))
+def test_labels_are_gapless_and_a_deeper_saddle_never_splits_more(
+    nuclei: list[tuple[int, int, int]], h: float, min_area_px: int
+) -> None:
+    maps, _ = cones((100, 130), nuclei)
+    parameters = replace(PARAMETERS, h=h, min_area_px=min_area_px)
+    found = label_nuclei(maps, parameters)
+    areas = np.bincount(found.ravel())
+    assert (areas[1:] >= min_area_px).all()
+    deeper = label_nuclei(maps, replace(parameters, h=h + 0.2))
+    assert deeper.max() <= found.max() or min_area_px > 1
+
+
+def random_maps(shape: tuple[int, int], seed: int, smoothness_px: float) -> NDArray[np.uint8]:
+    """Maps without any order: nuclei of all forms, holes, level ground."""
+    noise = np.random.default_rng(seed).normal(size=(3, *shape)).astype(np.float32)
+    smooth = np.stack([ndimage.gaussian_filter(one, smoothness_px) for one in noise])
+    scaled = smooth / (2 * smooth.std(axis=(1, 2), keepdims=True) + 1e-9) + 0.6
+    return (np.clip(scaled, 0, 1) * 255).astype(np.uint8)
+
+
+sides = st.integers(1, 90)
+smoothings = st.sampled_from([0.0, 0.5, 1.5])
+
+
+@settings(deadline=None, max_examples=60)
+@given(sides, sides, st.integers(0, 99), smoothings, st.integers(1, 2000))
+def test_the_same_nuclei_whatever_the_bands(
+    height: int, width: int, seed: int, smoothing_px: float, band_px: int
+) -> None:
+    maps = random_maps((height, width), seed, 3)
+    parameters = replace(PARAMETERS, smoothing_px=smoothing_px)
+    whole = label_nuclei(maps, parameters)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(watershed, "BAND_PX", band_px)
+        np.testing.assert_array_equal(label_nuclei(maps, parameters), whole)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.permutations(range(256)))
+def test_basins_are_those_of_flooding(heights: list[int]) -> None:
+    distance = np.array(heights, np.uint8).reshape(16, 16)
+    maps = np.stack([np.full_like(distance, 255), np.zeros_like(distance), distance])
+    found = label_nuclei(maps, WatershedParameters(0.5, 0.0, 0.0, 0.0, 1, 0.0))
+    cross = ndimage.generate_binary_structure(2, 1)
+    peaks, _ = ndimage.label(ndimage.maximum_filter(distance, footprint=cross) == distance)
+    np.testing.assert_array_equal(found, flooded(-distance.astype(int), peaks))
+
+
+def test_the_mask_is_kept_and_only_small_holes_are_filled() -> None:
+    maps = random_maps((200, 300), 5, 2)
+    found = label_nuclei(maps, WatershedParameters(0.5, 0.1, 1.0, 0.5, 6, 0.0))
+    mask = maps[0] >= 0.5 * 255
+    holes, _ = ndimage.label(~mask)
+    filled = mask | (np.bincount(holes.ravel()) < 6)[holes]
+    components, _ = ndimage.label(filled)
+    large = (np.bincount(components.ravel()) >= 6)[components] & filled
+    assert (mask != filled).any()
+    assert not (found > 0)[~filled].any()
+    # What is missing are small objects cut off by a deep saddle.
+    assert (found > 0)[large].mean() > 0.99
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (16, 16), (1, 5000), (5000, 1), (3, 70000)])
+def test_frames_of_any_shape(shape: tuple[int, int]) -> None:
+    maps = np.full((3, *shape), 255, np.uint8)
+    found = label_nuclei(maps, replace(PARAMETERS, min_area_px=1, border_weight=0.0))
+    assert found.shape == shape
+    assert (found == 1).all()
+
+
+def test_nothing_more_is_done_once_the_check_fails() -> None:
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise DeadlineExceeded("the time ran out")
+
+    with pytest.raises(DeadlineExceeded):
+        label_nuclei(cones((80, 120), [(40, 40, 22)])[0], PARAMETERS, check)
+    assert calls == 3

@@ -1,0 +1,155 @@
+"""`nuclei serve`, as a person starts it."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from nuclei.client import Client
+from nuclei.inference.contract import CONTRACT_FILE
+from serving.process.ports import LOOPBACK
+from serving.repository import export, listed
+from tests.serving.leftovers import living, regions
+from tests.serving.served import NUCLEI, Served
+
+
+@pytest.fixture
+def serve(repository: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    with ExitStack() as stack:
+
+        def start(**settings: str) -> Served:
+            served = Served(repository, tmp_path, **settings)
+            stack.callback(served.process.kill)
+            return served
+
+        yield start
+
+
+def test_serves_until_it_is_told_to_stop_and_leaves_nothing(
+    serve: Callable[..., Served], fluorescence: Path
+) -> None:
+    served = serve()
+    served.wait_ready()
+    for told in ("nuclei in fluorescence.png", "ms", "unet version", str(served.http_port)):
+        assert told in served.output
+    assert httpx.get(f"http://{LOOPBACK}:{served.http_port}/readyz").status_code == 200
+    with Client(f"{LOOPBACK}:{served.grpc_port}") as client:
+        assert len(client.segment(fluorescence).nuclei.label) > 0
+    family = served.family()
+    assert len(family) > 5
+    served.process.send_signal(signal.SIGINT)
+    assert served.finish() == 0, served.output
+    assert "Traceback" not in served.output
+    assert not living(family)
+    assert not regions(served.triton_grpc_port)
+
+
+def test_ctrl_c_while_starting_leaves_nothing(serve: Callable[..., Served]) -> None:
+    served = serve()
+    while not served.family():
+        time.sleep(0.02)
+    family = served.family()
+    served.process.send_signal(signal.SIGINT)
+    assert served.finish() == 0, served.output
+    assert not living(family)
+    assert not regions(served.triton_grpc_port)
+
+
+@pytest.mark.parametrize("option", ["http", "grpc"])
+def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path, option: str) -> None:
+    with socket.create_server((LOOPBACK, 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [NUCLEI, "serve", f"--{option}-port", port]
+        found = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert found.returncode == 8
+    assert f"port {port}" in found.stderr
+    assert f"--{option}-port" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert not (tmp_path / ".state").exists()
+
+
+def test_an_impossible_setting_is_named(tmp_path: Path) -> None:
+    found = subprocess.run(
+        [NUCLEI, "serve"],
+        cwd=tmp_path,
+        env={**os.environ, "NUCLEI_GRPC_PORT": "many"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert found.returncode == 2
+    assert "NUCLEI_GRPC_PORT" in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_an_empty_repository_is_named(tmp_path: Path) -> None:
+    served = Served(tmp_path / "none", tmp_path)
+    assert served.finish() == 2
+    assert "holds no model" in served.output
+
+
+def test_a_public_address_needs_authentication(repository: Path, tmp_path: Path) -> None:
+    served = Served(repository, tmp_path, NUCLEI_HOST="0.0.0.0")
+    assert served.finish() == 2
+    assert "NUCLEI_TOKEN" in served.output
+    assert "Traceback" not in served.output
+
+
+@pytest.fixture
+def other_model(repository: Path, tmp_path: Path) -> Path:
+    """A repository whose only model is not called a U-Net."""
+    artifacts = tmp_path / "artifacts"
+    artifacts.mkdir()
+    for step in ("preprocess", "tta", "unet_network", "merge"):
+        file = artifacts / f"{step.removeprefix('unet_')}.onnx"
+        shutil.copy(next((repository / step).glob("*/model.onnx")), file)
+    contract = replace(listed(repository)[0].contract, family="fpn")
+    (artifacts / CONTRACT_FILE).write_text(contract.to_json())
+    export(artifacts, tmp_path / "models", 1)
+    return tmp_path / "models"
+
+
+def test_it_checks_itself_whatever_it_serves_and_asks_of_callers(
+    other_model: Path, tmp_path: Path
+) -> None:
+    served = Served(other_model, tmp_path, NUCLEI_TOKEN="not-to-be-guessed-by-anyone")
+    try:
+        served.wait_ready()
+        # The only model is that of a request which names none.
+        assert "fpn version 1" in served.output
+        assert httpx.get(f"{served.http_url}/v1/models").status_code == 401
+        assert httpx.get(f"{served.http_url}/readyz").status_code == 200
+    finally:
+        served.process.send_signal(signal.SIGTERM)
+        assert served.finish() == 0, served.output
+
+
+def test_a_default_model_that_is_not_there_is_named(repository: Path, tmp_path: Path) -> None:
+    served = Served(repository, tmp_path, NUCLEI_DEFAULT_MODEL="linknet")
+    assert served.finish() == 2
+    assert "NUCLEI_DEFAULT_MODEL is 'linknet'" in served.output
+    assert "expected one of unet" in served.output.replace("\n", " ")
+    assert "Traceback" not in served.output
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_first_start(
+    own_repository: Path, tmp_path: Path
+) -> None:
+    next((own_repository / "unet_network").glob("*/model.onnx")).write_bytes(b"nothing")
+    served = Served(own_repository, tmp_path)
+    assert served.finish() == 2, served.output
+    assert "Triton cannot load unet" in served.output
+    assert "Traceback" not in served.output
+    assert not regions(served.triton_grpc_port)

@@ -1,0 +1,46 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nuclei.errors import InvalidOption
+from training.data.conversion import FORMS, write_dataset
+from training.data.dataset import Sample, fingerprint, read_dataset
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_written_reads_as_the_same(
+    form: str, samples: list[Sample], tmp_path: Path
+) -> None:
+    deep = [
+        replace(sample, id=f"deep-{sample.id}", pixels=sample.pixels.astype(np.uint16) * 200)
+        for sample in samples
+    ]
+    write_dataset([*samples, *deep], tmp_path / "out", form)
+    found = read_dataset(tmp_path / "out")
+    assert fingerprint(found) == fingerprint([*samples, *deep])
+    kinds = {sample.id: sample.kind for sample in [*samples, *deep]}
+    assert {sample.id: sample.kind for sample in found} == kinds
+
+
+def test_yolo_is_told_which_images_are_held_out(samples: list[Sample], tmp_path: Path) -> None:
+    write_dataset(samples, tmp_path, "yolo")
+    assert "train: train.txt\nval: val.txt\n" in (tmp_path / "data.yaml").read_text()
+    training, held_out = (
+        (tmp_path / f"{name}.txt").read_text().split() for name in ("train", "val")
+    )
+    assert training
+    assert held_out
+    assert sorted(training + held_out) == sorted(f"./images/{sample.id}.png" for sample in samples)
+
+
+def test_an_unknown_form_is_refused(samples: list[Sample], tmp_path: Path) -> None:
+    with pytest.raises(InvalidOption, match="expected one of labels, coco, yolo"):
+        write_dataset(samples, tmp_path, "voc")
+
+
+def test_nothing_is_overwritten(samples: list[Sample], tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(InvalidOption, match="is not empty"):
+        write_dataset(samples, tmp_path, "coco")

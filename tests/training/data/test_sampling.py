@@ -1,0 +1,48 @@
+import numpy as np
+import torch
+
+from training.data.dataset import Sample
+from training.data.sampling import CountingSampler, CropDataset, balanced_weights
+from training.schedule import Augmentation
+
+
+def test_rare_kinds_are_shown_more_often_than_their_share(samples: list[Sample]) -> None:
+    weights = balanced_weights(samples)
+    histology = sum(
+        weight for weight, s in zip(weights, samples, strict=True) if s.kind == "histology"
+    )
+    assert np.isclose(weights.sum(), 1)
+    assert np.isclose(histology, 4**0.5 / (4**0.5 + 8**0.5))
+
+
+def test_a_crop_depends_on_seed_and_index_alone(samples: list[Sample]) -> None:
+    def crop(seed: int, index: int) -> torch.Tensor:
+        return CropDataset(samples, np.asarray, 64, Augmentation(), seed)[index][0]
+
+    assert torch.equal(crop(1, 5), crop(1, 5))
+    assert not torch.equal(crop(1, 5), crop(1, 6))
+    assert not torch.equal(crop(1, 5), crop(2, 5))
+
+
+def test_items_are_images_and_what_is_made_of_their_labels(samples: list[Sample]) -> None:
+    image, labels = CropDataset(samples, np.asarray, 64, Augmentation(), 0)[0]
+    assert (image.shape, image.dtype) == ((3, 64, 64), torch.float32)
+    assert (labels.shape, labels.dtype) == ((64, 64), np.uint16)
+
+
+def test_the_sampler_counts_on() -> None:
+    assert list(CountingSampler(3, 6)) == [3, 4, 5]
+
+
+def test_unbalanced_crops_are_as_common_as_their_images(samples: list[Sample]) -> None:
+    def share_of_histology(balanced: bool) -> float:
+        kinds = np.repeat(np.arange(2), (8, 4))
+        truth = [
+            Sample(s.id, s.kind, s.pixels, np.full_like(s.labels, kind))
+            for s, kind in zip(samples, kinds, strict=True)
+        ]
+        crops = CropDataset(truth, np.max, 8, Augmentation(), 0, balanced)
+        return float(np.mean([crops[index][1] for index in range(600)]))
+
+    assert abs(share_of_histology(False) - 1 / 3) < 0.05
+    assert abs(share_of_histology(True) - 2 / (2 + 8**0.5)) < 0.05

@@ -1,0 +1,1 @@
+"""Images and labels: read, converted, split, sampled, augmented."""

@@ -1,0 +1,115 @@
+"""Random crops and the augmentations of microscopy: geometry, intensity, optics, stain."""
+
+import math
+from typing import cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.imaging.intensity import intensity_range
+from training.schedule import Augmentation
+
+ELASTIC_GRID_PX = 64
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+
+
+def random_crop(
+    pixels: Pixels,
+    labels: NDArray[np.uint16],
+    size: int,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+    """One augmented training crop.
+
+    Args:
+        pixels: uint8 or uint16 [H, W, C], C is 1 or 3.
+        labels: uint16 [H, W].
+        size: side of the crop, pixels.
+
+    Returns:
+        image float32 [size, size, 3] in [0, 1], and labels uint16 [size, size].
+    """
+    x, y = _sampling_grid(labels, size, augmentation, rng)
+    sampled = cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    truth = cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
+    crop = cast(Pixels, sampled.reshape(size, size, pixels.shape[2]))
+    of = crop if rng.random() < augmentation.own_range else pixels
+    lo, hi = (float(end) for end in intensity_range(of))
+    lo_shift, hi_shift = (rng.normal(0, augmentation.range_spread, 2) * (hi - lo)).tolist()
+    lo, hi = lo + lo_shift, max(hi + hi_shift, lo + lo_shift + 1)
+    image = np.clip((crop.astype(np.float32) - lo) / (hi - lo), 0, 1)
+    return _change_look(image, augmentation, rng), truth.astype(np.uint16, copy=False)
+
+
+def _sampling_grid(
+    labels: NDArray[np.uint16], size: int, augmentation: Augmentation, rng: np.random.Generator
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Source coordinates (x, y), each float32 [size, size], of a zoomed, turned, warped crop."""
+    zoom = float(np.clip(np.exp(rng.normal(0, augmentation.scale_spread)), 0.4, 2.5))
+    angle = rng.uniform(0, 2 * np.pi) if rng.random() < augmentation.rotation else 0.0
+    angle += rng.integers(4) * np.pi / 2
+    flip = -1 if rng.random() < 0.5 else 1
+    # Python's numbers, here and above: numpy's would make float64 of every array.
+    centre_y, centre_x = _crop_centre(labels, size / zoom, rng).tolist()
+    cos, sin = math.cos(angle), math.sin(angle)
+    offset = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / zoom
+    dx, dy = offset * flip, offset[:, None]
+    x = (centre_x + cos * dx) - sin * dy
+    y = (centre_y + sin * dx) + cos * dy
+    if augmentation.elastic_px:
+        cells = max(2, size // ELASTIC_GRID_PX + 1)
+        grid = rng.normal(0, augmentation.elastic_px, (cells, cells, 2)).astype(np.float32)
+        warp = cv2.resize(grid / zoom, (size, size), interpolation=cv2.INTER_CUBIC)
+        x, y = x + warp[..., 0], y + warp[..., 1]
+    return x, y
+
+
+def _crop_centre(
+    labels: NDArray[np.uint16], extent: float, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Centre (y, x) of a crop of `extent` source pixels: half the time near a nucleus."""
+    shape = np.array(labels.shape, np.float64)
+    centre = rng.uniform(0, 1, 2) * shape
+    if rng.random() < 0.5:
+        for _ in range(20):
+            y, x = (rng.uniform(0, 1, 2) * shape).astype(int)
+            if labels[y, x]:
+                centre = np.array([y, x]) + rng.uniform(-0.3, 0.3, 2) * extent
+                break
+    margin = np.minimum(extent / 2, shape / 2)
+    return np.clip(centre, margin, shape - margin)
+
+
+def _change_look(
+    image: NDArray[np.float32], augmentation: Augmentation, rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Intensity, optics and stain changes of an image in [0, 1]; float32 [H, W, 3]."""
+    if image.shape[2] == 3:
+        if rng.random() < augmentation.stain:
+            image = _shift_stain(image, rng)
+        if rng.random() < augmentation.grey:
+            image = image.mean(axis=2, keepdims=True)
+    gamma = math.exp(rng.normal(0, augmentation.gamma_spread))
+    image = cv2.pow(image, gamma).reshape(image.shape).astype(np.float32, copy=False)
+    if rng.random() < augmentation.blur:
+        blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.8))
+        image = blurred.reshape(image.shape).astype(np.float32, copy=False)
+    if rng.random() < augmentation.noise:
+        noise = rng.standard_normal(image.shape, np.float32)
+        image = image + noise * np.float32(rng.uniform(0.01, 0.08))
+    if rng.random() < augmentation.inversion:
+        image = 1 - image
+    image = np.clip(image, 0, 1)
+    return np.array(np.broadcast_to(image, (*image.shape[:2], 3)), dtype=np.float32)
+
+
+def _shift_stain(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Turn the hue, change the saturation, and scale each channel's optical density."""
+    density = -np.log(np.maximum(image, 1e-3)) * rng.normal(1, 0.15, 3).astype(np.float32)
+    hsv = cv2.cvtColor(np.exp(-np.maximum(density, 0)), cv2.COLOR_RGB2HSV)
+    hsv[..., 0] = (hsv[..., 0] + rng.normal(0, 12)) % 360
+    hsv[..., 1] = np.clip(hsv[..., 1] * np.exp(rng.normal(0, 0.2)), 0, 1)
+    return np.asarray(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), np.float32)

@@ -1,0 +1,79 @@
+"""Data sets written in the forms that `training.data.dataset` reads."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from nuclei.errors import InvalidOption
+from nuclei.formats.overlay import encode_png
+from training.data.coco import coco_json
+from training.data.dataset import IMAGES_FOLDER, LABEL_FOLDERS, MANIFEST, YOLO_FOLDER, Sample
+from training.data.split import split_samples
+from training.data.yolo import yolo_text
+
+COCO_FILE = "annotations.json"
+YOLO_FILE = "data.yaml"
+# As `nuclei train` splits by default, so that ultralytics' own training can be compared with ours.
+VALIDATION_FRACTION, SEED = 0.1, 0
+
+
+def write_dataset(samples: Sequence[Sample], folder: Path, form: str) -> None:
+    """Write images as PNG, their kinds, and their nuclei in a form of `FORMS`.
+
+    Args:
+        samples: what to write.
+        folder: new, or empty.
+        form: `labels` (label images), `coco` (one JSON) or `yolo` (a text file per image, and what
+            ultralytics wants to know; see `training.data.yolo` for what its polygons cannot hold).
+
+    Raises:
+        InvalidOption: an unknown form, or the folder holds something.
+    """
+    if form not in FORMS:
+        raise InvalidOption(f"unknown form '{form}'; expected one of {', '.join(FORMS)}")
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InvalidOption(f"{folder} is not empty and is never overwritten; name a new folder")
+    (folder / IMAGES_FOLDER).mkdir(parents=True)
+    kinds = io.StringIO()
+    rows = csv.writer(kinds, lineterminator="\n")
+    rows.writerow(["id", "kind"])
+    for sample in samples:
+        picture = sample.pixels[..., 0] if sample.pixels.shape[2] == 1 else sample.pixels
+        (folder / _image(sample)).write_bytes(encode_png(picture))
+        rows.writerow([sample.id, sample.kind])
+    (folder / MANIFEST).write_text(kinds.getvalue())
+    FORMS[form](samples, folder)
+
+
+def _image(sample: Sample) -> str:
+    return f"{IMAGES_FOLDER}/{sample.id}.png"
+
+
+def _write_labels(samples: Sequence[Sample], folder: Path) -> None:
+    masks = folder / LABEL_FOLDERS[0]
+    masks.mkdir()
+    for sample in samples:
+        (masks / f"{sample.id}.png").write_bytes(encode_png(sample.labels))
+
+
+def _write_coco(samples: Sequence[Sample], folder: Path) -> None:
+    text = coco_json({_image(sample): sample.labels for sample in samples})
+    (folder / COCO_FILE).write_text(text)
+
+
+def _write_yolo(samples: Sequence[Sample], folder: Path) -> None:
+    (folder / YOLO_FOLDER).mkdir()
+    for sample in samples:
+        (folder / YOLO_FOLDER / f"{sample.id}.txt").write_text(yolo_text(sample.labels))
+    training, validation = split_samples(samples, VALIDATION_FRACTION, SEED)
+    for name, part in (("train", training), ("val", validation)):
+        (folder / f"{name}.txt").write_text("".join(f"./{_image(sample)}\n" for sample in part))
+    (folder / YOLO_FILE).write_text("train: train.txt\nval: val.txt\nnames:\n  0: nucleus\n")
+
+
+FORMS: dict[str, Callable[[Sequence[Sample], Path], None]] = {
+    "labels": _write_labels,
+    "coco": _write_coco,
+    "yolo": _write_yolo,
+}

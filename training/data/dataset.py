@@ -1,0 +1,366 @@
+"""Images with label images: reading the forms people keep them in, and naming what is wrong."""
+
+import csv
+import hashlib
+import re
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import track
+
+from nuclei.errors import InvalidData, InvalidInput
+from nuclei.imaging.images import FRAME_SUFFIXES, read_frame, read_labels
+from training.data.coco import CocoImage, coco_images
+from training.data.yolo import parse_yolo
+
+T = TypeVar("T")
+
+MANIFEST = "manifest.csv"
+IMAGES_FOLDER = "images"
+LABEL_FOLDERS = ("masks", "labels")
+COCO_SUFFIX = ".json"
+YOLO_SUFFIX = ".txt"
+YOLO_FOLDER = "labels"
+LABEL_NAME = re.compile(r"^(?P<stem>.+)[._-](labels?|masks?)$")
+SHOWN_PROBLEMS = 10
+
+FORMS = """expected, as a folder or a zip, one of
+  images/<name>.png  masks/<name>.png  [manifest.csv with columns id, kind]
+  <id>/images/<id>.png  <id>/masks/*.png   (one mask per nucleus, the 2018 Data Science Bowl's form)
+  <name>.tif  <name>_labels.tif            (or _masks, .labels)
+  images/<name>.png  annotations.json      (COCO's form; the images may lie beside the file)
+  images/<name>.png  labels/<name>.txt     (YOLO's form, a polygon per nucleus)
+with label images of whole numbers: 0 is background, one number per nucleus"""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One image with its truth.
+
+    Attributes:
+        id: name of the image, without its folder and suffix.
+        kind: `fluorescence`, `histology`, `brightfield`, or any word of the manifest.
+        pixels: uint8 or uint16 [H, W, C], C is 1 or 3.
+        labels: uint16 [H, W], 0 is background, nuclei are 1..N without gaps.
+    """
+
+    id: str
+    kind: str
+    pixels: NDArray[np.uint8] | NDArray[np.uint16]
+    labels: NDArray[np.uint16]
+
+
+def read_dataset(path: Path) -> list[Sample]:
+    """Read every image of a data set, in the order of their ids.
+
+    Args:
+        path: folder or zip in one of the forms of `FORMS`.
+
+    Raises:
+        InvalidData: no such form, or pairs that cannot be used; each is named with its file.
+        MissingPrerequisite: masks are polygons or run-length codes, and pycocotools is missing.
+    """
+    files = _files(path)
+    kinds = _manifest(files)
+    readers = _pairs(files, path)
+    missing = sorted(set(kinds) - set(readers))
+    problems = [f"{MANIFEST}: no image of id {name}" for name in missing]
+    samples = []
+    console = Console(stderr=True)
+    task = f"Reading {path.name}"
+    for name, read in track(sorted(readers.items()), task, console=console, transient=True):
+        try:
+            pixels, labels = read()
+            kind = kinds.get(name) or guess_kind(pixels)
+            samples.append(Sample(name, kind, pixels, _numbered(labels)))
+        except InvalidInput as error:
+            problems.append(f"{name}: {error}")
+    if problems:
+        shown = "\n  ".join(problems[:SHOWN_PROBLEMS])
+        more = len(problems) - SHOWN_PROBLEMS
+        rest = f"\n  and {more} more" if more > 0 else ""
+        raise InvalidData(
+            f"{path}: {len(problems)} of {len(readers) + len(missing)} images cannot be used; "
+            f"mend or remove them\n  {shown}{rest}"
+        )
+    return samples
+
+
+def fingerprint(samples: Sequence[Sample]) -> str:
+    """SHA-256 over ids, pixels and labels; the order of the samples does not matter."""
+    digest = hashlib.sha256()
+    for sample in sorted(samples, key=lambda sample: sample.id):
+        digest.update(sample.id.encode())
+        digest.update(sample.pixels.tobytes())
+        digest.update(sample.labels.tobytes())
+    return digest.hexdigest()
+
+
+def summary(samples: Sequence[Sample]) -> dict[str, tuple[int, int]]:
+    """(images, nuclei) by kind."""
+    images = Counter(sample.kind for sample in samples)
+    nuclei: Counter[str] = Counter()
+    for sample in samples:
+        nuclei[sample.kind] += int(sample.labels.max(initial=0))
+    return {kind: (images[kind], nuclei[kind]) for kind in sorted(images)}
+
+
+def guess_kind(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
+    """Kind of an image [H, W, C] that no manifest names: by its colour, then its background."""
+    values = pixels.astype(np.float32)
+    scale = max(float(values.max()), 1.0)
+    if float((values.max(axis=2) - values.min(axis=2)).mean()) > 0.05 * scale:
+        return "histology"
+    return "brightfield" if float(np.median(values)) > 0.5 * scale else "fluorescence"
+
+
+class _Files:
+    """The files of a folder or a zip by their path below it."""
+
+    def __init__(self, names: Sequence[str], read: Callable[[str], bytes]) -> None:
+        self.names = [PurePosixPath(name) for name in names if _is_data(PurePosixPath(name))]
+        self._read = read
+
+    def read(self, name: PurePosixPath) -> bytes:
+        return self._read(str(name))
+
+
+def _is_data(name: PurePosixPath) -> bool:
+    hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
+    annotated = name.suffix == COCO_SUFFIX or _is_yolo(name)
+    known = annotated or name.suffix.lower() in FRAME_SUFFIXES or name.name == MANIFEST
+    return known and not hidden
+
+
+def _is_yolo(name: PurePosixPath) -> bool:
+    return name.suffix == YOLO_SUFFIX and YOLO_FOLDER in name.parent.parts
+
+
+def _files(path: Path) -> _Files:
+    if path.is_dir():
+        names = [found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file()]
+        return _Files(names, lambda name: (path / name).read_bytes())
+    if not path.exists():
+        raise InvalidData(f"{path} does not exist; name a folder or a zip of images and masks")
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError) as error:
+        raise InvalidData(f"{path} is neither a folder nor a whole zip ({error})") from error
+    return _Files(archive.namelist(), archive.read)
+
+
+def _manifest(files: _Files) -> dict[str, str]:
+    """Kind by id, empty without a manifest."""
+    found = [name for name in files.names if name.name == MANIFEST]
+    if not found:
+        return {}
+    rows = list(csv.DictReader(files.read(found[0]).decode("utf-8-sig").splitlines()))
+    if rows and "id" not in rows[0]:
+        raise InvalidData(f"{found[0]}: no column 'id'; expected columns id, kind")
+    return {row["id"]: row.get("kind") or "" for row in rows}
+
+
+Pixels = NDArray[np.uint8] | NDArray[np.uint16]
+Pair = tuple[Pixels, NDArray[np.uint32]]
+Read = Callable[[], Pair]
+
+
+def _pairs(files: _Files, path: Path) -> Mapping[str, Read]:
+    """What reads each pair, by id."""
+    images = [name for name in files.names if name.suffix.lower() in FRAME_SUFFIXES]
+    annotated = [*_coco(files, images), *_yolo(files, images)]
+    rest = sorted(set(images) - {image for _, image, _ in annotated})
+    readers: dict[str, Read] = {}
+    for name, _, read in [*annotated, *_with_label_images(files, rest)]:
+        if name in readers:
+            raise InvalidData(f"{path}: two images are called {name}; rename one")
+        readers[name] = read
+    if not readers:
+        raise InvalidData(f"{path}: no images with masks were found; {FORMS}")
+    return readers
+
+
+# Id, the image where there is one, and what reads the pair.
+Annotated = tuple[str, PurePosixPath | None, Read]
+
+
+def _coco(files: _Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
+    """Images that a COCO file lists; they lie somewhere below its folder, or beside that."""
+    by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
+    for name in images:
+        by_name[name.name].append(name)
+    for file in files.names:
+        if file.suffix != COCO_SUFFIX:
+            continue
+        home = file.parent.parent if file.parent.name == "annotations" else file.parent
+        for listed in _of(file, partial(_read_coco, files, file)):
+            path = PurePosixPath(listed.file_name.replace("\\", "/"))
+            tail = tuple(part for part in path.parts if part not in ("..", "/"))
+            fitting = (
+                name
+                for name in by_name[path.name]
+                if name.is_relative_to(home) and name.parts[-len(tail) :] == tail
+            )
+            image = next(fitting, None)
+            yield path.stem, image, partial(_read_listed, files, file, listed, image)
+
+
+def _read_coco(files: _Files, file: PurePosixPath) -> list[CocoImage]:
+    return coco_images(files.read(file)) or []
+
+
+def _read_listed(
+    files: _Files, file: PurePosixPath, listed: CocoImage, image: PurePosixPath | None
+) -> Pair:
+    if image is None:
+        raise InvalidData(f"{file} lists {listed.file_name}, and no such image lies by it; add it")
+    pixels = _read_pixels(files, image)
+    if pixels.shape[:2] != (listed.height, listed.width):
+        raise InvalidData(
+            f"{file} lists {listed.file_name} as {(listed.height, listed.width)}, and it is "
+            f"{pixels.shape[:2]} pixels; expected the same size"
+        )
+    return pixels, _of(file, listed.labels)
+
+
+def _yolo(files: _Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
+    """`labels/x.txt`, or `labels/<part>/x.txt`, with the same path below `images`."""
+    by_path = {image.with_suffix(""): image for image in images}
+    for file in files.names:
+        if not _is_yolo(file):
+            continue
+        parts = list(file.with_suffix("").parts)
+        parts[len(parts) - 1 - parts[::-1].index(YOLO_FOLDER, 1)] = IMAGES_FOLDER
+        image = by_path.get(PurePosixPath(*parts))
+        yield file.stem, image, partial(_read_yolo, files, image, file)
+
+
+def _read_yolo(files: _Files, image: PurePosixPath | None, file: PurePosixPath) -> Pair:
+    if image is None:
+        raise _without_partner(file)
+    pixels = _read_pixels(files, image)
+    text = files.read(file).decode(errors="replace")
+    return pixels, _of(file, lambda: parse_yolo(text, *pixels.shape[:2]).labels())
+
+
+def _with_label_images(files: _Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
+    for name, image, labels in [*_one_mask_per_nucleus(images), *_label_images(images)]:
+        yield name, image, partial(_read_label_images, files, image, labels)
+
+
+Found = tuple[str, PurePosixPath, list[PurePosixPath]]
+
+
+def _one_mask_per_nucleus(images: Sequence[PurePosixPath]) -> Iterator[Found]:
+    """`<id>/images/<id>.png` with `<id>/masks/*.png`."""
+    by_folder: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    for name in images:
+        by_folder[name.parent].append(name)
+    for image in images:
+        if _is_kaggle(image):
+            yield image.stem, image, sorted(by_folder[image.parent.parent / "masks"])
+
+
+def _is_kaggle(image: PurePosixPath) -> bool:
+    return image.parent.name == IMAGES_FOLDER and image.parent.parent.name == image.stem
+
+
+def _label_images(images: Sequence[PurePosixPath]) -> Iterator[Found]:
+    """`images/x` with `masks/x` or `labels/x`, or `x` beside `x_labels` or `x_masks`."""
+    kaggle = {image.parent.parent for image in images if _is_kaggle(image)}
+    rest = [name for name in images if name.parent.parent not in kaggle]
+    truth: dict[tuple[PurePosixPath, str], PurePosixPath] = {}
+    plain = []
+    for name in rest:
+        suffixed = LABEL_NAME.match(name.stem)
+        stem = suffixed["stem"] if suffixed else name.stem
+        if name.parent.name in LABEL_FOLDERS:
+            truth[name.parent.parent, stem] = name
+        elif suffixed:
+            truth[name.parent, stem] = name
+        else:
+            plain.append(name)
+    for name in plain:
+        home = name.parent.parent if name.parent.name == IMAGES_FOLDER else name.parent
+        labels = truth.pop((home, name.stem), None)
+        yield name.stem, name, [labels] if labels else []
+    for (_, stem), labels in truth.items():
+        yield stem, labels, []
+
+
+def _read_label_images(
+    files: _Files, image: PurePosixPath, labels: Sequence[PurePosixPath]
+) -> Pair:
+    if not labels:
+        raise _without_partner(image)
+    pixels = _read_pixels(files, image)
+    masks = [(name, _of(name, partial(_read_labels, files, name))) for name in labels]
+    for name, mask in masks:
+        if mask.shape != pixels.shape[:2]:
+            raise InvalidData(
+                f"{name} is {mask.shape} and {image} is {pixels.shape[:2]} pixels; expected "
+                "the same size"
+            )
+    if _is_kaggle(image):
+        return pixels, _join(masks)
+    _refuse_binary(*masks[0])
+    return pixels, masks[0][1]
+
+
+def _without_partner(name: PurePosixPath) -> InvalidData:
+    return InvalidData(f"{name} has no partner: every image needs a mask, every mask an image")
+
+
+def _read_pixels(files: _Files, image: PurePosixPath) -> Pixels:
+    return _of(image, lambda: read_frame(files.read(image))).pixels
+
+
+def _read_labels(files: _Files, name: PurePosixPath) -> NDArray[np.uint32]:
+    return read_labels(files.read(name))
+
+
+def _of(name: PurePosixPath, read: Callable[[], T]) -> T:
+    try:
+        return read()
+    except InvalidInput as error:
+        raise InvalidData(f"{name}: {error}") from error
+
+
+def _join(masks: Sequence[tuple[PurePosixPath, NDArray[np.uint32]]]) -> NDArray[np.uint32]:
+    """One label image of the masks of single nuclei."""
+    joined = np.zeros(masks[0][1].shape, np.uint32)
+    for number, (name, mask) in enumerate(masks, start=1):
+        if (joined[mask > 0] > 0).any():
+            raise InvalidData(f"{name} overlaps another mask; expected masks that do not overlap")
+        joined[mask > 0] = number
+    return joined
+
+
+def _refuse_binary(name: PurePosixPath, labels: NDArray[np.uint32]) -> None:
+    values = np.unique(labels[labels > 0])
+    if len(values) == 1:
+        n_parts = cv2.connectedComponents((labels > 0).astype(np.uint8))[0] - 1
+        if n_parts > 1:
+            raise InvalidData(
+                f"{name} holds the one value {values[0]} in {n_parts} separate places; expected a "
+                "label image with another number for every nucleus, not a binary mask"
+            )
+
+
+def _numbered(labels: NDArray[np.uint32]) -> NDArray[np.uint16]:
+    """The same nuclei as 1..N, uint16."""
+    values, numbers = np.unique(labels, return_inverse=True)
+    if values[0] != 0:
+        numbers = numbers + 1
+    if len(values) > np.iinfo(np.uint16).max:
+        raise InvalidData(f"{len(values)} nuclei in one image; expected at most 65535: cut it")
+    return numbers.reshape(labels.shape).astype(np.uint16)

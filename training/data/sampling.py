@@ -1,0 +1,85 @@
+"""Which image each training crop comes from: balanced over image kinds and sizes."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from training.data.augmentation import random_crop
+from training.data.dataset import Sample
+from training.schedule import Augmentation
+
+
+def balanced_weights(samples: Sequence[Sample]) -> NDArray[np.float64]:
+    """Probability of each sample, float64 [N].
+
+    Every kind weighs the square root of its count, and so does every size within its kind. Square
+    roots lie between sampling images evenly (rare kinds drown) and groups evenly (the single image
+    of a group would be learnt by heart).
+    """
+    kinds = Counter(sample.kind for sample in samples)
+    groups = Counter((sample.kind, sample.labels.shape) for sample in samples)
+    shares: dict[str, float] = defaultdict(float)
+    for (kind, _), count in groups.items():
+        shares[kind] += count**0.5
+    weights = np.array(
+        [
+            kinds[sample.kind] ** 0.5
+            / shares[sample.kind]
+            * groups[sample.kind, sample.labels.shape] ** -0.5
+            for sample in samples
+        ]
+    )
+    return np.asarray(weights / weights.sum())
+
+
+class CropDataset(Dataset[tuple[Tensor, Any]]):
+    """Endless augmented crops; crop `index` depends on (seed, index) alone, on any machine.
+
+    Items: image float32 [3, S, S] in [0, 1], and the targets made of its labels. Every image is as
+    likely as the next unless they are balanced (`balanced_weights`).
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        targets: Callable[[NDArray[np.uint16]], Any],
+        size: int,
+        augmentation: Augmentation,
+        seed: int,
+        balanced: bool = True,
+    ) -> None:
+        self._samples = samples
+        self._targets = targets
+        even = np.full(len(samples), 1 / len(samples))
+        self._cumulative = np.cumsum(balanced_weights(samples) if balanced else even)
+        self._size = size
+        self._augmentation = augmentation
+        self._seed = seed
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        rng = np.random.default_rng([self._seed, index])
+        chosen = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._samples) - 1)
+        sample = self._samples[chosen]
+        image, labels = random_crop(
+            sample.pixels, sample.labels, self._size, self._augmentation, rng
+        )
+        return torch.from_numpy(image).permute(2, 0, 1), self._targets(labels)
+
+
+class CountingSampler(Sampler[int]):
+    """Indices start, start + 1, ... stop - 1, so that a resumed run goes on with unseen crops."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        self._indices = range(start, stop)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._indices)
+
+    def __len__(self) -> int:
+        return len(self._indices)

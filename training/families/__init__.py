@@ -1,0 +1,1 @@
+"""One module for each model family: its network and its recipe."""

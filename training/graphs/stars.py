@@ -1,0 +1,145 @@
+"""The steps of a star-convex network's graph as torch modules, and their engine in torch."""
+
+import torch
+from torch import Tensor, nn
+from torch.export import Dim
+from torch.nn import functional
+
+from nuclei.inference.contract import Method
+from nuclei.postprocessing.accumulation import OUTPUTS, Outputs
+from training.engine import TorchEngine
+from training.families.stars import GRID_PX, N_RAYS
+from training.graphs.maps import (
+    N_VIEWS,
+    ODD_SIZE,
+    Step,
+    preprocess_step,
+    quarter_turns,
+    three_channels,
+    views_step,
+)
+
+MOST_STARS = 2048
+# Below every threshold that is tuned.
+LEAST_SCORE = 0.05
+
+
+class StarNetwork(nn.Module):
+    """IMAGE float32 [N, C, H, W] in [0, 1] to STARS float16 [N, 1 + 32, H / 2, W / 2].
+
+    Depth in [0, 1], then rays in pixels, as `star_targets`. Half precision, because the maps travel
+    to the next step.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        answers = self.network(three_channels(image)).float()
+        depth, rays = torch.sigmoid(answers[:, :1]), answers[:, 1:].clamp(min=0.0)
+        return torch.cat([depth, rays], dim=1).to(torch.float16)
+
+
+class MergeStars(nn.Module):
+    """STARS_IN float16 [8, 1 + 32, S, S] of the views to their mean, STARS [1, 1 + 32, S, S].
+
+    Turning an image turns its rays: those of a view are renamed by their direction in the image.
+    """
+
+    sources: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        rays = torch.arange(N_RAYS)
+        # Directions in the mirror image, then in the turned one; the depth stays the first map.
+        sides = (rays, (N_RAYS // 2 - rays) % N_RAYS)
+        turned = [(side - k * N_RAYS // 4) % N_RAYS for side in sides for k in range(4)]
+        sources = functional.pad(1 + torch.stack(turned), (1, 0))
+        self.register_buffer("sources", sources, persistent=False)
+
+    def forward(self, stars: Tensor) -> Tensor:
+        views = [
+            quarter_turns(stars[v : v + 1].float().index_select(1, self.sources[v]), -v % 4)
+            for v in range(N_VIEWS)
+        ]
+        straight, mirrored = torch.cat(views[:4]), torch.cat(views[4:]).flip(3)
+        return torch.cat([straight, mirrored]).mean(dim=0, keepdim=True).to(torch.float16)
+
+
+class SelectStars(nn.Module):
+    """STARS float16 [1, 1 + 32, h, w] to the deepest places, the surest first.
+
+    POINTS float32 [N, 2] (y, x), pixels of the image; SCORES float32 [N], the depth; RAYS float32
+    [N, 32], pixels. A place is taken where no neighbour lies deeper: those beside it would only be
+    left out later, and crowd out other nuclei.
+    """
+
+    def forward(self, stars: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps = stars[0].float()
+        depth, width = maps[:1], stars.shape[3]
+        peaks = depth * (depth == functional.max_pool2d(depth, 3, stride=1, padding=1))
+        # An image may have fewer cells than stars are wanted.
+        padded = functional.pad(peaks.flatten(), (0, MOST_STARS))
+        scores, places = padded.topk(MOST_STARS)
+        sure = torch.nonzero(scores > LEAST_SCORE)[:, 0]
+        scores, places = scores.index_select(0, sure), places.index_select(0, sure)
+        rows = places // width
+        cells = torch.stack([rows, places - rows * width], dim=1).float()
+        rays = maps[1:].flatten(1).index_select(1, places).transpose(0, 1)
+        return GRID_PX * cells + (GRID_PX - 1) / 2, scores, rays
+
+
+class StarEngine(TorchEngine):
+    """Runs the steps of a star-convex network in torch."""
+
+    network_step = StarNetwork
+
+    def outputs(self, answers: Tensor, tta: bool) -> Outputs:
+        stars = MergeStars().to(answers.device)(answers) if tta else answers
+        found = SelectStars()(stars)
+        names = OUTPUTS[Method.STARS]
+        return {name: tensor.cpu().numpy() for name, tensor in zip(names, found, strict=True)}
+
+
+def star_steps(network: nn.Module) -> dict[str, Step]:
+    """The steps of a star-convex network's graph by file name.
+
+    Args:
+        network: of `build_star_network`, in evaluation mode, float32, on the CPU.
+    """
+    channels, views = Dim("channels", min=1, max=4), Dim("views", min=1, max=64)
+    rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
+    height, width = Dim("height", min=2, max=2**14), Dim("width", min=2, max=2**14)
+    return {
+        "preprocess": preprocess_step(),
+        "tta": views_step(),
+        "network": Step(
+            StarNetwork(network),
+            (torch.rand(2, 3, *ODD_SIZE),),
+            ("IMAGE",),
+            ("STARS",),
+            ({0: views, 1: channels, 2: 32 * rows, 3: 32 * columns},),
+        ),
+        "merge_stars": Step(
+            MergeStars(),
+            (torch.rand(N_VIEWS, 1 + N_RAYS, 32, 32).to(torch.float16),),
+            ("STARS_IN",),
+            ("STARS",),
+            ({2: height, 3: height},),
+        ),
+        "select_stars": Step(
+            SelectStars(),
+            (_distinct(1 + N_RAYS, 24, 32),),
+            ("STARS",),
+            OUTPUTS[Method.STARS],
+            ({2: height, 3: width},),
+        ),
+    }
+
+
+def _distinct(channels: int, height: int, width: int) -> Tensor:
+    """Maps in which no two cells are equally deep, for equal ones have no order."""
+    count = height * width
+    depth = (torch.randperm(count).float() / count).view(1, height, width)
+    return torch.cat([depth, 20 * torch.rand(channels - 1, height, width)])[None].to(torch.float16)
