@@ -612,6 +612,7 @@ class SegmentResponse(_message.Message):
     POLYGONS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     STAGE_MS_FIELD_NUMBER: _builtins.int
+    SERVER_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """The request's, or the one that the server made."""
     model: _builtins.str
@@ -622,6 +623,8 @@ class SegmentResponse(_message.Message):
     height: _builtins.int
     """Size of the frame, pixels."""
     width: _builtins.int
+    server_version: _builtins.str
+    """Version of the server's software, as in GetServerInfoResponse."""
     @_builtins.property
     def index(self) -> Global___FrameIndex:
         """The frame's, echoed; absent when it was absent."""
@@ -646,8 +649,8 @@ class SegmentResponse(_message.Message):
 
     @_builtins.property
     def stage_ms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Time of each step on the server, by name (wait, decode, tile, infer, watershed,
-        measure), milliseconds.
+        """Time of each step on the server, by name (wait, decode, tile, infer, postprocess, measure,
+        encode), milliseconds.
         """
 
     def __init__(
@@ -666,10 +669,11 @@ class SegmentResponse(_message.Message):
         polygons: Global___Polygons | None = ...,
         labels: Global___LabelImage | None = ...,
         stage_ms: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        server_version: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "labels", b"labels", "nuclei", b"nuclei", "pixel_size", b"pixel_size", "polygons", b"polygons", "stage_position", b"stage_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "height", b"height", "index", b"index", "labels", b"labels", "model", b"model", "model_version", b"model_version", "nuclei", b"nuclei", "pixel_size", b"pixel_size", "polygons", b"polygons", "request_id", b"request_id", "stage_ms", b"stage_ms", "stage_position", b"stage_position", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "height", b"height", "index", b"index", "labels", b"labels", "model", b"model", "model_version", b"model_version", "nuclei", b"nuclei", "pixel_size", b"pixel_size", "polygons", b"polygons", "request_id", b"request_id", "server_version", b"server_version", "stage_ms", b"stage_ms", "stage_position", b"stage_position", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
