@@ -12,20 +12,29 @@ NucleiError
 ├── Overloaded              more work than allowed at once; try again later
 ├── EngineUnavailable       Triton (or the gateway) does not answer
 ├── EngineFailed            Triton answered with an internal failure
-└── MissingPrerequisite     this machine lacks something: a library, a free port, an extra
+├── MissingPrerequisite     this machine lacks something: a library, a free port, an extra
+├── RegistryUnavailable     the registry of model versions does not answer
+└── InternalError           a fault of ours that nobody foresaw; the log of the service says more
 
-Each class carries its gRPC status name, its HTTP status and the exit code of the command line.
+Each class carries its gRPC status name, its HTTP status and the exit code of the command line. The
+exit code names the branch: subclasses share it. The base class has no codes and is never raised.
 """
 
 from typing import ClassVar
 
 
 class NucleiError(Exception):
-    """Base of every error this project raises on purpose."""
+    """Base of every error this project raises on purpose.
 
-    grpc_status: ClassVar[str] = "INTERNAL"
-    http_status: ClassVar[int] = 500
-    exit_code: ClassVar[int] = 1
+    Attributes:
+        grpc_status: name of the gRPC status code.
+        http_status: status code of HTTP.
+        exit_code: exit code of the `nuclei` command.
+    """
+
+    grpc_status: ClassVar[str]
+    http_status: ClassVar[int]
+    exit_code: ClassVar[int]
 
 
 class InvalidInput(NucleiError):
@@ -89,6 +98,8 @@ class EngineUnavailable(NucleiError):
 
 
 class EngineFailed(NucleiError):
+    grpc_status = "INTERNAL"
+    http_status = 500
     exit_code = 7
 
 
@@ -96,3 +107,15 @@ class MissingPrerequisite(NucleiError):
     grpc_status = "FAILED_PRECONDITION"
     http_status = 500
     exit_code = 8
+
+
+class RegistryUnavailable(NucleiError):
+    grpc_status = "UNAVAILABLE"
+    http_status = 503
+    exit_code = 10
+
+
+class InternalError(NucleiError):
+    grpc_status = "INTERNAL"
+    http_status = 500
+    exit_code = 1

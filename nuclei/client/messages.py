@@ -180,7 +180,8 @@ def _named_error(name: str, detail: str, retry_after_s: float) -> errors.NucleiE
     if name == errors.Overloaded.__name__ and retry_after_s:
         return errors.Overloaded(detail, retry_after_s)
     kind = getattr(errors, name, None)
-    if isinstance(kind, type) and issubclass(kind, errors.NucleiError):
+    base = errors.NucleiError
+    if isinstance(kind, type) and issubclass(kind, base) and kind is not base:
         named: errors.NucleiError = kind(detail)
         return named
     return errors.EngineFailed(detail)

@@ -11,7 +11,7 @@ import grpc
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind
 
-from nuclei.errors import EngineFailed, EngineUnavailable, NucleiError
+from nuclei.errors import EngineFailed, EngineUnavailable, InternalError, NucleiError
 from nuclei.inference.pipeline import Stopwatch
 from nuclei.results.segmentation import Segmentation
 from serving import tracing
@@ -81,7 +81,7 @@ def only_known_errors() -> Iterator[None]:
     """Make every error one of the error tree, so that no caller sees the inside of the service.
 
     Raises:
-        NucleiError: what was raised inside; its base class for an error that nobody foresaw.
+        NucleiError: what was raised inside; InternalError for an error that nobody foresaw.
         Skipped: as it was raised.
     """
     try:
@@ -90,7 +90,7 @@ def only_known_errors() -> Iterator[None]:
         raise
     except Exception as error:
         logger.exception("unforeseen")
-        raise NucleiError("the service failed; its log says why") from error
+        raise InternalError("the service failed; its log says why") from error
 
 
 @contextmanager
@@ -179,7 +179,7 @@ def _log(
     if error is not None:
         fields |= {"error": type(error).__name__, "detail": repr(str(error))}
     # The service's own failures stand out; a caller's mistakes are everyday.
-    serious = type(error) in (NucleiError, EngineFailed, EngineUnavailable)
+    serious = isinstance(error, InternalError | EngineFailed | EngineUnavailable)
     logger.log(
         logging.WARNING if serious else logging.INFO,
         "frame %s",

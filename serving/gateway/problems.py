@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 from nuclei.errors import (
     EngineUnavailable,
     FrameTooLarge,
+    InternalError,
     NucleiError,
     Overloaded,
     Unauthenticated,
@@ -45,7 +46,7 @@ async def answer_problem(request: Request, error: Exception) -> Response:
         return problem(error)
     if isinstance(error, HTTPException):
         return _routing_problem(HTTPStatus(error.status_code), error)
-    return problem(NucleiError("the service failed; its log says why"))
+    return problem(InternalError("the service failed; its log says why"))
 
 
 def _routing_problem(status: HTTPStatus, error: HTTPException) -> Response:

@@ -1,3 +1,5 @@
+import re
+
 import grpc
 import pytest
 
@@ -5,13 +7,41 @@ from nuclei import errors
 from nuclei.errors import NucleiError
 
 
-def tree(cls: type[NucleiError]) -> list[type[NucleiError]]:
-    return [cls, *(found for child in cls.__subclasses__() for found in tree(child))]
+def subclasses(cls: type[NucleiError]) -> list[type[NucleiError]]:
+    return [found for child in cls.__subclasses__() for found in (child, *subclasses(child))]
 
 
-@pytest.mark.parametrize("error", tree(NucleiError))
+def drawn_parents() -> dict[str, str]:
+    """Name of the parent of each class in the tree that the module's docstring draws."""
+    parents: dict[str, str] = {}
+    path: list[str] = []
+    for line in (errors.__doc__ or "").splitlines():
+        if found := re.match(r"([│├└─ ]*)([A-Z]\w+)(?: {2,}|$)", line):
+            depth = len(found[1]) // 4
+            path[depth:] = [found[2]]
+            if depth:
+                parents[found[2]] = path[depth - 1]
+    return parents
+
+
+def test_the_drawn_tree_is_the_real_one() -> None:
+    real = {error.__name__: error.__bases__[0].__name__ for error in subclasses(NucleiError)}
+    assert drawn_parents() == real
+
+
+@pytest.mark.parametrize("error", subclasses(NucleiError))
 def test_every_error_maps_to_every_protocol(error: type[NucleiError]) -> None:
     assert error.grpc_status in grpc.StatusCode.__members__
     assert 400 <= error.http_status < 600
     assert error.exit_code > 0
-    assert error.__name__ in (errors.__doc__ or "")
+
+
+def test_the_exit_code_names_the_branch() -> None:
+    branches = NucleiError.__subclasses__()
+    assert len({branch.exit_code for branch in branches}) == len(branches)
+    for branch in branches:
+        assert {error.exit_code for error in subclasses(branch)} <= {branch.exit_code}
+
+
+def test_the_base_class_has_no_codes() -> None:
+    assert not {"grpc_status", "http_status", "exit_code"} & set(vars(NucleiError))

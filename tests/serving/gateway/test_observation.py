@@ -1,11 +1,11 @@
-"""What is logged and told of a request, whatever happens inside."""
+"""What is logged and reported of a request, whatever happens inside."""
 
 import asyncio
 import logging
 
 import pytest
 
-from nuclei.errors import EngineUnavailable, InvalidImage, NucleiError
+from nuclei.errors import EngineUnavailable, InternalError, InvalidImage, NucleiError
 from serving.gateway.observation import observed
 
 
@@ -16,9 +16,9 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
 
 
 def test_unforeseen_error_keeps_its_details_to_the_log(log: pytest.LogCaptureFixture) -> None:
-    with pytest.raises(NucleiError) as told, observed("http"):
+    with pytest.raises(InternalError) as raised, observed("http"):
         raise KeyError("/secret/path")
-    assert "secret" not in str(told.value)
+    assert "secret" not in str(raised.value)
     assert "secret" in log.text
     assert "protocol=http code=INTERNAL" in log.text
 

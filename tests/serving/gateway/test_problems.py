@@ -14,7 +14,7 @@ import pytest
 from pydantic import SecretStr
 from starlette.testclient import TestClient
 
-from nuclei.errors import EngineUnavailable, NucleiError, Overloaded
+from nuclei.errors import EngineUnavailable, InternalError, NucleiError, Overloaded
 from nuclei.v1 import segmentation_pb2 as pb
 from serving.gateway.http_routes import http_app
 from serving.gateway.problems import problem
@@ -111,7 +111,7 @@ def test_unforeseen_failure_is_a_problem_without_details() -> None:
     for answer in (client.get("/readyz"), client.get("/v1/models"), client.post("/v1/segment")):
         assert answer.status_code == 500
         assert answer.headers["content-type"] == PROBLEM
-        assert answer.json()["title"] == NucleiError.__name__
+        assert answer.json()["title"] == InternalError.__name__
         assert not INSIDE.search(answer.text)
         assert "data_plane" not in answer.text
 
