@@ -20,7 +20,7 @@ from markers import (
     Outcome,
     dsb_scores,
     folds,
-    kind_weights,
+    modality_weights,
     watershed,
 )
 from numpy.typing import NDArray
@@ -73,7 +73,7 @@ def learned(
     model.fit(
         np.concatenate([own.features for own in known]),
         np.concatenate([own.iou for own in known]),
-        np.repeat(kind_weights(teaching), [len(own.iou) for own in known]),
+        np.repeat(modality_weights(teaching), [len(own.iou) for own in known]),
     )
     found = _found(samples, maps)
     predicted = [model.predict(own.features) if own.where else np.empty(0) for own in found]
@@ -95,7 +95,7 @@ def _chosen_of(
     found: Sequence[Candidates],
     predicted: Sequence[NDArray[np.float64]],
 ) -> Outcome:
-    fold, weights = folds(samples), kind_weights(samples)
+    fold, weights = folds(samples), modality_weights(samples)
     known = {
         (least, overlap): dsb_scores(
             samples,

@@ -354,13 +354,13 @@ class Result:
 
     Attributes:
         scores: DSB score of each image, in one order for all.
-        kinds: of the images.
+        modalities: of the images.
         options: of post-processing, by fold.
         minutes: that it took here.
     """
 
     scores: tuple[float, ...]
-    kinds: tuple[str, ...]
+    modalities: tuple[str, ...]
     options: tuple[Mapping[str, float], ...]
     minutes: float
 
@@ -370,9 +370,9 @@ class Result:
         partial_path.write_text(json.dumps(asdict(self)))
         partial_path.rename(path)
 
-    def values(self, kind: str | None = None) -> NDArray[np.float64]:
-        """Scores of all images, or of those of a kind."""
-        own = [kind in (None, its) for its in self.kinds]
+    def values(self, modality: str | None = None) -> NDArray[np.float64]:
+        """Scores of all images, or of those of a modality."""
+        own = [modality in (None, its) for its in self.modalities]
         return np.array(self.scores)[own]
 
 
@@ -387,7 +387,7 @@ def run(name: str, experiment: Experiment, bench: Bench) -> None:
     outcome = experiment.run(bench)
     result = Result(
         tuple(outcome.scores.tolist()),
-        tuple(sample.kind for sample in bench.validation),
+        tuple(sample.modality for sample in bench.validation),
         outcome.options,
         (time.monotonic() - started) / 60,
     )
@@ -398,9 +398,9 @@ def table(topic: str, results: Mapping[str, Result]) -> str:
     """The lines of a topic, Markdown."""
     first = next(iter(TOPICS[COMPARED.get(topic, topic)]))
     names = [name for name in TOPICS[topic] if name in results]
-    kinds = ("fluorescence", "histology")
+    modalities = ("fluorescence", "histology")
     lines = [
-        f"| experiment | | DSB score | less `{first}` | p | {' | '.join(kinds)} |",
+        f"| experiment | | DSB score | less `{first}` | p | {' | '.join(modalities)} |",
         "|---|---|---|---|---|---|---|",
     ]
     if topic in COMPARED and first in results:
@@ -416,10 +416,10 @@ def table(topic: str, results: Mapping[str, Result]) -> str:
                 f"| {max(test.p, LEAST_P):.3f}{' or less' * (test.p < LEAST_P)}"
             )
         what = TOPICS[topic].get(name) or TOPICS[COMPARED[topic]][name]
-        of_kinds = " | ".join(f"{own.values(kind).mean():.3f}" for kind in kinds)
+        of_modalities = " | ".join(f"{own.values(modality).mean():.3f}" for modality in modalities)
         lines.append(
             f"| `{name}` | {what.what} | {own.values().mean():.3f} ({lo:.3f} to {hi:.3f}) "
-            f"| {than_first} | {of_kinds} |"
+            f"| {than_first} | {of_modalities} |"
         )
     return "\n".join(lines)
 

@@ -146,7 +146,7 @@ def cross_validated(way: Way, samples: Sequence[Sample], maps: Sequence[Maps]) -
             known[key] = dsb_scores(samples, labelled)
         return known[key]
 
-    fold, weights = folds(samples), kind_weights(samples)
+    fold, weights = folds(samples), modality_weights(samples)
     result = np.zeros(len(samples))
     chosen = []
     for number in range(N_FOLDS):
@@ -168,20 +168,20 @@ def dsb_scores(samples: Sequence[Sample], labelled: Sequence[Labels]) -> Scores:
 
 
 def folds(samples: Sequence[Sample]) -> NDArray[np.intp]:
-    """Fold of each image, int [N], every kind spread over all of them."""
+    """Fold of each image, int [N], every modality spread over all of them."""
     rng = np.random.default_rng(0)
     fold = np.zeros(len(samples), np.intp)
-    kinds = np.array([sample.kind for sample in samples])
-    for kind in np.unique(kinds):
-        own = rng.permutation(np.flatnonzero(kinds == kind))
+    modalities = np.array([sample.modality for sample in samples])
+    for modality in np.unique(modalities):
+        own = rng.permutation(np.flatnonzero(modalities == modality))
         fold[own] = (np.arange(len(own)) + rng.integers(N_FOLDS)) % N_FOLDS
     return fold
 
 
-def kind_weights(samples: Sequence[Sample]) -> Scores:
-    """Weight of each image in tuning: a kind weighs the square root of its count."""
+def modality_weights(samples: Sequence[Sample]) -> Scores:
+    """Weight of each image in tuning: a modality weighs the square root of its count."""
     _, index, counts = np.unique(
-        [sample.kind for sample in samples], return_inverse=True, return_counts=True
+        [sample.modality for sample in samples], return_inverse=True, return_counts=True
     )
     return np.asarray(counts[index] ** -0.5)
 

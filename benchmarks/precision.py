@@ -76,7 +76,7 @@ async def measure(address: str, validation: list[Sample]) -> tuple[float, Evalua
     scores = []
     for sample in validation:
         found = await segment(frame_from_array(sample.pixels), engine, "unet")
-        scores.append(ImageScores.of(sample.id, sample.kind, sample.labels, found.labels))
+        scores.append(ImageScores.of(sample.id, sample.modality, sample.labels, found.labels))
     tile = np.random.default_rng(0).integers(0, 4096, (512, 512, 1)).astype(np.uint16)
     seconds = []
     for _ in range(REPEATS):
@@ -95,8 +95,8 @@ def main() -> None:
     arguments = parser.parse_args()
     training, validation = split_samples(read_dataset(arguments.data), 0.1, seed=0)
     validation = validation[: arguments.images]
-    kinds = sorted({sample.kind for sample in validation})
-    table = Table("way", "s per 512x512", "DSB score", *kinds)
+    modalities = sorted({sample.modality for sample in validation})
+    table = Table("way", "s per 512x512", "DSB score", *modalities)
     for name, (accelerator, int8) in WAYS.items():
         with TemporaryDirectory() as scratch:
             model, repository = Path(scratch) / "model", Path(scratch) / "repository"
@@ -109,12 +109,12 @@ def main() -> None:
             )
             with TritonServer(repository, Path(scratch) / "state", **ports) as server:
                 seconds, evaluation = asyncio.run(measure(server.address, validation))
-            by_kind = evaluation.by_kind()
+            by_modality = evaluation.by_modality()
             table.add_row(
                 name,
                 f"{seconds:.3f}",
                 f"{evaluation.overall()['dsb_score']:.4f}",
-                *(f"{by_kind[kind]['dsb_score']:.4f}" for kind in kinds),
+                *(f"{by_modality[modality]['dsb_score']:.4f}" for modality in modalities),
             )
             Console().print(f"{name}: {seconds:.3f} s")
     Console().print(table)

@@ -59,7 +59,10 @@ def main() -> None:
         within = weight_within(field)
         reaches = [str(int(np.searchsorted(within, part))) for part in PARTS]
         table.add_row(name, f"{size_px(field):.0f}", *reaches, f"{within[halo]:.1%}")
-    nuclei = [(f"largest nucleus, {kind}", largest(samples, kind)) for kind in kinds(samples)]
+    nuclei = [
+        (f"largest nucleus, {modality}", largest(samples, modality))
+        for modality in modalities(samples)
+    ]
     figure_of_receptive_field(fields, MAPS, nuclei, halo).savefig(
         PICTURE, dpi=110, pil_kwargs={"quality": 88}
     )
@@ -69,16 +72,16 @@ def main() -> None:
         console.print(f"{name}: {mask.shape[0]} x {mask.shape[1]} pixels")
 
 
-def kinds(samples: list[Sample]) -> list[str]:
-    return sorted({sample.kind for sample in samples})
+def modalities(samples: list[Sample]) -> list[str]:
+    return sorted({sample.modality for sample in samples})
 
 
-def largest(samples: list[Sample], kind: str) -> NDArray[np.bool_]:
-    """Mask of the nucleus of a kind with the longest box, bool [h, w]."""
+def largest(samples: list[Sample], modality: str) -> NDArray[np.bool_]:
+    """Mask of the nucleus of a modality with the longest box, bool [h, w]."""
     boxes = [
         (max(rows.stop - rows.start, columns.stop - columns.start), sample, number, (rows, columns))
         for sample in samples
-        if sample.kind == kind
+        if sample.modality == modality
         for number, (rows, columns) in enumerate(ndimage.find_objects(sample.labels), start=1)
     ]
     _, sample, number, box = max(boxes, key=lambda found: found[0])

@@ -6,7 +6,7 @@ from matplotlib.figure import Figure
 
 
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
-    """Training loss, and validation scores overall and per kind, against the step.
+    """Training loss, and validation scores overall and per modality, against the step.
 
     A training that was not validated has the loss alone.
     """

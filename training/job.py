@@ -268,7 +268,7 @@ def _evaluate(
     looked_at = candidates or [None] * len(samples)
     return Evaluation(
         tuple(
-            ImageScores.of(sample.id, sample.kind, sample.labels, labels, scored)
+            ImageScores.of(sample.id, sample.modality, sample.labels, labels, scored)
             for sample, labels, scored in zip(samples, predicted, looked_at, strict=True)
         )
     )
@@ -298,7 +298,7 @@ def _effort(network: nn.Module, progress: Progress) -> dict[str, float]:
 
 
 def _flat(evaluation: Evaluation) -> dict[str, float]:
-    """The headline scores, overall and per kind, as one level of names."""
+    """The headline scores, overall and per modality, as one level of names."""
     overall = evaluation.overall()
     return {
         "dsb_score": overall["dsb_score"],
@@ -306,8 +306,8 @@ def _flat(evaluation: Evaluation) -> dict[str, float]:
         "pq": overall["pq"],
         "dice": overall["dice"],
         **{
-            f"dsb_score/{kind}": scores["dsb_score"]
-            for kind, scores in evaluation.by_kind().items()
+            f"dsb_score/{modality}": scores["dsb_score"]
+            for modality, scores in evaluation.by_modality().items()
         },
     }
 

@@ -76,8 +76,8 @@ def predict_all(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[Ac
 class Tuner:
     """Searches the parameters of post-processing, one at a time, for the best mean DSB score.
 
-    In that mean every kind of image weighs the square root of its count, as in training: else the
-    parameters would serve the commonest kind alone.
+    In that mean every modality weighs the square root of its count, as in training: else the
+    parameters would serve the commonest modality alone.
     """
 
     def __init__(
@@ -87,8 +87,8 @@ class Tuner:
         self._method = method
         self._samples = samples
         self._predicted = predicted
-        counts = Counter(sample.kind for sample in samples)
-        self._weights = np.array([counts[sample.kind] ** -0.5 for sample in samples])
+        counts = Counter(sample.modality for sample in samples)
+        self._weights = np.array([counts[sample.modality] ** -0.5 for sample in samples])
         self._scores: dict[Parameters, NDArray[np.float64]] = {}
 
     def scores(self, parameters: Parameters) -> NDArray[np.float64]:

@@ -72,9 +72,9 @@ def check(
     from training.data.dataset import fingerprint, read_dataset, summary
 
     samples = read_dataset(data)
-    table = Table("kind", "images", "nuclei", title=str(data))
-    for kind, (n_images, n_nuclei) in summary(samples).items():
-        table.add_row(kind, str(n_images), str(n_nuclei))
+    table = Table("modality", "images", "nuclei", title=str(data))
+    for modality, (n_images, n_nuclei) in summary(samples).items():
+        table.add_row(modality, str(n_images), str(n_nuclei))
     Console().print(table)
     Console().print(f"fingerprint {fingerprint(samples)}")
 
@@ -97,11 +97,11 @@ def convert(
     write_dataset(samples, folder, to)
     written = {sample.id: sample for sample in read_dataset(folder)}
     console = Console()
-    table = Table("kind", "images in", "images out", "nuclei in", "nuclei out")
+    table = Table("modality", "images in", "images out", "nuclei in", "nuclei out")
     counted_in, counted_out = summary(samples), summary(list(written.values()))
-    for kind, n_in in counted_in.items():
-        n_out = counted_out.get(kind, (0, 0))
-        table.add_row(kind, *(str(n) for pair in zip(n_in, n_out, strict=True) for n in pair))
+    for modality, n_in in counted_in.items():
+        n_out = counted_out.get(modality, (0, 0))
+        table.add_row(modality, *(str(n) for pair in zip(n_in, n_out, strict=True) for n in pair))
     console.print(table)
     changed = [int((sample.labels != written[sample.id].labels).sum()) for sample in samples]
     n_images = sum(pixels > 0 for pixels in changed)

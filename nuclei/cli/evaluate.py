@@ -78,7 +78,7 @@ def evaluate(
 ) -> None:
     """Score a model, or any label images, against the truth.
 
-    Prints the mean of each score over all images and per kind of image, and the 95 % interval of
+    Prints the mean of each score over all images and per modality, and the 95 % interval of
     the mean (bootstrap over images). AP@t is TP / (TP + FP + FN), a match being an IoU above t. The
     DSB score is the mean of AP@t over t = .50, .55, ... .95. COCO's AP and AR, which look at all
     candidates with their scores, come with --local, and so do time and memory.

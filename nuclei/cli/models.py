@@ -93,7 +93,7 @@ def _served(gateway: Gateway) -> Table:
 
 
 def _scores(validation: Mapping[str, float]) -> str:
-    """The DSB scores, overall and by kind."""
+    """The DSB scores, overall and by modality."""
     shown = {name: value for name, value in validation.items() if "dsb_score" in name}
     return ", ".join(f"{name} {value:.3f}" for name, value in sorted(shown.items()))
 

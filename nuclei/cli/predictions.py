@@ -57,7 +57,7 @@ class Predictions:
         scores = [
             ImageScores.of(
                 sample.id,
-                sample.kind,
+                sample.modality,
                 sample.labels,
                 self.labels[sample.id],
                 self.candidates.get(sample.id),

@@ -47,7 +47,7 @@ def figures(
     """
     shown = [
         PicturedImage(
-            f"{evaluation.images[i].kind} {evaluation.images[i].name[:12]}\n"
+            f"{evaluation.images[i].modality} {evaluation.images[i].name[:12]}\n"
             f"DSB score {evaluation.images[i].scores['dsb_score']:.3f}",
             *(frames[i], truths[i], predicted[i]),
         )
@@ -61,41 +61,41 @@ def figures(
 
 
 def _telling(evaluation: Evaluation) -> list[int]:
-    """Indices of the worst, the middle and the best image of each kind."""
+    """Indices of the worst, the middle and the best image of each modality."""
     ranked = sorted(
         range(len(evaluation.images)), key=lambda i: evaluation.images[i].scores["dsb_score"]
     )
     chosen: list[int] = []
-    for kind in evaluation.by_kind():
-        own = [i for i in ranked if evaluation.images[i].kind == kind]
+    for modality in evaluation.by_modality():
+        own = [i for i in ranked if evaluation.images[i].modality == modality]
         chosen += dict.fromkeys([own[0], own[len(own) // 2], own[-1]])
     return chosen
 
 
 def figure_of_images(evaluation: Evaluation) -> "Figure":
-    """DSB score of every image, from worst to best, coloured by kind."""
+    """DSB score of every image, from worst to best, coloured by modality."""
     figure, axes = _figure(9, 4)
     ranked = sorted(evaluation.images, key=lambda image: image.scores["dsb_score"])
-    for kind, mean in evaluation.by_kind().items():
+    for modality, mean in evaluation.by_modality().items():
         bars = [
             (rank, image.scores["dsb_score"])
             for rank, image in enumerate(ranked)
-            if image.kind == kind
+            if image.modality == modality
         ]
-        axes.bar(*zip(*bars, strict=True), width=1.0, label=f"{kind} {mean['dsb_score']:.3f}")
+        axes.bar(*zip(*bars, strict=True), width=1.0, label=f"{modality} {mean['dsb_score']:.3f}")
     axes.axhline(evaluation.overall()["dsb_score"], color="black", linewidth=1, linestyle="--")
     axes.set(xlabel="image, by rising score", ylabel="DSB score", ylim=(0, 1))
     axes.set_title(f"Score per image, mean {evaluation.overall()['dsb_score']:.3f}")
-    axes.legend(title="mean per kind")
+    axes.legend(title="mean per modality")
     return figure
 
 
 def figure_of_thresholds(evaluation: Evaluation) -> "Figure":
-    """Mean AP against the IoU threshold, overall and per kind."""
+    """Mean AP against the IoU threshold, overall and per modality."""
     figure, axes = _figure(6, 4)
-    for kind, scores in (*evaluation.by_kind().items(), (OVERALL, evaluation.overall())):
-        style = {"color": "black", "linewidth": 2} if kind == OVERALL else {}
-        axes.plot(DSB_THRESHOLDS, _ap(scores), marker="o", label=kind, **style)
+    for modality, scores in (*evaluation.by_modality().items(), (OVERALL, evaluation.overall())):
+        style = {"color": "black", "linewidth": 2} if modality == OVERALL else {}
+        axes.plot(DSB_THRESHOLDS, _ap(scores), marker="o", label=modality, **style)
     axes.set(xlabel="IoU threshold", ylabel="AP = TP / (TP + FP + FN)", ylim=(0, 1))
     axes.set_title("Score against IoU threshold")
     axes.grid(alpha=0.3)

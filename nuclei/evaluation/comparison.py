@@ -139,8 +139,8 @@ class Comparison:
         """Every table, the most telling first; those that would be empty are left out."""
         return [
             self._scores(),
-            self._kinds(),
-            self._ap_of_kinds(),
+            self._modalities(),
+            self._ap_of_modalities(),
             *([self._tests()] if len(self.entries) > 1 else []),
             self._errors(),
             *self.details(),
@@ -194,28 +194,28 @@ class Comparison:
         note = f"Means over {len(self.evaluations[0].images)} images and their 95 % intervals."
         return self._grid("Scores", note, rows)
 
-    def _kinds(self) -> Grid:
-        by_kind = [evaluation.by_kind() for evaluation in self.evaluations]
+    def _modalities(self) -> Grid:
+        by_modality = [evaluation.by_modality() for evaluation in self.evaluations]
         rows = []
-        for kind in by_kind[0]:
-            values = [scores[kind]["dsb_score"] for scores in by_kind]
+        for modality in by_modality[0]:
+            values = [scores[modality]["dsb_score"] for scores in by_modality]
             cells = tuple(
-                f"{value:.3f} ({shown_interval(evaluation.interval('dsb_score', kind))})"
+                f"{value:.3f} ({shown_interval(evaluation.interval('dsb_score', modality))})"
                 for value, evaluation in zip(values, self.evaluations, strict=True)
             )
-            images = len(self.evaluations[0].values("dsb_score", kind))
-            rows.append(Row(f"{kind} ({images})", cells, _best(values)))
-        return self._grid("DSB score by kind of image", "Number of images in brackets.", rows)
+            images = len(self.evaluations[0].values("dsb_score", modality))
+            rows.append(Row(f"{modality} ({images})", cells, _best(values)))
+        return self._grid("DSB score by modality", "Number of images in brackets.", rows)
 
-    def _ap_of_kinds(self) -> Grid:
-        by_kind = [evaluation.by_kind() for evaluation in self.evaluations]
+    def _ap_of_modalities(self) -> Grid:
+        by_modality = [evaluation.by_modality() for evaluation in self.evaluations]
         rows = []
-        for kind in by_kind[0]:
-            shown = [[scores[kind][name] for name in AP_SHOWN] for scores in by_kind]
+        for modality in by_modality[0]:
+            shown = [[scores[modality][name] for name in AP_SHOWN] for scores in by_modality]
             cells = tuple(" / ".join(f"{value:.3f}" for value in values) for values in shown)
-            rows.append(Row(kind, cells))
+            rows.append(Row(modality, cells))
         note = "TP / (TP + FP + FN), mean over images, as StarDist's authors count it."
-        return self._grid("AP@.50 / .70 / .90 by kind of image", note, rows)
+        return self._grid("AP@.50 / .70 / .90 by modality", note, rows)
 
     def _tests(self) -> Grid:
         rows = [
@@ -288,10 +288,12 @@ class Comparison:
                 if score in evaluation.coco_intervals:
                     cells[index] += f" ({shown_interval(evaluation.coco_intervals[score])})"
             rows.append(Row(heading, tuple(cells), _best(values)))
-        for kind in self.evaluations[0].by_kind():
-            of_kind = [evaluation.coco_by_kind.get(kind, {}) for evaluation in self.evaluations]
-            values = [scores.get(f"{what}_ap") for scores in of_kind]
-            rows.append(Row(f"AP {kind}", tuple(map(_digits, values)), _best(values)))
+        for modality in self.evaluations[0].by_modality():
+            of_modality = [
+                evaluation.coco_by_modality.get(modality, {}) for evaluation in self.evaluations
+            ]
+            values = [scores.get(f"{what}_ap") for scores in of_modality]
+            rows.append(Row(f"AP {modality}", tuple(map(_digits, values)), _best(values)))
         note = (
             "Of all candidates with their scores, without a limit on their number. Small is an "
             "area below 32² pixels, large one above 96²."

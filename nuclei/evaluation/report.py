@@ -84,11 +84,12 @@ def report(
 
 def _subject(comparison: Comparison) -> str:
     evaluation = comparison.evaluations[0]
-    kinds = ", ".join(
-        f"{len(evaluation.values(TESTED, kind))} {kind}" for kind in evaluation.by_kind()
+    modalities = ", ".join(
+        f"{len(evaluation.values(TESTED, modality))} {modality}"
+        for modality in evaluation.by_modality()
     )
     nuclei = evaluation.overall()["n_true"]
-    return f"{len(evaluation.images)} images ({kinds}) with {nuclei:,.0f} nuclei"
+    return f"{len(evaluation.images)} images ({modalities}) with {nuclei:,.0f} nuclei"
 
 
 def _findings(comparison: Comparison) -> list[str]:
@@ -115,12 +116,14 @@ def _telling(comparison: Comparison) -> dict[str, list[int]]:
     """Indices of the images to look at, by heading."""
     scores = np.array([evaluation.values(TESTED) for evaluation in comparison.evaluations])
     rising = np.argsort(scores.mean(axis=0), kind="stable").tolist()
-    kinds = [image.kind for image in comparison.evaluations[0].images]
-    of_kinds = [[i for i in rising if kinds[i] == kind] for kind in sorted(set(kinds))]
-    worst = [*rising[:WORST_IMAGES], *(own[0] for own in of_kinds)]
+    modalities = [image.modality for image in comparison.evaluations[0].images]
+    of_modalities = [
+        [i for i in rising if modalities[i] == modality] for modality in sorted(set(modalities))
+    ]
+    worst = [*rising[:WORST_IMAGES], *(own[0] for own in of_modalities)]
     telling = {
         "Lowest scores": list(dict.fromkeys(worst)),
-        "Highest scores": [own[-1] for own in of_kinds],
+        "Highest scores": [own[-1] for own in of_modalities],
     }
     if len(scores) > 1:
         differing = np.argsort(-np.ptp(scores, axis=0), kind="stable")
@@ -142,8 +145,9 @@ def _shown(
         pictures.append(Picture(f"{entry.name}: {_told(scores)}", _jpeg(errors)))
     image = comparison.evaluations[0].images[index]
     height, width = truth.shape
+    n_nuclei = f"{image.scores['n_true']:.0f} nuclei"
     return ShownImage(
-        f"{image.name} · {image.kind} · {height} x {width} · {image.scores['n_true']:.0f} nuclei",
+        f"{image.name} · {image.modality} · {height} x {width} · {n_nuclei}",
         tuple(pictures),
     )
 

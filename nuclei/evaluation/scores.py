@@ -76,14 +76,14 @@ class ImageScores:
 
     Attributes:
         name: of the image.
-        kind: of image, for example `histology`.
+        modality: for example `histology`.
         scores: by name, as `nuclei.evaluation.metrics.score_image` gives them.
         matches: nucleus by nucleus.
         detections: of masks and of boxes, by these names; empty without candidates.
     """
 
     name: str
-    kind: str
+    modality: str
     scores: dict[str, float]
     matches: Matches
     detections: Mapping[str, Detections]
@@ -92,7 +92,7 @@ class ImageScores:
     def of(
         cls,
         name: str,
-        kind: str,
+        modality: str,
         truth: Labels,
         predicted: Labels,
         candidates: Candidates | None = None,
@@ -100,7 +100,7 @@ class ImageScores:
         """Score one prediction.
 
         Args:
-            name, kind: of the image.
+            name, modality: of the image.
             truth: integer [H, W], 0 is background.
             predicted: integer [H, W], 0 is background.
             candidates: what COCO's scores look at: the nuclei with their scores, those too that
@@ -114,7 +114,7 @@ class ImageScores:
             detections = {} if candidates is None else _detections(truth, candidates)
         except InvalidData as error:
             raise InvalidData(f"{name}: {error}") from error
-        return cls(name, kind, scores_of(overlap), Matches.of(overlap), detections)
+        return cls(name, modality, scores_of(overlap), Matches.of(overlap), detections)
 
 
 def _detections(truth: Labels, candidates: Candidates) -> dict[str, Detections]:
@@ -142,20 +142,21 @@ class Evaluation:
         """Every score, mean over all images; counts of nuclei and errors are summed."""
         return _mean(self.images)
 
-    def values(self, score: str, kind: str = OVERALL) -> NDArray[np.float64]:
-        """One score of every image, or of every image of a kind, float64 [N]."""
-        chosen = (image for image in self.images if kind in (OVERALL, image.kind))
+    def values(self, score: str, modality: str = OVERALL) -> NDArray[np.float64]:
+        """One score of every image, or of every image of a modality, float64 [N]."""
+        chosen = (image for image in self.images if modality in (OVERALL, image.modality))
         return np.array([image.scores[score] for image in chosen], np.float64)
 
-    def interval(self, score: str, kind: str = OVERALL) -> Interval:
+    def interval(self, score: str, modality: str = OVERALL) -> Interval:
         """95 % interval of the mean of a score over images (`nuclei.evaluation.statistics`)."""
-        return mean_interval(self.values(score, kind))
+        return mean_interval(self.values(score, modality))
 
-    def by_kind(self) -> dict[str, dict[str, float]]:
-        """The same for the images of each kind, by kind."""
-        kinds = sorted({image.kind for image in self.images})
+    def by_modality(self) -> dict[str, dict[str, float]]:
+        """The same for the images of each modality, by modality."""
+        modalities = sorted({image.modality for image in self.images})
         return {
-            kind: _mean([image for image in self.images if image.kind == kind]) for kind in kinds
+            modality: _mean([image for image in self.images if image.modality == modality])
+            for modality in modalities
         }
 
     def by_size(self) -> dict[str, dict[str, float | None]]:
@@ -204,13 +205,13 @@ class Evaluation:
         return _coco(self.images) if self.has_candidates else {}
 
     @cached_property
-    def coco_by_kind(self) -> dict[str, dict[str, float | None]]:
-        """The same for the images of each kind, by kind; empty without candidates."""
+    def coco_by_modality(self) -> dict[str, dict[str, float | None]]:
+        """The same for the images of each modality, by modality; empty without candidates."""
         if not self.has_candidates:
             return {}
         return {
-            kind: _coco([image for image in self.images if image.kind == kind])
-            for kind in self.by_kind()
+            modality: _coco([image for image in self.images if image.modality == modality])
+            for modality in self.by_modality()
         }
 
     @cached_property
@@ -231,22 +232,23 @@ class Evaluation:
         return {
             OVERALL: self.overall(),
             "interval": {score: self.interval(score) for score in SHOWN_MEANS},
-            "by_kind": self.by_kind(),
+            "by_modality": self.by_modality(),
             "by_size": self.by_size(),
             "coco": self.coco,
-            "coco_by_kind": self.coco_by_kind,
+            "coco_by_modality": self.coco_by_modality,
             "coco_interval": self.coco_intervals,
             "images": [
-                {"name": image.name, "kind": image.kind, **image.scores} for image in self.images
+                {"name": image.name, "modality": image.modality, **image.scores}
+                for image in self.images
             ],
         }
 
     def table(self, title: str) -> Table:
-        """One line per score, one column per kind of image, one for all and one for its interval.
+        """One line per score, one column per modality, one for all and one for its interval.
 
         A score is the mean over images; nuclei and errors are counted.
         """
-        groups = {**self.by_kind(), OVERALL: self.overall()}
+        groups = {**self.by_modality(), OVERALL: self.overall()}
         table = Table(title=title)
         table.add_column("")
         for group in (*groups, "95 %"):

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 @pytest.fixture(scope="session")
 def samples() -> list[Sample]:
-    """Ten frames of two kinds, each with touching squares."""
+    """Ten frames of two modalities, each with touching squares."""
     rng = np.random.default_rng(0)
     found = []
     for number in range(10):
@@ -22,9 +22,9 @@ def samples() -> list[Sample]:
         for index in range(6):
             y, x = 4 + 30 * (index // 3), 4 + 18 * (index % 3)
             labels[y : y + rng.integers(12, 19), x : x + 18] = index + 1
-        kind = "histology" if number % 2 else "fluorescence"
+        modality = "histology" if number % 2 else "fluorescence"
         pixels = (labels[..., None] > 0).astype(np.uint8) * 200
-        found.append(Sample(str(number), kind, pixels, labels))
+        found.append(Sample(str(number), modality, pixels, labels))
     return found
 
 

@@ -46,18 +46,22 @@ def test_no_image_is_scored_with_options_that_it_chose(samples: list[Sample], ma
     assert (outcome.scores[fold != 0] == 1).all()
 
 
-def test_folds_spread_every_kind(samples: list[Sample]) -> None:
+def test_folds_spread_every_modality(samples: list[Sample]) -> None:
     from markers import N_FOLDS, folds
 
     fold = folds(samples)
-    for kind in ("fluorescence", "histology"):
-        own = [number for number, sample in zip(fold, samples, strict=True) if sample.kind == kind]
+    for modality in ("fluorescence", "histology"):
+        own = [
+            number
+            for number, sample in zip(fold, samples, strict=True)
+            if sample.modality == modality
+        ]
         assert sorted(own) == list(range(N_FOLDS))
 
 
-def test_rare_kinds_weigh_more_than_their_share(samples: list[Sample]) -> None:
-    from markers import kind_weights
+def test_rare_modalities_weigh_more_than_their_share(samples: list[Sample]) -> None:
+    from markers import modality_weights
 
-    weights = kind_weights(samples[:1] + samples[1::2])
+    weights = modality_weights(samples[:1] + samples[1::2])
     assert weights[0] == pytest.approx(1)
     assert weights[1:].sum() == pytest.approx(5**0.5)

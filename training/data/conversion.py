@@ -19,7 +19,7 @@ VALIDATION_FRACTION, SEED = 0.1, 0
 
 
 def write_dataset(samples: Sequence[Sample], folder: Path, form: str) -> None:
-    """Write images as PNG, their kinds, and their nuclei in a form of `FORMS`.
+    """Write images as PNG, their modalities, and their nuclei in a form of `FORMS`.
 
     Args:
         samples: what to write.
@@ -35,14 +35,14 @@ def write_dataset(samples: Sequence[Sample], folder: Path, form: str) -> None:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidOption(f"{folder} is not empty and is never overwritten; name a new folder")
     (folder / IMAGES_FOLDER).mkdir(parents=True)
-    kinds = io.StringIO()
-    rows = csv.writer(kinds, lineterminator="\n")
+    modalities = io.StringIO()
+    rows = csv.writer(modalities, lineterminator="\n")
     rows.writerow(["id", "kind"])
     for sample in samples:
         picture = sample.pixels[..., 0] if sample.pixels.shape[2] == 1 else sample.pixels
         (folder / _image(sample)).write_bytes(encode_png(picture))
-        rows.writerow([sample.id, sample.kind])
-    (folder / MANIFEST).write_text(kinds.getvalue())
+        rows.writerow([sample.id, sample.modality])
+    (folder / MANIFEST).write_text(modalities.getvalue())
     FORMS[form](samples, folder)
 
 

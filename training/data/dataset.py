@@ -48,13 +48,13 @@ class Sample:
 
     Attributes:
         id: name of the image, without its folder and suffix.
-        kind: `fluorescence`, `histology`, `brightfield`, or any word of the manifest.
+        modality: `fluorescence`, `histology`, `brightfield`, or any word of the manifest.
         pixels: uint8 or uint16 [H, W, C], C is 1 or 3.
         labels: uint16 [H, W], 0 is background, nuclei are 1..N without gaps.
     """
 
     id: str
-    kind: str
+    modality: str
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
     labels: NDArray[np.uint16]
 
@@ -70,9 +70,9 @@ def read_dataset(path: Path) -> list[Sample]:
         MissingPrerequisite: masks are polygons or run-length codes, and pycocotools is missing.
     """
     files = _files(path)
-    kinds = _manifest(files)
+    modalities = _manifest(files)
     readers = _pairs(files, path)
-    missing = sorted(set(kinds) - set(readers))
+    missing = sorted(set(modalities) - set(readers))
     problems = [f"{MANIFEST}: no image of id {name}" for name in missing]
     samples = []
     console = Console(stderr=True)
@@ -80,8 +80,8 @@ def read_dataset(path: Path) -> list[Sample]:
     for name, read in track(sorted(readers.items()), task, console=console, transient=True):
         try:
             pixels, labels = read()
-            kind = kinds.get(name) or guess_kind(pixels)
-            samples.append(Sample(name, kind, pixels, _numbered(labels)))
+            modality = modalities.get(name) or guess_modality(pixels)
+            samples.append(Sample(name, modality, pixels, _numbered(labels)))
         except InvalidInput as error:
             problems.append(f"{name}: {error}")
     if problems:
@@ -106,16 +106,16 @@ def fingerprint(samples: Sequence[Sample]) -> str:
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, tuple[int, int]]:
-    """(images, nuclei) by kind."""
-    images = Counter(sample.kind for sample in samples)
+    """(images, nuclei) by modality."""
+    images = Counter(sample.modality for sample in samples)
     nuclei: Counter[str] = Counter()
     for sample in samples:
-        nuclei[sample.kind] += int(sample.labels.max(initial=0))
-    return {kind: (images[kind], nuclei[kind]) for kind in sorted(images)}
+        nuclei[sample.modality] += int(sample.labels.max(initial=0))
+    return {modality: (images[modality], nuclei[modality]) for modality in sorted(images)}
 
 
-def guess_kind(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
-    """Kind of an image [H, W, C] that no manifest names: by its colour, then its background."""
+def guess_modality(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
+    """Modality of an image [H, W, C] that no manifest names: by its colour, then its background."""
     values = pixels.astype(np.float32)
     scale = max(float(values.max()), 1.0)
     if float((values.max(axis=2) - values.min(axis=2)).mean()) > 0.05 * scale:
@@ -159,7 +159,7 @@ def _files(path: Path) -> _Files:
 
 
 def _manifest(files: _Files) -> dict[str, str]:
-    """Kind by id, empty without a manifest."""
+    """Modality by id, empty without a manifest."""
     found = [name for name in files.names if name.name == MANIFEST]
     if not found:
         return {}

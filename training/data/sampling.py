@@ -1,4 +1,4 @@
-"""Which image each training crop comes from: balanced over image kinds and sizes."""
+"""Which image each training crop comes from: balanced over modalities and sizes."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -18,20 +18,20 @@ from training.schedule import Augmentation
 def balanced_weights(samples: Sequence[Sample]) -> NDArray[np.float64]:
     """Probability of each sample, float64 [N].
 
-    Every kind weighs the square root of its count, and so does every size within its kind. Square
-    roots lie between sampling images evenly (rare kinds drown) and groups evenly (the single image
-    of a group would be learnt by heart).
+    Every modality weighs the square root of its count, and so does every size within its modality.
+    Square roots lie between sampling images evenly (rare modalities drown) and groups evenly (the
+    single image of a group would be learnt by heart).
     """
-    kinds = Counter(sample.kind for sample in samples)
-    groups = Counter((sample.kind, sample.labels.shape) for sample in samples)
+    modalities = Counter(sample.modality for sample in samples)
+    groups = Counter((sample.modality, sample.labels.shape) for sample in samples)
     shares: dict[str, float] = defaultdict(float)
-    for (kind, _), count in groups.items():
-        shares[kind] += count**0.5
+    for (modality, _), count in groups.items():
+        shares[modality] += count**0.5
     weights = np.array(
         [
-            kinds[sample.kind] ** 0.5
-            / shares[sample.kind]
-            * groups[sample.kind, sample.labels.shape] ** -0.5
+            modalities[sample.modality] ** 0.5
+            / shares[sample.modality]
+            * groups[sample.modality, sample.labels.shape] ** -0.5
             for sample in samples
         ]
     )

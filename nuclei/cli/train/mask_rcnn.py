@@ -30,7 +30,7 @@ def mask_rcnn(
     """Train a Mask R-CNN, tune its post-processing, and register it with its ONNX graphs.
 
     The schedule is Detectron2's: SGD with momentum, whose rate falls tenfold after 2/3 and 8/9 of
-    the steps. Progress, curves, scores per kind of image and pictures go to MLflow. A run that was
+    the steps. Progress, curves, scores per modality and pictures go to MLflow. A run that was
     killed goes on from its last validation with --resume.
     """
     from training.families.mask_rcnn import MaskRCNN

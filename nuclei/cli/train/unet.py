@@ -47,7 +47,7 @@ def unet(
     balanced: Annotated[
         bool,
         typer.Option(
-            "--balanced/--unbalanced", help="Show rare kinds of images more often than their share."
+            "--balanced/--unbalanced", help="Show rare modalities more often than their share."
         ),
     ] = True,
     colour: Annotated[
@@ -57,7 +57,7 @@ def unet(
 ) -> None:
     """Train a U-Net or its kin, tune its post-processing, and register it with its ONNX graphs.
 
-    Progress, curves, scores per kind of image and pictures go to MLflow. A run that was killed
+    Progress, curves, scores per modality and pictures go to MLflow. A run that was killed
     goes on from its last validation with --resume.
     """
     from training.families.unet import UNet

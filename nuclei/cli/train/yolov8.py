@@ -31,7 +31,7 @@ def yolov8(
     """Train a YOLOv8 with masks, tune its post-processing, and register it with its ONNX graphs.
 
     Network and loss are those of ultralytics (`make yolov8-env`), whose licence is AGPL-3.0; the
-    model version is tagged with it. Progress, curves, scores per kind of image and pictures go to
+    model version is tagged with it. Progress, curves, scores per modality and pictures go to
     MLflow. A run that was killed goes on from its last validation with --resume.
     """
     from training.families.yolov8 import YoloV8, require_ultralytics

@@ -16,7 +16,7 @@ from nuclei.inference.onnx_engine import LocalEngine
 if TYPE_CHECKING:
     from tests.conftest import Gateway
 
-KINDS = {"a": "fluorescence", "b": "fluorescence", "c": "histology"}
+MODALITIES = {"a": "fluorescence", "b": "fluorescence", "c": "histology"}
 PICTURES = ["comparisons.png", "scores_per_image.png", "scores_per_threshold.png"]
 
 
@@ -37,11 +37,11 @@ def dataset(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
     for part in ("images", "masks"):
         (folder / part).mkdir(parents=True)
-    for name in KINDS:
+    for name in MODALITIES:
         frame = np.where(truth(name) > 0, 180, 20).astype(np.uint8)
         cv2.imwrite(str(folder / "images" / f"{name}.png"), cv2.GaussianBlur(frame, (0, 0), 1))
         cv2.imwrite(str(folder / "masks" / f"{name}.png"), truth(name))
-    rows = "\n".join(f"{name},{kind}" for name, kind in KINDS.items())
+    rows = "\n".join(f"{name},{modality}" for name, modality in MODALITIES.items())
     (folder / "manifest.csv").write_text(f"id,kind\n{rows}\n")
     return folder
 
@@ -51,7 +51,7 @@ def predictions(tmp_path: Path) -> Path:
     """The truth of a and c, and b without its last nucleus."""
     folder = tmp_path / "predictions"
     folder.mkdir()
-    for name in KINDS:
+    for name in MODALITIES:
         labels = truth(name)
         if name == "b":
             labels[labels == 3] = 0
@@ -67,8 +67,8 @@ def test_scores_label_images_of_any_program(
     assert result.exit_code == 0, result.output
     scores = json.loads((out / "scores.json").read_text())
     assert scores["overall"]["dsb_score"] == pytest.approx((1 + 2 / 3 + 1) / 3)
-    assert scores["by_kind"]["fluorescence"]["dsb_score"] == pytest.approx((1 + 2 / 3) / 2)
-    assert scores["by_kind"]["histology"]["dsb_score"] == 1
+    assert scores["by_modality"]["fluorescence"]["dsb_score"] == pytest.approx((1 + 2 / 3) / 2)
+    assert scores["by_modality"]["histology"]["dsb_score"] == 1
     assert [image["name"] for image in scores["images"]] == ["a", "b", "c"]
     for name in PICTURES:
         assert cv2.imread(str(out / name)).std() > 0

@@ -22,13 +22,13 @@ def labels(*columns: int) -> NDArray[np.uint16]:
 
 
 def evaluation(*found: tuple[int, ...], scored: bool = False) -> Evaluation:
-    """Of images with nuclei at 0 and 10, alternately of two kinds."""
+    """Of images with nuclei at 0 and 10, alternately of two modalities."""
     images = []
     for number, columns in enumerate(found):
         answer = labels(*columns)
         candidates = Candidates(answer, np.ones(len(columns), np.float32)) if scored else None
-        kind = "histology" if number % 2 else "fluorescence"
-        images.append(ImageScores.of(f"{number}", kind, labels(0, 10), answer, candidates))
+        modality = "histology" if number % 2 else "fluorescence"
+        images.append(ImageScores.of(f"{number}", modality, labels(0, 10), answer, candidates))
     return Evaluation(tuple(images))
 
 
@@ -54,8 +54,8 @@ def test_scores_stand_side_by_side_with_intervals() -> None:
     assert scores.best == (0,)
     assert row("Scores", "count error").best == (0,)
     assert row("Scores", "nuclei").cells == ("8", "8")
-    assert row("DSB score by kind of image", "histology (2)").cells[1].startswith("0.750")
-    ap = row("AP@.50 / .70 / .90 by kind of image", "fluorescence")
+    assert row("DSB score by modality", "histology (2)").cells[1].startswith("0.750")
+    ap = row("AP@.50 / .70 / .90 by modality", "fluorescence")
     assert ap.cells == ("0.750 / 0.750 / 0.750", "0.250 / 0.250 / 0.250")
 
 

@@ -13,7 +13,7 @@ from nuclei.evaluation.report import report
 from nuclei.evaluation.scores import Evaluation, ImageScores
 from nuclei.imaging.images import Frame
 
-KINDS = ("fluorescence", "fluorescence", "histology")
+MODALITIES = ("fluorescence", "fluorescence", "histology")
 VOID = ("meta", "img", "link")
 
 
@@ -32,10 +32,12 @@ ANSWERS = [TRUTHS, [TRUTHS[0], TRUTHS[1], np.zeros_like(TRUTHS[2])]]
 
 def entry(name: str, answers: list[NDArray[np.uint16]], scored: bool) -> Entry:
     images = []
-    for number, (kind, labels, answer) in enumerate(zip(KINDS, TRUTHS, answers, strict=True)):
+    for number, (modality, labels, answer) in enumerate(
+        zip(MODALITIES, TRUTHS, answers, strict=True)
+    ):
         scores = np.ones(int(answer.max()), np.float32)
         candidates = Candidates(answer, scores) if scored else None
-        images.append(ImageScores.of(f"image {number}", kind, labels, answer, candidates))
+        images.append(ImageScores.of(f"image {number}", modality, labels, answer, candidates))
     return Entry(name, Evaluation(tuple(images)))
 
 

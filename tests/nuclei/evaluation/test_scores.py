@@ -29,24 +29,24 @@ EVALUATION = Evaluation(
 
 
 def test_scores_are_means_over_images_and_counts_are_sums() -> None:
-    overall, by_kind = EVALUATION.overall(), EVALUATION.by_kind()
+    overall, by_modality = EVALUATION.overall(), EVALUATION.by_modality()
     assert overall["dsb_score"] == pytest.approx((1 + 0.5 + 0) / 3)
-    assert by_kind["fluorescence"]["dsb_score"] == pytest.approx(0.75)
-    assert by_kind["histology"]["dsb_score"] == 0
+    assert by_modality["fluorescence"]["dsb_score"] == pytest.approx(0.75)
+    assert by_modality["histology"]["dsb_score"] == 0
     assert (overall["n_true"], overall["n_predicted"]) == (8, 4)
-    assert by_kind["fluorescence"]["recall_0.50"] == pytest.approx((1 + 0.5) / 2)
+    assert by_modality["fluorescence"]["recall_0.50"] == pytest.approx((1 + 0.5) / 2)
 
 
-def test_json_holds_overall_kinds_and_images() -> None:
+def test_json_holds_overall_modalities_and_images() -> None:
     content = json.loads(EVALUATION.to_json())
     assert content["overall"] == EVALUATION.overall()
-    assert content["by_kind"] == EVALUATION.by_kind()
+    assert content["by_modality"] == EVALUATION.by_modality()
     assert [image["name"] for image in content["images"]] == ["a", "b", "c"]
-    assert content["images"][1]["kind"] == "fluorescence"
+    assert content["images"][1]["modality"] == "fluorescence"
     assert content["images"][1]["ap_0.50"] == 0.5
 
 
-def test_table_shows_every_kind_in_eighty_columns() -> None:
+def test_table_shows_every_modality_in_eighty_columns() -> None:
     file = io.StringIO()
     Console(file=file, width=80).print(EVALUATION.table("unet 3"))
     text = file.getvalue()
@@ -102,7 +102,7 @@ def test_coco_scores_need_the_candidates_of_every_image() -> None:
     coco = Evaluation((scored,)).coco
     assert coco["mask_ap"] == coco["box_ap"] == coco["mask_ar_small"] == 1
     assert coco["mask_ap_large"] is None
-    assert Evaluation((scored,)).coco_by_kind == {"x": coco}
+    assert Evaluation((scored,)).coco_by_modality == {"x": coco}
 
 
 def test_candidates_without_scores_name_the_image() -> None:

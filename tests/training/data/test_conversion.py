@@ -20,8 +20,8 @@ def test_what_is_written_reads_as_the_same(
     write_dataset([*samples, *deep], tmp_path / "out", form)
     found = read_dataset(tmp_path / "out")
     assert fingerprint(found) == fingerprint([*samples, *deep])
-    kinds = {sample.id: sample.kind for sample in [*samples, *deep]}
-    assert {sample.id: sample.kind for sample in found} == kinds
+    modalities = {sample.id: sample.modality for sample in [*samples, *deep]}
+    assert {sample.id: sample.modality for sample in found} == modalities
 
 
 def test_yolo_is_told_which_images_are_held_out(samples: list[Sample], tmp_path: Path) -> None:

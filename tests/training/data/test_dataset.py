@@ -11,7 +11,7 @@ import tifffile
 
 from nuclei.errors import InvalidData, MissingPrerequisite
 from training.data.coco import coco_json
-from training.data.dataset import Sample, fingerprint, guess_kind, read_dataset, summary
+from training.data.dataset import Sample, fingerprint, guess_modality, read_dataset, summary
 from training.data.yolo import yolo_text
 
 
@@ -22,7 +22,7 @@ def write_images_and_masks(folder: Path, samples: list[Sample]) -> None:
     for sample in samples:
         cv2.imwrite(str(folder / "images" / f"{sample.id}.png"), sample.pixels[..., ::-1])
         cv2.imwrite(str(folder / "masks" / f"{sample.id}.png"), sample.labels)
-        rows.append(f"{sample.id},{sample.kind}")
+        rows.append(f"{sample.id},{sample.modality}")
     (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
 
 
@@ -77,7 +77,7 @@ def test_every_form_gives_the_same_samples(
     write(tmp_path / "data", samples)
     found = read_dataset(tmp_path / "data")
     assert fingerprint(found) == fingerprint(samples)
-    assert {sample.kind for sample in found} == {"fluorescence", "histology"}
+    assert {sample.modality for sample in found} == {"fluorescence", "histology"}
 
 
 @pytest.mark.parametrize("write", FORMS)
@@ -268,12 +268,12 @@ def test_two_images_of_one_name_are_refused(samples: list[Sample], tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("pixels", "kind"),
+    ("pixels", "modality"),
     [
         (np.full((9, 9, 1), 20, np.uint8), "brightfield"),
         (np.pad(np.full((3, 3, 1), 200, np.uint8), ((9, 9), (9, 9), (0, 0))), "fluorescence"),
         (np.tile(np.array([[[200, 80, 190]]], np.uint8), (9, 9, 1)), "histology"),
     ],
 )
-def test_kind_is_guessed_from_the_look(pixels: np.ndarray, kind: str) -> None:
-    assert guess_kind(pixels) == kind
+def test_modality_is_guessed_from_the_look(pixels: np.ndarray, modality: str) -> None:
+    assert guess_modality(pixels) == modality

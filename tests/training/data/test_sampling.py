@@ -6,10 +6,10 @@ from training.data.sampling import CountingSampler, CropDataset, balanced_weight
 from training.schedule import Augmentation
 
 
-def test_rare_kinds_are_shown_more_often_than_their_share(samples: list[Sample]) -> None:
+def test_rare_modalities_are_shown_more_often_than_their_share(samples: list[Sample]) -> None:
     weights = balanced_weights(samples)
     histology = sum(
-        weight for weight, s in zip(weights, samples, strict=True) if s.kind == "histology"
+        weight for weight, s in zip(weights, samples, strict=True) if s.modality == "histology"
     )
     assert np.isclose(weights.sum(), 1)
     assert np.isclose(histology, 4**0.5 / (4**0.5 + 8**0.5))
@@ -36,10 +36,10 @@ def test_the_sampler_counts_on() -> None:
 
 def test_unbalanced_crops_are_as_common_as_their_images(samples: list[Sample]) -> None:
     def share_of_histology(balanced: bool) -> float:
-        kinds = np.repeat(np.arange(2), (8, 4))
+        modalities = np.repeat(np.arange(2), (8, 4))
         truth = [
-            Sample(s.id, s.kind, s.pixels, np.full_like(s.labels, kind))
-            for s, kind in zip(samples, kinds, strict=True)
+            Sample(s.id, s.modality, s.pixels, np.full_like(s.labels, modality))
+            for s, modality in zip(samples, modalities, strict=True)
         ]
         crops = CropDataset(truth, np.max, 8, Augmentation(), 0, balanced)
         return float(np.mean([crops[index][1] for index in range(600)]))

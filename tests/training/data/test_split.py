@@ -7,11 +7,11 @@ from training.data.dataset import Sample
 from training.data.split import near_copies, split_samples
 
 
-def test_kinds_keep_their_share(samples: list[Sample]) -> None:
+def test_modalities_keep_their_share(samples: list[Sample]) -> None:
     training, validation = split_samples(samples, 0.25, seed=0)
     assert len(training) + len(validation) == len(samples)
-    assert sum(sample.kind == "histology" for sample in validation) == 1
-    assert sum(sample.kind == "fluorescence" for sample in validation) == 2
+    assert sum(sample.modality == "histology" for sample in validation) == 1
+    assert sum(sample.modality == "fluorescence" for sample in validation) == 2
 
 
 def test_the_order_of_the_images_does_not_matter(samples: list[Sample]) -> None:
