@@ -3,7 +3,7 @@ UV ?= uv
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve train-env yolov8-env test lint train-all wheels bench lock proto
+.PHONY: help env serve train-env yolov8-env test lint train-all wheels bench lock proto settings
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ lock: ## pin what pyproject.toml asks for; delete a lock first to take newer ver
 proto: train-env ## generate nuclei/v1's Python stubs from its proto
 	@PATH="$(CURDIR)/.venv-train/bin:$$PATH" python -m grpc_tools.protoc -I . --python_out=. \
 		--grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. nuclei/v1/segmentation.proto
+
+settings: train-env ## write docs/settings.md from the settings classes
+	@.venv-train/bin/python -m serving.settings_page
 
 .venv/.made: requirements/serving.lock pyproject.toml
 	@$(call make_environment,.venv)

@@ -1,4 +1,11 @@
-"""Settings of `nuclei serve`, read once from the environment (`NUCLEI_...`)."""
+"""Settings of our processes, each read once from the environment (`NUCLEI_...`).
+
+ProcessSettings         what every process reads
+├── ServeSettings       of `nuclei serve`, which runs Triton and the gateway
+└── GatewaySettings     of the gateway (`serving.gateway.settings`); `nuclei serve` reads them too
+
+The descriptions of the fields are those of docs/settings.md (`make settings` writes it).
+"""
 
 from pathlib import Path
 from typing import TypeVar
@@ -7,65 +14,68 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nuclei.errors import InvalidOption
-from serving.process.ports import LOOPBACK
 
 ROOT = Path(__file__).parents[1]
 TRITON_ENVIRONMENT = ROOT / ".venv-triton"
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 
-_ANY_ADDRESSES = ("0.0.0.0", "::", "")
+
+class ProcessSettings(BaseSettings):
+    """What all processes have in common; a variable that is set to nothing counts as not set."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="NUCLEI_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
 
-class ServeSettings(BaseSettings):
-    """Settings of `nuclei serve`; `NUCLEI_HTTP_PORT=8080` sets `http_port`.
+class ServeSettings(ProcessSettings):
+    """Settings of `nuclei serve`; `NUCLEI_STATE=/var/lib/nuclei` sets `state`."""
 
-    Those of the gateway itself (`GatewaySettings`) are read by its own process.
-
-    Attributes:
-        host: address on which the gateway listens, HTTP and gRPC.
-        http_port: port of the gateway's HTTP API.
-        grpc_port: port of the gateway's gRPC API.
-        repository: Triton's model repository.
-        state: folder for logs and what the servers need to write.
-        triton_http_port: port of Triton's HTTP API, on loopback.
-        triton_grpc_port: port of Triton's gRPC API, on loopback.
-        triton_metrics_port: port of Triton's metrics, on loopback.
-        triton_environment: virtual environment of Triton.
-        check_frame: the frame segmented as a check of the whole way.
-        start_s: most seconds that the gateway may take to start.
-        stop_s: most seconds that the gateway may take to finish its requests.
-    """
-
-    model_config = SettingsConfigDict(env_prefix="NUCLEI_", frozen=True)
-
-    host: str = LOOPBACK
-    http_port: int = Field(default=3000, ge=1, le=65535)
-    grpc_port: int = Field(default=50051, ge=1, le=65535)
-    repository: Path = Path("model_repository")
-    state: Path = Path(".state")
-    triton_http_port: int = Field(default=8000, ge=1, le=65535)
-    triton_grpc_port: int = Field(default=8001, ge=1, le=65535)
-    triton_metrics_port: int = Field(default=8002, ge=1, le=65535)
-    triton_environment: Path = TRITON_ENVIRONMENT
-    check_frame: Path = ROOT / "examples" / "fluorescence.png"
-    start_s: float = Field(default=90.0, gt=0)
-    stop_s: float = Field(default=30.0, gt=0)
-
-    @property
-    def reachable_host(self) -> str:
-        """A host by which this machine reaches the gateway."""
-        return LOOPBACK if self.host in _ANY_ADDRESSES else self.host
+    repository: Path = Field(
+        default=Path("model_repository"),
+        description="Model repository.",
+    )
+    state: Path = Field(
+        default=Path(".state"),
+        description="Folder for logs and what the servers write.",
+    )
+    triton_http_port: int = Field(
+        default=8000, ge=1, le=65535, description="Port of Triton's HTTP API, on loopback."
+    )
+    triton_grpc_port: int = Field(
+        default=8001, ge=1, le=65535, description="Port of Triton's gRPC API, on loopback."
+    )
+    triton_metrics_port: int = Field(
+        default=8002, ge=1, le=65535, description="Port of Triton's metrics, on loopback."
+    )
+    triton_environment: Path = Field(
+        default=TRITON_ENVIRONMENT,
+        description="Virtual environment with Triton, as `make env` makes it.",
+    )
+    check_frame: Path = Field(
+        default=ROOT / "examples" / "fluorescence.png",
+        description="Frame that every model segments as a check of the whole way, before the "
+        "service says that it is ready. The default model has to find a nucleus in it.",
+    )
+    start_s: float = Field(
+        default=90.0, gt=0, description="Longest time for the gateway to start, seconds."
+    )
+    stop_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Longest time for the gateway to finish its requests when stopped, seconds.",
+    )
 
 
-def read_settings(kind: type[Settings]) -> Settings:
+def read_settings(settings: type[Settings]) -> Settings:
     """Settings as the environment has them.
 
     Raises:
         InvalidOption: one of them is impossible; says which.
     """
     try:
-        return kind()
+        return settings()
     except ValidationError as error:
         first = error.errors(include_input=False)[0]
         name = "_".join(str(part) for part in first["loc"])

@@ -68,6 +68,7 @@ class Service:
             InvalidData: a model's configuration cannot be read.
         """
         self.settings = settings
+        self._gateway_settings = gateway
         self._key = secrets.token_urlsafe(32)
         self.triton = TritonServer(
             settings.repository,
@@ -83,9 +84,9 @@ class Service:
             "the gateway",
             gateway_command(gateway.drain_s),
             _gateway_environment(settings, gateway, self.triton.address, self._key),
-            _home(settings) / "gateway.log",
+            _home(settings, gateway) / "gateway.log",
         )
-        self.loopback = Loopback(settings, gateway)
+        self.loopback = Loopback(gateway)
         # Those that have answered.
         self._workers: frozenset[int] = frozenset()
         self._stack = ExitStack()
@@ -97,9 +98,9 @@ class Service:
             MissingPrerequisite: a port is taken, or this machine lacks something.
             InvalidData: the repository holds no model.
         """
-        settings = self.settings
-        check_free(settings.host, settings.http_port, "HTTP", "--http-port")
-        check_free(settings.host, settings.grpc_port, "gRPC", "--grpc-port")
+        address = self._gateway_settings
+        check_free(address.host, address.http_port, "HTTP", "--http-port")
+        check_free(address.host, address.grpc_port, "gRPC", "--grpc-port")
         self.triton.check()
 
     def start(self) -> None:
@@ -226,9 +227,9 @@ def stop_on_signals() -> None:
         signal.signal(each, stop)
 
 
-def _home(settings: ServeSettings) -> Path:
+def _home(settings: ServeSettings, gateway: GatewaySettings) -> Path:
     """Folder of this gateway: BentoML wants one for each server."""
-    return settings.state.resolve() / f"gateway-{settings.http_port}"
+    return settings.state.resolve() / f"gateway-{gateway.http_port}"
 
 
 def _default_model(repository: Path, gateway: GatewaySettings) -> str:
@@ -263,12 +264,9 @@ def _gateway_environment(
 ) -> dict[str, str]:
     return {
         **os.environ,
-        "BENTOML_HOME": str(_home(settings) / "bentoml"),
+        "BENTOML_HOME": str(_home(settings, gateway) / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
         "NUCLEI_TRITON_ADDRESS": triton_address,
         "NUCLEI_TRITON_KEY": key,
         "NUCLEI_DEFAULT_MODEL": _default_model(settings.repository, gateway),
-        "NUCLEI_HOST": settings.host,
-        "NUCLEI_HTTP_PORT": str(settings.http_port),
-        "NUCLEI_GRPC_PORT": str(settings.grpc_port),
     }

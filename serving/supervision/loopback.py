@@ -6,18 +6,17 @@ import urllib.request
 from nuclei.client import Client
 from serving.gateway.certificates import check_loopback, loopback_channel, loopback_tls
 from serving.gateway.settings import GatewaySettings
-from serving.settings import ServeSettings
 
 
 class Loopback:
     """The gateway of this machine, whatever it asks of its callers."""
 
-    def __init__(self, settings: ServeSettings, gateway: GatewaySettings) -> None:
+    def __init__(self, gateway: GatewaySettings) -> None:
         """Raises InvalidOption when the gateway's certificates cannot be used."""
         check_loopback(gateway)
         scheme = "http" if gateway.tls_certificate is None else "https"
-        self.http_url = f"{scheme}://{settings.reachable_host}:{settings.http_port}"
-        self.grpc_address = f"{settings.reachable_host}:{settings.grpc_port}"
+        self.http_url = f"{scheme}://{gateway.reachable_host}:{gateway.http_port}"
+        self.grpc_address = f"{gateway.reachable_host}:{gateway.grpc_port}"
         # Our own servers are never reached through a proxy.
         self._http = urllib.request.build_opener(
             urllib.request.ProxyHandler({}),
