@@ -133,6 +133,7 @@ def segmentation_of(response: pb.SegmentResponse) -> Segmentation:
     """The result; what was not asked for is empty or None."""
     # Their modules read images too and need more than numpy.
     from nuclei.formats import decompress_labels
+    from nuclei.results.coordinates import PixelSize
     from nuclei.results.segmentation import Segmentation
 
     labels = np.zeros((0, 0), np.uint32)
@@ -141,7 +142,7 @@ def segmentation_of(response: pb.SegmentResponse) -> Segmentation:
         labels = decompress_labels(image.data, image.height, image.width)
     pixel_size_um = None
     if response.HasField("pixel_size"):
-        pixel_size_um = (response.pixel_size.y_um, response.pixel_size.x_um)
+        pixel_size_um = PixelSize(y=response.pixel_size.y_um, x=response.pixel_size.x_um)
     return Segmentation(
         labels=labels,
         nuclei=_nuclei(response),

@@ -18,6 +18,7 @@ from nuclei.errors import InvalidData, InvalidOption
 from nuclei.formats.outlines import outlines
 from nuclei.formats.overlay import encode_png, overlay
 from nuclei.imaging.images import Frame
+from nuclei.results.coordinates import PixelSize
 from nuclei.results.segmentation import Segmentation
 
 MAX_PNG_LABEL = 65535
@@ -47,7 +48,7 @@ def label_tiff(segmentation: Segmentation) -> bytes:
         compression="zlib",
         compressionargs={"level": 1},
         metadata=None,
-        resolution=None if size is None else (1e4 / size[1], 1e4 / size[0]),
+        resolution=None if size is None else (1e4 / size.x, 1e4 / size.y),
         resolutionunit=None if size is None else "CENTIMETER",
     )
     return file.getvalue()
@@ -222,8 +223,8 @@ def _geometry(polygons: list[NDArray[np.int32]]) -> dict[str, Any]:
     return {"type": "MultiPolygon", "coordinates": [[ring] for ring in rings]}
 
 
-def _named_size(pixel_size_um: tuple[float, float] | None) -> dict[str, float] | None:
-    return None if pixel_size_um is None else {"x": pixel_size_um[1], "y": pixel_size_um[0]}
+def _named_size(size: PixelSize | None) -> dict[str, float] | None:
+    return None if size is None else {"x": size.x, "y": size.y}
 
 
 def _json(content: Any) -> bytes:

@@ -56,7 +56,7 @@ class Decoded:
 
     Attributes:
         pixels: [H, W] or [H, W, samples], of any type.
-        pixel_size_um: (y, x), micrometres; None when unknown.
+        pixel_size_um: micrometres; None when unknown.
         palette: uint16 [3, entries], the colours that `pixels` are indices of; None when there is
             no palette.
     """
@@ -258,7 +258,7 @@ def _ome_pixel_size(xml: str) -> PixelSize | None:
         if not (math.isfinite(size) and size > 0):
             return None
         sizes.append(size)
-    return sizes[0], sizes[1]
+    return PixelSize(*sizes)
 
 
 def _unit_um(unit: str) -> float | None:
@@ -273,4 +273,4 @@ def _ratio(page: tifffile.TiffPage, tag: str) -> float:
 def _pixel_size(pixels_per_unit: list[float], unit_um: float | None) -> PixelSize | None:
     if unit_um is None or min(pixels_per_unit) <= 0:
         return None
-    return unit_um / pixels_per_unit[0], unit_um / pixels_per_unit[1]
+    return PixelSize(y=unit_um / pixels_per_unit[0], x=unit_um / pixels_per_unit[1])

@@ -24,7 +24,7 @@ class Frame:
 
     Attributes:
         pixels: uint8 or uint16 [H, W, C], C is 1 (grey) or 3 (RGB), H and W at least 1.
-        pixel_size_um: (y, x) size of a pixel, micrometres; None when unknown.
+        pixel_size_um: None when unknown.
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -82,7 +82,7 @@ def read_frame(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> Fra
 
 def frame_from_array(
     pixels: NDArray[Any],
-    pixel_size_um: PixelSize | None = None,
+    pixel_size_um: tuple[float, float] | None = None,
     limits: FrameLimits = FrameLimits(),
 ) -> Frame:
     """Make a frame from an array.
@@ -111,13 +111,10 @@ def frame_from_array(
             "[height, width, channels] with 1, 3 or 4 channels: pick one plane or channel"
         )
     limits.check_shape(*pixels.shape[:2])
-    if pixel_size_um is not None and not all(math.isfinite(s) and s > 0 for s in pixel_size_um):
-        raise InvalidOption(
-            f"pixel size is {pixel_size_um}; expected (y, x) in micrometres, both above 0"
-        )
+    size = None if pixel_size_um is None else _pixel_size(pixel_size_um)
     if pixels.shape[2] == 4:
         pixels = pixels[:, :, :3]
-    return Frame(np.ascontiguousarray(pixels, dtype=native), pixel_size_um)
+    return Frame(np.ascontiguousarray(pixels, dtype=native), size)
 
 
 def read_labels(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> NDArray[np.uint32]:
@@ -131,6 +128,14 @@ def read_labels(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> ND
         InvalidData: not labels: floats, 1 bit, colours, negative or above 2**32 - 1.
     """
     return _naming(source, lambda: _labels(_decode(source, limits)))
+
+
+def _pixel_size(given: tuple[float, float]) -> PixelSize:
+    if len(given) != 2 or not all(math.isfinite(side) and side > 0 for side in given):
+        raise InvalidOption(
+            f"pixel size is {tuple(given)}; expected (y, x) in micrometres, both above 0"
+        )
+    return PixelSize(*given)
 
 
 def _naming(source: Path | bytes, read: Callable[[], T]) -> T:

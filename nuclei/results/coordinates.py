@@ -2,14 +2,19 @@
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.errors import InvalidOption
 
-PixelSize = tuple[float, float]
+
+class PixelSize(NamedTuple):
+    """Height and width of one pixel, micrometres; equal to the bare pair (y, x)."""
+
+    y: float
+    x: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +38,10 @@ class StageTransform:
 
     @classmethod
     def centred(
-        cls, centre_um: tuple[float, float], pixel_size_um: PixelSize, shape: tuple[int, int]
+        cls,
+        centre_um: tuple[float, float],
+        pixel_size_um: tuple[float, float],
+        shape: tuple[int, int],
     ) -> Self:
         """The map of a frame whose axes run along those of the stage.
 
@@ -53,9 +61,9 @@ class StageTransform:
 
     @property
     def pixel_size_um(self) -> PixelSize:
-        """(y, x): how far one pixel is on the stage, micrometres."""
+        """How far one pixel is on the stage, micrometres."""
         (xx, xy, _), (yx, yy, _) = self.matrix.tolist()
-        return math.hypot(xy, yy), math.hypot(xx, yx)
+        return PixelSize(y=math.hypot(xy, yy), x=math.hypot(xx, yx))
 
     def apply(self, points_px: NDArray[np.float32]) -> NDArray[np.float64]:
         """Map points.

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.results.coordinates import PixelSize
-
 
 @dataclass(frozen=True, eq=False)
 class Nuclei:
@@ -35,14 +33,15 @@ class Nuclei:
     def __len__(self) -> int:
         return len(self.label)
 
-    def area_um2(self, pixel_size_um: PixelSize) -> NDArray[np.float32]:
+    def area_um2(self, pixel_size_um: tuple[float, float]) -> NDArray[np.float32]:
         """Areas, float32 [N], square micrometres; pixel size as (y, x)."""
-        return np.asarray(self.area_px * (pixel_size_um[0] * pixel_size_um[1]), np.float32)
+        size_y, size_x = pixel_size_um
+        return np.asarray(self.area_px * (size_y * size_x), np.float32)
 
-    def centroid_um(self, pixel_size_um: PixelSize) -> NDArray[np.float32]:
+    def centroid_um(self, pixel_size_um: tuple[float, float]) -> NDArray[np.float32]:
         """Centroids (y, x), float32 [N, 2], micrometres from the centre of the first pixel."""
         return np.asarray(self.centroid_px * np.array(pixel_size_um), np.float32)
 
-    def box_um(self, pixel_size_um: PixelSize) -> NDArray[np.float32]:
+    def box_um(self, pixel_size_um: tuple[float, float]) -> NDArray[np.float32]:
         """Boxes (y0, x0, y1, x1), float32 [N, 4], micrometres from the frame's upper left."""
-        return np.asarray(self.box_px * np.array(pixel_size_um * 2), np.float32)
+        return np.asarray(self.box_px * np.tile(pixel_size_um, 2), np.float32)

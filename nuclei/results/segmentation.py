@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from nuclei.results.coordinates import PixelSize
 from nuclei.results.nuclei import Nuclei
 
 
@@ -15,7 +16,7 @@ class Segmentation:
     Attributes:
         labels: uint32 [H, W] as the frame, 0 is background, 1..N in the order of `nuclei`.
         nuclei: features of the N nuclei.
-        pixel_size_um: (y, x) of the frame, micrometres; None when unknown.
+        pixel_size_um: of the frame, micrometres; None when unknown.
         model: name of the model that answered (`unet`, `unet_tta`).
         version: its version.
         stage_ms: time of each step, milliseconds, by the step's name (`decode`, `infer`, ...).
@@ -27,7 +28,7 @@ class Segmentation:
 
     labels: NDArray[np.uint32]
     nuclei: Nuclei
-    pixel_size_um: tuple[float, float] | None
+    pixel_size_um: PixelSize | None
     model: str
     version: str
     stage_ms: dict[str, float] = field(default_factory=dict)

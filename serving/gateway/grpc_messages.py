@@ -10,7 +10,7 @@ from nuclei.errors import InvalidImage, InvalidOption
 from nuclei.formats import compress_labels
 from nuclei.formats.outlines import outlines
 from nuclei.imaging.images import Frame, FrameLimits, frame_from_array, read_frame
-from nuclei.results.coordinates import StageTransform
+from nuclei.results.coordinates import PixelSize, StageTransform
 from nuclei.results.nuclei import Nuclei
 from nuclei.results.segmentation import Segmentation
 from nuclei.v1 import segmentation_pb2 as pb
@@ -119,7 +119,7 @@ def checked_outputs(requested: Collection[int]) -> frozenset[int]:
 def _read_raw(
     data: bytes,
     raw: pb.RawPixels,
-    pixel_size_um: tuple[float, float] | None,
+    pixel_size_um: PixelSize | None,
     limits: FrameLimits,
 ) -> Frame:
     if raw.pixel_type not in DTYPES:
@@ -139,14 +139,14 @@ def _read_raw(
     return frame_from_array(np.frombuffer(data, dtype).reshape(shape), pixel_size_um, limits)
 
 
-def _pixel_size_um(frame: pb.Frame) -> tuple[float, float] | None:
-    """(y, x) as the request says, None when it does not."""
+def _pixel_size_um(frame: pb.Frame) -> PixelSize | None:
+    """As the request says, None when it does not."""
     if frame.HasField("pixel_size") and frame.HasField("pixel_to_stage"):
         raise InvalidOption("pixel_size and pixel_to_stage both give a size; send one of them")
     if frame.HasField("pixel_to_stage"):
         return _affine(frame.pixel_to_stage).pixel_size_um
     if frame.HasField("pixel_size"):
-        return frame.pixel_size.y_um, frame.pixel_size.x_um
+        return PixelSize(y=frame.pixel_size.y_um, x=frame.pixel_size.x_um)
     return None
 
 
@@ -184,7 +184,8 @@ def _write_result(
     reply.height, reply.width = height, width
     reply.stage_ms.update(segmentation.stage_ms)
     if segmentation.pixel_size_um is not None:
-        reply.pixel_size.y_um, reply.pixel_size.x_um = segmentation.pixel_size_um
+        size = segmentation.pixel_size_um
+        reply.pixel_size.y_um, reply.pixel_size.x_um = size.y, size.x
     if outputs & NUCLEI_OUTPUTS:
         reply.nuclei.label.extend(segmentation.nuclei.label.tolist())
     if pb.OUTPUT_CENTROIDS in outputs:

@@ -18,6 +18,7 @@ from nuclei.imaging.images import Frame, read_frame
 from nuclei.inference import pipeline
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.postprocessing.measurement import measure
+from nuclei.results.coordinates import PixelSize
 
 
 def test_import_needs_only_numpy_and_grpc() -> None:
@@ -73,7 +74,7 @@ def test_result_is_whole(client: Client, fluorescence: Path) -> None:
     result = client.segment(fluorescence, pixel_size_um=(0.5, 0.25), request_id="whole")
     assert result.labels.dtype == np.uint32
     assert result.labels.max() == len(result.nuclei)
-    assert result.pixel_size_um == (0.5, 0.25)
+    assert result.pixel_size_um == PixelSize(y=0.5, x=0.25)
     assert result.nuclei.box_px.shape == (len(result.nuclei), 4)
     assert (result.model, result.version.isdigit()) == ("unet", True)
     assert result.stage_ms["infer"] > 0

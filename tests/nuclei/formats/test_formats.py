@@ -16,10 +16,12 @@ from nuclei.errors import InvalidData, InvalidOption
 from nuclei.formats import FORMATS, compress_labels, decompress_labels, format_named
 from nuclei.imaging.images import Frame, read_labels
 from nuclei.postprocessing.measurement import measure
+from nuclei.results.coordinates import PixelSize
 from nuclei.results.nuclei import Nuclei
 from nuclei.results.segmentation import Segmentation
 
 PIXELS = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30, 1)
+SIZE = PixelSize(y=0.5, x=0.25)
 
 
 def labels_of_two() -> NDArray[np.uint32]:
@@ -31,7 +33,7 @@ def labels_of_two() -> NDArray[np.uint32]:
     return labels
 
 
-def segmentation(pixel_size_um: tuple[float, float] | None = None) -> Segmentation:
+def segmentation(pixel_size_um: PixelSize | None = None) -> Segmentation:
     labels = labels_of_two()
     nuclei = measure(labels, PIXELS, np.full(labels.shape, 204, np.uint8))
     return Segmentation(labels, nuclei, pixel_size_um, "unet", "3", {"infer": 12.3456})
@@ -47,7 +49,7 @@ def test_label_images_read_back_alike(name: str) -> None:
 
 
 def test_label_tiff_is_uint32_and_carries_the_pixel_size() -> None:
-    with tifffile.TiffFile(io.BytesIO(encode("labels.tif", segmentation((0.5, 0.25))))) as tiff:
+    with tifffile.TiffFile(io.BytesIO(encode("labels.tif", segmentation(SIZE)))) as tiff:
         page = tiff.pages[0].aspage()
         assert page.dtype == np.uint32
         assert page.resolutionunit == tifffile.RESUNIT.CENTIMETER
@@ -64,7 +66,7 @@ def test_label_png_refuses_more_nuclei_than_it_holds() -> None:
 
 
 def test_geojson_is_what_qupath_opens() -> None:
-    content = json.loads(encode("geojson", segmentation((0.5, 0.25))))
+    content = json.loads(encode("geojson", segmentation(SIZE)))
     assert content["type"] == "FeatureCollection"
     first, second = content["features"]
     assert len({str(uuid.UUID(feature["id"])) for feature in content["features"]}) == 2
@@ -117,7 +119,7 @@ def test_csv_in_pixels() -> None:
 
 
 def test_csv_in_micrometres() -> None:
-    first = next(csv.DictReader(io.StringIO(encode("csv", segmentation((0.5, 0.25))).decode())))
+    first = next(csv.DictReader(io.StringIO(encode("csv", segmentation(SIZE)).decode())))
     in_um = {name: float(value) for name, value in first.items() if name.split("_")[-1] != "px"}
     assert in_um["area_um2"] == 2.0
     assert (in_um["centroid_x_um"], in_um["centroid_y_um"]) == (1.125, 1.75)
@@ -126,7 +128,7 @@ def test_csv_in_micrometres() -> None:
 
 
 def test_json_names_model_and_nuclei() -> None:
-    content = json.loads(encode("json", segmentation((0.5, 0.25))))
+    content = json.loads(encode("json", segmentation(SIZE)))
     assert (content["model"], content["version"]) == ("unet", "3")
     assert (content["height_px"], content["width_px"]) == (20, 30)
     assert content["pixel_size_um"] == {"x": 0.25, "y": 0.5}

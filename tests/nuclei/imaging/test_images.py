@@ -16,6 +16,7 @@ from PIL import Image
 
 from nuclei.errors import FrameTooLarge, InvalidData, InvalidImage, InvalidOption
 from nuclei.imaging.images import FrameLimits, frame_from_array, read_frame, read_labels
+from nuclei.results.coordinates import PixelSize
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 RANDOM = np.random.default_rng(7)
@@ -377,7 +378,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
 def test_frame_from_array(pixels: NDArray[Any], channels: int) -> None:
     frame = frame_from_array(pixels, (0.5, 0.25))
     assert frame.pixels.shape == (40, 50, channels)
-    assert frame.pixel_size_um == (0.5, 0.25)
+    assert frame.pixel_size_um == PixelSize(y=0.5, x=0.25)
     np.testing.assert_array_equal(frame.pixels, pixels.reshape(40, 50, -1)[:, :, :channels])
 
 
@@ -403,8 +404,11 @@ def test_frame_from_array_refuses(pixels: NDArray[Any]) -> None:
         frame_from_array(pixels)
 
 
-@pytest.mark.parametrize("size", [(0.0, 1.0), (-1.0, 1.0), (float("nan"), 1), (1, float("inf"))])
-def test_frame_from_array_refuses_impossible_pixel_sizes(size: tuple[float, float]) -> None:
+@pytest.mark.parametrize(
+    "size",
+    [(0.0, 1.0), (-1.0, 1.0), (float("nan"), 1), (1, float("inf")), (1, 1, 1)],
+)
+def test_frame_from_array_refuses_impossible_pixel_sizes(size: Any) -> None:
     with pytest.raises(InvalidOption, match="micrometres"):
         frame_from_array(GREY8, size)
 

@@ -21,6 +21,7 @@ from nuclei.inference.contract import ConsensusParameters, Contract, Method
 from nuclei.inference.pipeline import Inference, Stopwatch, memory_bytes, predict, segment
 from nuclei.postprocessing import watershed
 from nuclei.postprocessing.accumulation import Maps
+from nuclei.results.coordinates import PixelSize
 
 REACH_PX = 12
 NOISE = np.random.default_rng(0).integers(0, 65536, (2500, 3000, 1), dtype=np.uint16)
@@ -116,7 +117,7 @@ def test_a_nucleus_across_a_seam_is_one() -> None:
 
 
 def test_result_names_its_model_version_and_steps() -> None:
-    frame = replace(spots(200, 300, 1), pixel_size_um=(0.5, 0.5))
+    frame = replace(spots(200, 300, 1), pixel_size_um=PixelSize(0.5, 0.5))
     engine = BlurEngine(Contract("unet"))
     found = asyncio.run(segment(frame, engine, "unet", tta=True))
     assert (found.model, found.version, found.pixel_size_um) == ("unet", "1", (0.5, 0.5))
