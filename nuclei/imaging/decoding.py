@@ -1,13 +1,11 @@
-"""Decoding PNG, JPEG and TIFF: bytes of an image file to its pixels, and nothing by halves."""
+"""PNG, JPEG and TIFF: from the bytes of an image file to its header, and to all of its pixels."""
 
 import io
-import logging
 import math
-import re
 import struct
-import xml.etree.ElementTree as ElementTree
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -19,35 +17,29 @@ from numpy.typing import NDArray
 from PIL import JpegImagePlugin
 
 from nuclei.errors import InvalidImage
+from nuclei.imaging.metadata import tiff_pixel_size
+from nuclei.imaging.silence import silent_decoders
 from nuclei.results.coordinates import PixelSize
 
 CheckShape = Callable[[int, int], None]
 
-# What the decoders have to say about damaged bytes reaches the caller as an error of ours.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
-
 MAX_PAGES = 100
 
-# A pixel that resolves nuclei is smaller; larger values are print resolutions such as 72 dpi.
-MAX_TAG_PIXEL_SIZE_UM = 10.0
 
-MICROMETRES_PER = {
-    "pm": 1e-6,
-    "Å": 1e-4,
-    "\u212b": 1e-4,
-    "nm": 1e-3,
-    "um": 1.0,
-    "\u00b5m": 1.0,
-    "\u03bcm": 1.0,
-    "micron": 1.0,
-    "microns": 1.0,
-    "micrometer": 1.0,
-    "mm": 1e3,
-    "cm": 1e4,
-    "inch": 25400.0,
-    "m": 1e6,
-}
+@dataclass(frozen=True)
+class Header:
+    """What an image file says of its pixels before any of them is decompressed.
+
+    Attributes:
+        height, width: pixels.
+        channels: 1 (grey) or 3 (colour, or indices of a palette), alpha not counted.
+        itemsize: bytes of one value of a channel.
+    """
+
+    height: int
+    width: int
+    channels: int
+    itemsize: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +58,15 @@ class Decoded:
     palette: NDArray[np.uint16] | None = None
 
 
+def probe(data: bytes, check_shape: CheckShape) -> Header:
+    """Read the header of the one image of a file; nothing is decompressed.
+
+    Arguments and errors as `decode`, whose checks of what follows the header are left to it.
+    """
+    with _refusing_damage():
+        return _form_of(data).probe(data, check_shape)
+
+
 def decode(data: bytes, check_shape: CheckShape) -> Decoded:
     """Decode the one image of a file.
 
@@ -76,16 +77,36 @@ def decode(data: bytes, check_shape: CheckShape) -> Decoded:
     Raises:
         InvalidImage: not an image, truncated, damaged, several planes, unusual colours.
     """
+    with _refusing_damage():
+        return _form_of(data).decode(data, check_shape)
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How files of one form are read."""
+
+    probe: Callable[[bytes, CheckShape], Header]
+    decode: Callable[[bytes, CheckShape], Decoded]
+
+
+def _form_of(data: bytes) -> _Form:
     if not data:
         raise InvalidImage("the file is empty; expected a PNG, JPEG or TIFF image")
-    decode_form = next((d for magic, d in _DECODERS.items() if data.startswith(magic)), None)
-    if decode_form is None:
+    form = next((form for magic, form in _FORMS.items() if data.startswith(magic)), None)
+    if form is None:
         raise InvalidImage(
             f"not an image this service reads (it begins with {data[:8]!r}); expected PNG, JPEG, "
             "TIFF or OME-TIFF: convert it first"
         )
+    return form
+
+
+@contextmanager
+def _refusing_damage() -> Iterator[None]:
+    """Turn what decoders raise and log about damaged bytes into InvalidImage."""
     try:
-        return decode_form(data, check_shape)
+        with silent_decoders():
+            yield
     except InvalidImage:
         raise
     except Exception as error:  # decoders answer damaged bytes with exceptions of every kind
@@ -94,11 +115,16 @@ def decode(data: bytes, check_shape: CheckShape) -> Decoded:
         ) from error
 
 
-def _decode_png(data: bytes, check_shape: CheckShape) -> Decoded:
-    if len(data) < 24:
+def _probe_png(data: bytes, check_shape: CheckShape) -> Header:
+    if len(data) < _PNG_HEADER_BYTES:
         raise ValueError("it ends within its header")
-    width, height = struct.unpack(">II", data[16:24])
+    width, height, depth, colour = struct.unpack(">IIBB", data[16:26])
     check_shape(height, width)
+    return Header(height, width, 1 if colour == _PNG_GREY else 3, 2 if depth == 16 else 1)
+
+
+def _decode_png(data: bytes, check_shape: CheckShape) -> Decoded:
+    _probe_png(data, check_shape)
     _check_png_chunks(data)
     return Decoded(_decode_with_opencv(data))
 
@@ -123,20 +149,34 @@ def _decode_with_opencv(data: bytes) -> NDArray[Any]:
     return pixels if pixels.ndim == 2 else pixels[:, :, (2, 1, 0)]
 
 
+def _probe_jpeg(data: bytes, check_shape: CheckShape) -> Header:
+    image = _open_jpeg(data, check_shape)
+    return Header(image.height, image.width, 1 if image.mode == "L" else 3, 1)
+
+
 def _decode_jpeg(data: bytes, check_shape: CheckShape) -> Decoded:
+    image = _open_jpeg(data, check_shape)
+    return Decoded(np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")))
+
+
+def _open_jpeg(data: bytes, check_shape: CheckShape) -> JpegImagePlugin.JpegImageFile:
     # Pillow refuses a truncated JPEG, which the other decoders fill with grey.
     image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
     check_shape(image.height, image.width)
-    return Decoded(np.asarray(image if image.mode in ("L", "RGB") else image.convert("RGB")))
+    return image
+
+
+def _probe_tiff(data: bytes, check_shape: CheckShape) -> Header:
+    with tifffile.TiffFile(io.BytesIO(data)) as tiff:
+        page = _checked_page(tiff, check_shape)
+        indices = page.photometric == _PHOTOMETRIC.PALETTE and not tiff.is_imagej
+        channels = 3 if indices or page.samplesperpixel > 2 else 1
+        return Header(page.imagelength, page.imagewidth, channels, np.dtype(page.dtype).itemsize)
 
 
 def _decode_tiff(data: bytes, check_shape: CheckShape) -> Decoded:
     with tifffile.TiffFile(io.BytesIO(data)) as tiff:
-        page = _only_page(tiff)
-        check_shape(page.imagelength, page.imagewidth)
-        if page.is_tiled:
-            check_shape(page.tilelength, page.tilewidth)
-        _check_tiff_layout(page)
+        page = _checked_page(tiff, check_shape)
         _check_segments(page, data)
         plain = page.compression in _TIFFFILE_CODECS
         pixels = page.asarray() if plain else _decode_with_opencv(data)
@@ -148,16 +188,30 @@ def _decode_tiff(data: bytes, check_shape: CheckShape) -> Decoded:
         palette = None if tiff.is_imagej else page.colormap
         if palette is not None and palette.shape[1] <= pixels.max():
             raise ValueError("its palette is too short")
-        return Decoded(pixels, _tiff_pixel_size(tiff, page), palette)
+        return Decoded(pixels, tiff_pixel_size(tiff, page), palette)
 
 
-_DECODERS = {
-    b"\x89PNG\r\n\x1a\n": _decode_png,
-    b"\xff\xd8\xff": _decode_jpeg,
-    b"II*\x00": _decode_tiff,
-    b"MM\x00*": _decode_tiff,
-    b"II+\x00": _decode_tiff,
-    b"MM\x00+": _decode_tiff,
+def _checked_page(tiff: tifffile.TiffFile, check_shape: CheckShape) -> tifffile.TiffPage:
+    """The one plane of the file, of a layout that is read."""
+    page = _only_page(tiff)
+    check_shape(page.imagelength, page.imagewidth)
+    if page.is_tiled:
+        check_shape(page.tilelength, page.tilewidth)
+    _check_tiff_layout(page)
+    return page
+
+
+_PNG_HEADER_BYTES = 26
+_PNG_GREY = 0
+_PNG, _JPEG = _Form(_probe_png, _decode_png), _Form(_probe_jpeg, _decode_jpeg)
+_TIFF = _Form(_probe_tiff, _decode_tiff)
+_FORMS = {
+    b"\x89PNG\r\n\x1a\n": _PNG,
+    b"\xff\xd8\xff": _JPEG,
+    b"II*\x00": _TIFF,
+    b"MM\x00*": _TIFF,
+    b"II+\x00": _TIFF,
+    b"MM\x00+": _TIFF,
 }
 
 _COMPRESSION, _PHOTOMETRIC = tifffile.COMPRESSION, tifffile.PHOTOMETRIC
@@ -233,44 +287,3 @@ def _check_segments(page: tifffile.TiffPage, data: bytes) -> None:
                 "the TIFF is truncated (pixel data beyond the end of the file); expected a whole "
                 "file: send it again"
             )
-
-
-def _tiff_pixel_size(tiff: tifffile.TiffFile, page: tifffile.TiffPage) -> PixelSize | None:
-    if tiff.is_ome and tiff.ome_metadata:
-        return _ome_pixel_size(tiff.ome_metadata)
-    resolution = [_ratio(page, "YResolution"), _ratio(page, "XResolution")]
-    if tiff.is_imagej:
-        unit = str((tiff.imagej_metadata or {}).get("unit", ""))
-        return _pixel_size(resolution, _unit_um(unit.replace("\\u00B5", "\u00b5")))
-    unit_um = {2: MICROMETRES_PER["inch"], 3: MICROMETRES_PER["cm"]}.get(int(page.resolutionunit))
-    size = _pixel_size(resolution, unit_um)
-    return size if size is not None and max(size) <= MAX_TAG_PIXEL_SIZE_UM else None
-
-
-def _ome_pixel_size(xml: str) -> PixelSize | None:
-    pixels = ElementTree.fromstring(re.sub(r"^<\?xml.*?\?>", "", xml)).find(".//{*}Pixels")
-    if pixels is None:
-        return None
-    sizes = []
-    for axis in ("Y", "X"):
-        unit_um = _unit_um(pixels.get(f"PhysicalSize{axis}Unit", "\u00b5m"))
-        size = float(pixels.get(f"PhysicalSize{axis}", "nan")) * (unit_um or math.nan)
-        if not (math.isfinite(size) and size > 0):
-            return None
-        sizes.append(size)
-    return PixelSize(*sizes)
-
-
-def _unit_um(unit: str) -> float | None:
-    return MICROMETRES_PER.get(unit.strip())
-
-
-def _ratio(page: tifffile.TiffPage, tag: str) -> float:
-    numerator, denominator = page.tags.valueof(tag, default=(0, 1))
-    return float(numerator / denominator) if denominator else 0.0
-
-
-def _pixel_size(pixels_per_unit: list[float], unit_um: float | None) -> PixelSize | None:
-    if unit_um is None or min(pixels_per_unit) <= 0:
-        return None
-    return PixelSize(y=unit_um / pixels_per_unit[0], x=unit_um / pixels_per_unit[1])

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.errors import FrameTooLarge, InvalidData, InvalidImage, InvalidOption
-from nuclei.imaging.decoding import Decoded, decode
+from nuclei.imaging.decoding import Decoded, Header, decode, probe
 from nuclei.results.coordinates import PixelSize
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -64,6 +64,19 @@ class FrameLimits:
                 f"the encoded image has {size} bytes; at most {self.max_bytes} are accepted: "
                 "crop it or compress it"
             )
+
+
+def probe_frame(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> Header:
+    """Read the header of a frame's file: what `read_frame` makes of it is no larger.
+
+    Nothing is decompressed; what follows the header is not checked, nor the type of the pixels.
+
+    Raises:
+        InvalidImage: not an image, or its header is damaged, or says that it is not one plane of
+            a kind that is read.
+        FrameTooLarge: over a limit.
+    """
+    return _naming(source, lambda: probe(_load(source, limits), limits.check_shape))
 
 
 def read_frame(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> Frame:

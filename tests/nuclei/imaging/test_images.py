@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from nuclei.errors import FrameTooLarge, InvalidData, InvalidImage, InvalidOption
-from nuclei.imaging.images import FrameLimits, frame_from_array, read_frame, read_labels
+from nuclei.imaging.images import (
+    FrameLimits,
+    frame_from_array,
+    probe_frame,
+    read_frame,
+    read_labels,
+)
 from nuclei.results.coordinates import PixelSize
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -295,6 +301,30 @@ BAD = {
 }
 
 
+HEADERS = {**READABLE, "jpeg": (JPEG, RGB8), "jpeg grey": (pillow(GREY8, "JPEG"), GREY8)}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_the_header_tells_the_size_of_the_frame(case: str) -> None:
+    header, pixels = probe_frame(HEADERS[case][0]), read_frame(HEADERS[case][0]).pixels
+    told = header.height, header.width, header.channels, header.itemsize
+    assert told == (*pixels.shape, pixels.itemsize)
+
+
+@pytest.mark.parametrize(
+    ("data", "shape"),
+    [
+        (png_header(16_000, 16_000), (16_000, 16_000)),
+        (JPEG[: len(JPEG) // 2], (40, 50)),
+        (tiff_bomb(2**28), (16, 16)),
+    ],
+    ids=["png", "jpeg", "tiff"],
+)
+def test_probing_decompresses_nothing(data: bytes, shape: tuple[int, int]) -> None:
+    header = probe_frame(data)
+    assert (header.height, header.width) == shape
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_refuses_bad_images(case: str) -> None:
     data, reason = BAD[case]
@@ -339,8 +369,9 @@ def test_a_truncated_png_is_never_accepted(length: int) -> None:
     ids=["png bomb", "png side", "tiff side"],
 )
 def test_frames_over_the_limit_are_refused_on_their_header(data: bytes) -> None:
-    with pytest.raises(FrameTooLarge, match="crop"):
-        read_frame(data)
+    for read in (probe_frame, read_frame):
+        with pytest.raises(FrameTooLarge, match="crop"):
+            read(data)
 
 
 @pytest.mark.parametrize("data", [PNG, JPEG, TIFF], ids=["png", "jpeg", "tiff"])
@@ -350,8 +381,9 @@ def test_frames_over_the_limit_are_refused_on_their_header(data: bytes) -> None:
     ids=["side", "pixels", "bytes"],
 )
 def test_limits_hold_for_every_form(data: bytes, limits: FrameLimits) -> None:
-    with pytest.raises(FrameTooLarge):
-        read_frame(data, limits)
+    for read in (probe_frame, read_frame):
+        with pytest.raises(FrameTooLarge):
+            read(data, limits)
     assert read_frame(data, FrameLimits(max_side_px=50, max_pixels=2000)).pixels.shape[:2] == (
         40,
         50,
