@@ -22,6 +22,7 @@ from rich.table import Table
 from nuclei.evaluation.scores import Evaluation, ImageScores
 from nuclei.imaging.images import frame_from_array
 from nuclei.imaging.intensity import intensity_range
+from nuclei.inference.deadline import NEVER
 from nuclei.inference.pipeline import segment
 from serving.engine import TritonEngine
 from serving.process.ports import free_ports
@@ -81,7 +82,7 @@ async def measure(address: str, validation: list[Sample]) -> tuple[float, Evalua
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        await engine.infer("unet", ("MAPS",), tile, intensity_range(tile), None)
+        await engine.infer("unet", ("MAPS",), tile, intensity_range(tile), NEVER)
         seconds.append(time.perf_counter() - started)
     await engine.close()
     return float(np.median(seconds)), Evaluation(tuple(scores))

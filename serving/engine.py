@@ -25,6 +25,7 @@ from nuclei.errors import (
     Overloaded,
 )
 from nuclei.inference.contract import Contract
+from nuclei.inference.deadline import Deadline
 from nuclei.inference.model_config import contract_of, has_contract
 from nuclei.inference.pipeline import TTA_SUFFIX, TTA_VIEWS, Inference
 from serving import tracing
@@ -107,7 +108,7 @@ class TritonEngine:
         outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
-        timeout_s: float | None,
+        deadline: Deadline,
     ) -> Inference:
         """Run one tile through an ensemble.
 
@@ -116,24 +117,21 @@ class TritonEngine:
             outputs: names of the tensors that are wanted.
             image: uint16 [H, W, C], C 1 or 3.
             intensity: float32 [2], the range [lo, hi].
-            timeout_s: seconds until the answer, None for no limit. Triton learns of it.
+            deadline: when the caller gives up; Triton learns of it.
 
         Raises:
             ModelNotFound, EngineUnavailable, EngineFailed, Overloaded, DeadlineExceeded.
         """
-        loop = asyncio.get_running_loop()
-        deadline = None if timeout_s is None else loop.time() + timeout_s
         views = TTA_VIEWS if graph.endswith(TTA_SUFFIX) else 1
-        async with self._room(views * image.shape[0] * image.shape[1], timeout_s):
+        async with self._room(views * image.shape[0] * image.shape[1], deadline):
             inputs = [_input("IMAGE", "UINT16", image), _input("RANGE", "FP32", intensity)]
-            left_s = None if deadline is None else deadline - loop.time()
             async with self._asking(graph):
                 with tracing.spanned(*_call(graph), kind=SpanKind.CLIENT):
                     result = await self._client.infer(
                         graph,
                         inputs,
                         outputs=[InferRequestedOutput(name) for name in outputs],
-                        client_timeout=left_s,
+                        client_timeout=deadline.left_s(),
                         headers=tracing.triton_headers(),
                     )
         response = result.get_response()
@@ -200,15 +198,15 @@ class TritonEngine:
             raise _unavailable() from None
 
     @asynccontextmanager
-    async def _room(self, pixels: int, timeout_s: float | None) -> AsyncIterator[None]:
+    async def _room(self, pixels: int, deadline: Deadline) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             try:
-                async with asyncio.timeout(timeout_s):
+                async with asyncio.timeout(deadline.left_s()):
                     await stack.enter_async_context(self._budget.spend(pixels))
             except TimeoutError as error:
                 raise DeadlineExceeded(
-                    f"the time of {timeout_s:.3g} s ran out while waiting for a turn at the "
-                    "inference server; allow more time or send fewer frames at once"
+                    "the time ran out while waiting for a turn at the inference server; allow more "
+                    "time or send fewer frames at once"
                 ) from error
             yield
 

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from nuclei.imaging.images import Frame
 from nuclei.imaging.intensity import intensity_range
 from nuclei.imaging.tiles import cut, mirrored, plan_tiles
+from nuclei.inference.deadline import Deadline
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.parity import differences
 from nuclei.inference.pipeline import Inference
@@ -86,13 +87,13 @@ async def _compare(
         intensity = intensity_range(frame.pixels)
         found = []
         for graph in graphs:
-            pairs = [
-                (
-                    await here.infer(graph, OUTPUTS[contract.method], tile, intensity, TIMEOUT_S),
-                    await served.infer(graph, OUTPUTS[contract.method], tile, intensity, TIMEOUT_S),
+            pairs = []
+            for tile in tiles:
+                asked = graph, OUTPUTS[contract.method], tile, intensity
+                deadline = Deadline.after(TIMEOUT_S)
+                pairs.append(
+                    (await here.infer(*asked, deadline), await served.infer(*asked, deadline))
                 )
-                for tile in tiles
-            ]
             found.append(_parity(graph, pairs))
         return found
     finally:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nuclei.inference.contract import Contract
+from nuclei.inference.deadline import Deadline
 from nuclei.inference.pipeline import TTA_SUFFIX, Inference
 from training.graphs.detection import MergeMasks, Split
 from training.graphs.maps import Preprocess
@@ -47,7 +48,7 @@ class DetectionEngine:
         outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
-        timeout_s: float | None,
+        deadline: Deadline,
     ) -> Inference:
         with torch.inference_mode():
             pixels = torch.from_numpy(image).to(self._device)

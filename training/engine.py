@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from nuclei.inference.contract import Contract
+from nuclei.inference.deadline import Deadline
 from nuclei.inference.pipeline import TTA_SUFFIX, Inference
 from nuclei.postprocessing.accumulation import Outputs
 from training.graphs.maps import Merge, Network, Preprocess, Views
@@ -53,7 +54,7 @@ class TorchEngine:
         outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
-        timeout_s: float | None,
+        deadline: Deadline,
     ) -> Inference:
         tta = graph.endswith(TTA_SUFFIX)
         with torch.inference_mode():

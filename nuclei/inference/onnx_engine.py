@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ import onnxruntime
 from numpy.typing import NDArray
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from nuclei.errors import DeadlineExceeded, EngineFailed, InvalidData, ModelNotFound
+from nuclei.errors import EngineFailed, InvalidData, ModelNotFound
 from nuclei.inference.contract import Contract
+from nuclei.inference.deadline import Deadline
 from nuclei.inference.model_config import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -69,7 +69,7 @@ class LocalEngine:
         outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
-        timeout_s: float | None,
+        deadline: Deadline,
     ) -> Inference:
         """Run one tile through an ensemble.
 
@@ -78,14 +78,13 @@ class LocalEngine:
             outputs: names of the tensors that are wanted.
             image: uint16 [H, W, C], C 1 or 3.
             intensity: float32 [2], the range [lo, hi].
-            timeout_s: seconds this may take, None for no limit; checked between the steps.
+            deadline: when the caller gives up; checked between the steps.
 
         Raises:
             ModelNotFound, InvalidData: as `contract`.
             DeadlineExceeded: the time ran out.
             EngineFailed: onnxruntime failed.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         tensors: Tensors = {"IMAGE": image, "RANGE": intensity}
         made = await asyncio.to_thread(self._run_graph, graph, tensors, deadline)
         return Inference({name: made[name] for name in outputs}, str(self._version(graph)))
@@ -101,16 +100,15 @@ class LocalEngine:
     def _names(self) -> list[str]:
         return sorted(path.parent.name for path in self._repository.glob(f"*/{CONFIG_FILE}"))
 
-    def _run_graph(self, graph: str, tensors: Tensors, deadline: float | None) -> Tensors:
+    def _run_graph(self, graph: str, tensors: Tensors, deadline: Deadline) -> Tensors:
         with self._running:
             return self._run(graph, tensors, deadline)
 
-    def _run(self, name: str, tensors: Tensors, deadline: float | None) -> Tensors:
+    def _run(self, name: str, tensors: Tensors, deadline: Deadline) -> Tensors:
         config = self._config(name)
         if config.ensemble_scheduling.step:
             return self._run_steps(config, tensors, deadline)
-        if deadline is not None and time.monotonic() >= deadline:
-            raise DeadlineExceeded(f"the time ran out before step '{name}'; allow more time")
+        deadline.check(f"before step '{name}'")
         session = self._session(name)
         outputs = [output.name for output in session.get_outputs()]
         try:
@@ -118,7 +116,7 @@ class LocalEngine:
         except Exception as error:  # onnxruntime's errors share no base class
             raise EngineFailed(f"step '{name}' failed in onnxruntime: {error}") from error
 
-    def _run_steps(self, config: ModelConfig, inputs: Tensors, deadline: float | None) -> Tensors:
+    def _run_steps(self, config: ModelConfig, inputs: Tensors, deadline: Deadline) -> Tensors:
         tensors = dict(inputs)
         for step in config.ensemble_scheduling.step:
             given = {theirs: tensors[ours] for theirs, ours in step.input_map.items()}

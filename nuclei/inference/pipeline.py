@@ -13,11 +13,12 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.errors import DeadlineExceeded, EngineFailed
+from nuclei.errors import EngineFailed
 from nuclei.imaging.images import Frame
 from nuclei.imaging.intensity import intensity_range
 from nuclei.imaging.tiles import TilePlan, cut, mirrored, plan_tiles
 from nuclei.inference.contract import Contract, Method
+from nuclei.inference.deadline import NEVER, Deadline
 from nuclei.postprocessing.accumulation import OUTPUTS, Accumulator, Outputs, accumulator_for
 from nuclei.postprocessing.measurement import measure
 from nuclei.postprocessing.watershed import BAND_PX
@@ -88,7 +89,7 @@ class Engine(Protocol):
         outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
-        timeout_s: float | None,
+        deadline: Deadline,
     ) -> Inference:
         """Run one tile.
 
@@ -97,7 +98,7 @@ class Engine(Protocol):
             outputs: names of the tensors that are wanted.
             image: uint16 [S, S, C], S a multiple of the contract's stride, C 1 or 3.
             intensity: float32 [2], the range [lo, hi] of the whole frame.
-            timeout_s: time left, seconds; None is for ever.
+            deadline: when the caller gives up.
 
         Raises:
             ModelNotFound, DeadlineExceeded, Overloaded, EngineUnavailable, EngineFailed.
@@ -126,7 +127,7 @@ async def segment(
     model: str,
     *,
     tta: bool = False,
-    timeout_s: float | None = None,
+    deadline: Deadline = NEVER,
     executor: Executor | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Segmentation:
@@ -137,7 +138,7 @@ async def segment(
         engine: what runs the graphs.
         model: name of the model.
         tta: average over the eight rotated and mirrored views.
-        timeout_s: seconds until DeadlineExceeded; None is for ever.
+        deadline: when the caller gives up; never by default.
         executor: where the work on pixels runs; None is the event loop's own threads.
         stopwatch: times the steps; None for a new one.
 
@@ -145,9 +146,8 @@ async def segment(
         ModelNotFound, DeadlineExceeded, Overloaded, EngineUnavailable, EngineFailed.
     """
     watch = stopwatch or Stopwatch()
-    deadline = _Deadline(timeout_s)
     prediction = await predict(
-        frame, engine, model, tta=tta, timeout_s=timeout_s, executor=executor, stopwatch=watch
+        frame, engine, model, tta=tta, deadline=deadline, executor=executor, stopwatch=watch
     )
     labels, nuclei = await _off_loop(executor, deadline, _label, frame, prediction, watch)
     return Segmentation(
@@ -161,13 +161,12 @@ async def predict(
     model: str,
     *,
     tta: bool = False,
-    timeout_s: float | None = None,
+    deadline: Deadline = NEVER,
     executor: Executor | None = None,
     stopwatch: Stopwatch | None = None,
 ) -> Prediction:
     """The answers to one frame, before post-processing; arguments and errors as `segment`."""
     watch = stopwatch or Stopwatch()
-    deadline = _Deadline(timeout_s)
     contract = await engine.contract(model)
     height, width = frame.pixels.shape[:2]
     with watch.timed("tile"):
@@ -202,22 +201,8 @@ def memory_bytes(
     return whole + max(band + tiles, vote)
 
 
-class _Deadline:
-    """When the caller's time runs out."""
-
-    def __init__(self, timeout_s: float | None) -> None:
-        self._end = None if timeout_s is None else time.monotonic() + timeout_s
-
-    def left_s(self) -> float | None:
-        return None if self._end is None else self._end - time.monotonic()
-
-    def check(self) -> None:
-        if self._end is not None and time.monotonic() >= self._end:
-            raise DeadlineExceeded("the time ran out while the frame was in work; allow more time")
-
-
 async def _off_loop(
-    executor: Executor | None, deadline: _Deadline, step: Callable[..., Result], *arguments: object
+    executor: Executor | None, deadline: Deadline, step: Callable[..., Result], *arguments: object
 ) -> Result:
     """Run a step with these arguments and a check, which ends it once nobody waits any more."""
     left = threading.Event()
@@ -225,7 +210,7 @@ async def _off_loop(
     def check() -> None:
         if left.is_set():
             raise CancelledError
-        deadline.check()
+        deadline.check("while the frame was in work")
 
     try:
         loop = asyncio.get_running_loop()
@@ -247,7 +232,7 @@ async def _infer(
     pixels: NDArray[Any],
     plan: TilePlan,
     intensity: NDArray[np.float32],
-    deadline: _Deadline,
+    deadline: Deadline,
     accumulator: Accumulator,
 ) -> str:
     """Assemble the answers to a frame, from one model version, which is returned.
@@ -260,7 +245,7 @@ async def _infer(
         tile = plan.tiles[index]
         async with room:
             part = cut(pixels, tile, plan)
-            answer = await ask(part, intensity, deadline.left_s())
+            answer = await ask(part, intensity, deadline)
         accumulator.add(index, answer.outputs)
         return answer.version
 
@@ -290,7 +275,7 @@ def _label(
     frame: Frame, prediction: Prediction, watch: Stopwatch, check: Callable[[], None]
 ) -> tuple[NDArray[np.uint32], Nuclei]:
     contract, accumulator = prediction.contract, prediction.accumulator
-    with watch.timed(contract.method.value):
+    with watch.timed("postprocess"):
         labels, scores = accumulator.label(contract.postprocessing, check)
     with watch.timed("measure"):
         nuclei = measure(labels, frame.pixels, accumulator.foreground, check)

@@ -13,6 +13,7 @@ from nuclei.errors import DeadlineExceeded, InvalidOption
 from nuclei.imaging.images import Frame, FrameLimits
 from nuclei.inference import pipeline
 from nuclei.inference.contract import Method
+from nuclei.inference.deadline import Deadline
 from nuclei.results.segmentation import Segmentation
 from serving.engine import ServedModel, TritonEngine
 from serving.gateway.admission import Admission, Permit
@@ -148,22 +149,22 @@ class DataPlane:
         if options.timeout_s is not None:
             timeout_s = options.timeout_s
         try:
-            async with asyncio.timeout(timeout_s) as deadline, AsyncExitStack() as stack:
+            deadline = Deadline.after(timeout_s)
+            async with asyncio.timeout(timeout_s), AsyncExitStack() as stack:
                 model = options.model or self._settings.default_model
                 # Asked first: an unknown model or a dead server is answered before any work.
                 contract = await self._engine.contract(model)
                 observation.graph = model + pipeline.TTA_SUFFIX if options.tta else model
                 with observation.timed("wait"):
                     await stack.enter_async_context(permit.turn())
-                if _left_s(deadline) <= 0:
-                    raise TimeoutError
+                deadline.check("while the frame waited")
                 frame = await self._read(read, observation, permit, contract.method)
                 segmentation = await pipeline.segment(
                     frame,
                     self._engine,
                     model,
                     tta=options.tta,
-                    timeout_s=_left_s(deadline),
+                    deadline=deadline,
                     executor=self._executor,
                     stopwatch=observation,
                 )
@@ -220,12 +221,6 @@ class DataPlane:
     async def _off_loop(self, step: Callable[..., Result], *arguments: object) -> Result:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, step, *arguments)
-
-
-def _left_s(deadline: asyncio.Timeout) -> float:
-    when = deadline.when()
-    assert when is not None, "every request has a deadline"
-    return max(0.0, when - asyncio.get_running_loop().time())
 
 
 async def _grow(permit: Permit, n_bytes: int) -> None:

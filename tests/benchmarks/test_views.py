@@ -2,6 +2,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.inference.contract import Contract
+from nuclei.inference.deadline import Deadline
 from nuclei.inference.pipeline import Inference
 from training.data.dataset import Sample
 
@@ -18,7 +19,7 @@ class Echo:
         outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
-        timeout_s: float | None,
+        deadline: Deadline,
     ) -> Inference:
         maps = image[..., :1].transpose(2, 0, 1).repeat(3, axis=0)
         return Inference({"MAPS": maps[None].astype(np.uint8)}, "1")

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from nuclei.errors import DeadlineExceeded, EngineFailed, EngineUnavailable, ModelNotFound
+from nuclei.inference.deadline import NEVER, Deadline
 from nuclei.inference.model_config import parse_model_config
 from serving.engine import TritonEngine
 from serving.triton.server import TritonServer
@@ -33,7 +34,7 @@ def tile(side: int = 64) -> np.ndarray:
 @pytest.mark.parametrize("graph", ["unet", "unet_tta"])
 async def test_maps_have_the_size_of_the_tile(engine: TritonEngine, graph: str) -> None:
     contract = await engine.contract("unet")
-    answer = await engine.infer(graph, MAPS, tile(), RANGE, 30)
+    answer = await engine.infer(graph, MAPS, tile(), RANGE, Deadline.after(30))
     assert answer.outputs["MAPS"].shape == (1, len(contract.maps), 64, 64)
     assert answer.outputs["MAPS"].dtype == np.uint8
     assert answer.version.isdigit()
@@ -43,7 +44,7 @@ async def test_models_are_those_with_a_contract(engine: TritonEngine) -> None:
     (served,) = await engine.models()
     assert (served.name, served.tta) == ("unet", True)
     assert served.contract == await engine.contract("unet")
-    assert served.version == (await engine.infer("unet", MAPS, tile(), RANGE, None)).version
+    assert served.version == (await engine.infer("unet", MAPS, tile(), RANGE, NEVER)).version
 
 
 @pytest.mark.parametrize("model", ["nosuch", "merge", ""])
@@ -54,20 +55,20 @@ async def test_unknown_model_has_no_contract(engine: TritonEngine, model: str) -
 
 async def test_unknown_graph_is_not_found(engine: TritonEngine) -> None:
     with pytest.raises(ModelNotFound, match="nosuch"):
-        await engine.infer("nosuch", MAPS, tile(), RANGE, None)
+        await engine.infer("nosuch", MAPS, tile(), RANGE, NEVER)
 
 
 @pytest.mark.parametrize("timeout_s", [0.0, 0.005])
 async def test_time_runs_out(engine: TritonEngine, timeout_s: float) -> None:
     with pytest.raises(DeadlineExceeded):
-        await engine.infer("unet_tta", MAPS, tile(256), RANGE, timeout_s)
+        await engine.infer("unet_tta", MAPS, tile(256), RANGE, Deadline.after(timeout_s))
 
 
 async def test_failure_keeps_the_details_of_triton_to_the_log(
     engine: TritonEngine, caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(EngineFailed) as failed:
-        await engine.infer("unet", MAPS, tile(), np.zeros(3, np.float32), None)
+        await engine.infer("unet", MAPS, tile(), np.zeros(3, np.float32), NEVER)
     assert str(failed.value) == "inference with 'unet' failed; the server's log says why"
     assert "status=" in caplog.text
 
@@ -81,7 +82,7 @@ async def test_absent_server_is_said_at_once() -> None:
     engine = TritonEngine("127.0.0.1:1", pixels=2**18, max_message_bytes=MESSAGE_BYTES)
     started = time.monotonic()
     with pytest.raises(EngineUnavailable):
-        await engine.infer("unet", MAPS, tile(), RANGE, 30)
+        await engine.infer("unet", MAPS, tile(), RANGE, Deadline.after(30))
     with pytest.raises(EngineUnavailable):
         await engine.models()
     assert not await engine.is_ready(["unet"], 2)
@@ -93,7 +94,7 @@ async def test_new_version_brings_its_own_contract(
     own_triton: TritonServer, own_repository: Path
 ) -> None:
     engine = TritonEngine(own_triton.address, pixels=2**18, max_message_bytes=MESSAGE_BYTES)
-    first = await engine.infer("unet", MAPS, tile(), RANGE, None)
+    first = await engine.infer("unet", MAPS, tile(), RANGE, NEVER)
     contract = await engine.contract("unet")
 
     folder = own_repository / "unet"
@@ -104,7 +105,7 @@ async def test_new_version_brings_its_own_contract(
     (folder / "config.pbtxt").write_text(str(config))
     httpx.post(f"{own_triton.url}/v2/repository/models/unet/load").raise_for_status()
 
-    second = await engine.infer("unet", MAPS, tile(), RANGE, None)
+    second = await engine.infer("unet", MAPS, tile(), RANGE, NEVER)
     assert int(second.version) == int(first.version) + 1
     assert await engine.contract("unet") == changed
     assert (await engine.models())[0].version == second.version

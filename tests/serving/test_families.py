@@ -15,6 +15,7 @@ from torch import nn
 from nuclei.imaging.images import Frame, frame_from_array
 from nuclei.imaging.intensity import intensity_range
 from nuclei.inference.contract import CONTRACT_FILE
+from nuclei.inference.deadline import NEVER
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.parity import differences
 from nuclei.inference.pipeline import TTA_SUFFIX, Engine, Inference, segment
@@ -268,7 +269,7 @@ async def answer(
     """What an engine answers for one tile."""
     outputs = OUTPUTS[recipe.contract().method]
     tile = pixels.astype(np.uint16)
-    return await engine.infer(graph, outputs, tile, intensity_range(pixels), None)
+    return await engine.infer(graph, outputs, tile, intensity_range(pixels), NEVER)
 
 
 def assert_alike(a: Inference, b: Inference) -> None:

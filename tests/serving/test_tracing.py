@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 from traces import Span, TraceReceiver, tree
 
 CALLER = "cd" * 8
-STAGES = ["wait", "decode", "tile", "infer", "watershed", "measure", "encode"]
+STAGES = ["wait", "decode", "tile", "infer", "postprocess", "measure", "encode"]
 CALL = "inference.GRPCInferenceService/ModelInfer"
 STEPS = {"preprocess", "unet_network"}
 

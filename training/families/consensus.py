@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nuclei.inference.contract import ConsensusParameters, Contract, Method
+from nuclei.inference.deadline import Deadline
 from nuclei.inference.pipeline import Engine, Inference
 from nuclei.postprocessing.accumulation import OUTPUTS
 from training.data.dataset import Sample
@@ -54,11 +55,11 @@ class PairEngine:
         outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
-        timeout_s: float | None,
+        deadline: Deadline,
     ) -> Inference:
         answered: dict[str, NDArray[Any]] = {}
         for engine, method in ((self._first, Method.WATERSHED), (self._second, Method.MASKS)):
-            answer = await engine.infer(graph, OUTPUTS[method], image, intensity, timeout_s)
+            answer = await engine.infer(graph, OUTPUTS[method], image, intensity, deadline)
             answered |= answer.outputs
         return Inference({name: answered[name] for name in outputs}, "0")
 

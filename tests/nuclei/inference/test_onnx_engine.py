@@ -10,6 +10,7 @@ import pytest
 from nuclei.errors import DeadlineExceeded, InvalidData, ModelNotFound
 from nuclei.imaging.images import Frame, read_frame
 from nuclei.inference import pipeline
+from nuclei.inference.deadline import NEVER, Deadline
 from nuclei.inference.onnx_engine import LocalEngine
 
 RANGE = np.array([0, 255], np.float32)
@@ -38,14 +39,14 @@ async def test_maps_have_the_size_of_the_tile(
     engine: LocalEngine, graph: str, channels: int
 ) -> None:
     contract = await engine.contract("unet")
-    answer = await engine.infer(graph, MAPS, image(channels=channels), RANGE, None)
+    answer = await engine.infer(graph, MAPS, image(channels=channels), RANGE, NEVER)
     assert answer.outputs["MAPS"].shape == (1, len(contract.maps), 64, 64)
     assert answer.outputs["MAPS"].dtype == np.uint8
 
 
 async def test_eight_views_give_maps_near_those_of_one(engine: LocalEngine) -> None:
-    one = await engine.infer("unet", MAPS, image(), RANGE, None)
-    eight = await engine.infer("unet_tta", MAPS, image(), RANGE, None)
+    one = await engine.infer("unet", MAPS, image(), RANGE, NEVER)
+    eight = await engine.infer("unet_tta", MAPS, image(), RANGE, NEVER)
     difference = np.abs(one.outputs["MAPS"].astype(int) - eight.outputs["MAPS"])
     assert 0 < difference.mean() < 64
 
@@ -62,7 +63,7 @@ async def test_unknown_model_is_named(engine: LocalEngine, model: str) -> None:
 
 async def test_time_can_run_out(engine: LocalEngine) -> None:
     with pytest.raises(DeadlineExceeded):
-        await engine.infer("unet", MAPS, image(), RANGE, 0.0)
+        await engine.infer("unet", MAPS, image(), RANGE, Deadline.after(0))
 
 
 def test_folder_without_models_is_refused(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ async def test_damaged_model_is_named(own_repository: Path) -> None:
     for file in (own_repository / "preprocess").glob("*/*.onnx"):
         file.write_bytes(b"not a model")
     with pytest.raises(InvalidData, match=r"preprocess.*cannot be loaded"):
-        await LocalEngine(own_repository).infer("unet", MAPS, image(), RANGE, None)
+        await LocalEngine(own_repository).infer("unet", MAPS, image(), RANGE, NEVER)
 
 
 async def test_damaged_configuration_is_named(own_repository: Path) -> None:
@@ -85,13 +86,13 @@ async def test_damaged_configuration_is_named(own_repository: Path) -> None:
 
 async def test_highest_version_runs_unless_the_policy_names_one(own_repository: Path) -> None:
     copy = own_repository
-    served = int((await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, None)).version)
+    served = int((await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, NEVER)).version)
     for model in ("unet", "unet_network"):
         shutil.copytree(copy / model / str(served), copy / model / str(served + 7))
-    newest = await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, None)
+    newest = await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, NEVER)
     with (copy / "unet/config.pbtxt").open("a") as config:
         config.write(f"\nversion_policy {{ specific {{ versions: [{served}] }} }}\n")
-    pinned = await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, None)
+    pinned = await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, NEVER)
     assert (int(newest.version), int(pinned.version)) == (served + 7, served)
 
 

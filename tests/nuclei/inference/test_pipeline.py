@@ -18,6 +18,7 @@ from nuclei.errors import DeadlineExceeded, EngineFailed
 from nuclei.evaluation.metrics import score_image
 from nuclei.imaging.images import Frame
 from nuclei.inference.contract import ConsensusParameters, Contract, Method
+from nuclei.inference.deadline import Deadline
 from nuclei.inference.pipeline import Inference, Stopwatch, memory_bytes, predict, segment
 from nuclei.postprocessing import watershed
 from nuclei.postprocessing.accumulation import Maps
@@ -44,10 +45,9 @@ class BlurEngine:
         outputs: tuple[str, ...],
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
-        timeout_s: float | None,
+        deadline: Deadline,
     ) -> Inference:
-        if timeout_s is not None and timeout_s <= 0:
-            raise DeadlineExceeded("the time ran out")
+        deadline.check("before the tile")
         self.graphs.append(graph)
         assert image.dtype == np.uint16
         assert image.shape[0] == image.shape[1]
@@ -122,7 +122,7 @@ def test_result_names_its_model_version_and_steps() -> None:
     found = asyncio.run(segment(frame, engine, "unet", tta=True))
     assert (found.model, found.version, found.pixel_size_um) == ("unet", "1", (0.5, 0.5))
     assert set(engine.graphs) == {"unet_tta"}
-    assert list(found.stage_ms) == ["tile", "infer", "watershed", "measure"]
+    assert list(found.stage_ms) == ["tile", "infer", "postprocess", "measure"]
     assert found.labels.dtype == np.uint32
     assert found.labels.max() == len(found.nuclei)
 
@@ -152,8 +152,9 @@ def test_a_version_that_never_settles_is_an_error() -> None:
 
 
 def test_a_deadline_is_kept() -> None:
+    engine = BlurEngine(Contract("unet"))
     with pytest.raises(DeadlineExceeded):
-        asyncio.run(segment(spots(64, 64, 0), BlurEngine(Contract("unet")), "unet", timeout_s=0))
+        asyncio.run(segment(spots(64, 64, 0), engine, "unet", deadline=Deadline.after(0)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (16, 5000), (5000, 16)])
@@ -175,7 +176,7 @@ async def test_post_processing_ends_when_nobody_waits(monkeypatch: pytest.Monkey
         class Watch(Stopwatch):
             @contextmanager
             def timed(self, stage: str) -> Iterator[None]:
-                if stage == "watershed":
+                if stage == "postprocess":
                     started.set()
                 try:
                     yield
@@ -190,7 +191,7 @@ async def test_post_processing_ends_when_nobody_waits(monkeypatch: pytest.Monkey
         running.cancel()
         with pytest.raises(asyncio.CancelledError):
             await running
-    assert ended == [("watershed", CancelledError)]
+    assert ended == [("postprocess", CancelledError)]
 
 
 def test_post_processing_keeps_the_deadline() -> None:
@@ -202,7 +203,7 @@ def test_post_processing_keeps_the_deadline() -> None:
 
     engine = SlowEngine(Contract("unet"))
     with pytest.raises(DeadlineExceeded, match="in work"):
-        asyncio.run(segment(spots(64, 64, 0), engine, "unet", timeout_s=0.2))
+        asyncio.run(segment(spots(64, 64, 0), engine, "unet", deadline=Deadline.after(0.2)))
 
 
 class BlindDetectorEngine(BlurEngine):

@@ -81,7 +81,7 @@ def test_default_outputs_are_the_columns(stub: SegmentationStub, fluorescence: P
     assert not reply.HasField("labels")
     assert not reply.HasField("polygons")
     assert reply.request_id
-    assert {"decode", "infer", "watershed"} <= set(reply.stage_ms)
+    assert {"decode", "infer", "postprocess"} <= set(reply.stage_ms)
 
 
 def test_count_alone_is_a_short_reply(stub: SegmentationStub, fluorescence: Path) -> None:

@@ -18,7 +18,7 @@ import tifffile
 from nuclei.client import Client
 
 LIMIT = 8 * 2**20
-STAGES = ["wait", "decode", "tile", "infer", "watershed", "measure", "encode"]
+STAGES = ["wait", "decode", "tile", "infer", "postprocess", "measure", "encode"]
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +207,7 @@ def test_metrics_count_what_happens(http: httpx.Client, fluorescence: Path) -> N
 
     ok = ("nuclei_request_seconds_count", 'protocol="http"', 'code="OK"', 'model="unet"')
     bad = ("nuclei_request_seconds_count", 'protocol="http"', 'code="INVALID_ARGUMENT"')
-    stages = ("decode", "infer", "watershed", "measure", "encode")
+    stages = ("decode", "infer", "postprocess", "measure", "encode")
     before = {name: value("nuclei_stage_seconds_count", f'stage="{name}"') for name in stages}
     before_ok, before_bad, nuclei = value(*ok), value(*bad), value("nuclei_counted_total")
     found = http.post("/v1/segment", content=fluorescence.read_bytes()).json()["count"]

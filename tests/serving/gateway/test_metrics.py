@@ -58,7 +58,7 @@ def test_frame_appears_in_every_metric(
         assert grown("nuclei_request_seconds_count", **frame, code="OK") == 1
         assert 0.001 < grown("nuclei_request_seconds_sum", **frame, code="OK") < 60
         assert grown("nuclei_counted_total", **frame) == int(answer.headers["X-Nuclei-Count"])
-        for stage in ("wait", "decode", "tile", "infer", "watershed", "measure", "encode"):
+        for stage in ("wait", "decode", "tile", "infer", "postprocess", "measure", "encode"):
             assert grown("nuclei_stage_seconds_count", **frame, stage=stage) == 1, stage
         assert grown("nuclei_transferred_bytes_total", protocol=protocol, direction="in") == len(
             body

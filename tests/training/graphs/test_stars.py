@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from nuclei.inference.contract import Contract, Method
+from nuclei.inference.deadline import NEVER
 from training.families.stars import N_RAYS, build_star_network, star_targets
 from training.graphs.maps import Views, export_steps
 from training.graphs.stars import (
@@ -110,7 +111,7 @@ def test_the_engine_runs_what_is_exported(network: nn.Module, exported: Path) ->
     intensity = np.array([0, 4000], np.float32)
     scaled = torch.from_numpy(image.astype(np.float32) / 4000).permute(2, 0, 1)[None]
     for graph in ("stardist", "stardist_tta"):
-        answer = asyncio.run(engine.infer(graph, (), image, intensity, None))
+        answer = asyncio.run(engine.infer(graph, (), image, intensity, NEVER))
         if graph == "stardist":
             (stars,) = run(exported, "network", scaled)
         else:
