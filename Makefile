@@ -3,7 +3,7 @@ UV ?= uv
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve train-env yolov8-env test lint train-all wheels bench lock proto settings
+.PHONY: help env serve train-env yolov8-env test lint train-all wheels bench lock proto release-api settings
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,10 +20,12 @@ test: train-env .venv-triton/.made ## run the whole test suite
 
 yolov8-env: .venv-train/.yolov8 ## add ultralytics (AGPL-3.0) to it, for `nuclei train yolov8`
 
-lint: train-env ## check style and types
+lint: train-env ## check style, types and the API
 	@.venv-train/bin/ruff check .
 	@.venv-train/bin/ruff format --check .
 	@.venv-train/bin/mypy
+	@.venv-train/bin/buf lint
+	@.venv-train/bin/buf breaking --against $(RELEASED_API)
 
 train-all: train-env ## train every model on DATA=folder-or-zip, large ones where there is a GPU
 	@test -n "$(DATA)" || { echo "Which images? make train-all DATA=stage1_train.zip (.venv-train/bin/nuclei data download . fetches them)" >&2; exit 2; }
@@ -51,6 +53,10 @@ lock: ## pin what pyproject.toml asks for; delete a lock first to take newer ver
 proto: train-env ## generate nuclei/v1's Python stubs from its proto
 	@PATH="$(CURDIR)/.venv-train/bin:$$PATH" python -m grpc_tools.protoc -I . --python_out=. \
 		--grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. nuclei/v1/segmentation.proto
+
+RELEASED_API = nuclei/v1/released.binpb
+release-api: train-env ## record the proto as released: later changes must be compatible with it
+	@.venv-train/bin/buf build --exclude-source-info -o $(RELEASED_API)
 
 settings: train-env ## write docs/settings.md from the settings classes
 	@.venv-train/bin/python -m serving.settings_page

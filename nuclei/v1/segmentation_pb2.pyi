@@ -9,13 +9,14 @@ Conventions that hold in every message:
     is (0, 0), as in QuPath: pixel (x, y) covers the square from (x, y) to (x + 1, y + 1).
   - Lengths are pixels (`_px`) or micrometres (`_um`), times are milliseconds (`_ms`).
   - Stage coordinates are micrometres in the frame of the caller's stage.
-  - A deadline is the gRPC deadline of the call; without one the server's default applies.
+  - The time limit of a call is its gRPC deadline; without one the server's default applies.
   - A failed call carries the trailing metadata `nuclei-error`: the name of the error's class
     (InvalidImage, FrameTooLarge, InvalidOption, ModelNotFound, DeadlineExceeded, Overloaded,
-    EngineUnavailable, EngineFailed, Unauthenticated, ...), finer than the status code. The
-    status message says what was wrong, what was expected and what to do.
-  - An Overloaded call also carries `grpc-retry-pushback-ms`: when to send it again.
-  - A server that asks for a token reads the metadata `authorization: Bearer TOKEN`.
+    EngineUnavailable, EngineFailed, Unauthenticated, ...), more precise than the status code.
+    The status message says what was wrong, what was expected and what to do.
+  - A call that failed as Overloaded also carries `grpc-retry-pushback-ms`: the time to wait
+    before it is sent again.
+  - A server that requires a token expects the metadata `authorization: Bearer TOKEN`.
 """
 
 from collections import abc as _abc
@@ -42,9 +43,11 @@ class _OutputEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Output.ValueTy
     DESCRIPTOR: _descriptor.EnumDescriptor
     OUTPUT_UNSPECIFIED: _Output.ValueType  # 0
     OUTPUT_COUNT: _Output.ValueType  # 1
-    """The number of nuclei only: with nothing else asked for, a reply is some hundred bytes."""
+    """The number of nuclei. When nothing else is asked for, a reply has a few hundred bytes."""
     OUTPUT_CENTROIDS: _Output.ValueType  # 2
-    """Nuclei.centroid_*: the centre of each nucleus, also on the stage when its place is known."""
+    """Nuclei.centroid_*: the centre of each nucleus, also in stage coordinates when the place of the
+    frame is known.
+    """
     OUTPUT_BOXES: _Output.ValueType  # 3
     """Nuclei.box_*: the bounding box of each nucleus."""
     OUTPUT_FEATURES: _Output.ValueType  # 4
@@ -55,13 +58,15 @@ class _OutputEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Output.ValueTy
     """SegmentResponse.labels: the compressed label image."""
 
 class Output(_Output, metaclass=_OutputEnumTypeWrapper):
-    """What a reply contains. The count is always there."""
+    """A part of a reply. The count is always there."""
 
 OUTPUT_UNSPECIFIED: Output.ValueType  # 0
 OUTPUT_COUNT: Output.ValueType  # 1
-"""The number of nuclei only: with nothing else asked for, a reply is some hundred bytes."""
+"""The number of nuclei. When nothing else is asked for, a reply has a few hundred bytes."""
 OUTPUT_CENTROIDS: Output.ValueType  # 2
-"""Nuclei.centroid_*: the centre of each nucleus, also on the stage when its place is known."""
+"""Nuclei.centroid_*: the centre of each nucleus, also in stage coordinates when the place of the
+frame is known.
+"""
 OUTPUT_BOXES: Output.ValueType  # 3
 """Nuclei.box_*: the bounding box of each nucleus."""
 OUTPUT_FEATURES: Output.ValueType  # 4
@@ -98,23 +103,23 @@ class _OverflowPolicyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Overfl
     OVERFLOW_POLICY_UNSPECIFIED: _OverflowPolicy.ValueType  # 0
     """The same as BLOCK."""
     OVERFLOW_POLICY_BLOCK: _OverflowPolicy.ValueType  # 1
-    """The server stops reading until it has caught up: no frame is lost, the caller is held back."""
+    """The server stops reading until it has caught up: no frame is lost, and the caller has to wait."""
     OVERFLOW_POLICY_DROP_OLDEST: _OverflowPolicy.ValueType  # 2
-    """Up to queue_size frames wait; when one more comes, the oldest of them is SKIPPED."""
+    """Up to queue_size frames wait; when one more arrives, the oldest of them is skipped."""
     OVERFLOW_POLICY_LATEST_ONLY: _OverflowPolicy.ValueType  # 3
-    """Of each position only the newest frame waits; when a newer one comes, it is SKIPPED."""
+    """Of each position only the newest frame waits; when a newer one arrives, it is skipped."""
 
 class OverflowPolicy(_OverflowPolicy, metaclass=_OverflowPolicyEnumTypeWrapper):
-    """What happens when frames come faster than they are segmented."""
+    """What happens when frames arrive faster than they are segmented."""
 
 OVERFLOW_POLICY_UNSPECIFIED: OverflowPolicy.ValueType  # 0
 """The same as BLOCK."""
 OVERFLOW_POLICY_BLOCK: OverflowPolicy.ValueType  # 1
-"""The server stops reading until it has caught up: no frame is lost, the caller is held back."""
+"""The server stops reading until it has caught up: no frame is lost, and the caller has to wait."""
 OVERFLOW_POLICY_DROP_OLDEST: OverflowPolicy.ValueType  # 2
-"""Up to queue_size frames wait; when one more comes, the oldest of them is SKIPPED."""
+"""Up to queue_size frames wait; when one more arrives, the oldest of them is skipped."""
 OVERFLOW_POLICY_LATEST_ONLY: OverflowPolicy.ValueType  # 3
-"""Of each position only the newest frame waits; when a newer one comes, it is SKIPPED."""
+"""Of each position only the newest frame waits; when a newer one arrives, it is skipped."""
 Global___OverflowPolicy: _TypeAlias = OverflowPolicy  # noqa: Y015
 
 @_typing.final
@@ -159,7 +164,9 @@ Global___RawPixels: _TypeAlias = RawPixels  # noqa: Y015
 
 @_typing.final
 class FrameIndex(_message.Message):
-    """The place of a frame in its acquisition; opaque to the server, echoed in the reply."""
+    """The place of a frame in its acquisition; the server uses it for the order of answers and repeats
+    it in the reply.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -305,24 +312,25 @@ class Frame(_message.Message):
     """
     @_builtins.property
     def raw(self) -> Global___RawPixels:
-        """Uncompressed pixels: cheapest for a camera on a fast network."""
+        """Uncompressed pixels: the fastest choice for a camera on a fast network."""
 
     @_builtins.property
     def pixel_size(self) -> Global___PixelSize:
-        """Absent: the pixel size stored in the encoded file, if it has one; else unknown, and there are
-        no results in micrometres.
+        """Absent: the pixel size stored in the encoded file. If there is none, the pixel size is unknown
+        and the reply has nothing in micrometres.
         """
 
     @_builtins.property
     def stage_position(self) -> Global___StagePosition:
-        """Where the centre of the frame is on the stage; echoed. Together with a pixel size it also gives
-        results on the stage, with the stage axes along the frame's axes. Absent: unknown.
+        """Where the centre of the frame is on the stage; repeated in the reply. Together with a pixel
+        size it also gives centroids in stage coordinates, with the stage's axes along the frame's
+        axes. Absent: unknown.
         """
 
     @_builtins.property
     def pixel_to_stage(self) -> Global___Affine:
-        """Exact map of pixels to the stage, for rotated, mirrored or sheared cameras; gives the results
-        on the stage, and the pixel size. Not together with pixel_size. Absent: unknown.
+        """Exact map from pixels to the stage, for rotated, mirrored or sheared cameras; gives centroids
+        in stage coordinates, and the pixel size. Not together with pixel_size. Absent: unknown.
         """
 
     @_builtins.property
@@ -365,14 +373,14 @@ class SegmentRequest(_message.Message):
     model: _builtins.str
     """Name of a model of GetServerInfo. Empty: the server's default model."""
     tta: _builtins.bool
-    """Test-time augmentation: the mean over the 8 rotations and reflections of the frame; better and
-    about 8 times dearer. Absent: false.
+    """Test-time augmentation: the mean over the 8 rotations and reflections of the frame. More
+    accurate, and takes about 8 times as long. Absent: false.
     """
     @_builtins.property
     def frame(self) -> Global___Frame: ...
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[Global___Output.ValueType]:
-        """What the reply contains. Empty: centroids, boxes and features."""
+        """The parts of the reply. Empty: centroids, boxes and features."""
 
     def __init__(
         self,
@@ -394,9 +402,9 @@ Global___SegmentRequest: _TypeAlias = SegmentRequest  # noqa: Y015
 @_typing.final
 class Nuclei(_message.Message):
     """The nuclei of a frame, as columns: entry i of every filled column belongs to nucleus i, and
-    columns that were not asked for are empty. Packed columns and not one message per nucleus,
-    because frames hold thousands of nuclei: a column is one memory copy on both sides (numpy, Java
-    arrays), several times smaller and about a hundred times faster to read than as many messages.
+    columns that were not asked for are empty. Frames hold thousands of nuclei, and a packed column
+    is one memory copy on both sides (numpy, Java arrays): several times smaller and about a hundred
+    times faster to read than one message per nucleus.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -427,14 +435,16 @@ class Nuclei(_message.Message):
     def centroid_y_px(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
     def centroid_stage_x_um(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """OUTPUT_CENTROIDS. The same in stage micrometres; empty when the frame's place is unknown."""
+        """OUTPUT_CENTROIDS. The same in stage coordinates, micrometres; empty when the place of the frame
+        is unknown.
+        """
 
     @_builtins.property
     def centroid_stage_y_um(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     @_builtins.property
     def box_x0_px(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """OUTPUT_BOXES. Left, upper, right and lower edge, pixels: columns x0 to x1 - 1 and rows y0 to
-        y1 - 1 are inside.
+        """OUTPUT_BOXES. Left, upper, right and lower edge, pixels: the box covers columns x0 to x1 - 1 and
+        rows y0 to y1 - 1.
         """
 
     @_builtins.property
@@ -453,11 +463,13 @@ class Nuclei(_message.Message):
 
     @_builtins.property
     def eccentricity(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """OUTPUT_FEATURES. Of the ellipse with the same second moments: 0 is a circle, below 1."""
+        """OUTPUT_FEATURES. Eccentricity of the ellipse with the same second moments: 0 (a circle) to less
+        than 1.
+        """
 
     @_builtins.property
     def mean_intensity(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """OUTPUT_FEATURES. Mean of the pixel values, over the channels together, in the frame's units."""
+        """OUTPUT_FEATURES. Mean of the pixel values over all channels, in the frame's units."""
 
     @_builtins.property
     def score(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
@@ -493,7 +505,7 @@ Global___Nuclei: _TypeAlias = Nuclei  # noqa: Y015
 class Polygons(_message.Message):
     """Outlines of the nuclei, as columns: polygon i belongs to nucleus label[i] and has the next
     point_count[i] entries of x_px and y_px. It runs along the edges of the pixels and encloses the
-    nucleus with its holes filled. A nucleus in several pieces has several polygons.
+    nucleus with its holes filled. A nucleus that consists of several pieces has several polygons.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -614,9 +626,9 @@ class SegmentResponse(_message.Message):
     STAGE_MS_FIELD_NUMBER: _builtins.int
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
-    """The request's, or the one that the server made."""
+    """That of the request, or the one that the server made."""
     model: _builtins.str
-    """The model and the version of it that made this result."""
+    """The model that made this result, and its version."""
     model_version: _builtins.str
     count: _builtins.int
     """Number of nuclei."""
@@ -627,13 +639,13 @@ class SegmentResponse(_message.Message):
     """Version of the server's software, as in GetServerInfoResponse."""
     @_builtins.property
     def index(self) -> Global___FrameIndex:
-        """The frame's, echoed; absent when it was absent."""
+        """Those of the frame; absent when they were absent."""
 
     @_builtins.property
     def stage_position(self) -> Global___StagePosition: ...
     @_builtins.property
     def pixel_size(self) -> Global___PixelSize:
-        """The pixel size that was used (the request's, or the file's); absent when unknown."""
+        """The pixel size that was used: that of the request, or of the file. Absent when unknown."""
 
     @_builtins.property
     def nuclei(self) -> Global___Nuclei:
@@ -681,7 +693,9 @@ Global___SegmentResponse: _TypeAlias = SegmentResponse  # noqa: Y015
 
 @_typing.final
 class StreamSettings(_message.Message):
-    """How a stream behaves. Only as the first message of a stream; without it the defaults hold."""
+    """How a stream behaves. Allowed only as the first message of a stream; without it the defaults
+    apply.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -689,7 +703,7 @@ class StreamSettings(_message.Message):
     QUEUE_SIZE_FIELD_NUMBER: _builtins.int
     overflow: Global___OverflowPolicy.ValueType
     queue_size: _builtins.int
-    """DROP_OLDEST: most frames that wait, at least 1. Absent or 0: 4."""
+    """For DROP_OLDEST: the largest number of frames that wait, at least 1. Absent or 0: 4."""
     def __init__(
         self,
         *,
@@ -713,7 +727,7 @@ class StreamFrame(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     timeout_ms: _builtins.int
-    """Time that this frame has from its arrival, milliseconds; then its answer is the error
+    """Time limit of this frame from its arrival, milliseconds; after it, the answer is the error
     DeadlineExceeded. Absent or 0: the server's default.
     """
     @_builtins.property
@@ -775,7 +789,7 @@ class FrameError(_message.Message):
     message: _builtins.str
     """What was wrong, what was expected and what to do."""
     retry_after_ms: _builtins.int
-    """When to send the frame again, milliseconds; absent when that cannot help."""
+    """Time to wait before the frame is sent again, milliseconds; absent when that cannot help."""
     def __init__(
         self,
         *,
@@ -796,12 +810,13 @@ Global___FrameError: _TypeAlias = FrameError  # noqa: Y015
 
 @_typing.final
 class FrameSkipped(_message.Message):
-    """The frame was given up for newer ones, as the policy of the stream says."""
+    """The frame was dropped in favour of newer ones, as the overflow policy of the stream says."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     REASON_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
+    """The policy, and what happened, in words."""
     def __init__(
         self,
         *,
@@ -827,9 +842,9 @@ class SegmentStreamResponse(_message.Message):
     ERROR_FIELD_NUMBER: _builtins.int
     SKIPPED_FIELD_NUMBER: _builtins.int
     sequence: _builtins.int
-    """Number of the frame in the stream, from 0, in the order of arrival."""
+    """Number of the frame in the stream, counted from 0 in the order of arrival."""
     request_id: _builtins.str
-    """The frame's, echoed; `result` does not repeat them."""
+    """Those of the request; `result` does not repeat them."""
     @_builtins.property
     def index(self) -> Global___FrameIndex: ...
     @_builtins.property
@@ -885,12 +900,12 @@ class GetServerInfoResponse(_message.Message):
     DEFAULT_MODEL_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     server_version: _builtins.str
-    """Version of the server's software."""
+    """Version of the server's software, such as 0.2.0."""
     default_model: _builtins.str
-    """The model of a request that names none."""
+    """The model that answers requests without a model name."""
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelInfo]:
-        """The models served now, by name."""
+        """The models that are served now, sorted by name."""
 
     @_builtins.property
     def limits(self) -> Global___Limits: ...
@@ -943,12 +958,14 @@ class ModelInfo(_message.Message):
     version: _builtins.str
     """The version that answers now."""
     tta: _builtins.bool
-    """Whether the model can be asked for test-time augmentation."""
+    """Whether requests for this model may set tta."""
     pixel_size_um: _builtins.float
-    """Pixel size of the images it was trained on, micrometres; absent when mixed or unknown."""
+    """Pixel size of the images it was trained on, micrometres; absent when they differ or it is
+    unknown.
+    """
     @_builtins.property
     def validation(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """Scores on the validation images of its training, by name."""
+        """Scores on the validation images of its training, by the name of the metric."""
 
     def __init__(
         self,
@@ -982,15 +999,15 @@ class Limits(_message.Message):
     max_side_px: _builtins.int
     """Longest side of a frame, pixels."""
     max_pixels: _builtins.int
-    """Most pixels of a frame (height * width)."""
+    """Largest number of pixels of a frame (height * width)."""
     max_request_bytes: _builtins.int
-    """Longest request, bytes."""
+    """Size of the largest request, bytes."""
     default_timeout_ms: _builtins.int
-    """Time a request gets when its caller sets no deadline, milliseconds."""
+    """Time limit of a request without a deadline, milliseconds."""
     max_frames_in_flight: _builtins.int
-    """Most frames that the server holds at once, waiting or in work."""
+    """Largest number of frames that the server holds at once, waiting or in progress."""
     max_bytes_in_flight: _builtins.int
-    """Most memory that it gives to them, bytes."""
+    """Most memory that these frames may take together, bytes."""
     def __init__(
         self,
         *,

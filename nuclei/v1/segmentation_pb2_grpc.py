@@ -58,31 +58,37 @@ class SegmentationServicer:
         """Segments the nuclei of one frame.
 
         INVALID_ARGUMENT: the frame or an option is wrong; sending the same again cannot help.
-        NOT_FOUND: no such model. DEADLINE_EXCEEDED: the caller's time ran out.
+        UNAUTHENTICATED: no token, or a wrong one.
+        NOT_FOUND: no such model.
+        DEADLINE_EXCEEDED: the deadline passed.
         RESOURCE_EXHAUSTED: too much work at once; try again later.
-        UNAVAILABLE: the inference server does not answer. INTERNAL: it failed.
+        UNAVAILABLE: the inference server does not answer.
+        INTERNAL: the inference server failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SegmentStream(self, request_iterator, context):
-        """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: by
-        its result, by an error of its own (the stream goes on), or by SKIPPED. Answers of one position
-        (acquisition_uid and position) keep the order of its frames; positions do not wait for each
-        other. The call ends with OK once the caller has closed its side and every frame is answered.
+        """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: with
+        its result, with an error of its own (the stream continues), or as skipped. Answers of one
+        position (acquisition_uid and position) keep the order of its frames; positions do not wait for
+        each other. The call ends with OK when the caller has closed its side and every frame is
+        answered.
 
-        The call itself fails with the codes of Segment when it cannot go on at all:
-        INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams, or
-        a message longer than max_request_bytes. DEADLINE_EXCEEDED: the caller stopped reading its
-        answers. UNAVAILABLE: the server is shutting down; every frame it received has been answered.
+        The call itself fails only when the stream cannot continue:
+        INVALID_ARGUMENT: the settings are wrong, or are not the first message.
+        UNAUTHENTICATED: no token, or a wrong one.
+        RESOURCE_EXHAUSTED: too many streams, or a message longer than max_request_bytes.
+        DEADLINE_EXCEEDED: the deadline passed, or the caller stopped reading its answers.
+        UNAVAILABLE: the server is shutting down; every frame it received has been answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetServerInfo(self, request, context):
-        """What this server serves and which limits it keeps.
+        """The models that this server offers, and its limits.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -9,13 +9,14 @@ Conventions that hold in every message:
     is (0, 0), as in QuPath: pixel (x, y) covers the square from (x, y) to (x + 1, y + 1).
   - Lengths are pixels (`_px`) or micrometres (`_um`), times are milliseconds (`_ms`).
   - Stage coordinates are micrometres in the frame of the caller's stage.
-  - A deadline is the gRPC deadline of the call; without one the server's default applies.
+  - The time limit of a call is its gRPC deadline; without one the server's default applies.
   - A failed call carries the trailing metadata `nuclei-error`: the name of the error's class
     (InvalidImage, FrameTooLarge, InvalidOption, ModelNotFound, DeadlineExceeded, Overloaded,
-    EngineUnavailable, EngineFailed, Unauthenticated, ...), finer than the status code. The
-    status message says what was wrong, what was expected and what to do.
-  - An Overloaded call also carries `grpc-retry-pushback-ms`: when to send it again.
-  - A server that asks for a token reads the metadata `authorization: Bearer TOKEN`.
+    EngineUnavailable, EngineFailed, Unauthenticated, ...), more precise than the status code.
+    The status message says what was wrong, what was expected and what to do.
+  - A call that failed as Overloaded also carries `grpc-retry-pushback-ms`: the time to wait
+    before it is sent again.
+  - A server that requires a token expects the metadata `authorization: Bearer TOKEN`.
 """
 
 from collections import abc as _abc
@@ -50,23 +51,29 @@ class SegmentationStub:
     """Segments the nuclei of one frame.
 
     INVALID_ARGUMENT: the frame or an option is wrong; sending the same again cannot help.
-    NOT_FOUND: no such model. DEADLINE_EXCEEDED: the caller's time ran out.
+    UNAUTHENTICATED: no token, or a wrong one.
+    NOT_FOUND: no such model.
+    DEADLINE_EXCEEDED: the deadline passed.
     RESOURCE_EXHAUSTED: too much work at once; try again later.
-    UNAVAILABLE: the inference server does not answer. INTERNAL: it failed.
+    UNAVAILABLE: the inference server does not answer.
+    INTERNAL: the inference server failed.
     """
     SegmentStream: _grpc.StreamStreamMultiCallable[_segmentation_pb2.SegmentStreamRequest, _segmentation_pb2.SegmentStreamResponse]
-    """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: by
-    its result, by an error of its own (the stream goes on), or by SKIPPED. Answers of one position
-    (acquisition_uid and position) keep the order of its frames; positions do not wait for each
-    other. The call ends with OK once the caller has closed its side and every frame is answered.
+    """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: with
+    its result, with an error of its own (the stream continues), or as skipped. Answers of one
+    position (acquisition_uid and position) keep the order of its frames; positions do not wait for
+    each other. The call ends with OK when the caller has closed its side and every frame is
+    answered.
 
-    The call itself fails with the codes of Segment when it cannot go on at all:
-    INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams, or
-    a message longer than max_request_bytes. DEADLINE_EXCEEDED: the caller stopped reading its
-    answers. UNAVAILABLE: the server is shutting down; every frame it received has been answered.
+    The call itself fails only when the stream cannot continue:
+    INVALID_ARGUMENT: the settings are wrong, or are not the first message.
+    UNAUTHENTICATED: no token, or a wrong one.
+    RESOURCE_EXHAUSTED: too many streams, or a message longer than max_request_bytes.
+    DEADLINE_EXCEEDED: the deadline passed, or the caller stopped reading its answers.
+    UNAVAILABLE: the server is shutting down; every frame it received has been answered.
     """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.GetServerInfoRequest, _segmentation_pb2.GetServerInfoResponse]
-    """What this server serves and which limits it keeps."""
+    """The models that this server offers, and its limits."""
 
 @_typing.type_check_only
 class SegmentationAsyncStub(SegmentationStub):
@@ -75,23 +82,29 @@ class SegmentationAsyncStub(SegmentationStub):
     """Segments the nuclei of one frame.
 
     INVALID_ARGUMENT: the frame or an option is wrong; sending the same again cannot help.
-    NOT_FOUND: no such model. DEADLINE_EXCEEDED: the caller's time ran out.
+    UNAUTHENTICATED: no token, or a wrong one.
+    NOT_FOUND: no such model.
+    DEADLINE_EXCEEDED: the deadline passed.
     RESOURCE_EXHAUSTED: too much work at once; try again later.
-    UNAVAILABLE: the inference server does not answer. INTERNAL: it failed.
+    UNAVAILABLE: the inference server does not answer.
+    INTERNAL: the inference server failed.
     """
     SegmentStream: _aio.StreamStreamMultiCallable[_segmentation_pb2.SegmentStreamRequest, _segmentation_pb2.SegmentStreamResponse]  # type: ignore[assignment]
-    """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: by
-    its result, by an error of its own (the stream goes on), or by SKIPPED. Answers of one position
-    (acquisition_uid and position) keep the order of its frames; positions do not wait for each
-    other. The call ends with OK once the caller has closed its side and every frame is answered.
+    """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: with
+    its result, with an error of its own (the stream continues), or as skipped. Answers of one
+    position (acquisition_uid and position) keep the order of its frames; positions do not wait for
+    each other. The call ends with OK when the caller has closed its side and every frame is
+    answered.
 
-    The call itself fails with the codes of Segment when it cannot go on at all:
-    INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams, or
-    a message longer than max_request_bytes. DEADLINE_EXCEEDED: the caller stopped reading its
-    answers. UNAVAILABLE: the server is shutting down; every frame it received has been answered.
+    The call itself fails only when the stream cannot continue:
+    INVALID_ARGUMENT: the settings are wrong, or are not the first message.
+    UNAUTHENTICATED: no token, or a wrong one.
+    RESOURCE_EXHAUSTED: too many streams, or a message longer than max_request_bytes.
+    DEADLINE_EXCEEDED: the deadline passed, or the caller stopped reading its answers.
+    UNAVAILABLE: the server is shutting down; every frame it received has been answered.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.GetServerInfoRequest, _segmentation_pb2.GetServerInfoResponse]  # type: ignore[assignment]
-    """What this server serves and which limits it keeps."""
+    """The models that this server offers, and its limits."""
 
 class SegmentationServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -103,9 +116,12 @@ class SegmentationServicer(metaclass=_abc_1.ABCMeta):
         """Segments the nuclei of one frame.
 
         INVALID_ARGUMENT: the frame or an option is wrong; sending the same again cannot help.
-        NOT_FOUND: no such model. DEADLINE_EXCEEDED: the caller's time ran out.
+        UNAUTHENTICATED: no token, or a wrong one.
+        NOT_FOUND: no such model.
+        DEADLINE_EXCEEDED: the deadline passed.
         RESOURCE_EXHAUSTED: too much work at once; try again later.
-        UNAVAILABLE: the inference server does not answer. INTERNAL: it failed.
+        UNAVAILABLE: the inference server does not answer.
+        INTERNAL: the inference server failed.
         """
 
     @_abc_1.abstractmethod
@@ -114,15 +130,18 @@ class SegmentationServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_segmentation_pb2.SegmentStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_segmentation_pb2.SegmentStreamResponse], _abc.AsyncIterator[_segmentation_pb2.SegmentStreamResponse]]:
-        """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: by
-        its result, by an error of its own (the stream goes on), or by SKIPPED. Answers of one position
-        (acquisition_uid and position) keep the order of its frames; positions do not wait for each
-        other. The call ends with OK once the caller has closed its side and every frame is answered.
+        """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: with
+        its result, with an error of its own (the stream continues), or as skipped. Answers of one
+        position (acquisition_uid and position) keep the order of its frames; positions do not wait for
+        each other. The call ends with OK when the caller has closed its side and every frame is
+        answered.
 
-        The call itself fails with the codes of Segment when it cannot go on at all:
-        INVALID_ARGUMENT: settings that are wrong or come late. RESOURCE_EXHAUSTED: too many streams, or
-        a message longer than max_request_bytes. DEADLINE_EXCEEDED: the caller stopped reading its
-        answers. UNAVAILABLE: the server is shutting down; every frame it received has been answered.
+        The call itself fails only when the stream cannot continue:
+        INVALID_ARGUMENT: the settings are wrong, or are not the first message.
+        UNAUTHENTICATED: no token, or a wrong one.
+        RESOURCE_EXHAUSTED: too many streams, or a message longer than max_request_bytes.
+        DEADLINE_EXCEEDED: the deadline passed, or the caller stopped reading its answers.
+        UNAVAILABLE: the server is shutting down; every frame it received has been answered.
         """
 
     @_abc_1.abstractmethod
@@ -131,6 +150,6 @@ class SegmentationServicer(metaclass=_abc_1.ABCMeta):
         request: _segmentation_pb2.GetServerInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_segmentation_pb2.GetServerInfoResponse, _abc.Awaitable[_segmentation_pb2.GetServerInfoResponse]]:
-        """What this server serves and which limits it keeps."""
+        """The models that this server offers, and its limits."""
 
 def add_SegmentationServicer_to_server(servicer: SegmentationServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
