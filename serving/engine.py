@@ -30,6 +30,7 @@ from nuclei.inference.model_config import contract_of, has_contract
 from nuclei.inference.pipeline import TTA_SUFFIX, TTA_VIEWS, Inference
 from serving import tracing
 from serving.budget import PixelBudget
+from serving.logs import Event
 from serving.triton.key import GRPC_HEADER
 
 logger = logging.getLogger(__name__)
@@ -253,9 +254,8 @@ def _translated(subject: str) -> Iterator[None]:
     except InferenceServerException as error:
         translated = _translate(error, subject)
         if isinstance(translated, EngineFailed):
-            logger.error(
-                "triton subject=%s status=%s detail=%r", subject, error.status(), error.message()
-            )
+            status, detail = error.status(), error.message()
+            logger.error(Event("triton", subject=subject, status=status, detail=detail))
         raise translated from error
 
 

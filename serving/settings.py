@@ -8,7 +8,7 @@ The descriptions of the fields are those of docs/settings.md (`make settings` wr
 """
 
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,6 +26,15 @@ class ProcessSettings(BaseSettings):
 
     model_config = SettingsConfigDict(
         env_prefix="NUCLEI_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
+
+    log_format: Literal["text", "json"] = Field(
+        default="text",
+        description="`text`: a line with time, level, message and `key=value` fields; `json`: an "
+        "object a line, with `time`, `level`, `logger`, `message` and the fields.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info", description="Least severe record that is logged."
     )
 
 

@@ -13,6 +13,8 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.trace import Span, SpanKind, StatusCode
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from serving.logs import Event
+
 logger = logging.getLogger(__name__)
 
 SERVICE_NAME = "nuclei-gateway"
@@ -109,7 +111,7 @@ class _SaidOnce(SpanExporter):
         result = self._exporter.export(spans)
         if result is not self._result:
             lost = result is SpanExportResult.FAILURE
-            logger.warning("traces endpoint=%s lost=%s", self._endpoint, lost)
+            logger.warning(Event("traces", endpoint=self._endpoint, lost=lost))
             self._result = result
         return result
 

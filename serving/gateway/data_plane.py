@@ -6,7 +6,6 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from importlib.metadata import version as installed_version
 from typing import TypeVar
 
 from nuclei.errors import DeadlineExceeded, InvalidOption
@@ -15,12 +14,12 @@ from nuclei.inference import pipeline
 from nuclei.inference.contract import Method
 from nuclei.inference.deadline import Deadline
 from nuclei.results.segmentation import Segmentation
+from nuclei.version import installed_version
 from serving.engine import ServedModel, TritonEngine
 from serving.gateway.admission import Admission, Permit
 from serving.gateway.observation import Observation
 from serving.gateway.settings import GatewaySettings
 
-DISTRIBUTION = "nuclei-serving"
 MAX_REQUEST_ID_LENGTH = 128
 READINESS_TIMEOUT_S = 1.0
 
@@ -203,7 +202,7 @@ class DataPlane:
     async def server_info(self) -> ServerInfo:
         """What is served now; raises EngineUnavailable when Triton does not answer."""
         return ServerInfo(
-            server_version=installed_version(DISTRIBUTION),
+            server_version=installed_version(),
             models=await self._engine.models(),
             default_model=self._settings.default_model,
             limits=self._settings.frame_limits,

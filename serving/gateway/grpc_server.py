@@ -13,6 +13,7 @@ from serving.gateway.data_plane import DataPlane
 from serving.gateway.grpc_servicer import SERVICE, GrpcServicer
 from serving.gateway.security import Token, TokenInterceptor
 from serving.gateway.settings import GatewaySettings
+from serving.logs import Event
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ class GrpcServer:
             ) from error
         await self._server.start()
         self._watch = asyncio.create_task(self._report_health())
-        logger.info("grpc listening address=%s", self._address)
+        logger.info(Event("grpc listening", address=self._address))
 
     def begin_draining(self) -> None:
         """Accept no new calls; running ones have the drain time to finish."""
@@ -100,7 +101,7 @@ class GrpcServer:
         while True:
             ready = await self._data_plane.is_ready()
             if ready != reported:
-                logger.info("readiness ready=%s", ready)
+                logger.info(Event("readiness", ready=ready))
                 reported = ready
             status = Status.SERVING if ready else Status.NOT_SERVING
             for service in ("", SERVICE):

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict
-from importlib.metadata import version as installed_version
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -27,9 +26,10 @@ from nuclei.errors import (
 from nuclei.formats import format_named
 from nuclei.imaging.images import Frame, read_frame
 from nuclei.results.segmentation import Segmentation
+from nuclei.version import installed_version
 from serving.gateway import metrics
 from serving.gateway.admission import Permit
-from serving.gateway.data_plane import DISTRIBUTION, DataPlane, Options, ServerInfo
+from serving.gateway.data_plane import DataPlane, Options, ServerInfo
 from serving.gateway.observation import Observation, observed, only_known_errors
 from serving.gateway.openapi import openapi_document
 from serving.gateway.problems import answer_problem
@@ -112,7 +112,7 @@ async def _metrics(request: Request) -> Response:
 
 
 async def _openapi(request: Request) -> Response:
-    return JSONResponse(openapi_document(installed_version(DISTRIBUTION)))
+    return JSONResponse(openapi_document(installed_version()))
 
 
 async def _models(request: Request) -> Response:

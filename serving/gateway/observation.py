@@ -16,6 +16,7 @@ from nuclei.inference.pipeline import Stopwatch
 from nuclei.results.segmentation import Segmentation
 from serving import tracing
 from serving.gateway import metrics
+from serving.logs import Event, Value
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def _measure(request: Observation, code: str, seconds: float, span: trace.Span) 
 def _log(
     request: Observation, code: str, seconds: float, span: trace.Span, error: NucleiError | None
 ) -> None:
-    fields = {
+    fields: dict[str, Value] = {
         "request_id": request.request_id,
         "trace_id": tracing.trace_id(span),
         "protocol": request.protocol,
@@ -173,15 +174,14 @@ def _log(
         "nuclei": request.nuclei,
         "bytes_in": request.bytes_in,
         "bytes_out": request.bytes_out,
-        "total_ms": f"{seconds * 1e3:.1f}",
-        **{f"{stage}_ms": f"{value:.1f}" for stage, value in request.stage_ms.items()},
+        "total_ms": round(seconds * 1e3, 1),
+        **{f"{stage}_ms": round(value, 1) for stage, value in request.stage_ms.items()},
     }
     if error is not None:
-        fields |= {"error": type(error).__name__, "detail": repr(str(error))}
+        fields |= {"error": type(error).__name__, "detail": str(error)}
     # The service's own failures stand out; a caller's mistakes are everyday.
     serious = isinstance(error, InternalError | EngineFailed | EngineUnavailable)
     logger.log(
         logging.WARNING if serious else logging.INFO,
-        "frame %s",
-        " ".join(f"{name}={value}" for name, value in fields.items() if value != ""),
+        Event("frame", **fields),
     )

@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from importlib.metadata import version as installed_version
 from types import FrameType
 
 import bentoml
@@ -17,13 +16,15 @@ import click
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nuclei.errors import InvalidOption, MissingPrerequisite
+from nuclei.version import installed_version
 from serving.engine import TritonEngine
 from serving.gateway import security
 from serving.gateway.certificates import http_tls
-from serving.gateway.data_plane import DISTRIBUTION, DataPlane
+from serving.gateway.data_plane import DataPlane
 from serving.gateway.grpc_server import GrpcServer
 from serving.gateway.http_routes import http_app
 from serving.gateway.settings import GatewaySettings
+from serving.logs import Event, write_logs
 from serving.settings import read_settings
 from serving.tracing import start_tracing
 
@@ -34,21 +35,23 @@ logger = logging.getLogger(__name__)
 NEVER_S = 86_400.0
 
 
-def _checked_settings() -> GatewaySettings:
-    """The settings; ends the process with a sentence when it may not listen with them."""
+def _settings() -> GatewaySettings:
+    """The settings; ends the process with a sentence when one is impossible."""
+    with _ending_the_process():
+        return read_settings(GatewaySettings)
+
+
+@contextmanager
+def _ending_the_process() -> Iterator[None]:
+    """End this process with a sentence when it cannot run with its settings."""
     try:
-        settings = read_settings(GatewaySettings)
-        command = click.get_current_context(silent=True)
-        # `bentoml serve --host` overrides the setting.
-        host = command.params.get("host") if command is not None else None
-        security.check(settings, {settings.host, host or settings.host})
+        yield
     except InvalidOption as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    return settings
 
 
-settings = _checked_settings()
+settings = _settings()
 token = security.Token(settings)
 app = http_app(settings, token)
 
@@ -76,14 +79,25 @@ class OnlyOurRoutes:
 class NucleiGateway:
     """The one worker of the gateway: HTTP by BentoML, and beside it the gRPC server."""
 
+    @bentoml.on_deployment  # type: ignore[untyped-decorator]
+    @staticmethod
+    def check() -> None:
+        """Check the settings in the process that starts the worker, before any port is open."""
+        write_logs(settings, sys.stdout)
+        command = click.get_current_context(silent=True)
+        # `bentoml serve --host` overrides the setting.
+        host = command.params.get("host") if command is not None else None
+        with _ending_the_process():
+            security.check(settings, {settings.host, host or settings.host})
+
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
         """Open the gRPC port."""
-        # BentoML's root logger drops what is not a warning.
-        logging.getLogger("serving").setLevel(logging.INFO)
+        write_logs(settings, sys.stdout)
+        logger.info(Event("gateway starting", server_version=installed_version()))
         self._traces = None
         if settings.traces:
-            self._traces = start_tracing(settings.traces, installed_version(DISTRIBUTION))
+            self._traces = start_tracing(settings.traces, installed_version())
         self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="frame")
         self._engine = TritonEngine(
             settings.triton_address,

@@ -1,0 +1,81 @@
+"""What our processes log: one line per record, as text or as JSON."""
+
+import json
+import logging
+import sys
+from datetime import datetime
+from typing import TextIO
+
+from serving.settings import ProcessSettings
+
+# Loggers whose level is the setting's; all others say what is at least a warning.
+OURS = ("serving", "nuclei", "bentoml")
+
+Value = str | int | float | bool | None
+
+
+class Event:
+    """A log message with fields: `logger.info(Event("listening", port=80))`.
+
+    Its text is `listening port=80`, for whatever formatter; ours writes the fields as JSON too.
+    """
+
+    def __init__(self, name: str, /, **fields: Value) -> None:
+        """Args: name: what happened; fields: those that are None or empty are left out."""
+        self.name = name
+        self.fields = {key: value for key, value in fields.items() if value not in (None, "")}
+
+    def __str__(self) -> str:
+        return " ".join([self.name, *(f"{key}={_text(v)}" for key, v in self.fields.items())])
+
+
+def write_logs(settings: ProcessSettings, stream: TextIO | None = None) -> None:
+    """Write all records of this process in one format, those of libraries too.
+
+    Args:
+        settings: format and level.
+        stream: None is standard error.
+    """
+    # A full disk or a closed terminal is no reason to end: such lines are lost.
+    logging.raiseExceptions = False
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(_JsonFormatter() if settings.log_format == "json" else _TextFormatter())
+    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
+    for name in logging.root.manager.loggerDict:
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+    for name in OURS:
+        logging.getLogger(name).setLevel(level)
+
+
+class _TextFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return f"{_time(record)} {record.levelname} {super().format(record)}"
+
+
+class _JsonFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        event = record.msg if isinstance(record.msg, Event) else None
+        line: dict[str, Value] = {
+            "time": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": event.name if event else record.getMessage(),
+            **(event.fields if event else {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line)
+
+
+def _time(record: logging.LogRecord) -> str:
+    """RFC 3339, in local time."""
+    return datetime.fromtimestamp(record.created).astimezone().isoformat(timespec="milliseconds")
+
+
+def _text(value: Value) -> str:
+    """The value, in quotes when it would not be read as one word."""
+    text = str(value)
+    return text if text.isprintable() and not set(text) & set(" ='\"") else repr(text)
