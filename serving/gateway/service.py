@@ -79,6 +79,9 @@ class OnlyOurRoutes:
 class NucleiGateway:
     """The one worker of the gateway: HTTP by BentoML, and beside it the gRPC server."""
 
+    def __init__(self) -> None:
+        write_logs(settings, sys.stdout)
+
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     @staticmethod
     def check() -> None:
@@ -93,7 +96,6 @@ class NucleiGateway:
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
         """Open the gRPC port."""
-        write_logs(settings, sys.stdout)
         logger.info(Event("gateway starting", server_version=installed_version()))
         self._traces = None
         if settings.traces:
