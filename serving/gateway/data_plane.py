@@ -6,9 +6,10 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from nuclei.errors import DeadlineExceeded, InvalidOption
+from nuclei.imaging.decoding import Header
 from nuclei.imaging.images import Frame, FrameLimits
 from nuclei.inference import pipeline
 from nuclei.inference.contract import Method
@@ -23,9 +24,6 @@ from serving.gateway.settings import GatewaySettings
 MAX_REQUEST_ID_LENGTH = 128
 READINESS_TIMEOUT_S = 1.0
 
-# The memory of smaller frames is set aside once they are decoded.
-BIG_PX = 2**22
-
 Result = TypeVar("Result")
 
 
@@ -37,13 +35,13 @@ class Options:
         request_id: names the request in the log and the reply; empty makes a new one.
         model: name of the model; empty for the default one.
         tta: whether to average over the 8 rotations and reflections.
-        timeout_s: seconds until the caller gives up; None for the default.
+        deadline: when the caller gives up; None for the default.
     """
 
     request_id: str = ""
     model: str = ""
     tta: bool = False
-    timeout_s: float | None = None
+    deadline: Deadline | None = None
 
     def __post_init__(self) -> None:
         """Raises InvalidOption for a request id that would spoil a log line."""
@@ -57,25 +55,21 @@ class Options:
             )
 
 
-@dataclass(frozen=True)
-class ReservingLimits(FrameLimits):
-    """Limits that set a big frame's memory aside before it is decoded: a small file may inflate.
+class FrameSource(Protocol):
+    """A frame as its protocol brought it. What it does on pixels is done in the executor."""
 
-    Attributes:
-        permit: whose memory it is.
-        loop: that of the permit.
-    """
+    def probe(self, limits: FrameLimits) -> Header:
+        """Its size, before anything is decompressed; errors as `read`."""
+        ...
 
-    permit: Permit | None = None
-    loop: asyncio.AbstractEventLoop | None = None
+    def read(self, limits: FrameLimits) -> Frame:
+        """The frame.
 
-    def check_shape(self, height: int, width: int) -> None:
-        """As FrameLimits, and raises Overloaded when there is no memory for the frame now."""
-        super().check_shape(height, width)
-        if height * width > BIG_PX and self.permit is not None and self.loop is not None:
-            # One grey byte per pixel: decoding never takes more than what that needs later.
-            n_bytes = pipeline.memory_bytes(height, width, 1, 1)
-            asyncio.run_coroutine_threadsafe(_grow(self.permit, n_bytes), self.loop).result()
+        Raises:
+            InvalidImage, FrameTooLarge: it cannot be used.
+            InvalidOption: what came with it is impossible.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -125,7 +119,7 @@ class DataPlane:
 
     async def segment(
         self,
-        read: Callable[[FrameLimits], Frame],
+        source: FrameSource,
         options: Options,
         encode: Callable[[Segmentation, Frame], Result],
         observation: Observation,
@@ -134,30 +128,29 @@ class DataPlane:
         """Segment one frame, as soon as it is its turn.
 
         Args:
-            read: makes the frame; called in the executor.
+            source: the frame.
             options: how to segment it.
             encode: makes the reply of the result and its frame; called in the executor.
-            observation: is told what happens.
+            observation: notes what happens.
             permit: the frame's place; covers all of its memory from here on.
 
         Raises:
             NucleiError: any of the tree.
         """
         observation.request_id = options.request_id
-        timeout_s = self._settings.default_timeout_s
-        if options.timeout_s is not None:
-            timeout_s = options.timeout_s
+        deadline = options.deadline or Deadline.after(self._settings.default_timeout_s)
+        timeout_s = deadline.left_s()
         try:
-            deadline = Deadline.after(timeout_s)
             async with asyncio.timeout(timeout_s), AsyncExitStack() as stack:
                 model = options.model or self._settings.default_model
                 # Asked first: an unknown model or a dead server is answered before any work.
                 contract = await self._engine.contract(model)
                 observation.graph = model + pipeline.TTA_SUFFIX if options.tta else model
+                observation.method = contract.method.value
                 with observation.timed("wait"):
                     await stack.enter_async_context(permit.turn())
                 deadline.check("while the frame waited")
-                frame = await self._read(read, observation, permit, contract.method)
+                frame = await self._read(source, observation, permit, contract.method)
                 segmentation = await pipeline.segment(
                     frame,
                     self._engine,
@@ -177,26 +170,19 @@ class DataPlane:
             ) from error
 
     async def _read(
-        self,
-        read: Callable[[FrameLimits], Frame],
-        observation: Observation,
-        permit: Permit,
-        method: Method,
+        self, source: FrameSource, observation: Observation, permit: Permit, method: Method
     ) -> Frame:
+        """The frame; its memory is set aside before it is decoded, for a small file may inflate."""
         limits = self._settings.frame_limits
-        reserving = ReservingLimits(
-            limits.max_side_px,
-            limits.max_pixels,
-            limits.max_bytes,
-            permit,
-            asyncio.get_running_loop(),
-        )
         with observation.timed("decode"):
-            frame = await self._off_loop(read, reserving)
+            header = await self._off_loop(source.probe, limits)
+            permit.resize(
+                pipeline.memory_bytes(
+                    header.height, header.width, header.channels, header.itemsize, method
+                )
+            )
+            frame = await self._off_loop(source.read, limits)
         observation.frame = "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
-        height, width, channels = frame.pixels.shape
-        itemsize = frame.pixels.itemsize
-        permit.resize(pipeline.memory_bytes(height, width, channels, itemsize, method))
         return frame
 
     async def server_info(self) -> ServerInfo:
@@ -220,7 +206,3 @@ class DataPlane:
     async def _off_loop(self, step: Callable[..., Result], *arguments: object) -> Result:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, step, *arguments)
-
-
-async def _grow(permit: Permit, n_bytes: int) -> None:
-    permit.resize(max(n_bytes, permit.n_bytes))

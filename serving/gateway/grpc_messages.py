@@ -4,16 +4,20 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
+import grpc
 import numpy as np
 
-from nuclei.errors import InvalidImage, InvalidOption
+from nuclei.errors import InvalidImage, InvalidOption, NucleiError, Overloaded
 from nuclei.formats import compress_labels
 from nuclei.formats.outlines import outlines
-from nuclei.imaging.images import Frame, FrameLimits, frame_from_array, read_frame
+from nuclei.imaging.decoding import Header
+from nuclei.imaging.images import Frame, FrameLimits, frame_from_array, probe_frame, read_frame
+from nuclei.inference.deadline import Deadline
 from nuclei.results.coordinates import PixelSize, StageTransform
 from nuclei.results.nuclei import Nuclei
 from nuclei.results.segmentation import Segmentation
 from nuclei.v1 import segmentation_pb2 as pb
+from nuclei.version import installed_version
 from serving.gateway.data_plane import Options, ServerInfo
 
 NUCLEI_OUTPUTS = frozenset({pb.OUTPUT_CENTROIDS, pb.OUTPUT_BOXES, pb.OUTPUT_FEATURES})
@@ -54,17 +58,32 @@ class FrameRequest:
         self.n_bytes = len(self._pixels)
         self._decoded: Frame | None = None
 
-    def options(self, timeout_s: float | None) -> Options:
+    def options(self, deadline: Deadline | None) -> Options:
         """Options of the data plane.
 
         Args:
-            timeout_s: time left, seconds; None for the server's default.
+            deadline: when the caller gives up; None for the server's default.
 
         Raises:
             InvalidOption: an impossible one.
         """
         checked_outputs(self._outputs)
-        return Options(self.request_id, self._model, self._tta, timeout_s)
+        return Options(self.request_id, self._model, self._tta, deadline)
+
+    def probe(self, limits: FrameLimits) -> Header:
+        """The size of the frame, before it is decoded.
+
+        Raises:
+            InvalidImage, FrameTooLarge: as `read`, as far as the header shows it.
+        """
+        if self._decoded is not None:
+            height, width, channels = self._decoded.pixels.shape
+            return Header(height, width, channels, self._decoded.pixels.itemsize)
+        if self._kind == "encoded":
+            return probe_frame(self._pixels, limits)
+        if self._kind == "raw":
+            return _probe_raw(self._pixels, self.frame.raw, limits)
+        raise InvalidImage("the request holds no image; expected encoded bytes or raw pixels")
 
     def read(self, limits: FrameLimits) -> Frame:
         """The frame.
@@ -78,6 +97,13 @@ class FrameRequest:
             self._pixels = b""
         _stage_map(self.frame, self._decoded)  # refuses an impossible one before any work
         return self._decoded
+
+    def reply(self, segmentation: Segmentation, frame: Frame) -> bytes:
+        """The whole reply to a Segment call."""
+        reply = pb.SegmentResponse()
+        self.echo(reply)
+        self.write_result(reply, segmentation, frame)
+        return reply.SerializeToString()
 
     def write_result(
         self, reply: pb.SegmentResponse, segmentation: Segmentation, frame: Frame
@@ -100,9 +126,11 @@ class FrameRequest:
         if self._kind == "encoded":
             read = read_frame(self._pixels, limits)
             return frame_from_array(read.pixels, pixel_size_um or read.pixel_size_um, limits)
-        if self._kind == "raw":
-            return _read_raw(self._pixels, self.frame.raw, pixel_size_um, limits)
-        raise InvalidImage("the request holds no image; expected encoded bytes or raw pixels")
+        header = self.probe(limits)
+        dtype = DTYPES[self.frame.raw.pixel_type]
+        pixels = np.frombuffer(self._pixels, dtype)
+        shape = (header.height, header.width, header.channels)
+        return frame_from_array(pixels.reshape(shape), pixel_size_um, limits)
 
 
 def checked_outputs(requested: Collection[int]) -> frozenset[int]:
@@ -116,27 +144,21 @@ def checked_outputs(requested: Collection[int]) -> frozenset[int]:
     return frozenset(requested) or NUCLEI_OUTPUTS
 
 
-def _read_raw(
-    data: bytes,
-    raw: pb.RawPixels,
-    pixel_size_um: PixelSize | None,
-    limits: FrameLimits,
-) -> Frame:
+def _probe_raw(data: bytes, raw: pb.RawPixels, limits: FrameLimits) -> Header:
     if raw.pixel_type not in DTYPES:
         raise InvalidImage(
             f"pixel type {raw.pixel_type} is not known; expected PIXEL_TYPE_UINT8 or "
             "PIXEL_TYPE_UINT16: scale to 16 bit and convert"
         )
-    dtype = DTYPES[raw.pixel_type]
     limits.check_shape(raw.height, raw.width)
-    shape = (raw.height, raw.width, raw.channels or 1)
-    expected = int(np.prod(shape, dtype=object)) * dtype.itemsize
+    header = Header(raw.height, raw.width, raw.channels or 1, DTYPES[raw.pixel_type].itemsize)
+    expected = header.height * header.width * header.channels * header.itemsize
     if len(data) != expected:
         raise InvalidImage(
-            f"the raw pixels have {len(data)} bytes; expected {expected} for {shape[0]} x "
-            f"{shape[1]} pixels with {shape[2]} channels of {dtype.itemsize} bytes"
+            f"the raw pixels have {len(data)} bytes; expected {expected} for {header.height} x "
+            f"{header.width} pixels with {header.channels} channels of {header.itemsize} bytes"
         )
-    return frame_from_array(np.frombuffer(data, dtype).reshape(shape), pixel_size_um, limits)
+    return header
 
 
 def _pixel_size_um(frame: pb.Frame) -> PixelSize | None:
@@ -180,6 +202,7 @@ def _write_result(
 ) -> None:
     height, width = segmentation.labels.shape
     reply.model, reply.model_version = segmentation.model, segmentation.version
+    reply.server_version = installed_version()
     reply.count = len(segmentation.nuclei)
     reply.height, reply.width = height, width
     reply.stage_ms.update(segmentation.stage_ms)
@@ -237,6 +260,20 @@ def _add_polygons(columns: pb.Polygons, segmentation: Segmentation) -> None:
             x, y = polygon.T.tolist()
             columns.x_px.extend(x)
             columns.y_px.extend(y)
+
+
+def write_error(message: pb.FrameError, error: NucleiError) -> None:
+    """Fill in what a failed Segment call would say of the error."""
+    message.name = type(error).__name__
+    message.code = grpc.StatusCode[error.grpc_status].value[0]
+    message.message = str(error)
+    if isinstance(error, Overloaded):
+        message.retry_after_ms = retry_after_ms(error)
+
+
+def retry_after_ms(error: Overloaded) -> int:
+    """When to send again, milliseconds."""
+    return round(error.retry_after_s * 1e3)
 
 
 def server_info_message(info: ServerInfo) -> pb.GetServerInfoResponse:

@@ -1,4 +1,4 @@
-"""The HTTP side of the data plane: bodies and query strings in, files and problems out."""
+"""The HTTP side of the data plane: from bodies and query strings to files and problems."""
 
 import asyncio
 from collections.abc import Mapping
@@ -6,14 +6,14 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
+from starlette.datastructures import MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import Message, Receive
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nuclei.errors import (
     DeadlineExceeded,
@@ -24,16 +24,17 @@ from nuclei.errors import (
     NucleiError,
 )
 from nuclei.formats import format_named
-from nuclei.imaging.images import Frame, read_frame
+from nuclei.imaging.decoding import Header
+from nuclei.imaging.images import Frame, FrameLimits, probe_frame, read_frame
 from nuclei.results.segmentation import Segmentation
-from nuclei.version import installed_version
+from nuclei.version import DISTRIBUTION, installed_version
 from serving.gateway import metrics
 from serving.gateway.admission import Permit
+from serving.gateway.completion import Ending, first_completed
 from serving.gateway.data_plane import DataPlane, Options, ServerInfo
 from serving.gateway.observation import Observation, observed, only_known_errors
 from serving.gateway.openapi import openapi_document
 from serving.gateway.problems import answer_problem
-from serving.gateway.racing import Ending, unless
 from serving.gateway.security import Token, TokenMiddleware
 from serving.gateway.settings import ENVELOPE_BYTES, UPLOAD_S, GatewaySettings
 
@@ -84,7 +85,7 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
             Route("/v1/segment", segment, methods=["POST"]),
             Route("/v1/models", _models, methods=["GET"]),
         ],
-        middleware=[Middleware(TokenMiddleware, token=token)],
+        middleware=[Middleware(ServerHeader), Middleware(TokenMiddleware, token=token)],
         exception_handlers={
             NucleiError: answer_problem,
             HTTPException: answer_problem,
@@ -94,6 +95,37 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
     app.router.redirect_slashes = False
     app.state.drained = asyncio.Event()
     return app
+
+
+class ServerHeader:
+    """Adds the header `Server`, with the version of this software, to every answer."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._value = f"{DISTRIBUTION}/{installed_version()}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_header(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["Server"] = self._value
+            await send(message)
+
+        await self._app(scope, receive, send_with_header)
+
+
+class EncodedFrame:
+    """The file of a frame: a `serving.gateway.data_plane.FrameSource`, to be read once."""
+
+    def __init__(self, file: bytes) -> None:
+        self._file = file
+
+    def probe(self, limits: FrameLimits) -> Header:
+        return probe_frame(self._file, limits)
+
+    def read(self, limits: FrameLimits) -> Frame:
+        # The file is not kept beside its pixels.
+        file, self._file = self._file, b""
+        return read_frame(file, limits)
 
 
 async def _livez(request: Request) -> Response:
@@ -129,17 +161,16 @@ async def _segment(
 ) -> Response:
     options, format_name = _options(request)
     chosen = format_named(format_name)
-    # Taken out to be decoded: the file is not kept beside its pixels.
-    received = [await unless(_body(request, max_request_bytes, permit), _stopping(request))]
-    observation.bytes_in = len(received[0])
+    body = await first_completed(_body(request, max_request_bytes, permit), _stopping(request))
+    observation.bytes_in = len(body)
+    source = EncodedFrame(body)
+    del body  # the source lets go of it
 
     def encode(segmentation: Segmentation, frame: Frame) -> tuple[bytes, Segmentation]:
         return chosen.encode(segmentation, frame), segmentation
 
-    content, segmentation = await unless(
-        data_plane.segment(
-            lambda limits: read_frame(received.pop(), limits), options, encode, observation, permit
-        ),
+    content, segmentation = await first_completed(
+        data_plane.segment(source, options, encode, observation, permit),
         (_gone(request), CallerLeft()),
         _stopping(request),
     )

@@ -7,17 +7,14 @@ a gRPC status name or SKIPPED, `reason` one of the few for which a request is re
 work.
 """
 
-import os
+import platform
 from collections import defaultdict
 
 import psutil
-
-# `bentoml serve` wants values in files, added up over workers. There is one worker, and a full disk
-# would make their memory maps a SIGBUS.
-os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
-
-from prometheus_client import REGISTRY, Counter, Gauge, Histogram
+from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import choose_encoder
+
+from nuclei.version import installed_version
 
 KEPT_VERSIONS = 4
 
@@ -53,6 +50,8 @@ BYTES = Counter(
     "Bytes of frames received (in) and of results sent (out).",
     ["protocol", "direction"],
 )
+BUILD = Info("nuclei_build", "Versions of this software and of its Python.")
+BUILD.info({"version": installed_version(), "python": platform.python_version()})
 THREADS = Gauge("process_threads", "Threads of this process.")
 THREADS.set_function(psutil.Process().num_threads)
 

@@ -42,6 +42,7 @@ class Observation(Stopwatch):
         request_id: its name in the log.
         graph: the graph that was asked (a model, or its `_tta`), once the model is known to exist.
         version: the version that answered.
+        method: how the model's answers are post-processed, such as `watershed`.
         frame: height x width x channels and dtype of the frame.
         nuclei: number of nuclei found.
         bytes_in: length of the frame as it was received.
@@ -56,6 +57,7 @@ class Observation(Stopwatch):
         self.request_id = ""
         self.graph = ""
         self.version = ""
+        self.method = ""
         self.frame = ""
         self.nuclei = 0
         self.bytes_in = 0
@@ -141,6 +143,7 @@ def _describe(span: trace.Span, request: Observation, code: str, error: NucleiEr
             "nuclei.request_id": request.request_id,
             "nuclei.model": request.graph,
             "nuclei.model_version": request.version,
+            "nuclei.method": request.method,
             "nuclei.frame": request.frame,
             "nuclei.count": request.nuclei,
         }
@@ -170,6 +173,7 @@ def _log(
         "code": code,
         "model": request.graph,
         "version": request.version,
+        "method": request.method,
         "frame": request.frame,
         "nuclei": request.nuclei,
         "bytes_in": request.bytes_in,

@@ -21,7 +21,9 @@ _HEADERS = {
     "X-Model": "the model that answered",
     "X-Model-Version": "its version",
     "X-Nuclei-Count": "number of nuclei",
-    "Server-Timing": "time of each step on the server, milliseconds",
+    "Server": "version of the service, such as nuclei-serving/0.2.0",
+    "Server-Timing": "time of each step (wait, decode, tile, infer, postprocess, measure, encode) "
+    "on the server, milliseconds",
 }
 
 

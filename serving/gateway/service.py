@@ -11,6 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from types import FrameType
 
+# This module is the program of BentoML's worker, which wants values in files, added up over
+# workers. There is one, and a full disk would make their memory maps a SIGBUS. prometheus_client
+# looks at the variable when it is imported.
+os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+
 import bentoml
 import click
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -30,8 +35,8 @@ from serving.tracing import start_tracing
 
 logger = logging.getLogger(__name__)
 
-# BentoML's own timer, which starts with the upload and knows nothing of the data plane's, is not to
-# answer before that: a day is for ever.
+# BentoML's own timer starts with the upload and knows nothing of the data plane's deadlines, so it
+# must never fire: a day is for ever.
 NEVER_S = 86_400.0
 
 
@@ -57,7 +62,7 @@ app = http_app(settings, token)
 
 
 class OnlyOurRoutes:
-    """Answers everything itself: BentoML adds pages and documents that nobody is to see."""
+    """Answers every request itself: the pages and documents that BentoML adds stay hidden."""
 
     def __init__(self, bentoml_app: ASGIApp) -> None:
         self._bentoml_app = bentoml_app
@@ -71,7 +76,7 @@ class OnlyOurRoutes:
     http={"host": settings.host, "port": settings.http_port},
     ssl=http_tls(settings),
     traffic={"timeout": NEVER_S},
-    # The data plane logs, measures and traces every frame, with more to tell and bounded names.
+    # The data plane logs, measures and traces every frame, in more detail and with bounded names.
     logging={"access": {"enabled": False}},
     metrics={"enabled": False},
     tracing={"excluded_urls": ".*"},

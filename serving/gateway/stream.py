@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 from nuclei.errors import DeadlineExceeded, EngineUnavailable
+from nuclei.inference.deadline import Deadline
 from serving.gateway.admission import Admission, Permit
 from serving.gateway.observation import Skipped
 
@@ -37,12 +38,12 @@ class StreamedFrame(Protocol[Answer_co]):
     Attributes:
         position: (acquisition_uid, position); answers keep the order of frames of one position.
         n_bytes: memory of the frame as it was received.
-        deadline: when its time is over, on the clock of the event loop.
+        deadline: when its caller gives it up.
     """
 
     position: tuple[str, int]
     n_bytes: int
-    deadline: float
+    deadline: Deadline
 
     async def answer(self, admitted: Admitted) -> Answer_co:
         """Segment the frame and make its answer, errors of the frame included.
@@ -216,7 +217,7 @@ class FrameStream(Generic[Answer]):
     async def _wait(self, entry: _Entry[Answer], frame: StreamedFrame[Answer]) -> Permit:
         """Wait for a permit, then for place in the stream's window."""
         try:
-            async with asyncio.timeout_at(frame.deadline):
+            async with asyncio.timeout(frame.deadline.left_s()):
                 if self._overflow is not OverflowPolicy.BLOCK:
                     self._drop_for(entry, frame.n_bytes)
                 permit = await self._admission.wait(PROTOCOL, self._caller, frame.n_bytes)

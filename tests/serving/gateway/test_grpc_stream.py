@@ -175,8 +175,8 @@ def test_frames_are_measured_as_stream(gateway: Any, stub: SegmentationStub) -> 
 def test_server_info_says_what_it_holds(gateway: Any, stub: SegmentationStub) -> None:
     limits = stub.GetServerInfo(pb.GetServerInfoRequest()).limits
     assert (limits.max_frames_in_flight, limits.max_bytes_in_flight) == (64, 3 * 2**30)
-    told = httpx.get(f"{gateway.url}/v1/models").json()
-    assert (told["max_frames_in_flight"], told["max_bytes_in_flight"]) == (64, 3 * 2**30)
+    info = httpx.get(f"{gateway.url}/v1/models").json()
+    assert (info["max_frames_in_flight"], info["max_bytes_in_flight"]) == (64, 3 * 2**30)
 
 
 @pytest.fixture

@@ -231,9 +231,9 @@ def test_without_the_token_grpc_answers_nothing(
     with Client(token=token, channel=channel(pem, public.grpc_address)) as client:
         with pytest.raises(Unauthenticated, match="authorization: Bearer"):
             client.segment(fluorescence)
-        with pytest.raises(Unauthenticated) as told:
+        with pytest.raises(Unauthenticated) as refused:
             client.server_info()
-    assert TOKEN not in str(told.value)
+    assert TOKEN not in str(refused.value)
 
 
 @pytest.mark.parametrize("method", [f"/{SERVICE}/SegmentStream", f"/{SERVICE}/Nothing", "/a/b"])
@@ -254,8 +254,8 @@ def test_reflection_needs_the_token_and_health_does_not(public: Secured, pem: Ce
         with pytest.raises(grpc.RpcError) as refused:
             next(reflect(iter([asked])))
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
-        told = reflect(iter([asked]), metadata=(("authorization", f"Bearer {TOKEN}"),))
-        assert SERVICE in [service.name for service in next(told).list_services_response.service]
+        listed = reflect(iter([asked]), metadata=(("authorization", f"Bearer {TOKEN}"),))
+        assert SERVICE in [service.name for service in next(listed).list_services_response.service]
         health = health_pb2_grpc.HealthStub(opened).Check
         assert health(health_pb2.HealthCheckRequest(service=SERVICE)).status
 

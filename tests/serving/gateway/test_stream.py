@@ -16,6 +16,7 @@ from nuclei.errors import (
     InvalidOption,
     NucleiError,
 )
+from nuclei.inference.deadline import Deadline
 from serving.gateway.admission import Admission
 from serving.gateway.observation import Skipped
 from serving.gateway.stream import Admitted, FrameStream, OverflowPolicy
@@ -41,12 +42,8 @@ class SlowFrame:
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
     cancelled: bool = False
 
-    @property
-    def deadline(self) -> float:
-        return self._arrived + self.seconds
-
     def __post_init__(self) -> None:
-        self._arrived = asyncio.get_running_loop().time()
+        self.deadline = Deadline.after(self.seconds)
 
     async def answer(self, admitted: Admitted) -> Answer:
         try:
@@ -92,7 +89,7 @@ class Caller:
         await self.reads.wait()
         self.answers.append(answer)
 
-    async def told(self, count: int) -> list[tuple[str, str]]:
+    async def first_answers(self, count: int) -> list[tuple[str, str]]:
         async with asyncio.timeout(5):
             while len(self.answers) < count:
                 await asyncio.sleep(0.001)
@@ -137,9 +134,9 @@ async def test_order_is_kept_per_position_only() -> None:
     async with streaming(caller, admission=Admission(64, MIB, 4)) as task:
         caller.send(slow, after, other, elsewhere, None)
         allow([after, other, elsewhere])
-        assert {name for name, _ in await caller.told(2)} == {"other", "elsewhere"}
+        assert {name for name, _ in await caller.first_answers(2)} == {"other", "elsewhere"}
         allow([slow])
-        assert [name for name, _ in await caller.told(4)][2:] == ["slow", "after"]
+        assert [name for name, _ in await caller.first_answers(4)][2:] == ["slow", "after"]
         await asyncio.wait_for(task, 1)
 
 
@@ -151,7 +148,7 @@ async def test_block_stops_reading_and_loses_nothing() -> None:
         await settle()
         assert caller.unread > 15
         allow(frames)
-        assert sorted(await caller.told(20)) == sorted((f.name, "done") for f in frames)
+        assert sorted(await caller.first_answers(20)) == sorted((f.name, "done") for f in frames)
         await asyncio.wait_for(task, 1)
 
 
@@ -164,7 +161,7 @@ async def test_drop_oldest_keeps_the_newest_waiting() -> None:
         caller.send(*frames[1:], None)
         await settle()
         allow(frames)
-        said = dict(await caller.told(6))
+        said = dict(await caller.first_answers(6))
         assert list(said) == ["0", "1", "2", "3", "4", "5"]
         assert list(said.values()) == ["done", "skipped", "skipped", "skipped", "done", "done"]
         assert "DROP_OLDEST" in caller.answers[1].said
@@ -181,7 +178,7 @@ async def test_latest_only_counts_each_position_for_itself() -> None:
         caller.send(*frames, None)
         await settle()
         allow([busy, *frames])
-        said = dict(await caller.told(7))
+        said = dict(await caller.first_answers(7))
         assert {name for name, what in said.items() if what == "done"} == {"busy", "21", "22"}
         assert "LATEST_ONLY" in next(a.said for a in caller.answers if a.name == "01")
         await asyncio.wait_for(task, 1)
@@ -196,7 +193,7 @@ async def test_a_frame_in_work_is_never_dropped() -> None:
         caller.send(second)
         await settle()
         allow([first, second])
-        assert await caller.told(2) == [("first", "done"), ("second", "done")]
+        assert await caller.first_answers(2) == [("first", "done"), ("second", "done")]
 
 
 async def test_overloaded_server_makes_block_wait() -> None:
@@ -210,7 +207,7 @@ async def test_overloaded_server_makes_block_wait() -> None:
         await settle()
         assert not caller.answers
         held.release()
-        assert await caller.told(1) == [("frame", "done")]
+        assert await caller.first_answers(1) == [("frame", "done")]
 
 
 async def test_overloaded_server_makes_the_others_skip() -> None:
@@ -223,7 +220,7 @@ async def test_overloaded_server_makes_the_others_skip() -> None:
         await frames[0].begun.wait()
         await settle()
         allow(frames)
-        assert await caller.told(4) == [
+        assert await caller.first_answers(4) == [
             ("0", "done"),
             ("1", "skipped"),
             ("2", "skipped"),
@@ -239,7 +236,7 @@ async def test_time_is_over_while_waiting() -> None:
     async with streaming(caller, admission=admission) as task:
         late = SlowFrame("late", seconds=0.05)
         caller.send(late, None)
-        assert await caller.told(1) == [("late", "DeadlineExceeded")]
+        assert await caller.first_answers(1) == [("late", "DeadlineExceeded")]
         assert not late.begun.is_set()
         await asyncio.wait_for(task, 1)
         held.release()
@@ -251,7 +248,7 @@ async def test_frame_that_can_never_fit_is_answered() -> None:
         huge, good = SlowFrame("huge", n_bytes=2 * MIB), SlowFrame("good")
         allow([good])
         caller.send(huge, good)
-        assert await caller.told(2) == [("huge", FrameTooLarge.__name__), ("good", "done")]
+        assert await caller.first_answers(2) == [("huge", FrameTooLarge.__name__), ("good", "done")]
 
 
 async def test_caller_who_leaves_cancels_everything() -> None:
@@ -304,7 +301,7 @@ async def test_reader_who_comes_back_in_time_gets_everything() -> None:
         caller.send(*frames, None)
         await asyncio.sleep(0.05)
         caller.reads.set()
-        assert [name for name, _ in await caller.told(30)] == [str(n) for n in range(30)]
+        assert [name for name, _ in await caller.first_answers(30)] == [str(n) for n in range(30)]
         await asyncio.wait_for(task, 1)
 
 
@@ -320,7 +317,7 @@ async def test_draining_answers_what_was_received() -> None:
         allow(frames)
         with pytest.raises(EngineUnavailable, match="shutting down"):
             await asyncio.wait_for(task, 1)
-        assert await caller.told(2) == [("0", "done"), ("1", "done")]
+        assert await caller.first_answers(2) == [("0", "done"), ("1", "done")]
         assert caller.unread == 1
 
 
@@ -333,4 +330,4 @@ async def test_draining_takes_no_longer_than_allowed() -> None:
         caller.draining.set()
         with pytest.raises(EngineUnavailable):
             await asyncio.wait_for(task, 1)
-        assert await caller.told(1) == [("stuck", "EngineUnavailable")]
+        assert await caller.first_answers(1) == [("stuck", "EngineUnavailable")]

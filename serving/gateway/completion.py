@@ -1,4 +1,4 @@
-"""Work that is given up when something else happens first."""
+"""Work that is given up when something else completes first."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -8,12 +8,14 @@ Result = TypeVar("Result")
 Ending = tuple[Coroutine[Any, Any, Any], BaseException]
 
 
-async def unless(work: Coroutine[Any, Any, Result], *endings: Ending) -> Result:
-    """The result of the work, which is cancelled when one of the endings is over before.
+async def first_completed(work: Coroutine[Any, Any, Result], *endings: Ending) -> Result:
+    """The result of the work, unless one of the endings completes before it.
+
+    What has not completed is cancelled.
 
     Args:
         work: what is to be done.
-        endings: what may be over first, each with what is raised then.
+        endings: what may complete before it, each with the exception that is raised then.
     """
     working = asyncio.ensure_future(work)
     errors = {asyncio.ensure_future(ending): error for ending, error in endings}

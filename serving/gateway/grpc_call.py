@@ -1,0 +1,132 @@
+"""One gRPC call: the messages that come, the answers that go, and how it ends with an error."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+
+from nuclei.client.messages import ERROR_METADATA, RETRY_METADATA
+from nuclei.errors import DeadlineExceeded, InvalidOption, NucleiError, Overloaded
+from nuclei.inference.deadline import Deadline
+from serving.gateway.grpc_messages import retry_after_ms
+from serving.gateway.observation import only_known_errors
+from serving.gateway.settings import UPLOAD_S
+
+Context = grpc.aio.ServicerContext[Any, Any]
+M = TypeVar("M", bound=Message)
+
+
+class Call:
+    """A call while it is handled.
+
+    Attributes:
+        peer: the caller's connection.
+        metadata: what the caller sent with the call.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._writing: asyncio.Future[None] | None = None
+        self.peer: str = context.peer()
+        self.metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
+
+    @property
+    def deadline(self) -> Deadline | None:
+        """When the caller gives up; None when it does not say."""
+        left_s = self._context.time_remaining()
+        return None if left_s is None else Deadline.after(left_s)
+
+    async def read(self, kind: type[M]) -> M | None:
+        """The next message, None after the last one.
+
+        Raises:
+            InvalidOption: it is of another kind.
+        """
+        message = await self._context.read()
+        if message is grpc.aio.EOF:
+            return None
+        try:
+            return kind.FromString(message)
+        except DecodeError as error:
+            raise InvalidOption(
+                f"the message is no {kind.DESCRIPTOR.full_name}; make it with the published .proto"
+            ) from error
+
+    async def read_only(self, kind: type[M]) -> M:
+        """The message of a call that has one.
+
+        Raises:
+            InvalidOption: there is none, or it is of another kind.
+            DeadlineExceeded: it takes too long to arrive.
+        """
+        try:
+            async with asyncio.timeout(UPLOAD_S):
+                message = await self.read(kind)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"the request did not arrive within {UPLOAD_S} s; compress the frame or use a "
+                "faster line"
+            ) from None
+        if message is None:
+            raise InvalidOption(
+                f"the call has no message; expected one {kind.DESCRIPTOR.full_name}"
+            )
+        return message
+
+    async def write(self, answer: bytes) -> None:
+        """Send an answer; returns once the caller has taken enough to have room for more."""
+        self._writing = asyncio.ensure_future(self._context.write(answer))
+        self._writing.add_done_callback(_retrieve)
+        await asyncio.shield(self._writing)
+
+    async def write_only(self, answer: bytes, timeout_s: float) -> None:
+        """Send the answer of a call that has one.
+
+        Raises:
+            DeadlineExceeded: the caller did not take it in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self.write(answer)
+        except TimeoutError:
+            raise DeadlineExceeded(f"the answer was not taken within {timeout_s:.3g} s") from None
+
+    async def abort(self, error: NucleiError) -> None:
+        """End the call with an error; gRPC allows that only once an answer under way is taken."""
+        if self._writing is not None:
+            await asyncio.wait({self._writing})
+        metadata = [(ERROR_METADATA, type(error).__name__)]
+        if isinstance(error, Overloaded):
+            metadata.append((RETRY_METADATA, str(retry_after_ms(error))))
+        status = grpc.StatusCode[error.grpc_status]
+        await self._context.abort(status, str(error), tuple(metadata))
+
+
+Method = Callable[[Call], Awaitable[None]]
+
+
+def handler(method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
+    """What grpc.aio calls: runs the method, and makes an error of the tree the call's status."""
+
+    async def handle(requests: object, context: Context) -> None:
+        call = Call(context)
+        try:
+            with only_known_errors():
+                await method(call)
+        except NucleiError as error:
+            failed = error
+        else:
+            return
+        # What these refer to holds frames and answers, which must not wait for a slow caller.
+        failed.__traceback__ = failed.__context__ = failed.__cause__ = None
+        await call.abort(failed)
+
+    return grpc.stream_stream_rpc_method_handler(handle)
+
+
+def _retrieve(writing: asyncio.Future[None]) -> None:
+    """Look at how a write ended: a caller who is gone is no news."""
+    if not writing.cancelled():
+        writing.exception()

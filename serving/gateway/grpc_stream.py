@@ -1,0 +1,164 @@
+"""The messages of one SegmentStream call, to and from a FrameStream."""
+
+import asyncio
+from typing import Final
+
+from nuclei.errors import EngineUnavailable, InvalidOption, NucleiError, Overloaded
+from nuclei.imaging.images import Frame
+from nuclei.inference.deadline import Deadline
+from nuclei.results.segmentation import Segmentation
+from nuclei.v1 import segmentation_pb2 as pb
+from serving.gateway.admission import Permit
+from serving.gateway.completion import first_completed
+from serving.gateway.data_plane import DataPlane, Options
+from serving.gateway.grpc_call import Call
+from serving.gateway.grpc_messages import FrameRequest, write_error
+from serving.gateway.observation import Observation, Skipped, observed
+from serving.gateway.settings import GatewaySettings
+from serving.gateway.stream import PROTOCOL, Admitted, FrameStream, OverflowPolicy
+
+OVERFLOW: dict[int, OverflowPolicy] = {
+    pb.OVERFLOW_POLICY_UNSPECIFIED: OverflowPolicy.BLOCK,
+    pb.OVERFLOW_POLICY_BLOCK: OverflowPolicy.BLOCK,
+    pb.OVERFLOW_POLICY_DROP_OLDEST: OverflowPolicy.DROP_OLDEST,
+    pb.OVERFLOW_POLICY_LATEST_ONLY: OverflowPolicy.LATEST_ONLY,
+}
+DEFAULT_QUEUE_SIZE: Final = 4
+
+
+class StreamCall:
+    """One SegmentStream call.
+
+    Attributes:
+        data_plane: segments its frames.
+        settings: of the gateway.
+        metadata: what the caller sent with the call.
+        overflow: what happens when frames come faster than they are segmented.
+    """
+
+    def __init__(self, call: Call, data_plane: DataPlane, settings: GatewaySettings) -> None:
+        self.data_plane = data_plane
+        self.settings = settings
+        self.metadata = call.metadata
+        self.overflow = OverflowPolicy.BLOCK
+        self._call = call
+        self._first: pb.SegmentStreamRequest | None = None
+        self._received = 0
+
+    async def run(self, draining: asyncio.Event) -> None:
+        """Answer the frames of the call; no more are received once `draining` is set.
+
+        Raises:
+            Overloaded: there are too many streams.
+            NucleiError: as `FrameStream.run`.
+        """
+        with self.data_plane.admission.stream(PROTOCOL):
+            settings = await self._stream_settings(draining)
+            self.overflow = OVERFLOW[settings.overflow]
+            stream: FrameStream[pb.SegmentStreamResponse] = FrameStream(
+                self.data_plane.admission,
+                # One connection may carry several streams.
+                f"{self._call.peer}#{id(self)}",
+                self.overflow,
+                settings.queue_size or DEFAULT_QUEUE_SIZE,
+                self.settings.reader_timeout_s,
+            )
+            await stream.run(self._receive, self._write, draining, self.settings.drain_s)
+
+    async def _stream_settings(self, draining: asyncio.Event) -> pb.StreamSettings:
+        """Those of the first message, or the defaults."""
+        error = EngineUnavailable("the server is shutting down; connect again in a few seconds")
+        reading = self._call.read(pb.SegmentStreamRequest)
+        self._first = await first_completed(reading, (draining.wait(), error))
+        if self._first is None or self._first.WhichOneof("kind") != "settings":
+            return pb.StreamSettings()
+        settings, self._first = self._first.settings, None
+        if settings.overflow not in OVERFLOW:
+            raise InvalidOption(
+                f"overflow {settings.overflow} is not known; expected a value of "
+                "nuclei.v1.OverflowPolicy: update the client or the server"
+            )
+        return settings
+
+    async def _receive(self) -> "GrpcFrame | None":
+        message, self._first = self._first, None
+        if message is None:
+            message = await self._call.read(pb.SegmentStreamRequest)
+        if message is None:
+            return None
+        kind = message.WhichOneof("kind")
+        if kind != "frame":
+            raise InvalidOption(
+                f"message {self._received} holds {kind or 'nothing'}; expected a frame: settings "
+                "come once, as the first message"
+            )
+        frame = GrpcFrame(self, self._received, message.frame)
+        self._received += 1
+        return frame
+
+    async def _write(self, answer: pb.SegmentStreamResponse) -> None:
+        await self._call.write(answer.SerializeToString())
+
+
+class GrpcFrame:
+    """One frame of a SegmentStream call: a `serving.gateway.stream.StreamedFrame`."""
+
+    def __init__(self, stream: StreamCall, sequence: int, message: pb.StreamFrame) -> None:
+        self._stream = stream
+        self._sequence = sequence
+        self._request = FrameRequest(message.request)
+        self.deadline = Deadline.after(
+            message.timeout_ms / 1e3 or stream.settings.default_timeout_s
+        )
+        index = message.request.frame.index
+        self.position = (index.acquisition_uid, index.position)
+        self.n_bytes = self._request.n_bytes
+
+    async def answer(self, admitted: Admitted) -> pb.SegmentStreamResponse:
+        try:
+            with observed(PROTOCOL, self._stream.metadata) as observation:
+                options = self._request.options(self.deadline)
+                observation.request_id = options.request_id
+                observation.bytes_in = self.n_bytes
+                async with admitted as permit:
+                    answer = await self._segment(options, observation, permit)
+                observation.bytes_out = answer.ByteSize()
+                permit.resize(min(permit.n_bytes, observation.bytes_out))
+                return answer
+        except Skipped as skipped:
+            answer = self._new_answer()
+            answer.skipped.reason = str(skipped)
+        except NucleiError as error:
+            answer = self._new_answer()
+            write_error(answer.error, error)
+        return answer
+
+    async def _segment(
+        self, options: Options, observation: Observation, permit: Permit
+    ) -> pb.SegmentStreamResponse:
+        """Segment the frame; under BLOCK again after a while as long as there is no memory."""
+        while True:
+            try:
+                return await self._stream.data_plane.segment(
+                    self._request, options, self._result, observation, permit
+                )
+            except Overloaded as error:
+                if not self._may_wait(error.retry_after_s):
+                    raise
+                permit.resize(self.n_bytes)
+                await asyncio.sleep(error.retry_after_s)
+
+    def _may_wait(self, seconds: float) -> bool:
+        left_s = self.deadline.left_s()
+        in_time = left_s is None or left_s >= seconds
+        return in_time and self._stream.overflow is OverflowPolicy.BLOCK
+
+    def _result(self, segmentation: Segmentation, frame: Frame) -> pb.SegmentStreamResponse:
+        answer = self._new_answer()
+        self._request.write_result(answer.result, segmentation, frame)
+        return answer
+
+    def _new_answer(self) -> pb.SegmentStreamResponse:
+        answer = pb.SegmentStreamResponse(sequence=self._sequence)
+        self._request.echo(answer)
+        return answer
