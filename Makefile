@@ -3,7 +3,7 @@ UV ?= uv
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve train-env yolov8-env test lint train-all wheels bench lock proto release-api settings
+.PHONY: help env serve train-env yolov8-env test test-fast lint train-all wheels bench lock proto release-api settings
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -15,8 +15,13 @@ serve: env ## start Triton and the gateway on model_repository/, until Ctrl-C
 
 train-env: .venv-train/.made ## make the environment for training, tests and development (.venv-train)
 
-test: train-env .venv-triton/.made ## run the whole test suite
-	@.venv-train/bin/python -m pytest
+# Two workers; each module's tests run on one of them, so that they share their fixtures.
+PYTEST = .venv-train/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
+test: train-env .venv-triton/.made ## run the whole test suite (PYTEST_ARGS=... adds options)
+	@$(PYTEST) $(PYTEST_ARGS)
+
+test-fast: train-env ## run the tests that need no Triton and train no network (3 minutes)
+	@$(PYTEST) -m "not slow and not train and not triton" $(PYTEST_ARGS)
 
 yolov8-env: .venv-train/.yolov8 ## add ultralytics (AGPL-3.0) to it, for `nuclei train yolov8`
 

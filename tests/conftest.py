@@ -1,4 +1,4 @@
-"""Real servers for the tests, once per session, on free ports."""
+"""Marks for the tests, and real servers, once per session (of each worker), on free ports."""
 
 import os
 import shutil
@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from nuclei.client import Client
+from serving.process import ports
 from serving.process.child import Child
 from serving.process.ports import LOOPBACK, free_ports
 from serving.supervision.launcher import gateway_command
@@ -25,6 +26,53 @@ MODELS = ("unet", "unet_tta")
 MAX_REQUEST_BYTES = 8 * 2**20
 START_S = 60.0
 STOP_S = 30.0
+
+# Modules that train or export networks. Importing them takes 20 s, so a run without tests marked
+# `train` does not collect them.
+TRAINING = [
+    Path(__file__).parent / name
+    for name in (
+        *("training/families", "training/graphs", "training/test_job.py"),
+        *("training/test_optimisation.py", "training/test_plan.py"),
+        *("training/test_receptive_field.py", "training/test_side_by_side.py"),
+        *("serving/test_families.py", "nuclei/cli/test_export.py"),
+    )
+]
+# Fixtures that give the tests which use them, directly or through others, a mark.
+MARKING_FIXTURES = {
+    "train": {"artifacts"},
+    "triton": {"triton", "own_triton"},
+    "slow": {"run_gateway", "start_gateway"},
+}
+
+
+def _trains(path: Path) -> bool:
+    return any(path.is_relative_to(training) for training in TRAINING)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let workers of pytest-xdist share the machine: one thread each, and ports of their own."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        ports.FREE = ports.FREE[number::workers]
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    if "not train" in config.getoption("markexpr") and _trains(collection_path):
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        marks = {name for name, marking in MARKING_FIXTURES.items() if fixtures & marking}
+        if _trains(item.path):
+            marks.add("train")
+        for name in marks:
+            item.add_marker(name)
 
 
 @dataclass(frozen=True)

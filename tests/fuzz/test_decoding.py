@@ -34,6 +34,7 @@ def decodes_or_refuses(data: bytes) -> None:
     assert min(frame.pixels.shape[:2]) >= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_fuzzer_finds_nothing(target: str, tmp_path: Path) -> None:
     new_cases = tmp_path / "new"

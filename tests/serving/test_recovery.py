@@ -330,6 +330,8 @@ STREAM = """
 import sys, threading, time
 from pathlib import Path
 from nuclei.client import Client
+
+pytestmark = [pytest.mark.slow, pytest.mark.triton]
 frame = Path(sys.argv[2]).read_bytes()
 def frames():
     while True:

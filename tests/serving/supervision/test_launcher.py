@@ -21,6 +21,8 @@ from serving.repository import export, listed
 from tests.serving.leftovers import living, regions
 from tests.serving.served import NUCLEI, Served
 
+pytestmark = [pytest.mark.slow, pytest.mark.triton]
+
 
 @pytest.fixture
 def serve(repository: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:

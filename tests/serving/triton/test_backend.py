@@ -14,6 +14,8 @@ from serving.process.ports import free_ports
 from serving.triton.server import TritonServer
 from tests.serving.onnx_models import batch_sizes, bfloat16s, scaled, sevens, tensors, triton_model
 
+pytestmark = pytest.mark.triton
+
 BATCHED = """
 max_batch_size: 16
 dynamic_batching { preferred_batch_size: 16 max_queue_delay_microseconds: 300000 }

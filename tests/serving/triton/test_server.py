@@ -24,6 +24,8 @@ from serving.triton.server import TritonServer
 from tests.serving.leftovers import living, regions
 from tests.serving.onnx_models import scaled, tensors, triton_model
 
+pytestmark = pytest.mark.triton
+
 MakeServer = Callable[..., TritonServer]
 
 
