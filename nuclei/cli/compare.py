@@ -42,7 +42,7 @@ def compare(
     ],
     data: Annotated[Path, typer.Option(help="Folder or zip of images/, masks/ and manifest.csv.")],
     tta: Annotated[
-        bool, typer.Option("--tta", help="Each model with 8 rotations and reflections, too.")
+        bool, typer.Option("--tta", help="Each model also with 8 rotated and mirrored views.")
     ] = False,
     held_out_only: HeldOutOption = False,
     repository: Annotated[Path, typer.Option(help="Model repository.")] = DEFAULT_REPOSITORY,
@@ -50,13 +50,13 @@ def compare(
         Path | None, typer.Option(help="Folder for report.html and comparison.json.")
     ] = None,
 ) -> None:
-    """Compare models on the same images: scores, errors, costs, and what differs surely.
+    """Compare models on the same images: scores, errors, cost and significance.
 
-    Models run in this machine's processors without a server, each in a process of its own, one
-    after the other. Intervals are of the mean over images (bootstrap); differences are tested by
-    permutation, image by image.
+    Models run on the CPU of this machine without a server, one after the other, each in a process
+    of its own. Intervals are of the mean over images (bootstrap); differences are tested by a
+    permutation test over the images.
 
-    With --out also writes a page to look at, report.html, and all numbers, comparison.json.
+    With --out it also writes report.html, a page to look at, and all numbers as comparison.json.
     """
     from nuclei.evaluation.comparison import Comparison
     from training.data.dataset import read_dataset
@@ -74,14 +74,14 @@ def compare(
         _write(out, page(title, comparison, samples, predictions), comparison.to_dict())
     console = Console()
     if not console.is_terminal:
-        # A file has no width, and 80 columns would cut the names and numbers short.
+        # A file has no width, and 80 columns would cut names and numbers off.
         console.width = FILE_WIDTH
     for grid in comparison.grids():
         console.print(grid.table())
 
 
 def _served(models: Sequence[str], repository: Path) -> list[str]:
-    """Those that are models of the repository; the others are folders."""
+    """The names that are models of the repository; the others are folders."""
     if len(set(models)) < len(models):
         raise InvalidOption(f"{' '.join(models)}: one is named twice; name each once")
     if all(Path(model).is_dir() for model in models):

@@ -36,13 +36,13 @@ def download(
         typer.Option(help="Archive of BBBC038; repeat for several.", show_default=False),
     ] = None,
     source: Annotated[
-        str | None, typer.Option(help="Address of the folder of archives, for a mirror.")
+        str | None, typer.Option(help="URL of the folder of archives, for a mirror.")
     ] = None,
     sha256: Annotated[
         str | None, typer.Option(help="Expected SHA-256 of the archive (with one --archive).")
     ] = None,
 ) -> None:
-    """Download the 2018 Data Science Bowl's nuclei (BBBC038, CC0); resumes and verifies.
+    """Download the 2018 Data Science Bowl's images (BBBC038, CC0); resumes and verifies.
 
     Archives: stage1_train.zip (default), stage1_test.zip, stage2_test_final.zip.
     """
@@ -58,14 +58,14 @@ def download(
         raise InvalidOption("--sha256 belongs to one archive; name one --archive with it")
     for name in names:
         path = fetch(f"{source or SOURCE}/{name}", folder, sha256)
-        Console().print(f"{path}: whole; next: nuclei data check {path}")
+        Console().print(f"{path}: complete; next: nuclei data check {path}")
 
 
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help="Folder or zip of images and masks.")],
 ) -> None:
-    """Read every image and mask, name what cannot be used, and count what can.
+    """Read every image and mask, name the files that cannot be used, and count the others.
 
     Example: nuclei data check my_images/
     """
@@ -85,10 +85,10 @@ def convert(
     folder: Annotated[Path, typer.Argument(help="New folder that receives the data set.")],
     to: Annotated[str, typer.Option(help="labels, coco or yolo.")],
 ) -> None:
-    """Write a data set as label images, in COCO's form or in YOLO's.
+    """Convert a data set to label images, COCO or YOLO.
 
-    What was written is read back: the counts of both are shown, and how many images came out with
-    other pixels, which only YOLO's polygons cause (they have no holes and no second part).
+    The result is read back and compared: the counts of images and nuclei before and after, and how
+    many label images changed. Only YOLO changes pixels: its polygons have no holes and one part.
     """
     from training.data.conversion import write_dataset
     from training.data.dataset import read_dataset, summary

@@ -46,9 +46,9 @@ EPILOG = """
 
 nuclei evaluate my_images/ --local --out scores     (without a server)
 
-nuclei evaluate my_images.zip --tta                 (by the gateway of `nuclei serve`)
+nuclei evaluate my_images.zip --tta                 (through the gateway of `nuclei serve`)
 
-nuclei evaluate my_images/ --local --held-out       (only what the model was not trained on)
+nuclei evaluate my_images/ --local --held-out       (only images the model was not trained on)
 
 nuclei evaluate my_images/ --predictions others/    (others/NAME.tif or .png, by any program)
 """
@@ -64,7 +64,9 @@ def evaluate(
     repository: RepositoryOption = DEFAULT_REPOSITORY,
     predictions: Annotated[
         Path | None,
-        typer.Option(help="Score these label images, named as the images, instead of a model."),
+        typer.Option(
+            help="Score these label images, with the names of the images, instead of a model."
+        ),
     ] = None,
     held_out: HeldOutOption = False,
     out: Annotated[
@@ -79,11 +81,11 @@ def evaluate(
     """Score a model, or any label images, against the truth.
 
     Prints the mean of each score over all images and per modality, and the 95 % interval of
-    the mean (bootstrap over images). AP@t is TP / (TP + FP + FN), a match being an IoU above t. The
-    DSB score is the mean of AP@t over t = .50, .55, ... .95. COCO's AP and AR, which look at all
-    candidates with their scores, come with --local, and so do time and memory.
+    the mean (bootstrap over images). AP@t is TP / (TP + FP + FN), where a match is an IoU above t.
+    The DSB score is the mean of AP@t over t = .50, .55, ... .95. With --local there are also COCO's
+    AP and AR, which rank all candidates by their scores, and time and memory.
 
-    With --out also writes report.html, a page to look at, with its numbers in scores.json, and
+    With --out it also writes report.html, a page to look at, its numbers as scores.json, and
     scores_per_image.png, scores_per_threshold.png and comparisons.png.
     """
     from nuclei.evaluation.comparison import Comparison

@@ -1,4 +1,4 @@
-"""`nuclei export`: a registered model version into the repository that Triton serves."""
+"""`nuclei export`: write a registered model version into the repository that Triton serves."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,10 +35,10 @@ CHECK_FRAME = Path(__file__).parents[2] / "examples" / "fluorescence.png"
 def export(
     model: Annotated[str, typer.Option(help="Registered model.")] = DEFAULT_MODEL,
     version: Annotated[
-        int | None, typer.Option(min=1, help="Its version [newest].", show_default=False)
+        int | None, typer.Option(min=1, help="Version of the model [newest].", show_default=False)
     ] = None,
     alias: Annotated[
-        str | None, typer.Option(help="The version of this alias.", show_default=False)
+        str | None, typer.Option(help="Take the version with this alias.", show_default=False)
     ] = None,
     tracking_uri: Annotated[
         str | None,
@@ -59,18 +59,18 @@ def export(
     cpu: Annotated[
         str | None,
         typer.Option(
-            help="What runs the network on a CPU: onnxruntime, openvino, openvino-bf16.",
+            help="Runtime of the network on a CPU: onnxruntime, openvino, openvino-bf16.",
             show_default=False,
         ),
     ] = None,
     check: Annotated[
-        bool, typer.Option(help="Compare what Triton answers with the files in this process.")
+        bool, typer.Option(help="Compare Triton's answers with those of this process.")
     ] = True,
 ) -> None:
-    """Write a model version into a Triton repository, beside the versions that are there.
+    """Add a model version to a Triton repository.
 
-    A version is never overwritten. A Triton that serves the repository goes on with the old
-    version until it is told to load the new one, or is restarted.
+    A version is never overwritten. A running Triton keeps serving the old version until it is
+    asked to load the new one, or is restarted.
     """
     from serving.repository import (
         DEFAULT_CPU_ACCELERATOR,
@@ -80,7 +80,7 @@ def export(
     from serving.repository import export as export_version
 
     if version is not None and alias is not None:
-        raise InvalidOption("--version and --alias name two things; give one of them")
+        raise InvalidOption("--version and --alias both choose a version; give one of them")
     try:
         accelerator = CpuAccelerator(cpu) if cpu else DEFAULT_CPU_ACCELERATOR
     except ValueError:
@@ -103,7 +103,7 @@ def export(
 def _artifacts(
     model: str, version: int | None, alias: str | None, tracking_uri: str, folder: Path | None
 ) -> Iterator[tuple[Path, int]]:
-    """The folder of a model version's files, and its number."""
+    """The folder with the files of a model version, and its number."""
     if folder is not None:
         if version is None:
             raise InvalidOption("--from-folder needs --version: the number to export it as")
@@ -122,7 +122,7 @@ def _exported_table(exported: list["Exported"], repository: Path) -> Table:
     for column in ("model", "version", ""):
         table.add_column(column)
     for entry in exported:
-        table.add_row(entry.name, str(entry.version), "new" if entry.new else "as before")
+        table.add_row(entry.name, str(entry.version), "new" if entry.new else "unchanged")
     return table
 
 
@@ -131,14 +131,14 @@ def _print_parity(console: Console, repository: Path, exported: list["Exported"]
     from serving.parity import served_parity
 
     graphs = [entry.name for entry in exported if entry.ensemble]
-    with console.status("Comparing Triton's answers with this process's"):
+    with console.status("Comparing Triton with this process"):
         found = served_parity(repository, graphs, read_frame(CHECK_FRAME))
     console.print(_parity_table(found))
 
 
 def _parity_table(found: list["Parity"]) -> Table:
     table = Table(
-        title="Triton against the same files in this process, largest differences (maps: 255 = 1)",
+        title="Triton compared with this process, largest differences (maps: 255 = 1)",
         title_justify="left",
     )
     for column in ("graph", "version", "tiles", *found[0].differences):

@@ -13,33 +13,36 @@ DEFAULT_ADDRESS = "localhost:50051"
 _PANEL = "Gateway"
 
 AddressOption = Annotated[
-    str, typer.Option(help="host:port of its gRPC server.", rich_help_panel=_PANEL)
+    str, typer.Option(help="host:port of the gateway's gRPC server.", rich_help_panel=_PANEL)
 ]
 TokenOption = Annotated[
     str,
     typer.Option(
-        help="Its token.", envvar="NUCLEI_TOKEN", show_envvar=True, rich_help_panel=_PANEL
+        help="Token of the gateway.",
+        envvar="NUCLEI_TOKEN",
+        show_envvar=True,
+        rich_help_panel=_PANEL,
     ),
 ]
 TlsCaOption = Annotated[
     Path | None,
     typer.Option(
-        help="PEM file of the authority of its certificate; connects with TLS.",
+        help="PEM file of the authority that signed the gateway's certificate; turns TLS on.",
         rich_help_panel=_PANEL,
     ),
 ]
 TlsCertificateOption = Annotated[
     Path | None,
-    typer.Option(help="PEM file with your certificate, if it asks.", rich_help_panel=_PANEL),
+    typer.Option(help="PEM file of your certificate, for mTLS.", rich_help_panel=_PANEL),
 ]
 TlsKeyOption = Annotated[
-    Path | None, typer.Option(help="PEM file with the key of that.", rich_help_panel=_PANEL)
+    Path | None, typer.Option(help="PEM file of its key.", rich_help_panel=_PANEL)
 ]
 
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway and what it asks of its callers; attributes as the arguments of `Client`."""
+    """A gateway and the credentials for it; attributes as the arguments of `Client`."""
 
     address: str = DEFAULT_ADDRESS
     token: str = ""

@@ -1,4 +1,4 @@
-"""The `nuclei` command. Each command lives in a module of its own and imports what it needs."""
+"""The `nuclei` command. Each subcommand is a module, which imports what it needs when it runs."""
 
 import typer
 from rich.console import Console
@@ -26,7 +26,7 @@ app.add_typer(data.app, name="data")
 
 
 def main() -> None:
-    """Run the command line; errors of ours become one red sentence and their exit code."""
+    """Run the command line; a NucleiError becomes one red sentence and its exit code."""
     try:
         app()
     except NucleiError as error:

@@ -1,4 +1,4 @@
-"""`nuclei models`: what is registered, what is exported, what is served."""
+"""`nuclei models`: registered, exported and served model versions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ EPILOG = """
 
 nuclei models                                        (registry and model_repository/)
 
-nuclei models --address localhost:50051              (and what a running gateway serves)
+nuclei models --address localhost:50051              (also what a running gateway serves)
 
 nuclei models --tracking-uri http://mlflow:5000
 """
@@ -53,7 +53,7 @@ def models(
     tls_certificate: TlsCertificateOption = None,
     tls_key: TlsKeyOption = None,
 ) -> None:
-    """List model versions: registered ones, exported ones, and those a gateway serves."""
+    """List the model versions that are registered, exported, and served by a gateway."""
     console = Console()
     console.print(_registered(model, tracking_uri or default_tracking_uri()))
     console.print(_exported(repository))

@@ -1,4 +1,4 @@
-"""`nuclei replay`: an acquisition simulated with the images of a folder."""
+"""`nuclei replay`: simulate an acquisition with the images of a folder."""
 
 import time
 import uuid
@@ -37,13 +37,13 @@ EPILOG = """
 
 nuclei replay examples/                                  (5 frames/s at 4 positions for 30 s)
 
-nuclei replay plate_7/ --fps 20 --overflow latest_only   (smart microscopy: only the newest counts)
+nuclei replay plate_7/ --fps 20 --overflow latest_only   (smart microscopy: newest frames only)
 
 nuclei replay plate_7/ --fps 2 --frames 500 --tta        (can the server keep up with this?)
 
-A camera does not wait. Under `block` every frame is segmented, and a server that is too slow makes
-the frames late: the table says by how much. Under `drop_oldest` and `latest_only` the camera keeps
-its rate and the table says how many frames were skipped. The exit code is not 0 when frames failed.
+A camera does not wait. With `block` every frame is segmented, and a server that is too slow delays
+the camera: the table says by how much. With `drop_oldest` and `latest_only` the camera keeps its
+rate, and the table says how many frames were skipped. The exit code is not 0 when frames failed.
 """
 
 DEFAULT_SECONDS = 30.0
@@ -59,11 +59,11 @@ class OverflowPolicy(StrEnum):
 
 
 class Camera:
-    """Takes frames at a steady rate, turn by turn at each position.
+    """Takes frames at a steady rate, at one position after the other.
 
     Attributes:
-        sent_at: when each frame was handed over, on the clock of `time.perf_counter`.
-        late_s: how much later than planned the latest frame was handed over, at worst, seconds.
+        sent_at: when each frame was sent, on the clock of `time.perf_counter`.
+        late_s: the largest delay of a frame behind its planned time, seconds.
     """
 
     def __init__(self, images: list[Path], fps: float, positions: int) -> None:
@@ -90,7 +90,7 @@ class Camera:
 
 @dataclass
 class Tally:
-    """What became of the frames so far."""
+    """The outcomes so far."""
 
     skipped: int = 0
     nuclei: int = 0
@@ -116,16 +116,17 @@ class Tally:
 
 def replay(
     folder: Annotated[Path, typer.Argument(help="Folder with the images of the acquisition.")],
-    fps: Annotated[float, typer.Option(help="Frames per second, of all positions together.")] = 5,
+    fps: Annotated[float, typer.Option(help="Frames per second, over all positions together.")] = 5,
     positions: Annotated[int, typer.Option(help="Number of stage positions.", min=1)] = 4,
     overflow: Annotated[
         OverflowPolicy, typer.Option(help="What happens when the server cannot keep up.")
     ] = OverflowPolicy.BLOCK,
     frames: Annotated[
-        int | None, typer.Option(help="How many frames; images are used again.", min=1)
+        int | None, typer.Option(help="Number of frames; images repeat.", min=1)
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="How long, instead of --frames [30].", show_default=False)
+        float | None,
+        typer.Option(help="Duration in seconds, instead of --frames [30].", show_default=False),
     ] = None,
     model: Annotated[str, typer.Option(help="Name of the model [the server's default].")] = "",
     tta: TtaOption = False,
@@ -137,8 +138,8 @@ def replay(
 ) -> None:
     """Simulate an acquisition: send the images of a folder as a microscope would.
 
-    Frames go over one stream at a steady rate, and the results come back while it runs. At the end:
-    how many frames were answered, skipped and failed, and how long the answers took.
+    Frames are sent over one stream at a steady rate, and results arrive while it runs. At the end
+    it prints how many frames were answered, skipped and failed, and the latency.
     """
     camera = Camera(_images(folder), _checked_fps(fps), positions)
     n_frames = _number(frames, seconds, fps)
@@ -166,7 +167,7 @@ def replay(
 
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise InvalidOption(f"{folder} is no folder; expected one with images")
+        raise InvalidOption(f"{folder} is not a folder; expected one with images")
     return [job.source for job in find_jobs([str(folder)])]
 
 
@@ -178,7 +179,7 @@ def _checked_fps(fps: float) -> float:
 
 def _number(frames: int | None, seconds: float | None, fps: float) -> int:
     if frames is not None and seconds is not None:
-        raise InvalidOption("--frames and --seconds both say how long; give one of them")
+        raise InvalidOption("--frames and --seconds both set the length; give one of them")
     if frames is not None:
         return frames
     seconds = DEFAULT_SECONDS if seconds is None else seconds
@@ -189,7 +190,7 @@ def _number(frames: int | None, seconds: float | None, fps: float) -> int:
 
 @lru_cache(CACHED_FRAMES)
 def _image(path: Path) -> "FrameLike":
-    """Pixels, as a camera gives them; what cannot be read is left to the server to refuse."""
+    """Pixels, as from a camera; the server is left to refuse what cannot be read."""
     from nuclei.imaging.images import read_frame
 
     try:

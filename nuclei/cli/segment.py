@@ -43,9 +43,9 @@ DEFAULT_SAVE = "labels.tif,overlay.png,geojson,csv"
 EPILOG = """
 **Examples**
 
-nuclei segment frame.tif --out results                      (by the gateway of `nuclei serve`)
+nuclei segment frame.tif --out results                      (through the gateway of `nuclei serve`)
 
-nuclei segment plate_7/ --out results --local --save csv    (without a server, only tables)
+nuclei segment plate_7/ --out results --local --save csv    (without a server; only tables)
 
 nuclei segment '*.tif' --out results --tta --address gpu-server:50051
 """
@@ -55,7 +55,7 @@ Formats = dict[str, "Format"]
 
 @dataclass(frozen=True)
 class Job:
-    """A frame to segment; `stem` is the path of its results below the output folder."""
+    """A frame to segment; `stem` is the path of its results in the output folder."""
 
     source: Path
     stem: Path
@@ -71,7 +71,7 @@ def segment(
     save: Annotated[
         str,
         typer.Option(
-            help="What to write, separated by commas: labels.tif, labels.png, overlay.png, "
+            help="Formats to write, separated by commas: labels.tif, labels.png, overlay.png, "
             "geojson, csv, json."
         ),
     ] = DEFAULT_SAVE,
@@ -83,14 +83,14 @@ def segment(
 ) -> None:
     """Find the nuclei of microscope frames.
 
-    Writes for each frame, below --out and in the same subfolders:
+    Writes for each frame, into the same subfolders below --out:
 
     - NAME.labels.tif: uint32 label image, one number per nucleus
-    - NAME.overlay.png: outlines to look at
+    - NAME.overlay.png: the frame with outlines drawn in
     - NAME.geojson: outlines that QuPath opens
     - NAME.csv: one line per nucleus
 
-    A frame that cannot be read is named, and the others go on.
+    A frame that cannot be read is reported; the others are segmented.
     """
     formats = _formats(save)
     jobs = find_jobs(paths)
@@ -111,13 +111,15 @@ def segment(
     if failures < len(jobs):
         Console().print(table)
     if failures:
-        raise InvalidInput(f"{failures} of {len(jobs)} frames could not be segmented, named above")
+        raise InvalidInput(
+            f"{failures} of {len(jobs)} frames could not be segmented; they are named above"
+        )
 
 
 def find_jobs(paths: list[str]) -> list[Job]:
-    """The frames that the arguments name, each once, and where their results go.
+    """The frames that the arguments name, each once, and the places of their results.
 
-    A folder stands for the frames in it and below it, but for files that this command wrote; their
+    A folder stands for all frames in it and its subfolders, except files that this command wrote;
     results keep the subfolders. A pattern stands for the files that match.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What segments a frame for a command: a running gateway, or the model files in this process."""
+"""How a command segments frames: with a running gateway, or with the model files themselves."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ GATEWAY_TIMEOUT_S = 600.0
 
 ModelOption = Annotated[str, typer.Option(help="Name of the model.")]
 TtaOption = Annotated[
-    bool, typer.Option("--tta", help="Average over 8 rotations and reflections: better, slower.")
+    bool, typer.Option("--tta", help="Average over 8 rotated and mirrored views: better, slower.")
 ]
 LocalOption = Annotated[
     bool, typer.Option("--local", help="Run the model in this process, without a server.")
@@ -38,13 +38,13 @@ def open_segmenter(
     Args:
         model: name of the model.
         tta: average over the eight rotated and mirrored views.
-        local: run the files of `repository` in this process, else ask the gateway.
-        gateway: where it is.
+        local: run the files of `repository` in this process instead of asking the gateway.
+        gateway: its address and credentials.
         repository: folder of Triton models.
 
     Raises:
-        InvalidData: `repository` holds no model. What the segmenter raises, see
-            `nuclei.inference.pipeline.segment`.
+        InvalidData: `repository` holds no model. The function raises what
+            `nuclei.inference.pipeline.segment` does.
     """
     if local:
         from nuclei.inference import pipeline

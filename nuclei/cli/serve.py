@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-# What the supervisor needs to stop besides the time that it gives the gateway.
+# Time the supervisor needs to stop, besides what it gives the gateway.
 _STOP_S = 30.0
 
 EPILOG = """
 **Examples**
 
-nuclei serve                                   (HTTP on 3000, gRPC on 50051, this machine only)
+nuclei serve                                   (HTTP 3000, gRPC 50051, only for this machine)
 
-NUCLEI_TOKEN=... nuclei serve --host 0.0.0.0   (for other machines too, if they send the token)
+NUCLEI_TOKEN=... nuclei serve --host 0.0.0.0   (for all machines that send the token)
 
-NUCLEI_THREADS=4 nuclei serve                  (every setting is a variable as well)
+NUCLEI_THREADS=4 nuclei serve                  (every setting is also a variable)
 """
 
 
@@ -39,10 +39,10 @@ def serve(
         Path | None, typer.Option(help="Folder for logs [.state].", show_default=False)
     ] = None,
 ) -> None:
-    """Serve the models of a repository: Triton, and the gateway that callers talk to.
+    """Serve the models of a repository with Triton, behind the gateway that callers use.
 
-    A bundled frame is segmented as a check of the whole way before it says that it is ready. What
-    ends or hangs later is started again, and a line says so.
+    Before it reports that it is ready, it segments a bundled frame with every model as a check. A
+    process that ends or hangs later is restarted, and a line says so.
     """
     given = {
         "http_port": http_port,

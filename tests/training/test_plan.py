@@ -71,4 +71,4 @@ def test_an_unknown_model_is_named(tmp_path: Path) -> None:
 def test_minutes_are_for_networks_that_learn(tmp_path: Path) -> None:
     asked = ["all", str(tmp_path), "--only", "consensus", "--minutes", "1"]
     result = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "runs")])
-    assert "these only join those of others" in str(result.exception)
+    assert "these only combine trained ones" in str(result.exception)

@@ -1,4 +1,4 @@
-"""`nuclei train`: train and register a segmenter."""
+"""`nuclei train`: train a model and register it."""
 
 import typer
 
@@ -14,7 +14,7 @@ from nuclei.cli.train import (
 )
 
 app = typer.Typer(
-    help="Train a segmenter on your images, tracked and registered in MLflow.",
+    help="Train a model on your images, tracked and registered in MLflow.",
     no_args_is_help=True,
 )
 app.command(epilog=unet.EPILOG)(unet.unet)

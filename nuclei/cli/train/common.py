@@ -1,4 +1,4 @@
-"""What all `nuclei train` commands have alike: their options, their start and their report."""
+"""What all `nuclei train` commands share: their options, their start and their report."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -28,19 +28,19 @@ DataArgument = Annotated[
     ),
 ]
 DeviceOption = Annotated[
-    str | None, typer.Option(help="cuda or cpu; cuda where there is one by default.")
+    str | None, typer.Option(help="cuda or cpu; by default cuda where there is one.")
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of this run (checkpoints); runs/FAMILY-TIME by default."),
+    typer.Option(help="Folder of this run (checkpoints); by default runs/FAMILY-TIME."),
 ]
 ResumeOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of a run that was stopped: go on with its options."),
+    typer.Option(help="Folder of a run that was stopped: continue with its options."),
 ]
 TrackingUriOption = Annotated[
     str | None,
-    typer.Option(help="MLflow tracking URI; MLFLOW_TRACKING_URI or ~/.nuclei by default."),
+    typer.Option(help="MLflow tracking URI; by default MLFLOW_TRACKING_URI, or ~/.nuclei."),
 ]
 # Fields of a Schedule that a caller may set.
 SCHEDULE_OPTIONS: dict[str, Any] = {
@@ -52,7 +52,7 @@ SCHEDULE_OPTIONS: dict[str, Any] = {
     "patience": Annotated[
         int, typer.Option(min=1, help="Validations without a better score before stopping early.")
     ],
-    "seed": Annotated[int, typer.Option(help="Of the split, the weights and the crops.")],
+    "seed": Annotated[int, typer.Option(help="Seed of the split, the weights and the crops.")],
     "precision": Annotated[str, typer.Option(help="bf16 (mixed precision) or fp32.")],
     "workers": Annotated[int, typer.Option(min=0, help="Processes that make crops.")],
 }
@@ -77,12 +77,12 @@ OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True)
 class Training:
-    """A training as its caller asked for it, but for the options of its family.
+    """A training as requested, without the options of its family.
 
     Attributes:
-        command: its family's command.
+        command: name of the family's command.
         schedule, validation_fraction, pixel_size_um: as of `training.job.Recipe`.
-        data, out, resume, tracking_uri: as the caller gave them.
+        data, out, resume, tracking_uri: as given on the command line.
     """
 
     command: str
@@ -97,11 +97,11 @@ class Training:
     def start(
         self, read: "Callable[[Path], Recipe]", make: "Callable[[dict[str, Any]], Recipe]"
     ) -> None:
-        """Train, and print what came of it.
+        """Train, and print the result.
 
         Args:
             read: the recipe of a training folder.
-            make: the recipe, from the fields that all recipes have.
+            make: makes the recipe from the fields that all recipes have.
         """
         shared = {
             "validation_fraction": self.validation_fraction,
@@ -113,10 +113,10 @@ class Training:
 
 
 def trains(schedule: Schedule) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command, whose first parameter is a `Training`, the options that say what that is.
+    """Give a command the shared options; its first parameter is the `Training` that they describe.
 
     Args:
-        schedule: of the family, which the options change.
+        schedule: the family's defaults for the options.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -160,13 +160,13 @@ def start(
     resume: Path | None,
     tracking_uri: str | None,
 ) -> None:
-    """Train, and print what came of it.
+    """Train, and print the result.
 
     Args:
         command: the name of the family's command.
         read: the recipe of a training folder.
         make: the recipe for a folder or zip of images.
-        data, out, resume, tracking_uri: as the caller gave them.
+        data, out, resume, tracking_uri: as given on the command line.
     """
     from training.job import train
 
@@ -207,7 +207,7 @@ def require_training() -> None:
         import torch  # noqa: F401
     except ImportError as error:
         raise MissingPrerequisite(
-            "training needs torch, which the serving environment leaves out: run `make train-env` "
+            "training needs torch, which the serving environment lacks: run `make train-env` "
             "and use .venv-train/bin/nuclei"
         ) from error
 

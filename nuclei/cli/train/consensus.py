@@ -34,16 +34,16 @@ def consensus(
         Path | None, typer.Option(help="Folder of a U-Net's training.", show_default=False)
     ] = None,
     mask_rcnn: Annotated[
-        Path | None, typer.Option(help="Folder of a Mask R-CNN's.", show_default=False)
+        Path | None, typer.Option(help="Folder of a Mask R-CNN's training.", show_default=False)
     ] = None,
     device: DeviceOption = None,
     out: OutOption = None,
     resume: ResumeOption = None,
     tracking_uri: TrackingUriOption = None,
 ) -> None:
-    """Let a U-Net and a Mask R-CNN, trained before on the same images, vote on every nucleus.
+    """Let a U-Net and a Mask R-CNN that were trained on the same images vote on every nucleus.
 
-    The vote is tuned and registered as a model of its own; no network learns anything more.
+    The vote is tuned and registered as a model of its own; nothing more is trained.
     """
     require_training()
     from training.families.consensus import Consensus

@@ -10,7 +10,7 @@ from training.schedule import MASK_RCNN
 EPILOG = """
 **Examples**
 
-nuclei train mask_rcnn my_images/ --backbone mobilenet_v3      (a laptop, over night)
+nuclei train mask_rcnn my_images/ --backbone mobilenet_v3      (a laptop, overnight)
 
 nuclei train mask_rcnn stage1_train.zip --backbone resnet50_fpn_v2 --batch-size 16 --device cuda
 
@@ -29,9 +29,9 @@ def mask_rcnn(
 ) -> None:
     """Train a Mask R-CNN, tune its post-processing, and register it with its ONNX graphs.
 
-    The schedule is Detectron2's: SGD with momentum, whose rate falls tenfold after 2/3 and 8/9 of
-    the steps. Progress, curves, scores per modality and pictures go to MLflow. A run that was
-    killed goes on from its last validation with --resume.
+    The schedule is Detectron2's: SGD with momentum, with a learning rate divided by ten after 2/3
+    and 8/9 of the steps. Progress, curves, scores per modality and pictures go to MLflow. A run
+    that was stopped continues from its last validation with --resume.
     """
     from training.families.mask_rcnn import MaskRCNN
 

@@ -20,7 +20,7 @@ nuclei train sam my_images/ --weights sam-vit-base/                  (the boxes 
 
 nuclei train sam my_images/ --weights sam-vit-base/ --detector nuclei-yolov8 --device cuda
 
-The weights are a folder that `transformers` wrote, on a machine with internet:
+The weights are a folder written by `transformers` on a machine with internet:
 SamModel.from_pretrained("facebook/sam-vit-base")
 .save_pretrained("sam-vit-base"). Train a detector first.
 """
@@ -35,13 +35,13 @@ def sam(
     ] = None,
     detector: Annotated[
         str,
-        typer.Option(help="Registered model whose boxes are the prompts: its newest version."),
+        typer.Option(help="Registered model whose boxes are the prompts; its newest version."),
     ] = registered_name("mask_rcnn"),
 ) -> None:
-    """Fine-tune Segment Anything: nuclei drawn inside the boxes of a Mask R-CNN or YOLOv8.
+    """Fine-tune Segment Anything: masks inside the boxes of a Mask R-CNN or YOLOv8.
 
-    Its mask decoder learns from the true boxes of your images; the image encoder stays as it is.
-    Scores, curves and pictures go to MLflow, as with every model.
+    The mask decoder is trained on the true boxes of your images; the image encoder is frozen.
+    Scores, curves and pictures go to MLflow, as for every model.
     """
     from training.families.sam import Sam
 
@@ -55,7 +55,7 @@ def sam(
 
 
 def _newest(model: str, tracking_uri: str) -> Path:
-    """The files of a registered model's newest version, kept for a run that goes on."""
+    """The files of a registered model's newest version, kept so that a run can be resumed."""
     from serving.registry import Registry
 
     registry = Registry(tracking_uri)

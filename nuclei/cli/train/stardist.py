@@ -28,8 +28,8 @@ def stardist(
 ) -> None:
     """Train StarDist, which finds star-convex nuclei, and register it with its ONNX graphs.
 
-    Progress, curves, scores per modality and pictures go to MLflow. A run that was killed
-    goes on from its last validation with --resume.
+    Progress, curves, scores per modality and pictures go to MLflow. A run that was stopped
+    continues from its last validation with --resume.
     """
     from training.families.stardist import StarDist
 

@@ -19,37 +19,39 @@ from nuclei.registry import default_tracking_uri
 EPILOG = """
 **Examples**
 
-nuclei train all stage1_train.zip              (again after a kill: what is done is not done anew)
+nuclei train all stage1_train.zip              (again after a stop: it skips what is done)
 
 nuclei train all stage1_train.zip --only unet --only linknet --only unet_linknet
 
-nuclei train all stage1_train.zip --minutes 9  (where a GPU is there for ten minutes)
+nuclei train all stage1_train.zip --minutes 9  (on a GPU that is available for ten minutes)
 
-With `--minutes` the networks learn side by side for that long, and that is all. Bring the folder of
-runs home and call it without: they are tuned, exported and registered.
+With `--minutes` the networks are only trained, side by side, for that long. Then copy the folder of
+runs to a machine with MLflow, and call it without `--minutes` to tune, export and register them.
 """
 
 
 def train_all(
     data: Annotated[Path, typer.Argument(help="Folder or zip of images and masks.")],
-    out: Annotated[Path, typer.Option(help="Folder of the runs, one below it for each.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder of the runs, with a folder for each.")] = Path(
         "runs/all"
     ),
     only: Annotated[
         list[str] | None,
-        typer.Option(help="Only the model of this name; may be given again.", show_default=False),
+        typer.Option(help="Only this model; repeat for several.", show_default=False),
     ] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Steps of each, in place of the plan's: to try it out.", show_default=False
+            min=1,
+            help="Steps of each training instead of the plan's, for a trial.",
+            show_default=False,
         ),
     ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(
             min=0.01,
-            help="Only train, all networks side by side, and for this long; on a GPU.",
+            help="Only train, all networks side by side, for this many minutes; on a GPU.",
             show_default=False,
         ),
     ] = None,
@@ -58,7 +60,7 @@ def train_all(
 ) -> None:
     """Train and register every model of the project, large ones where there is a GPU.
 
-    Each goes on where it was stopped; the models that are registered already are left as they are.
+    A training that was stopped continues; models that are registered already are skipped.
     """
     require_training()
     from nuclei.errors import InvalidOption
@@ -79,7 +81,7 @@ def train_all(
         learners = {one.name: one.make() for one in chosen if not one.joined}
         if not learners:
             raise InvalidOption(
-                "--minutes trains networks, and these only join those of others; leave it out"
+                "--minutes trains networks, and these only combine trained ones; leave it out"
             )
         train_side_by_side(learners, out)
         console.print(f"next: nuclei train all {data} --out {out}   (tunes, exports, registers)")
@@ -95,4 +97,6 @@ def train_all(
         table.add_row(version["name"], version["version"], *scores)
     console.print(table)
     if "yolov8" not in names:
-        console.print("YOLOv8 was left out: `make yolov8-env` installs what it needs (AGPL-3.0)")
+        console.print(
+            "YOLOv8 was left out: `make yolov8-env` installs ultralytics (AGPL-3.0) for it"
+        )

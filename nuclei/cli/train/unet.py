@@ -30,7 +30,9 @@ def unet(
     asked: Training,
     architecture: Annotated[
         str,
-        typer.Option(help="unet, linknet, fpn, unetplusplus, deeplabv3plus; fcn, cnn to compare."),
+        typer.Option(
+            help="unet, linknet, fpn, unetplusplus, deeplabv3plus; fcn or cnn as baselines."
+        ),
     ] = "unet",
     encoder: Annotated[
         str,
@@ -38,11 +40,13 @@ def unet(
     ] = "tu-regnetx_004",
     loss: Annotated[
         str,
-        typer.Option(help="bce, dice, jaccard, bce_log_dice, focal, hard_pixels; join with '+'."),
+        typer.Option(
+            help="bce, dice, jaccard, bce_log_dice, focal, hard_pixels; add them with '+'."
+        ),
     ] = "bce+dice",
     border_weight: Annotated[
         float,
-        typer.Option(min=0, help="How much more pixels between close nuclei weigh; often 10."),
+        typer.Option(min=0, help="Extra weight of pixels between close nuclei; often 10."),
     ] = 0.0,
     balanced: Annotated[
         bool,
@@ -52,13 +56,15 @@ def unet(
     ] = True,
     colour: Annotated[
         bool,
-        typer.Option("--colour/--no-colour", help="Vary the stain, and take colour away at times."),
+        typer.Option(
+            "--colour/--no-colour", help="Vary the stain, and sometimes remove the colour."
+        ),
     ] = True,
 ) -> None:
-    """Train a U-Net or its kin, tune its post-processing, and register it with its ONNX graphs.
+    """Train a U-Net or a similar network, tune its post-processing, and register its ONNX graphs.
 
-    Progress, curves, scores per modality and pictures go to MLflow. A run that was killed
-    goes on from its last validation with --resume.
+    Progress, curves, scores per modality and pictures go to MLflow. A run that was stopped
+    continues from its last validation with --resume.
     """
     from training.families.unet import UNet
 

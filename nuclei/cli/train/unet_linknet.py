@@ -34,16 +34,16 @@ def unet_linknet(
         Path | None, typer.Option(help="Folder of a U-Net's training.", show_default=False)
     ] = None,
     linknet: Annotated[
-        Path | None, typer.Option(help="Folder of a LinkNet's.", show_default=False)
+        Path | None, typer.Option(help="Folder of a LinkNet's training.", show_default=False)
     ] = None,
     device: DeviceOption = None,
     out: OutOption = None,
     resume: ResumeOption = None,
     tracking_uri: TrackingUriOption = None,
 ) -> None:
-    """Average a U-Net and a LinkNet, trained before on the same images, in one graph.
+    """Average the maps of a U-Net and a LinkNet that were trained on the same images.
 
-    The average is tuned and registered as a model of its own; no network learns anything more.
+    The average is tuned and registered as a model of its own; nothing more is trained.
     """
     require_training()
     from training.families.averaging import UNetLinkNet

@@ -10,7 +10,7 @@ from training.schedule import YOLOV8
 EPILOG = """
 **Examples**
 
-nuclei train yolov8 my_images/ --size n --zoom 1      (a laptop, over night)
+nuclei train yolov8 my_images/ --size n --zoom 1      (a laptop, overnight)
 
 nuclei train yolov8 stage1_train.zip --size l --batch-size 32 --device cuda
 
@@ -23,16 +23,16 @@ Then: nuclei export --model nuclei-yolov8 --repository my_models/
 @trains(YOLOV8)
 def yolov8(
     asked: Training,
-    size: Annotated[str, typer.Option(help="Of the network: n, s, m, l or x.")] = "s",
+    size: Annotated[str, typer.Option(help="Size of the network: n, s, m, l or x.")] = "s",
     zoom: Annotated[
-        int, typer.Option(min=1, max=4, help="How many times images are enlarged for it.")
+        int, typer.Option(min=1, max=4, help="Factor by which images are enlarged for the network.")
     ] = 2,
 ) -> None:
     """Train a YOLOv8 with masks, tune its post-processing, and register it with its ONNX graphs.
 
     Network and loss are those of ultralytics (`make yolov8-env`), whose licence is AGPL-3.0; the
     model version is tagged with it. Progress, curves, scores per modality and pictures go to
-    MLflow. A run that was killed goes on from its last validation with --resume.
+    MLflow. A run that was stopped continues from its last validation with --resume.
     """
     from training.families.yolov8 import YoloV8, require_ultralytics
 
