@@ -47,12 +47,12 @@ def random_crop(
 def _sampling_grid(
     labels: NDArray[np.uint16], size: int, augmentation: Augmentation, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Source coordinates (x, y), each float32 [size, size], of a zoomed, turned, warped crop."""
+    """Source coordinates (x, y), each float32 [size, size], of a zoomed, rotated, warped crop."""
     zoom = float(np.clip(np.exp(rng.normal(0, augmentation.scale_spread)), 0.4, 2.5))
     angle = rng.uniform(0, 2 * np.pi) if rng.random() < augmentation.rotation else 0.0
     angle += rng.integers(4) * np.pi / 2
     flip = -1 if rng.random() < 0.5 else 1
-    # Python's numbers, here and above: numpy's would make float64 of every array.
+    # Python floats, here and above: numpy scalars would turn every array into float64.
     centre_y, centre_x = _crop_centre(labels, size / zoom, rng).tolist()
     cos, sin = math.cos(angle), math.sin(angle)
     offset = (np.arange(size, dtype=np.float32) - (size - 1) / 2) / zoom
@@ -107,7 +107,7 @@ def _change_look(
 
 
 def _shift_stain(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
-    """Turn the hue, change the saturation, and scale each channel's optical density."""
+    """Rotate the hue, change the saturation, and scale each channel's optical density."""
     density = -np.log(np.maximum(image, 1e-3)) * rng.normal(1, 0.15, 3).astype(np.float32)
     hsv = cv2.cvtColor(np.exp(-np.maximum(density, 0)), cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + rng.normal(0, 12)) % 360

@@ -1,7 +1,7 @@
-"""COCO's form of data sets: one JSON file beside the images (https://cocodataset.org/#format-data).
+"""Data sets in COCO's format: one JSON file beside the images (https://cocodataset.org/#format-data).
 
-Masks are polygons or run-length codes. Polygons are drawn by pycocotools, so their pixels are those
-that every other user of the file sees.
+Masks are polygons or run-length codes. Polygons are drawn by pycocotools, so the pixels are the
+same as for every other user of the file.
 """
 
 import json
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from nuclei.errors import InvalidData, MissingPrerequisite
 
 CATEGORY = {"id": 1, "name": "nucleus", "supercategory": "cell"}
-# Annotation tools put a vertex on the outer edge of the last pixel, and round.
+# Annotation tools put vertices on the outer edge of the last pixel, and round them.
 EDGE_PX = 1.0
 
 
@@ -25,9 +25,9 @@ class CocoImage:
     """One image of a COCO file.
 
     Attributes:
-        file_name: path of the image, from the folder of the images.
+        file_name: path of the image, relative to the folder of the images.
         height, width: pixels.
-        annotations: of its nuclei, as the file has them; of any category.
+        annotations: its nuclei as the file has them; of any category.
     """
 
     file_name: str
@@ -36,7 +36,7 @@ class CocoImage:
     annotations: tuple[Mapping[str, Any], ...]
 
     def labels(self) -> NDArray[np.uint32]:
-        """Its label image, uint32 [H, W]; where masks overlap, the smallest has the pixel.
+        """The label image, uint32 [H, W]; where masks overlap, the smallest gets the pixel.
 
         Nucleus n is annotation n of the image.
 
@@ -66,7 +66,7 @@ class CocoImage:
         return labels
 
     def _coded(self, annotation: Mapping[str, Any]) -> Any:
-        """Its mask as pycocotools' run-length code."""
+        """The mask as pycocotools' run-length code."""
         rle = _pycocotools()
         if annotation.get("iscrowd"):
             raise InvalidData("it is a crowd; expected one mask per nucleus: outline each, or none")
@@ -108,7 +108,7 @@ class CocoImage:
         return flat
 
     def _runs(self, counts: Any) -> list[int]:
-        """Lengths of the runs, of 0 and of 1 by turns; pycocotools does not check their sum."""
+        """Lengths of the alternating runs of 0 and 1; pycocotools does not check their sum."""
         runs = _decompressed(counts) if isinstance(counts, str) else counts
         whole = isinstance(runs, list) and all(isinstance(n, int) and n >= 0 for n in runs)
         if not whole or sum(runs) != self.height * self.width:
@@ -123,8 +123,8 @@ def coco_images(text: bytes) -> list[CocoImage] | None:
     """The images of a COCO file; None when the JSON is something else.
 
     Raises:
-        InvalidData: no JSON; ids or file names that occur twice, annotations of images that are
-            not listed, images without a name or size. Every one is named.
+        InvalidData: not JSON; duplicate ids or file names, annotations of images that are not
+            listed, images without a name or size. All of them are named.
     """
     try:
         found = json.loads(text)
@@ -212,7 +212,7 @@ def _twice(what: str, values: Sequence[Any]) -> Iterator[str]:
 
 
 def _decompressed(counts: str) -> list[int]:
-    """The runs of COCO's compressed code: five bits a character, each run less the last but one."""
+    """The runs of COCO's short code: five bits a character; differences to the last but one."""
     runs: list[int] = []
     value, shift = 0, 0
     for character in counts:

@@ -1,4 +1,4 @@
-"""Downloading the public BBBC038 archives: with progress, resumed after a break, verified."""
+"""Download the public BBBC038 archives: shows progress, resumes, verifies."""
 
 import hashlib
 import zipfile
@@ -17,14 +17,14 @@ COLUMNS = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), Tran
 
 
 def download(url: str, folder: Path, sha256: str | None = None) -> Path:
-    """Fetch one archive into a folder; a file that is there already is only verified.
+    """Fetch one archive into a folder; a file that is already there is only verified.
 
-    A break leaves `<name>.partial`, from which the next call goes on. Every member of the archive
-    is checked against its CRC-32, the whole against `sha256` when it is known. The SHA-256 is kept
-    beside the archive as `<name>.sha256` and must not change later.
+    An interrupted download leaves `<name>.partial`, which the next call continues. Every member of
+    the archive is checked against its CRC-32, and the whole against `sha256` when it is known. The
+    SHA-256 is kept beside the archive as `<name>.sha256` and must not change later.
 
     Args:
-        url: of a zip.
+        url: address of a zip.
         folder: made when it is missing.
         sha256: expected digest, hexadecimal; None takes the one kept beside the file, if any.
 
@@ -33,7 +33,7 @@ def download(url: str, folder: Path, sha256: str | None = None) -> Path:
 
     Raises:
         EngineUnavailable: the server does not answer, or refuses.
-        InvalidData: what came is damaged or has another digest; the file is removed.
+        InvalidData: the archive is damaged or has another digest; the file is removed.
     """
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / url.rsplit("/", 1)[-1]
@@ -62,7 +62,7 @@ def _fetch(url: str, partial: Path) -> None:
             "GET", url, headers=headers, timeout=TIMEOUT_S, follow_redirects=True
         ) as response:
             if response.status_code == httpx.codes.REQUESTED_RANGE_NOT_SATISFIABLE:
-                return  # the partial file is already whole
+                return  # the partial file is already complete
             response.raise_for_status()
             resumed = response.status_code == httpx.codes.PARTIAL_CONTENT
             have = have if resumed else 0

@@ -1,4 +1,4 @@
-"""Which image each training crop comes from: balanced over modalities and sizes."""
+"""Choose the image of each training crop, balanced over modalities and image sizes."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -19,8 +19,8 @@ def balanced_weights(samples: Sequence[Sample]) -> NDArray[np.float64]:
     """Probability of each sample, float64 [N].
 
     Every modality weighs the square root of its count, and so does every size within its modality.
-    Square roots lie between sampling images evenly (rare modalities drown) and groups evenly (the
-    single image of a group would be learnt by heart).
+    The square root is a compromise between equal weights of images (rare modalities are lost) and
+    of groups (the only image of a group would be memorised).
     """
     modalities = Counter(sample.modality for sample in samples)
     groups = Counter((sample.modality, sample.labels.shape) for sample in samples)
@@ -39,10 +39,10 @@ def balanced_weights(samples: Sequence[Sample]) -> NDArray[np.float64]:
 
 
 class CropDataset(Dataset[tuple[Tensor, Any]]):
-    """Endless augmented crops; crop `index` depends on (seed, index) alone, on any machine.
+    """Endless augmented crops; crop `index` depends only on (seed, index), on any machine.
 
-    Items: image float32 [3, S, S] in [0, 1], and the targets made of its labels. Every image is as
-    likely as the next unless they are balanced (`balanced_weights`).
+    Items: image float32 [3, S, S] in [0, 1], and the targets made from its labels. All images are
+    equally likely unless they are balanced (`balanced_weights`).
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class CropDataset(Dataset[tuple[Tensor, Any]]):
 
 
 class CountingSampler(Sampler[int]):
-    """Indices start, start + 1, ... stop - 1, so that a resumed run goes on with unseen crops."""
+    """Indices start, start + 1, ... stop - 1, so that a resumed run continues with unseen crops."""
 
     def __init__(self, start: int, stop: int) -> None:
         self._indices = range(start, stop)

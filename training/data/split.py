@@ -1,4 +1,4 @@
-"""Splitting images for validation so that copies of one field stay on one side."""
+"""Split images for validation, with copies of one field of view on the same side."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from training.data.dataset import Sample
 THUMBNAIL_PX = 80
 COPY_CORRELATION = 0.9
 LEAST_OVERLAP = 0.25
-# Of the rounding errors in an image without contrast, and more.
+# Above the rounding errors of an image without contrast.
 BLANK_ENERGY = 1e-3
 
 
@@ -29,7 +29,7 @@ def split_samples(
     Args:
         samples: images with labels.
         validation_fraction: share of the images of every modality that is held out, in (0, 1).
-        seed: of the random choice; the order of `samples` does not matter.
+        seed: for the random choice; the order of `samples` does not matter.
     """
     samples = sorted(samples, key=lambda sample: sample.id)
     rng = np.random.default_rng(seed)
@@ -96,7 +96,7 @@ def _best_correlations(thumbnails: NDArray[np.float32]) -> NDArray[np.float64]:
     energies = fft.rfft2(thumbnails.astype(np.float64) ** 2, shape)
     window = fft.rfft2(np.ones((height, width)), shape)
     overlap = fft.irfft2(window.conj() * window, shape) >= LEAST_OVERLAP * height * width
-    # One over the contrast of the part of each that overlaps; 0 where too little does.
+    # 1 / contrast of the overlapping part of each; 0 where the overlap is too small.
     of_first = _one_over_contrast(fft.irfft2(energies.conj() * window, shape), overlap)
     of_second = _one_over_contrast(fft.irfft2(window.conj() * energies, shape), overlap)
     best = np.zeros((n, n))
@@ -114,7 +114,7 @@ def _best_correlations(thumbnails: NDArray[np.float32]) -> NDArray[np.float64]:
 def _one_over_contrast(
     energy: NDArray[np.float64], overlap: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Of the energies [N, H, W] at each shift, the first being that of no shift."""
+    """1 / sqrt of the energies [N, H, W] at each shift ([:, 0, 0] is no shift), or 0."""
     enough = overlap & (energy >= LEAST_OVERLAP * energy[:, :1, :1])
     norm = np.sqrt(np.maximum(energy, BLANK_ENERGY))
     return np.where(enough, 1 / norm, 0).astype(np.float32)

@@ -11,7 +11,7 @@ from torch import Tensor
 MAPS = ("foreground", "border", "distance")
 BORDER_REACH_PX = 2
 CLOSENESS_PX = 5.0
-# Smaller parts of nuclei, which the end of a crop leaves, teach nothing.
+# Smaller parts of nuclei, cut off by the edge of a crop, are of no use for training.
 MIN_AREA_PX = 8
 
 
@@ -23,8 +23,8 @@ def target_maps(labels: NDArray[np.uint16]) -> NDArray[np.float32]:
 
     Returns:
         float32 [3, H, W] in [0, 1]: foreground; border, the pixels within 2 pixels of two different
-        nuclei; distance, the Euclidean distance of a pixel of a nucleus to the outside of that
-        nucleus, divided by that nucleus' largest.
+        nuclei; distance, the Euclidean distance of a pixel to the outside of its nucleus,
+        divided by the largest distance in that nucleus.
     """
     return np.stack([(labels > 0).astype(np.float32), touching_border(labels), distance(labels)])
 
@@ -36,7 +36,7 @@ def touching_border(labels: NDArray[np.uint16]) -> NDArray[np.float32]:
 
 
 def distance(labels: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Distance to the outside of the own nucleus over that nucleus' largest; float32 [H, W]."""
+    """Distance to the outside of a pixel's nucleus, 1 at its deepest pixel; float32 [H, W]."""
     highest, lowest = _neighbouring_labels(labels, 1)
     background = cv2.erode(labels, np.ones((3, 3), np.uint8)) == 0
     interior = (labels > 0) & (highest == lowest) & ~background
@@ -56,7 +56,7 @@ def border_closeness(labels: NDArray[np.uint16]) -> NDArray[np.float32]:
 
     Returns:
         float32 [H, W] in [0, 1]: exp(-(d1 + d2)^2 / (2 * 5^2)), where d1 and d2 are the distances
-        to the nearest and the second nearest nucleus, pixels; 0 in a nucleus itself.
+        to the nearest and the second nearest nucleus, pixels; 0 inside nuclei.
     """
     reach = round(4 * CLOSENESS_PX)  # less than 0.0004 beyond
     height, width = labels.shape
@@ -96,7 +96,7 @@ def nuclei_of(labels: NDArray[np.uint16]) -> tuple[NDArray[np.int32], NDArray[np
 
 
 def nuclei_tensors(labels: NDArray[np.uint16]) -> dict[str, Tensor]:
-    """The nuclei of a crop, as detectors learn them: `nuclei_of`'s parts and boxes."""
+    """The nuclei of a crop as detectors are trained on them: parts and boxes of `nuclei_of`."""
     parts, boxes = nuclei_of(labels)
     return {"parts": torch.from_numpy(parts), "boxes": torch.from_numpy(boxes)}
 

@@ -1,8 +1,8 @@
-"""YOLO's form of data sets: a text file per image, a polygon per nucleus.
+"""Data sets in YOLO's format: a text file per image, a polygon per nucleus.
 
-A line is a class and the x, y of a polygon's corners, as parts of the image's width and height
-(https://docs.ultralytics.com/datasets/segment/). A polygon has no holes and no second part: what
-has either changes when it is written so.
+A line is a class and the x, y of a polygon's corners, as fractions of the image's width and height
+(https://docs.ultralytics.com/datasets/segment/). A polygon has no holes and no second part, so
+nuclei with either change when they are written.
 """
 
 from collections.abc import Sequence
@@ -19,10 +19,10 @@ CLASS = "0"
 
 
 def parse_yolo(text: str, height: int, width: int) -> CocoImage:
-    """The nuclei of an image of `height` x `width` pixels, numbered as the lines are.
+    """The nuclei of an image of `height` x `width` pixels, numbered by line.
 
     Raises:
-        InvalidData: lines that are no polygons; each is named.
+        InvalidData: lines that are not polygons; each is named.
     """
     annotations, problems = [], []
     for number, line in enumerate(text.splitlines(), start=1):
@@ -40,7 +40,7 @@ def parse_yolo(text: str, height: int, width: int) -> CocoImage:
 
 
 def yolo_text(labels: NDArray[np.integer]) -> str:
-    """The lines of a label image [H, W], by rising label; the polygons follow the pixels' edges.
+    """The lines of a label image [H, W], by ascending label; the polygons follow the pixels' edges.
 
     Holes are filled; parts are joined by bridges of no width.
     """
@@ -53,7 +53,7 @@ def yolo_text(labels: NDArray[np.integer]) -> str:
 
 
 def _joined(polygons: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:
-    """One polygon, int32 [P, 2], that goes there and back between the nearest corners of parts."""
+    """One polygon, int32 [P, 2], its parts joined by zero-width bridges between near corners."""
     joined = polygons[0]
     for part in polygons[1:]:
         i, j = np.unravel_index(cdist(joined, part).argmin(), (len(joined), len(part)))
