@@ -123,15 +123,18 @@ def test_every_line_of_a_gateway_is_json(json_log: str, version: str) -> None:
     (started,) = [line for line in lines if line["message"] == "gateway starting"]
     assert started["server_version"] == installed_version()
     good, bad = [line for line in lines if line["message"] == "frame"]
-    named = {key: good[key] for key in ("request_id", "code", "model", "version", "protocol")}
+    named = {
+        key: good[key] for key in ("request_id", "code", "model", "version", "method", "protocol")
+    }
     assert named == {
         "request_id": "frame-1",
         "code": "OK",
         "model": "unet",
         "version": version,
+        "method": "watershed",
         "protocol": "grpc",
     }
-    for stage in ("wait", "decode", "tile", "infer", "measure", "encode", "total"):
+    for stage in ("wait", "decode", "tile", "infer", "postprocess", "measure", "encode", "total"):
         assert isinstance(good[f"{stage}_ms"], float)
     assert (bad["code"], bad["error"]) == ("NOT_FOUND", "ModelNotFound")
     assert "'nothing'" in bad["detail"]

@@ -154,6 +154,7 @@ def test_one_trace_from_the_caller_to_the_steps_of_triton(
     (request,) = [span for span in spans if span.name == name]
     assert request.attributes["nuclei.request_id"] == "traced-1"
     assert request.attributes["nuclei.model_version"] == version
+    assert request.attributes["nuclei.method"] == "watershed"
     assert f"request_id=traced-1 trace_id={trace_id}" in traced.process.last_lines(100)
 
 

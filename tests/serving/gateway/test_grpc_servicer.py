@@ -18,6 +18,7 @@ from nuclei.formats import decompress_labels
 from nuclei.imaging.images import read_frame
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
+from nuclei.version import installed_version
 
 SERVICE = "nuclei.v1.Segmentation"
 ALL_OUTPUTS = [value for value in pb.Output.values() if value != pb.OUTPUT_UNSPECIFIED]
@@ -82,6 +83,8 @@ def test_default_outputs_are_the_columns(stub: SegmentationStub, fluorescence: P
     assert not reply.HasField("polygons")
     assert reply.request_id
     assert {"decode", "infer", "postprocess"} <= set(reply.stage_ms)
+    assert reply.server_version == stub.GetServerInfo(pb.GetServerInfoRequest()).server_version
+    assert reply.server_version == installed_version()
 
 
 def test_count_alone_is_a_short_reply(stub: SegmentationStub, fluorescence: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 import tifffile
 
 from nuclei.client import Client
+from nuclei.version import installed_version
 
 LIMIT = 8 * 2**20
 STAGES = ["wait", "decode", "tile", "infer", "postprocess", "measure", "encode"]
@@ -230,3 +231,17 @@ def test_one_line_is_logged_per_frame(gateway: Any, http: httpx.Client, fluoresc
     assert int(fields["bytes_in"]) == fluorescence.stat().st_size
     assert int(fields["bytes_out"]) > 0
     assert float(fields["infer_ms"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/models", 200), ("/livez", 200), ("/nothing", 404)]
+)
+def test_every_answer_says_which_version_of_the_software_gave_it(
+    http: httpx.Client, path: str, status: int
+) -> None:
+    answer = http.get(path)
+    assert (answer.status_code, answer.headers["server"]) == (
+        status,
+        f"nuclei-serving/{installed_version()}",
+    )
+    assert http.post("/v1/segment", content=b"x").headers["server"] == answer.headers["server"]

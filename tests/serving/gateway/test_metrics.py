@@ -1,5 +1,6 @@
 """/metrics of a real gateway: complete, readable by Prometheus, bounded."""
 
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from nuclei.client import Client
 from nuclei.errors import NucleiError
+from nuclei.version import installed_version
 from serving.gateway import metrics
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -79,6 +81,11 @@ def test_process_is_measured(http: httpx.Client) -> None:
     assert 50e6 < values["process_resident_memory_bytes", ()] < 4e9
     assert values["process_open_fds", ()] > 5
     assert values["process_threads", ()] > 2
+
+
+def test_build_is_named(http: httpx.Client) -> None:
+    labels = (("python", platform.python_version()), ("version", installed_version()))
+    assert samples(http)["nuclei_build_info", labels] == 1
 
 
 def test_format_is_what_the_scraper_accepts(http: httpx.Client) -> None:
