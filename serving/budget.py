@@ -1,4 +1,4 @@
-"""A budget of pixels that are in inference at once; first come, first served."""
+"""A budget of pixels in inference at the same time; first come, first served."""
 
 import asyncio
 from collections import deque
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 
 class PixelBudget:
-    """Lets work of different sizes wait until there is room. For one event loop."""
+    """Makes work of different sizes wait until there is room; for one event loop."""
 
     def __init__(self, pixels: int) -> None:
         """Args: pixels: most at once; a larger piece of work runs alone."""

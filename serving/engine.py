@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 CONTROL_TIMEOUT_S = 5.0
 
-# A server that is back is found within a second; gRPC's own back-off grows to two minutes.
+# A server that is back is found within a second; gRPC's default back-off grows to two minutes.
 RECONNECT_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -63,7 +63,7 @@ class ServedModel:
 
 
 class TritonEngine:
-    """Runs graphs on one Triton server. To be made, used and closed in one event loop."""
+    """Runs graphs on one Triton server; must be created, used and closed in one event loop."""
 
     def __init__(self, address: str, pixels: int, max_message_bytes: int, key: str = "") -> None:
         """Open a channel; nothing is sent yet.
@@ -73,14 +73,14 @@ class TritonEngine:
             pixels: most in inference at once, each view of a tile counted; others wait for their
                 turn, and a larger tile runs alone.
             max_message_bytes: longest message in either direction.
-            key: sent where Triton asks whoever controls it for one.
+            key: sent with control requests, for which Triton requires it.
         """
         self._client = InferenceServerClient(
             address,
             channel_args=[
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.max_receive_message_length", max_message_bytes),
-                # A tile's maps come in one frame of HTTP/2, not in fifty.
+                # A tile's maps arrive in one HTTP/2 frame instead of fifty.
                 ("grpc.http2.max_frame_size", 2**22),
                 ("grpc.enable_http_proxy", 0),
                 *RECONNECT_OPTIONS,
@@ -92,7 +92,7 @@ class TritonEngine:
         self._versions: dict[str, str] = {}
 
     async def contract(self, model: str) -> Contract:
-        """The contract of the version served now, asked for again once another version answers.
+        """The contract of the version served now, fetched again once another version answers.
 
         Raises:
             ModelNotFound: Triton does not serve it, or it is only a step of a model.
@@ -187,7 +187,7 @@ class TritonEngine:
     async def _asking(self, model: str) -> AsyncIterator[None]:
         """Turn Triton's errors into ours.
 
-        A server that ends has let go of its models and still answers: that they are unknown.
+        A server that is shutting down has unloaded its models, and still answers: NOT_FOUND.
         """
         try:
             with _translated(model):
@@ -221,7 +221,7 @@ def _contract_of(config: ModelConfig) -> Contract:
     try:
         return contract_of(config)
     except InvalidData as error:
-        # The operator's fault, not the caller's.
+        # A fault of the operator, not of the caller.
         raise EngineFailed(f"model '{config.name}' cannot be used: {error}") from error
 
 
@@ -247,7 +247,7 @@ def _input(name: str, datatype: str, values: NDArray[Any]) -> InferInput:
 def _translated(subject: str) -> Iterator[None]:
     """Turn Triton's errors into ours.
 
-    Triton's text goes to the log only: it carries tracebacks and paths.
+    Triton's text goes to the log only: it contains tracebacks and paths.
     """
     try:
         yield

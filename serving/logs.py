@@ -8,7 +8,7 @@ from typing import TextIO
 
 from serving.settings import ProcessSettings
 
-# Loggers whose level is the setting's; all others say what is at least a warning.
+# Loggers that follow the setting; all others write at least warnings only.
 OURS = ("serving", "nuclei", "bentoml")
 
 Value = str | int | float | bool | None
@@ -17,7 +17,7 @@ Value = str | int | float | bool | None
 class Event:
     """A log message with fields: `logger.info(Event("listening", port=80))`.
 
-    Its text is `listening port=80`, for whatever formatter; ours writes the fields as JSON too.
+    Any formatter gives the text `listening port=80`; ours can write the fields as JSON instead.
     """
 
     def __init__(self, name: str, /, **fields: Value) -> None:

@@ -1,4 +1,4 @@
-"""Spans of OpenTelemetry: from the caller's `traceparent`, over our stages, into Triton."""
+"""OpenTelemetry spans: from the caller's `traceparent` through our stages into Triton."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,9 +27,9 @@ _tracer = trace.get_tracer("nuclei")
 
 
 def start_tracing(endpoint: str, version: str) -> TracerProvider:
-    """Send the spans of this process to a collector; to be shut down at the end.
+    """Send the spans of this process to a collector; shut the provider down at the end.
 
-    The SDK's own settings hold too, `OTEL_TRACES_SAMPLER` and `OTEL_RESOURCE_ATTRIBUTES`. Without
+    The SDK's own settings apply too, `OTEL_TRACES_SAMPLER` and `OTEL_RESOURCE_ATTRIBUTES`. Without
     them every frame is traced, unless its caller's `traceparent` says that it is not sampled.
 
     Args:
@@ -37,12 +37,12 @@ def start_tracing(endpoint: str, version: str) -> TracerProvider:
         version: version of this software.
     """
     for name in ("exporter.otlp.proto.http.trace_exporter", "sdk._shared_internal"):
-        # They complain for each batch; the exporter below says it once.
+        # They log every failed batch; the exporter below logs the change only.
         logging.getLogger(f"opentelemetry.{name}").setLevel(logging.CRITICAL)
     resource = Resource.create({"service.name": SERVICE_NAME, "service.version": version})
     provider = TracerProvider(resource=resource)
     exporter = OTLPSpanExporter(endpoint, timeout=EXPORT_TIMEOUT_S)
-    provider.add_span_processor(BatchSpanProcessor(_SaidOnce(exporter, endpoint)))
+    provider.add_span_processor(BatchSpanProcessor(_OutageLoggingExporter(exporter, endpoint)))
     trace.set_tracer_provider(provider)
     return provider
 
@@ -81,17 +81,17 @@ def spanned(
     """A span around what happens inside, the current one there.
 
     Args:
-        name: bounded: no part of it is the caller's.
+        name: one of a few: no part of it comes from the caller.
         attributes: known at the start.
         context: of the parent; None is the current one.
-        kind: by whom it was asked, or whom it asks.
+        kind: whether it serves a request, sends one, or neither.
     """
     span = _tracer.start_span(name, context, kind, attributes)
     try:
         with trace.use_span(span, record_exception=False, set_status_on_exception=False):
             yield span
     except BaseException as error:
-        # The class only: a message may tell of files of this machine.
+        # The class only: a message may contain paths of this machine.
         span.set_status(StatusCode.ERROR)
         span.set_attribute("error.type", type(error).__name__)
         raise
@@ -99,8 +99,8 @@ def spanned(
         span.end()
 
 
-class _SaidOnce(SpanExporter):
-    """An exporter that says once that the collector does not answer, and once that it does."""
+class _OutageLoggingExporter(SpanExporter):
+    """An exporter that logs when the collector stops answering, and when it answers again."""
 
     def __init__(self, exporter: SpanExporter, endpoint: str) -> None:
         self._exporter = exporter

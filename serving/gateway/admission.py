@@ -2,9 +2,9 @@
 
 A caller may hold no more than what is left free for others (dynamic thresholds: Choudhury and
 Hahne, IEEE/ACM Transactions on Networking 6, 1998). So one greedy caller gets half of the service,
-two get a third each, and there is always room for one who comes new. Permits in hand wait for their
-turn to be worked on; callers take turns, and none has the last slot: the large frames of one never
-keep all others waiting.
+two get a third each, and there is always room for a new one. Frames with a permit wait for their
+turn; callers take turns, and no caller may hold all slots: the large frames of one never keep all
+others waiting.
 
 All of it belongs to one event loop.
 """
@@ -20,7 +20,7 @@ from typing import Self
 from nuclei.errors import FrameTooLarge, Overloaded
 from serving.gateway import metrics
 
-# Until a frame has been worked on.
+# Mean time of a frame until one has been measured.
 FIRST_GUESS_S = 0.5
 # Weight of the newest frame in the mean time of a frame.
 NEWEST = 0.1
@@ -33,7 +33,7 @@ class Permit:
 
     Attributes:
         caller: who holds it.
-        n_bytes: memory set aside for the frame.
+        n_bytes: memory reserved for the frame.
         working: whether the frame has got its turn.
     """
 
@@ -46,11 +46,11 @@ class Permit:
         self.working = False
 
     def resize(self, n_bytes: int) -> None:
-        """Set another amount of memory aside, once it is known; nothing for a released permit.
+        """Change the reserved memory, once it is known; does nothing on a released permit.
 
         Raises:
             FrameTooLarge: more than the service ever has.
-            Overloaded: more than is free now; the amount stays as it was.
+            Overloaded: more than is free now; the reservation stays as it was.
         """
         if not self._released:
             self._admission._resize(self, n_bytes)
@@ -93,7 +93,7 @@ class Admission:
 
         Args:
             max_frames: most frames held at once, waiting or in work; also most streams.
-            max_bytes: most memory set aside for them.
+            max_bytes: most memory reserved for them.
             max_in_work: most frames worked on at once.
         """
         self.max_in_work = max_in_work
@@ -108,10 +108,10 @@ class Admission:
         self._turn_s = FIRST_GUESS_S
 
     def admit(self, protocol: str, caller: str, n_bytes: int) -> Permit:
-        """A permit at once, or none.
+        """A permit at once, or an error.
 
         Args:
-            protocol: what the caller speaks, for the metrics.
+            protocol: the caller's, for the metrics.
             caller: names the connection or stream, for fairness.
             n_bytes: memory that the frame needs, as far as known.
 
@@ -165,7 +165,7 @@ class Admission:
             self._streams -= 1
 
     def _lacking(self, permit: Permit, n_bytes: int) -> str:
-        """What there is too little of; empty when the permit can have these bytes.
+        """The resource that is short; empty when the permit can have these bytes.
 
         Raises FrameTooLarge when it never can.
         """
@@ -200,7 +200,7 @@ class Admission:
         return Overloaded(f"{what}; send again in {hint_s:.2g} s or send fewer at once", hint_s)
 
     def _retry_after_s(self) -> float:
-        """The time in which half of the frames held now will be done."""
+        """The time in which half of the frames held now will be done, within bounds."""
         hint_s = self._frames / 2 * self._turn_s / self.max_in_work
         return min(max(hint_s, MIN_RETRY_S), MAX_RETRY_S)
 

@@ -1,4 +1,4 @@
-"""TLS of the gateway: the certificate it shows, and those that it asks its callers for."""
+"""TLS of the gateway: its own certificate, and those that it requires of its callers."""
 
 import ssl
 from pathlib import Path
@@ -78,7 +78,7 @@ def check_loopback(settings: GatewaySettings) -> None:
 def loopback_tls(settings: GatewaySettings) -> ssl.SSLContext | None:
     """What a process of this machine needs to call this gateway; None for plain text.
 
-    It trusts the gateway's own certificate and nothing else, whatever names are in it.
+    It trusts the gateway's own certificate only, with any host name in it.
     """
     if settings.tls_certificate is None:
         return None
@@ -127,7 +127,7 @@ def _check_pair(certificate: Path | None, key: Path | None, prefix: str) -> None
     if certificate is None or key is None:
         raise InvalidOption(f"{settings} go together: set both")
     try:
-        # A password is never asked for: there may be nobody at the keyboard.
+        # Never prompt for a password: the process may have no terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "")
     except (OSError, ValueError) as error:
         mismatch = "MISMATCH" in str(error)

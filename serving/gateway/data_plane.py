@@ -1,4 +1,4 @@
-"""The one way of a frame through the gateway, whatever protocol it came by."""
+"""The one path of a frame through the gateway, for every protocol."""
 
 import asyncio
 import uuid
@@ -44,7 +44,7 @@ class Options:
     deadline: Deadline | None = None
 
     def __post_init__(self) -> None:
-        """Raises InvalidOption for a request id that would spoil a log line."""
+        """Raises InvalidOption for a request id that would break a log line."""
         if not self.request_id:
             object.__setattr__(self, "request_id", uuid.uuid4().hex)
         printable = all("!" <= character <= "~" for character in self.request_id)
@@ -56,7 +56,7 @@ class Options:
 
 
 class FrameSource(Protocol):
-    """A frame as its protocol brought it. What it does on pixels is done in the executor."""
+    """A frame as its protocol delivers it; both methods run in the executor."""
 
     def probe(self, limits: FrameLimits) -> Header:
         """Its size, before anything is decompressed; errors as `read`."""
@@ -83,7 +83,7 @@ class ServerInfo:
         limits: the largest frame.
         default_timeout_s: time of a request without a deadline, seconds.
         max_frames_in_flight: most frames held at once, waiting or in work.
-        max_bytes_in_flight: most memory set aside for them.
+        max_bytes_in_flight: most memory reserved for them.
     """
 
     server_version: str
@@ -125,7 +125,7 @@ class DataPlane:
         observation: Observation,
         permit: Permit,
     ) -> Result:
-        """Segment one frame, as soon as it is its turn.
+        """Segment one frame, once it is its turn.
 
         Args:
             source: the frame.
@@ -143,7 +143,7 @@ class DataPlane:
         try:
             async with asyncio.timeout(timeout_s), AsyncExitStack() as stack:
                 model = options.model or self._settings.default_model
-                # Asked first: an unknown model or a dead server is answered before any work.
+                # First: an unknown model or a dead server is answered before any work.
                 contract = await self._engine.contract(model)
                 observation.graph = model + pipeline.TTA_SUFFIX if options.tta else model
                 observation.method = contract.method.value
@@ -172,7 +172,7 @@ class DataPlane:
     async def _read(
         self, source: FrameSource, observation: Observation, permit: Permit, method: Method
     ) -> Frame:
-        """The frame; its memory is set aside before it is decoded, for a small file may inflate."""
+        """The frame. Its memory is reserved before it is decoded: a small file may inflate."""
         limits = self._settings.frame_limits
         with observation.timed("decode"):
             header = await self._off_loop(source.probe, limits)

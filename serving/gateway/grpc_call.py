@@ -1,4 +1,4 @@
-"""One gRPC call: the messages that come, the answers that go, and how it ends with an error."""
+"""One gRPC call: the messages it receives, the answers it sends, and how it ends with an error."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -34,7 +34,7 @@ class Call:
 
     @property
     def deadline(self) -> Deadline | None:
-        """When the caller gives up; None when it does not say."""
+        """When the caller gives up; None when it sent no deadline."""
         left_s = self._context.time_remaining()
         return None if left_s is None else Deadline.after(left_s)
 
@@ -76,7 +76,7 @@ class Call:
         return message
 
     async def write(self, answer: bytes) -> None:
-        """Send an answer; returns once the caller has taken enough to have room for more."""
+        """Send an answer; returns once flow control has room for more."""
         self._writing = asyncio.ensure_future(self._context.write(answer))
         self._writing.add_done_callback(_retrieve)
         await asyncio.shield(self._writing)
@@ -94,7 +94,7 @@ class Call:
             raise DeadlineExceeded(f"the answer was not taken within {timeout_s:.3g} s") from None
 
     async def abort(self, error: NucleiError) -> None:
-        """End the call with an error; gRPC allows that only once an answer under way is taken."""
+        """End the call with an error; gRPC allows that only once a pending write is done."""
         if self._writing is not None:
             await asyncio.wait({self._writing})
         metadata = [(ERROR_METADATA, type(error).__name__)]
@@ -108,7 +108,7 @@ Method = Callable[[Call], Awaitable[None]]
 
 
 def handler(method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
-    """What grpc.aio calls: runs the method, and makes an error of the tree the call's status."""
+    """A handler for grpc.aio that runs the method; a NucleiError becomes the status of the call."""
 
     async def handle(requests: object, context: Context) -> None:
         call = Call(context)
@@ -119,7 +119,7 @@ def handler(method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
             failed = error
         else:
             return
-        # What these refer to holds frames and answers, which must not wait for a slow caller.
+        # They refer to frames and answers, which must not stay in memory while a slow caller reads.
         failed.__traceback__ = failed.__context__ = failed.__cause__ = None
         await call.abort(failed)
 
@@ -127,6 +127,6 @@ def handler(method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
 
 
 def _retrieve(writing: asyncio.Future[None]) -> None:
-    """Look at how a write ended: a caller who is gone is no news."""
+    """Retrieve how a write ended, so that asyncio does not log that the caller has hung up."""
     if not writing.cancelled():
         writing.exception()

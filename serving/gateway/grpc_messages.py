@@ -1,4 +1,4 @@
-"""Messages of nuclei.v1 to frames and options, and results to messages."""
+"""From messages of nuclei.v1 to frames and options, and from results to messages."""
 
 import uuid
 from collections.abc import Collection
@@ -33,7 +33,7 @@ class FrameRequest:
 
     Attributes:
         request_id: the caller's, or a new one.
-        frame: what the message said of the frame, without its pixels.
+        frame: the frame's fields of the message, without its pixels.
         n_bytes: length of the image as it was sent.
     """
 
@@ -74,7 +74,7 @@ class FrameRequest:
         """The size of the frame, before it is decoded.
 
         Raises:
-            InvalidImage, FrameTooLarge: as `read`, as far as the header shows it.
+            InvalidImage, FrameTooLarge: as `read`, as far as the header reveals it.
         """
         if self._decoded is not None:
             height, width, channels = self._decoded.pixels.shape
@@ -95,7 +95,7 @@ class FrameRequest:
         if self._decoded is None:
             self._decoded = self._read(limits)
             self._pixels = b""
-        _stage_map(self.frame, self._decoded)  # refuses an impossible one before any work
+        _stage_map(self.frame, self._decoded)  # raises for an impossible one before any work
         return self._decoded
 
     def reply(self, segmentation: Segmentation, frame: Frame) -> bytes:
@@ -263,7 +263,7 @@ def _add_polygons(columns: pb.Polygons, segmentation: Segmentation) -> None:
 
 
 def write_error(message: pb.FrameError, error: NucleiError) -> None:
-    """Fill in what a failed Segment call would say of the error."""
+    """Fill in what a failed Segment call would carry in its status and trailing metadata."""
     message.name = type(error).__name__
     message.code = grpc.StatusCode[error.grpc_status].value[0]
     message.message = str(error)

@@ -1,4 +1,4 @@
-"""The gRPC server of one worker: the API, health and reflection."""
+"""The gRPC server of the gateway: the API, health and reflection."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ from serving.logs import Event
 logger = logging.getLogger(__name__)
 
 HEALTH_INTERVAL_S = 1.0
-# A peer that is gone without a word is noticed within half a minute, and its work cancelled.
+# A peer that vanished is noticed within half a minute, and its work cancelled.
 KEEPALIVE_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -45,7 +45,7 @@ class GrpcServer:
             options=[
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
-                # Frames of HTTP/2 in which callers send theirs: fewer cost less.
+                # Callers send an image in HTTP/2 frames of this size: fewer frames cost less.
                 ("grpc.http2.max_frame_size", 2**22),
                 ("grpc.so_reuseport", 0),
                 *KEEPALIVE_OPTIONS,
@@ -96,7 +96,7 @@ class GrpcServer:
         await self._server.stop(self._drain_s)
 
     async def _report_health(self) -> None:
-        """Health follows the readiness of the models."""
+        """Keep the health status equal to the readiness of the models."""
         reported = None
         while True:
             ready = await self._data_plane.is_ready()

@@ -17,16 +17,16 @@ from serving.gateway.settings import GatewaySettings
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
 
-# Set aside for a message until it has arrived: 2048 x 2048 pixels of 16 bit.
+# Memory reserved for a message until it has arrived: 2048 x 2048 pixels of 16 bit.
 EXPECTED_BYTES = 8 * 2**20
 
 
 class GrpcServicer:
     """nuclei.v1.Segmentation.
 
-    Every call is handled as a stream, which looks the same on the wire: such a handler runs before
-    a message is received, so that a refused call costs nothing, and it knows when an answer has
-    been taken, so that the permit can be held until then.
+    Every call is handled as a stream, which looks the same on the wire: a stream handler runs
+    before a message is received, so that a refused call costs nothing, and it knows when an answer
+    has been sent, so that it can hold the permit until then.
     """
 
     def __init__(self, data_plane: DataPlane, settings: GatewaySettings) -> None:
@@ -35,7 +35,7 @@ class GrpcServicer:
         self._draining = asyncio.Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
-        """What a server is to be given."""
+        """The handler of all three calls, to be added to a server."""
         methods = {
             "Segment": self._segment,
             "SegmentStream": self._segment_stream,
@@ -46,7 +46,7 @@ class GrpcServicer:
         )
 
     def begin_draining(self) -> None:
-        """Let streams end once what they have received is answered."""
+        """Let streams end once the frames that they have received are answered."""
         self._draining.set()
 
     async def _segment(self, call: Call) -> None:
@@ -67,7 +67,7 @@ class GrpcServicer:
         await call.write_only(info.SerializeToString(), self._settings.reader_timeout_s)
 
     async def _reply(self, call: Call, observation: Observation, permit: Permit) -> bytes:
-        """The reply of Segment; nothing else of the frame is left while that is written."""
+        """The serialised reply; the request and its frame are released on return."""
         request = FrameRequest(await call.read_only(pb.SegmentRequest))
         permit.resize(request.n_bytes)
         observation.bytes_in = request.n_bytes

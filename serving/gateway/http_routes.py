@@ -41,7 +41,7 @@ from serving.gateway.settings import ENVELOPE_BYTES, UPLOAD_S, GatewaySettings
 REQUEST_ID_HEADER = "X-Request-ID"
 FORM_FIELD = "file"
 PARAMETERS = frozenset({"model", "tta", "format"})
-# Nobody reads it; nginx's number for it.
+# Logged by proxies only, the caller has left; nginx's number.
 CLIENT_CLOSED_REQUEST = 499
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
@@ -50,7 +50,7 @@ Result = TypeVar("Result")
 
 
 class CallerLeft(asyncio.CancelledError):
-    """The caller hung up while the frame was worked on."""
+    """The caller hung up while the frame was in work."""
 
 
 def http_app(settings: GatewaySettings, token: Token) -> Starlette:
@@ -60,7 +60,7 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
 
     Args:
         settings: limits.
-        token: what callers must send for everything but health.
+        token: required of callers for everything but health.
     """
 
     async def segment(request: Request) -> Response:
@@ -98,7 +98,7 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
 
 
 class ServerHeader:
-    """Adds the header `Server`, with the version of this software, to every answer."""
+    """Adds the header `Server` with the version of this software to every answer."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -164,7 +164,7 @@ async def _segment(
     body = await first_completed(_body(request, max_request_bytes, permit), _stopping(request))
     observation.bytes_in = len(body)
     source = EncodedFrame(body)
-    del body  # the source lets go of it
+    del body  # only the source holds it, until it is decoded
 
     def encode(segmentation: Segmentation, frame: Frame) -> tuple[bytes, Segmentation]:
         return chosen.encode(segmentation, frame), segmentation
@@ -197,7 +197,7 @@ def _claim(request: Request) -> tuple[str, int]:
 
 
 def _stopping(request: Request) -> Ending:
-    """That the server has no more time for the request."""
+    """The end of the time for draining."""
     error = EngineUnavailable("the server is shutting down; send the frame again")
     return request.app.state.drained.wait(), error
 

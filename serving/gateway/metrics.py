@@ -1,10 +1,10 @@
 """What the gateway measures, in the memory of its one process; read at `/metrics`.
 
-Labels are bounded: `model` is the graph that was asked (`unet`, `unet_tta`; empty when there is no
-such model, so that a caller cannot invent values), `version` is what answered (empty when nothing
-did; of each model the newest `KEPT_VERSIONS` are kept), `protocol` is grpc, stream or http, `code`
-a gRPC status name or SKIPPED, `reason` one of the few for which a request is refused before any
-work.
+Labels are bounded: `model` is the graph that was requested (`unet`, `unet_tta`; empty when there is
+no such model, so that a caller cannot invent values), `version` is the one that answered (empty
+when none did; of each model the newest `KEPT_VERSIONS` are kept), `protocol` is grpc, stream or
+http, `code` a gRPC status name or SKIPPED, `reason` one of the few for which a request is refused
+before any work.
 """
 
 import platform
@@ -18,7 +18,7 @@ from nuclei.version import installed_version
 
 KEPT_VERSIONS = 4
 
-# From a tile answered from warm caches to the largest frame with 8 views on a slow machine.
+# From one tile on warm caches to the largest frame with 8 views on a slow machine.
 SECONDS_BUCKETS = (
     0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1, 1.5, 2, 3, 5, 10, 30,
     60, 120,
@@ -42,7 +42,7 @@ NUCLEI = Counter(
     ["model", "version", "protocol"],
 )
 FRAMES_IN_FLIGHT = Gauge("nuclei_frames_in_flight", "Frames held now, waiting or in work.")
-BYTES_IN_FLIGHT = Gauge("nuclei_in_flight_bytes", "Memory set aside for the frames held now.")
+BYTES_IN_FLIGHT = Gauge("nuclei_in_flight_bytes", "Memory reserved for the frames held now.")
 FRAMES_IN_WORK = Gauge("nuclei_frames_in_work", "Frames worked on now.")
 REJECTED = Counter("nuclei_rejected", "Requests refused before any work.", ["protocol", "reason"])
 BYTES = Counter(
@@ -62,8 +62,8 @@ def note_version(model: str, version: str) -> None:
     """Keep the series of a model's newest versions, and forget those of the oldest.
 
     Args:
-        model: the graph that was asked.
-        version: what answered.
+        model: the graph that was requested.
+        version: the one that answered.
     """
     known = _versions[model]
     if version in known:

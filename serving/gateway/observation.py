@@ -1,4 +1,4 @@
-"""What is measured and logged of every request, whatever protocol it came by."""
+"""What is measured, traced and logged of every request, for every protocol."""
 
 import asyncio
 import logging
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 Protocol = Literal["grpc", "stream", "http"]
 
-# Instead of a status, for a frame that its stream gave up.
+# Instead of a status, for a frame that its stream skipped.
 SKIPPED = "SKIPPED"
 
 # Names and attributes of the request's span, by OpenTelemetry's conventions for RPC and HTTP.
@@ -38,9 +38,9 @@ class Observation(Stopwatch):
     """One request, filled in as it proceeds.
 
     Attributes:
-        protocol: what it came by.
+        protocol: by which it arrived.
         request_id: its name in the log.
-        graph: the graph that was asked (a model, or its `_tta`), once the model is known to exist.
+        graph: the graph that was requested (a model, or its `_tta`), once it is known to exist.
         version: the version that answered.
         method: how the model's answers are post-processed, such as `watershed`.
         frame: height x width x channels and dtype of the frame.
@@ -51,7 +51,7 @@ class Observation(Stopwatch):
     """
 
     def __init__(self, protocol: Protocol, span: trace.Span) -> None:
-        """Begin; the span is the request's, the parent of those of its steps."""
+        """Args: span: of the request, the parent of the spans of its steps."""
         super().__init__()
         self.protocol = protocol
         self.request_id = ""
@@ -70,21 +70,21 @@ class Observation(Stopwatch):
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Time a step, and make a span of it, in whatever thread it runs."""
+        """Time a step, and make a span of it; may run in any thread."""
         with tracing.spanned(stage, {}, self._context), super().timed(stage):
             yield
 
 
 class Skipped(Exception):
-    """A frame of a stream was given up for newer ones; says why."""
+    """A frame of a stream was skipped in favour of newer ones; the message is the reason."""
 
 
 @contextmanager
 def only_known_errors() -> Iterator[None]:
-    """Make every error one of the error tree, so that no caller sees the inside of the service.
+    """Turn every exception into a NucleiError, so that no caller sees internals of the service.
 
     Raises:
-        NucleiError: what was raised inside; InternalError for an error that nobody foresaw.
+        NucleiError: what was raised inside; InternalError for any other exception.
         Skipped: as it was raised.
     """
     try:
@@ -101,7 +101,7 @@ def observed(protocol: Protocol, carrier: Mapping[str, str] | None = None) -> It
     """Measure, trace and log the request handled inside; errors are those of `only_known_errors`.
 
     Args:
-        protocol: what it came by.
+        protocol: by which it arrived.
         carrier: its HTTP headers or gRPC metadata, with the caller's `traceparent` if it has one.
     """
     name, attributes = _SPANS[protocol]
@@ -183,7 +183,7 @@ def _log(
     }
     if error is not None:
         fields |= {"error": type(error).__name__, "detail": str(error)}
-    # The service's own failures stand out; a caller's mistakes are everyday.
+    # Failures of the service stand out; mistakes of callers are everyday.
     serious = isinstance(error, InternalError | EngineFailed | EngineUnavailable)
     logger.log(
         logging.WARNING if serious else logging.INFO,

@@ -1,4 +1,4 @@
-"""Failures as HTTP tells them: RFC 9457 problems, which never show the inside of the service."""
+"""Failures as HTTP answers: RFC 9457 problems, which never reveal internals of the service."""
 
 import math
 from http import HTTPStatus
@@ -25,7 +25,7 @@ _DETAILS = {
 
 
 def problem(error: NucleiError) -> Response:
-    """The answer to a request that failed with an error of the tree."""
+    """The answer to a request that failed with a NucleiError."""
     name = type(error).__name__
     return JSONResponse(
         {
@@ -41,7 +41,7 @@ def problem(error: NucleiError) -> Response:
 
 
 async def answer_problem(request: Request, error: Exception) -> Response:
-    """Answers errors of the tree, of the routing, and those that nobody foresaw."""
+    """Answers any exception: a NucleiError, an error of the routing, or an unexpected one."""
     if isinstance(error, NucleiError):
         return problem(error)
     if isinstance(error, HTTPException):
@@ -66,7 +66,7 @@ def _routing_problem(status: HTTPStatus, error: HTTPException) -> Response:
 def _headers(error: NucleiError) -> dict[str, str]:
     match error:
         case FrameTooLarge():
-            # What is left of a body that is too long is not worth receiving.
+            # The rest of a body that is too long is not received.
             return {"Connection": "close"}
         case Unauthenticated():
             return {"WWW-Authenticate": "Bearer"}

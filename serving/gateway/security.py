@@ -1,4 +1,4 @@
-"""Who may call the gateway: where it may listen, and the bearer token, on both protocols."""
+"""Who may call the gateway: the addresses it may listen on, and the bearer token."""
 
 import hmac
 import ipaddress
@@ -22,7 +22,7 @@ from serving.gateway.settings import GatewaySettings
 logger = logging.getLogger(__name__)
 
 MIN_TOKEN_LENGTH = 16
-# What anybody may ask: an orchestrator's probes carry no token.
+# Open to everybody: an orchestrator's probes carry no token.
 OPEN_SERVICE = f"/{health.SERVICE_NAME}/"
 OPEN_PATHS = ("/livez", "/readyz")
 
@@ -62,7 +62,7 @@ def check(settings: GatewaySettings, addresses: Iterable[str]) -> None:
 
 
 def listening_addresses() -> set[str]:
-    """IP addresses on which this process really listens, TCP."""
+    """IP addresses on which this process listens, TCP."""
     return {
         connection.laddr.ip
         for connection in psutil.Process().net_connections("tcp")
@@ -78,7 +78,7 @@ class Token:
         self._expected = None if token is None else b"Bearer " + token.get_secret_value().encode()
 
     def check(self, authorization: str | bytes | None, protocol: str) -> None:
-        """Check a header or metadata `authorization`, in a time that tells nothing of the token.
+        """Check a header or metadata `authorization`, in constant time.
 
         Raises:
             Unauthenticated: it is not the token.

@@ -119,7 +119,7 @@ class NucleiGateway:
             await self._grpc.start()
             security.check(settings, security.listening_addresses())
         _on_sigterm(self._begin_draining)
-        # What was made until now stays: collections need not look at it with every few frames.
+        # What exists by now stays: collections need not traverse it every few frames.
         gc.collect()
         gc.freeze()
 
@@ -155,7 +155,7 @@ def _ending_the_service() -> Iterator[None]:
 
 
 def _on_sigterm(begin: Callable[[], None]) -> None:
-    """Call `begin` in the running loop at SIGTERM, before whatever handled it until now."""
+    """At SIGTERM, call `begin` in the running loop, then the handler that was installed before."""
     loop = asyncio.get_running_loop()
     handled = signal.getsignal(signal.SIGTERM)
 

@@ -1,4 +1,4 @@
-"""A stream of frames: order per position, policies for falling behind, and bounded memory."""
+"""A stream of frames: order per position, overflow policies and bounded memory."""
 
 import asyncio
 from collections import defaultdict, deque
@@ -14,9 +14,9 @@ from serving.gateway.admission import Admission, Permit
 from serving.gateway.observation import Skipped
 
 PROTOCOL: Final = "stream"
-# Answers that may wait for the caller to take them, SKIPPED included, before reading stops.
+# Most answers, SKIPPED included, that the caller has not taken when reading stops.
 MAX_UNWRITTEN = 256
-# Of the time for draining; the rest is for writing the last answers.
+# Share of the drain time for work; the rest is for writing the last answers.
 DRAIN_SHARE = 0.8
 
 Answer = TypeVar("Answer")
@@ -33,12 +33,12 @@ class OverflowPolicy(Enum):
 
 
 class StreamedFrame(Protocol[Answer_co]):
-    """One frame, as the protocol of its caller brought it.
+    """One frame, as the caller's protocol delivers it.
 
     Attributes:
         position: (acquisition_uid, position); answers keep the order of frames of one position.
         n_bytes: memory of the frame as it was received.
-        deadline: when its caller gives it up.
+        deadline: when its caller gives up.
     """
 
     position: tuple[str, int]
@@ -49,8 +49,8 @@ class StreamedFrame(Protocol[Answer_co]):
         """Segment the frame and make its answer, errors of the frame included.
 
         Args:
-            admitted: to be entered before any work; waits for the frame's permit. It and what runs
-                inside raises Skipped or a NucleiError when the stream gives the frame up.
+            admitted: to be entered before any work; waits for the frame's permit. Entering it, or
+                what runs inside, raises Skipped or a NucleiError when the stream drops the frame.
         """
         ...
 
@@ -60,9 +60,9 @@ class _Entry(Generic[Answer]):
     """A frame whose answer is not written yet."""
 
     position: tuple[str, int]
-    # Set once the frame has a permit, or an answer without one.
+    # Set once the frame has a permit, or an answer without a permit.
     settled: asyncio.Event = field(default_factory=asyncio.Event)
-    # Once it runs: a task that is cancelled before that never does.
+    # Set by the task itself: one that is cancelled before it runs never runs.
     task: asyncio.Task[Any] | None = None
     permit: Permit | None = None
     in_window: bool = False
@@ -71,12 +71,12 @@ class _Entry(Generic[Answer]):
 
     @property
     def waits(self) -> bool:
-        """Whether no work has been done yet, so that giving it up loses nothing."""
+        """Whether no work has been done yet, so that skipping it wastes nothing."""
         begun = self.permit is not None and self.permit.working
         return self.answer is None and self.given_up is None and not begun
 
     def give_up(self, reason: Exception) -> None:
-        """Stop whatever is done for the frame; `reason` is raised there."""
+        """Stop the work on the frame; `reason` is raised there."""
         if self.answer is None and self.given_up is None:
             self.given_up = reason
             if self.task is not None:
@@ -167,12 +167,12 @@ class FrameStream(Generic[Answer]):
             self._entries[entry] = None
             self._positions[entry.position].append(entry)
             group.create_task(self._live(entry, frame))
-            del frame  # the task holds it, no longer than needed
+            del frame  # the task holds it, for no longer than it needs it
             await entry.settled.wait()
             await self._until_unwritten_below(self._max_unwritten)
 
     def _make_way(self, newest: _Entry[Answer]) -> None:
-        """Skip the waiting frames that the policy gives up for a new one."""
+        """Skip the waiting frames that the policy drops for a new one."""
         if self._overflow is OverflowPolicy.LATEST_ONLY:
             for entry in self._positions.get(newest.position, ()):
                 if entry.waits:
