@@ -1,4 +1,4 @@
-"""How long to wait before something that failed is tried again."""
+"""Delays between attempts to restart something that fails."""
 
 _FIRST_S = 0.5
 _MOST_S = 30.0
@@ -6,10 +6,10 @@ _HEALTHY_S = 60.0
 
 
 class Backoff:
-    """A wait that doubles with each failure up to a cap, and starts anew after a healthy time.
+    """A delay that doubles with each failure up to a maximum, and is reset by a healthy period.
 
     Attributes:
-        attempt: failures since the last healthy time.
+        attempt: failures since the last healthy period.
     """
 
     def __init__(self) -> None:
@@ -19,10 +19,10 @@ class Backoff:
         """Note a failure.
 
         Args:
-            healthy_s: how long all was well before it, seconds.
+            healthy_s: length of the healthy period before it, seconds.
 
         Returns:
-            Seconds to wait before the next try.
+            Seconds to wait before the next attempt.
         """
         self.attempt = 1 if healthy_s >= _HEALTHY_S else self.attempt + 1
         return min(_FIRST_S * 2.0 ** (self.attempt - 1), _MOST_S)
