@@ -1,4 +1,4 @@
-"""Delays between attempts to restart something that fails."""
+"""How long to wait before something that failed is tried again."""
 
 _FIRST_S = 0.5
 _MOST_S = 30.0
@@ -6,10 +6,10 @@ _HEALTHY_S = 60.0
 
 
 class Backoff:
-    """A delay that doubles with each failure up to a maximum, and is reset by a healthy period.
+    """A wait that doubles with each failure up to a cap, and starts anew after a healthy time.
 
     Attributes:
-        attempt: failures since the last healthy period.
+        attempt: failures since the last healthy time.
     """
 
     def __init__(self) -> None:
@@ -19,10 +19,10 @@ class Backoff:
         """Note a failure.
 
         Args:
-            healthy_s: length of the healthy period before it, seconds.
+            healthy_s: how long all was well before it, seconds.
 
         Returns:
-            Seconds to wait before the next attempt.
+            Seconds to wait before the next try.
         """
         self.attempt = 1 if healthy_s >= _HEALTHY_S else self.attempt + 1
         return min(_FIRST_S * 2.0 ** (self.attempt - 1), _MOST_S)

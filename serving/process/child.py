@@ -1,4 +1,4 @@
-"""A server that runs as a child process."""
+"""A server that runs as a child process of ours."""
 
 import contextlib
 import ctypes
@@ -28,7 +28,7 @@ _POLL_S = 0.02
 class Child:
     """A process in a session of its own (Ctrl-C does not reach it) that writes to a log file.
 
-    Start it from a thread that lives as long as this process: it ends with that thread.
+    To be started by a thread that lives as long as this process: it ends with that thread.
     """
 
     def __init__(
@@ -37,15 +37,15 @@ class Child:
         """Describe the process; `start` starts it.
 
         Args:
-            name: its name in messages.
+            name: what messages call it.
             command: program and arguments.
             environment: the whole environment.
-            log: file for its output, the previous one is kept as `<log>.1`; None shares our output.
+            log: file for its output, the one before kept as `<log>.1`; None for our own output.
         """
         self.name = name
         self.log = log
         self._command = command
-        # Its descendants inherit this variable, which identifies them when their parents are gone.
+        # Its descendants inherit it, and are known by it when their parents are gone.
         self._mark = secrets.token_hex(8)
         self._environment = {**environment, _MARK: f"{environment.get(_MARK, '')}:{self._mark}"}
         self._process: subprocess.Popen[bytes] | None = None
@@ -56,11 +56,11 @@ class Child:
 
     @property
     def pid(self) -> int | None:
-        """Process id; None when it is not running."""
+        """Process id, None when it does not run."""
         return self._process.pid if self._process is not None and self.running else None
 
     def children(self) -> frozenset[int]:
-        """Process ids of its direct children."""
+        """Process ids of what it started itself."""
         if (pid := self.pid) is None:
             return frozenset()
         try:
@@ -69,7 +69,7 @@ class Child:
             return frozenset()
 
     def lifeless_children(self) -> frozenset[int]:
-        """Its children that are zombies (ended, not reaped) or stopped."""
+        """Those of its children that ended without its noticing, or were stopped."""
         lifeless = []
         for pid in self.children():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -79,7 +79,7 @@ class Child:
 
     @property
     def exit_code(self) -> int | None:
-        """None while it runs or before it was started; -9 after SIGKILL."""
+        """None while it runs or before it was started; -9 when SIGKILL ended it."""
         return None if self._process is None else self._process.poll()
 
     @property
@@ -91,7 +91,7 @@ class Child:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def start(self) -> None:
-        """Start it; it ends when this process ends, even if that is killed."""
+        """Start it; it ends when this process does, however that ends."""
         with contextlib.ExitStack() as stack:
             log = None if self.log is None else stack.enter_context(_opened(self.log))
             self._process = subprocess.Popen(
@@ -105,7 +105,7 @@ class Child:
             )
 
     def stop(self, timeout_s: float) -> None:
-        """End it and its descendants: SIGTERM to it, SIGKILL to all that are left in time.
+        """End it and its descendants: SIGTERM to it, SIGKILL for what is left after a time.
 
         Args:
             timeout_s: seconds between the two.
@@ -128,10 +128,10 @@ class Child:
         self._process = None
 
     def cap_log(self) -> None:
-        """Move the contents of a long log to `<log>.1`; the process keeps writing to its file."""
+        """Put what its log holds aside once that is long; the process goes on writing to it."""
         if self.log is None or self.log.stat().st_size < _LOG_BYTES:
             return
-        with contextlib.suppress(OSError):  # a full disk: what cannot be moved is dropped
+        with contextlib.suppress(OSError):  # a full disk: what cannot be put aside is let go
             shutil.copyfile(self.log, _aside(self.log))
         os.truncate(self.log, 0)
 
@@ -144,7 +144,7 @@ class Child:
         return found
 
     def last_lines(self, count: int) -> str:
-        """The last lines of its log."""
+        """The end of its log."""
         if self.log is None:
             return ""
         try:
@@ -161,7 +161,7 @@ def _opened(log: Path) -> BinaryIO:
         log.parent.mkdir(parents=True, exist_ok=True)
         if log.exists():
             log.replace(_aside(log))
-        # In append mode writers continue at the new end after the file was truncated.
+        # Appending: writers go on at the new end once the file was cut.
         return log.open("ab")
     except OSError as error:
         if error.errno != errno.ENOSPC:
@@ -175,5 +175,5 @@ def _aside(log: Path) -> Path:
 
 def _end_with(parent: int) -> None:
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it has ended already
+    if os.getppid() != parent:  # it ended before the line above
         os.kill(os.getpid(), signal.SIGTERM)

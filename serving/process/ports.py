@@ -7,7 +7,7 @@ from contextlib import suppress
 from nuclei.errors import MissingPrerequisite
 
 LOOPBACK = "127.0.0.1"
-# Below the range of ephemeral ports, so no connection takes a port before its server does.
+# Below those that Linux gives to connections: none of them takes a port before its server does.
 FREE = range(20_000, 32_768)
 
 
@@ -17,8 +17,8 @@ def check_free(host: str, port: int, what: str, setting: str) -> None:
     Args:
         host: address to listen on.
         port: the port.
-        what: the kind of port, for the message.
-        setting: the option that chooses another, for the message.
+        what: whose port it is, for the message.
+        setting: how to choose another, for the message.
 
     Raises:
         MissingPrerequisite: the port is taken, or may not be used.
@@ -33,7 +33,7 @@ def check_free(host: str, port: int, what: str, setting: str) -> None:
 
 
 def free_ports(count: int) -> list[int]:
-    """Different ports of the loopback interface that are free now."""
+    """Ports of the loopback interface that nothing uses now, all different."""
     held: dict[int, socket.socket] = {}
     for port in random.SystemRandom().sample(FREE, len(FREE)):
         if len(held) == count:
@@ -51,7 +51,7 @@ def _bind(host: str, port: int) -> socket.socket:
     )[0]
     held = socket.socket(family, kind, protocol)
     try:
-        # As servers do: a port with connections in TIME_WAIT counts as free.
+        # As servers do: a port whose last connections are still closing is free.
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.bind(address)
         held.listen()

@@ -1,1 +1,1 @@
-"""Triton and the gateway as one service: start, watch, restart."""
+"""Triton and the gateway as one service: started, watched, started again."""

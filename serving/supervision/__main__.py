@@ -1,4 +1,4 @@
-"""The supervisor, a process that `nuclei serve` guards: starts the service and watches it."""
+"""The process that `nuclei serve` guards: starts the service, then watches it."""
 
 import contextlib
 import sys
@@ -18,7 +18,7 @@ from serving.supervision.supervisor import Supervisor
 
 
 def main() -> None:
-    """Serve until asked to stop; a NucleiError becomes one red sentence and its exit code."""
+    """Serve until told to stop; an error of ours becomes one red sentence and its exit code."""
     show_events()
     try:
         _supervise(Console())
@@ -37,7 +37,7 @@ def _supervise(console: Console) -> None:
         with console.status("Starting Triton and the gateway"):
             service.start()
             checks = service.self_check()
-        # A closed terminal or a full disk does not stop the service.
+        # Where nobody can read it, or a full disk cannot hold it, the service runs all the same.
         with contextlib.suppress(OSError):
             _report(console, service, checks, time.monotonic() - started)
         Supervisor(service.parts()).run()
@@ -54,8 +54,8 @@ def _report(
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for check in checks:
         found = check.segmentation
-        summary = f"{len(found.nuclei)} nuclei in {check.frame.name}, {check.latency_ms:.0f} ms"
-        table.add_row(f"{found.model} version {found.version}", summary)
+        told = f"{len(found.nuclei)} nuclei in {check.frame.name}, {check.latency_ms:.0f} ms"
+        table.add_row(f"{found.model} version {found.version}", told)
     table.add_row("HTTP", service.loopback.http_url)
     table.add_row("gRPC", service.loopback.grpc_address)
     table.add_row("logs", str(service.settings.state))

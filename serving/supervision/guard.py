@@ -1,4 +1,4 @@
-"""Restarts a process that was killed."""
+"""Starts a process again when something kills it."""
 
 import logging
 import signal
@@ -14,9 +14,9 @@ _POLL_S = 0.1
 
 
 class Guard:
-    """Runs a child process until it exits; if it is killed, it is restarted.
+    """Runs a child process until it ends by itself; one that was killed is started again.
 
-    Ctrl-C or SIGTERM to this process stops the child in the same way.
+    It is told to stop as this process is: by Ctrl-C or SIGTERM.
     """
 
     def __init__(self, child: Child, stop_s: float) -> None:
@@ -24,27 +24,27 @@ class Guard:
 
         Args:
             child: what to run.
-            stop_s: seconds that it gets to end when asked to.
+            stop_s: seconds that it has to end when told to.
         """
         self._child = child
         self._stop_s = stop_s
-        self._stopping = False
+        self._told = False
         self._backoff = Backoff()
 
     def run(self) -> int:
-        """Run the child; returns its exit code when it exits or was asked to stop."""
+        """Run the child; returns its exit code once it ends by itself, or was told to."""
         for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, self._stop)
+            signal.signal(each, self._tell)
         restarted = False
         while True:
             started = time.monotonic()
             self._child.start()
-            while self._child.running and not self._stopping:
+            while self._child.running and not self._told:
                 time.sleep(_POLL_S)
             code, ending = self._child.exit_code, self._child.ending
-            # All that it started ends with it.
+            # Whatever it started ends with it.
             self._child.stop(self._stop_s)
-            if self._stopping:
+            if self._told:
                 return 0
             if code is not None and code >= 0 and not restarted:
                 return code
@@ -58,10 +58,10 @@ class Guard:
             )
             self._wait(wait_s)
 
-    def _stop(self, number: int, frame: FrameType | None) -> None:
-        self._stopping = True
+    def _tell(self, number: int, frame: FrameType | None) -> None:
+        self._told = True
 
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline and not self._stopping:
+        while time.monotonic() < deadline and not self._told:
             time.sleep(_POLL_S)

@@ -1,4 +1,4 @@
-"""Triton and the gateway as one service on this machine, and how its parts are checked."""
+"""Triton and the gateway as one service on this machine, and how its parts are watched."""
 
 import math
 import os
@@ -31,21 +31,21 @@ _POLL_S = 0.2
 _PROBE_S = 2.0
 _HUNG_S = 12.0
 _CHECK_INTERVAL_S = 2.0
-# Time for Triton to notice by itself that a process has ended.
+# Between two looks at what may only be about to be noticed.
 _NOTICE_S = 0.5
 _ERROR_LINES = 15
-# Time to write the answers of frames that are dropped when the draining time is over.
+# To write the answers of frames that are given up when the gateway's time for draining is over.
 _LAST_ANSWERS_S = 2.0
 
 
 @dataclass(frozen=True)
 class SelfCheck:
-    """The result of the end-to-end check of one model.
+    """What the check of the whole way gave for one model.
 
     Attributes:
         frame: the frame that was segmented.
         segmentation: what came back.
-        latency_ms: time of a request after a first one has warmed the models up, milliseconds.
+        latency_ms: time of a request once the models are warm, milliseconds.
     """
 
     frame: Path
@@ -54,7 +54,7 @@ class SelfCheck:
 
 
 class Service:
-    """Triton and the gateway; stopping ends the gateway first, so that no frame is lost."""
+    """Triton and the gateway; stopping ends both, in the order in which nothing is lost."""
 
     def __init__(self, settings: ServeSettings, gateway: GatewaySettings) -> None:
         """Describe the service; `start` starts it.
@@ -64,7 +64,7 @@ class Service:
             gateway: what the gateway will read from the environment.
 
         Raises:
-            InvalidOption: the repository does not hold the default model of the settings.
+            InvalidOption: the repository does not hold the default model that was asked for.
             InvalidData: a model's configuration cannot be read.
         """
         self.settings = settings
@@ -87,12 +87,12 @@ class Service:
             _home(settings, gateway) / "gateway.log",
         )
         self.loopback = Loopback(gateway)
-        # Worker processes that have answered.
+        # Those that have answered.
         self._workers: frozenset[int] = frozenset()
         self._stack = ExitStack()
 
     def check(self) -> None:
-        """Check all prerequisites before anything is started.
+        """Check everything that starting needs, before anything is started.
 
         Raises:
             MissingPrerequisite: a port is taken, or this machine lacks something.
@@ -123,7 +123,7 @@ class Service:
         self._stack.close()
 
     def parts(self) -> list[Part]:
-        """The two servers as parts for a supervisor; `start` has started them."""
+        """The two servers, as a supervisor watches them; `start` has started them."""
         return [
             Part(
                 "triton",
@@ -150,8 +150,8 @@ class Service:
 
         Raises:
             InvalidImage: the frame cannot be read.
-            InvalidData: the default model finds no nucleus in it.
-            NucleiError: the gateway's answer.
+            InvalidData: the default model finds nothing in it.
+            NucleiError: what the gateway answers.
         """
         frame = self.settings.check_frame
         if not frame.is_file():
@@ -192,10 +192,10 @@ class Service:
         self._workers = self.gateway.children()
 
     def _check_triton(self) -> None:
-        """Raises Fault when Triton or any instance of a model does not work.
+        """Raises Fault when it does not work, or one of the instances of a model does not.
 
-        Instances are checked one by one, because another instance may answer the probe. Those of a
-        model that is unloaded end too, but Triton reaps them at once.
+        Another instance may answer the probe. When a model is unloaded its instances end as well,
+        but Triton notices that at once.
         """
         if lifeless := self.triton.lifeless_instances():
             time.sleep(_NOTICE_S)
@@ -204,7 +204,7 @@ class Service:
         check_triton(self.triton.address, ((GRPC_HEADER, self._key),))
 
     def _check_gateway(self) -> None:
-        """Raises Fault when it does not answer; a worker that BentoML restarts gets time."""
+        """Raises Fault when it is silent; a worker that BentoML starts again has time to start."""
         silent = time.monotonic()
         while not self.loopback.answers("/livez", _PROBE_S):
             known = self.gateway.children() == self._workers
@@ -216,7 +216,7 @@ class Service:
 
 
 def stop_on_signals() -> None:
-    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt once; stopping is not interrupted."""
+    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt, once: stopping is not interrupted."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
@@ -228,12 +228,12 @@ def stop_on_signals() -> None:
 
 
 def _home(settings: ServeSettings, gateway: GatewaySettings) -> Path:
-    """Folder of this gateway; BentoML needs one for each server."""
+    """Folder of this gateway: BentoML wants one for each server."""
     return settings.state.resolve() / f"gateway-{gateway.http_port}"
 
 
 def _default_model(repository: Path, gateway: GatewaySettings) -> str:
-    """The model of the setting; if it is only the default and not there, the first model."""
+    """The model of the setting; where nobody chose it and the repository lacks it, the first."""
     names = [model.name for model in listed(repository)]
     if not names or gateway.default_model in names:
         return gateway.default_model
@@ -246,11 +246,11 @@ def _default_model(repository: Path, gateway: GatewaySettings) -> str:
 
 
 def gateway_command(drain_s: float) -> list[str]:
-    """The command line of the gateway.
+    """What starts the gateway.
 
     Args:
-        drain_s: of its settings. Without a limit the HTTP server would wait for idle TLS
-            connections until their callers close them.
+        drain_s: of its settings. Without a limit of its own the HTTP server would wait for idle
+            TLS connections until their callers hang up.
     """
     return [
         *(sys.executable, "-m", "bentoml", "serve", SERVICE),

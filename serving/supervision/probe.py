@@ -1,7 +1,7 @@
-"""Small inferences that check whether Triton works, not only whether it says so.
+"""Small inferences that tell whether Triton works, not only whether it says so.
 
-A model stays ready when the process of its Python backend was killed or frozen, and a frozen
-Triton still accepts connections. Imports nothing of ours: it runs wherever Triton's client does.
+A Python backend whose process was killed or frozen leaves its model ready; Triton itself, frozen,
+still accepts connections. Nothing of ours is imported: it can run wherever Triton's client does.
 """
 
 import time
@@ -14,7 +14,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 Metadata = tuple[tuple[str, str], ...]
 
-# A busy server answers late.
+# A busy server answers late, but it answers.
 _SILENT_S = 8.0
 _STUCK_S = 15.0
 _PATIENCE_S = 60.0
@@ -32,7 +32,7 @@ class Fault(Exception):
 
 
 def check_triton(address: str, metadata: Metadata = ()) -> None:
-    """Request a small inference from every ensemble that is ready, and wait for the answers.
+    """Ask every ensemble that is ready for a small inference, and wait for the answers.
 
     Args:
         address: host:port of Triton's gRPC endpoint.
@@ -54,7 +54,7 @@ def check_triton(address: str, metadata: Metadata = ()) -> None:
 
 
 def _failures(server: "_Server", ensembles: list[str]) -> dict[str, str]:
-    """The errors of the ensembles that fail, by name."""
+    """What the ensembles answer that fail, by name."""
     waiting = {name: server.infer(name) for name in ensembles}
     started = progress = time.monotonic()
     completed = server.completed(ensembles)
@@ -89,7 +89,7 @@ class _Server:
         )
 
     def completed(self, ensembles: list[str]) -> int:
-        """Successful requests of these ensembles since the server's start."""
+        """Requests that these have answered well since the server's start."""
         return sum(
             model.inference_stats.success.count
             for model in self._statistics()

@@ -1,4 +1,4 @@
-"""Keeps the parts of the service running: detects what ended or hangs, and restarts it."""
+"""Keeps the parts of the service running: notices what ended or hangs, and starts it again."""
 
 import logging
 import threading
@@ -19,16 +19,16 @@ _HOUSEKEEPING_S = 5.0
 
 @dataclass(frozen=True)
 class Part:
-    """A server that must always run.
+    """A server that is to run all the time.
 
     Attributes:
-        name: its name in the log.
+        name: what the log calls it.
         start: starts it and waits until it works; raises NucleiError or OSError when it does not.
         kill: ends it at once, and removes what it left; harmless when it has ended.
-        ended: how it ended; None while it runs.
-        check: checks that it works, and waits for that; raises Fault when it does not.
+        ended: how it ended, None while it runs.
+        check: asks it whether it works, and waits; raises Fault when it does not.
         check_interval_s: time between two checks, seconds.
-        tidy: regular housekeeping while it runs.
+        tidy: what is to be done now and then while it runs.
     """
 
     name: str
@@ -41,13 +41,13 @@ class Part:
 
 
 class Supervisor:
-    """Watches parts that are running."""
+    """Watches parts that were started."""
 
     def __init__(self, parts: list[Part]) -> None:
         self._watches = [_Watch(part) for part in parts]
 
     def run(self) -> NoReturn:
-        """Watch until interrupted."""
+        """Watch for ever."""
         while True:
             for watch in self._watches:
                 watch.look()
@@ -55,7 +55,7 @@ class Supervisor:
 
 
 class _Watch:
-    """One part and its state."""
+    """One part, and what became of it."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
@@ -66,7 +66,7 @@ class _Watch:
         self._begin()
 
     def look(self) -> None:
-        """Note a fault, or restart the part when its delay is over."""
+        """Note a fault, or start the part again once it is time."""
         if self._checks is None:
             if time.monotonic() >= self._next_try:
                 self._restart()
@@ -116,10 +116,10 @@ class _Watch:
 
 
 class _Checks:
-    """Repeats a check in a thread until it fails.
+    """Checks again and again in a thread, until one fails.
 
     Attributes:
-        fault: what the last check found; None while all checks pass.
+        fault: what the last check found, None as long as all is well.
     """
 
     def __init__(self, check: Callable[[], None], interval_s: float) -> None:
@@ -140,5 +140,5 @@ class _Checks:
                 self.fault = str(fault)
                 return
             except Exception:
-                # A bug in the check must not stop what it checks.
+                # A mistake in the check is no reason to end what it checks.
                 logger.exception("a check cannot be made")

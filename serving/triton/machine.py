@@ -1,6 +1,6 @@
-"""What `tritonserver` needs on this machine; `python -m serving.triton.machine` checks it.
+"""What this machine needs for `tritonserver`; `python -m serving.triton.machine` checks it.
 
-Imports only the standard library, because it runs before anything is installed.
+Nothing but the standard library is imported: it runs before anything is installed.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ def check_machine(prefix: Path) -> None:
     """Check the C library and Python's shared library.
 
     Args:
-        prefix: where the Python 3.11 for Triton's backend is installed.
+        prefix: where the Python 3.11 is installed that Triton's backend is to use.
 
     Raises:
         MissingPrerequisite: one of them is missing or too old.

@@ -19,7 +19,7 @@ from serving.settings import TRITON_ENVIRONMENT
 from serving.triton.key import HEADER, restrictions
 from serving.triton.machine import check_machine, has_own_libpython
 
-# Never through a proxy.
+# Loopback is never reached through a proxy.
 _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _BACKEND = Path(__file__).parent / "backend"
 _STUB = "python_backend_stubs/3.11/triton_python_backend_stub"
@@ -54,9 +54,9 @@ class TritonServer:
             http_port: port of KServe over HTTP.
             grpc_port: port of KServe over gRPC.
             metrics_port: port of the Prometheus metrics.
-            models: models to load, with the steps of ensembles; empty means all.
+            models: models to load, and the steps of ensembles with them; none means all.
             environment: virtual environment with the wheel and onnxruntime.
-            key: required by the control protocols; empty requires none.
+            key: asked of whoever changes the server; empty lets everyone on this machine.
             traces: OTLP/HTTP endpoint for its spans (http://host:4318/v1/traces), empty for none.
         """
         self.address = f"{LOOPBACK}:{grpc_port}"
@@ -68,7 +68,7 @@ class TritonServer:
         self._models = models
         self._key = key
         self._traces = traces
-        # In the names of shared memory, so that leftovers of a killed server are found by its port.
+        # Regions of shared memory carry it, so that what a killed server left is known by its port.
         self._region = f"nuclei_{grpc_port}_"
         self.log = self._home / "triton.log"
         self._child = Child("Triton", self._command(), self._variables(), self.log)
@@ -95,7 +95,7 @@ class TritonServer:
 
     @property
     def pid(self) -> int | None:
-        """Process id; None when it is not running."""
+        """Process id, None when it does not run."""
         return self._child.pid
 
     @property
@@ -104,7 +104,7 @@ class TritonServer:
         return self._child.ending
 
     def lifeless_instances(self) -> frozenset[int]:
-        """Process ids of model instances that ended or were stopped, but still get requests."""
+        """Process ids of instances of models that ended or were stopped; Triton still asks them."""
         return self._child.lifeless_children()
 
     def cap_log(self) -> None:
@@ -112,7 +112,7 @@ class TritonServer:
         self._child.cap_log()
 
     def check(self) -> None:
-        """Check all prerequisites.
+        """Check what starting needs.
 
         Raises:
             MissingPrerequisite: the environment, a library or a free port is missing.
@@ -136,7 +136,7 @@ class TritonServer:
         """Start the server and wait until its models answer.
 
         Args:
-            timeout_s: longest wait, seconds.
+            timeout_s: most seconds to wait.
 
         Raises:
             MissingPrerequisite: as `check`.
@@ -157,10 +157,10 @@ class TritonServer:
         self._check_models()
 
     def stop(self, timeout_s: float = _STOP_S) -> None:
-        """Stop the server, and remove leftover processes and shared memory.
+        """Stop the server, and remove whatever it left: processes and shared memory.
 
         Args:
-            timeout_s: seconds that it gets to finish its requests.
+            timeout_s: seconds that it has to finish its requests.
         """
         self._child.stop(timeout_s)
         self._remove_regions()
@@ -206,7 +206,7 @@ class TritonServer:
             "--disable-auto-complete-config",
             "--exit-on-error=false",
             "--strict-readiness=false",
-            # Otherwise the priorities of a model's instances are ignored.
+            # Else the priorities of a model's instances are not looked at.
             "--rate-limit=execution_count",
             f"--backend-config=python,shm-region-prefix-name={self._region}",
             *(f"--{name}-port={port}" for name, port in self._ports.items()),
@@ -222,7 +222,7 @@ class TritonServer:
             libraries.insert(0, str(self._python_prefix / "lib"))
         return {
             **os.environ,
-            # The backend's stub uses the first `python3` on PATH.
+            # The backend's stub takes the first `python3` of PATH.
             "PATH": f"{self._environment / 'bin'}:{os.environ.get('PATH', os.defpath)}",
             "LD_LIBRARY_PATH": ":".join(libraries),
             "ORT_DISABLE_TELEMETRY": "1",
@@ -249,11 +249,11 @@ class TritonServer:
         if not failed:
             return
         reasons = {entry["name"]: entry["reason"] for entry in self._index() if entry.get("reason")}
-        # An ensemble fails when a step does: the reason of the step is more specific.
+        # An ensemble fails with its steps: a step's own reason says more.
         reasons = {n: r for n, r in reasons.items() if "ensemble" not in r} or reasons
-        failures = [_failure(name, reason) for name, reason in sorted(reasons.items())]
+        told = [_told(name, reason) for name, reason in sorted(reasons.items())]
         raise InvalidData(
-            f"Triton cannot load {', '.join(failed)}: " + ("; ".join(failures) or self._log_end())
+            f"Triton cannot load {', '.join(failed)}: " + ("; ".join(told) or self._log_end())
         )
 
     def _index(self) -> list[dict[str, Any]]:
@@ -275,7 +275,7 @@ class TritonServer:
 
 
 def _copy_changed(source: str | Path, target: str | Path) -> None:
-    """Copy a file unless the same one is there, so that a restart works on a full disk."""
+    """Copy a file unless it is there: what a full disk cannot hold is not asked of it again."""
     if not (os.path.exists(target) and filecmp.cmp(source, target)):
         shutil.copy2(source, target)
 
@@ -292,7 +292,7 @@ def _tracing(endpoint: str) -> list[str]:
     return [f"--trace-config={each}" for each in settings]
 
 
-def _failure(model: str, reason: str) -> str:
-    """A reason without the error class and traceback that the Python backend adds."""
-    text = reason.split("\n\nAt:")[0].rsplit("TritonModelException: ", 1)[-1].strip()
-    return text if text.startswith(f"model '{model}'") else f"model '{model}': {text}"
+def _told(model: str, reason: str) -> str:
+    """A reason without what Python's backend puts around it: the error's class and a traceback."""
+    told = reason.split("\n\nAt:")[0].rsplit("TritonModelException: ", 1)[-1].strip()
+    return told if told.startswith(f"model '{model}'") else f"model '{model}': {told}"

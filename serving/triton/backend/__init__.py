@@ -1,1 +1,1 @@
-"""Triton's backend `onnxruntime` in Python; its files are copied next to `tritonserver`."""
+"""Triton's backend `onnxruntime` in Python: these files are copied beside `tritonserver`."""

@@ -39,7 +39,7 @@ OPENVINO_PRECISIONS = {"FP32": "f32", "BF16": "bf16"}
 # Name and shape of each input, by name.
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
-# onnxruntime sends telemetry by default.
+# Onnxruntime reports to its maker by default.
 onnxruntime.disable_telemetry_events()
 
 
@@ -71,7 +71,7 @@ class TritonPythonModel:
         return responses
 
     def finalize(self) -> None:
-        """Release the session and its memory."""
+        """Let go of the session and its memory."""
         del self._session
 
     def _open(
@@ -141,12 +141,12 @@ class TritonPythonModel:
 
 
 class OnCores:
-    """A session that runs the images of a batch with OpenVINO, in the way that is fastest on a CPU.
+    """Runs the images of a batch with OpenVINO as a CPU is quickest; stands for a session.
 
-    Images run one after the other, because a batch does not fit the caches. They use all cores, or
-    this instance's share while other instances of the model work: two images on one core each are
-    faster than one after the other on both, where the cores wait for each other in every layer. The
-    model is compiled for any shape, and for the shapes of the warm-up, which saves a tenth.
+    One after the other, for a batch falls out of the caches. On all cores, or on this instance's
+    share of them while others of the model are at work: two images on a core each are done sooner
+    than one after the other on both, which wait for each other in every layer. Compiled for the
+    shapes that the configuration warms up, which takes a tenth off the time, and for any shape.
     """
 
     def __init__(
@@ -157,7 +157,7 @@ class OnCores:
         Args:
             config: of the model.
             path: its ONNX file.
-            session: the session of a single instance, for any shape.
+            session: that of one instance alone, for any shape.
         """
         self._others = Others(path)
         self._instances = sum(group["count"] for group in config["instance_group"])
@@ -172,7 +172,7 @@ class OnCores:
         self._sessions[1, ()] = session
 
     def run(self, wanted: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """The wanted outputs of a batch, as a session returns them."""
+        """As a session's: the wanted outputs of a batch."""
         images = [
             {name: values[k : k + 1] for name, values in feeds.items()}
             for k in range(len(next(iter(feeds.values()))))
@@ -182,14 +182,14 @@ class OnCores:
 
     def _run_one(self, wanted: list[str], image: dict[str, np.ndarray]) -> list[np.ndarray]:
         shapes = _by_name((name, values.shape) for name, values in image.items())
-        with self._others.working() as at_work:
+        with self._others.told() as at_work:
             share = self._instances if at_work else 1
             session = self._sessions.get((share, shapes)) or self._sessions[share, ()]
             return session.run(wanted, image)
 
 
 def _warmed_up(config: dict[str, Any]) -> list[Shapes]:
-    """Shapes of single images in the configuration's warm-up."""
+    """Shapes of the single images that the configuration warms up."""
     return [
         _by_name(
             (name, (1, *map(int, tensor["dims"]))) for name, tensor in warm_up["inputs"].items()
@@ -201,7 +201,7 @@ def _warmed_up(config: dict[str, Any]) -> list[Shapes]:
 def _compiled(
     config: dict[str, Any], path: Path, inputs: list[Any], share: int, shapes: Shapes
 ) -> onnxruntime.InferenceSession:
-    """A session on 1/share of the cores, for these shapes; an empty list means any."""
+    """A session on 1/share of the cores, for these shapes; none is any."""
     options = _session_options(config)
     wanted = dict(shapes)
     for tensor in inputs:
@@ -307,7 +307,7 @@ def _openvino(
             f"model '{config['name']}': this onnxruntime is not built with OpenVINO"
         )
     precision = _precision(config, OPENVINO_PRECISIONS, parameters.get("precision", "FP32"))
-    # Pinned threads of two instances would all use the first core.
+    # Pinned threads of two instances would share the first core.
     properties = {"INFERENCE_PRECISION_HINT": precision, "ENABLE_CPU_PINNING": False}
     threads = _number(config, "intra_op_thread_count")
     if share > 1:

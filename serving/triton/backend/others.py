@@ -1,4 +1,4 @@
-"""Detect other busy instances of the same model. Triton's interpreter runs this file too."""
+"""Instances of one model that know of each other. Triton's interpreter runs this file too."""
 
 import fcntl
 import os
@@ -9,22 +9,22 @@ from pathlib import Path
 
 
 class Others:
-    """Whether other instances of the same model, each a process of its own, are working.
+    """Whether other instances of the same model, each a process, are at work.
 
-    Each holds a read lock on the model's file while it works. The kernel releases the lock of an
-    instance that is killed.
+    Each holds a read lock on the model's file while it works. The kernel takes back the lock of
+    one that is killed.
     """
 
     # struct flock: type, whence, start, length, process.
     _FLOCK = "hhqqi"
 
     def __init__(self, path: Path) -> None:
-        """Args: path: the file of the model, the same for every instance."""
+        """Args: path: the file of the model; every instance names the same."""
         self._file = path.open("rb")
 
     @contextmanager
-    def working(self) -> Iterator[bool]:
-        """Mark this instance as working inside the context; gives whether another one is."""
+    def told(self) -> Iterator[bool]:
+        """Be at work inside; gives whether one of the others is."""
         fcntl.lockf(self._file, fcntl.LOCK_SH)
         try:
             yield self._at_work()

@@ -14,7 +14,7 @@ AT_WORK = """
 import sys
 from pathlib import Path
 from serving.triton.backend.others import Others
-with Others(Path(sys.argv[1])).working() as at_work:
+with Others(Path(sys.argv[1])).told() as at_work:
     print(at_work, flush=True)
     sys.stdin.readline()
 """
@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> Path:
 
 @contextmanager
 def another(model: Path) -> Iterator["tuple[subprocess.Popen[str], str]"]:
-    """An instance at work, and whether it saw others."""
+    """An instance at work, and whether it was told of others."""
     with subprocess.Popen(
         [sys.executable, "-c", AT_WORK, model],
         stdin=subprocess.PIPE,
@@ -41,27 +41,27 @@ def another(model: Path) -> Iterator["tuple[subprocess.Popen[str], str]"]:
         process.communicate("done")
 
 
-def test_an_instance_alone_sees_no_others_again_and_again(model: Path) -> None:
+def test_an_instance_alone_is_told_so_again_and_again(model: Path) -> None:
     others = Others(model)
     for _ in range(3):
-        with others.working() as at_work:
+        with others.told() as at_work:
             assert not at_work
 
 
 def test_each_is_told_of_the_other(model: Path) -> None:
     others = Others(model)
-    with others.working(), another(model) as (_, theirs):
+    with others.told(), another(model) as (_, theirs):
         assert theirs == "True"
-        with others.working() as ours:
+        with others.told() as ours:
             assert ours
-    with others.working() as ours:
+    with others.told() as ours:
         assert not ours
 
 
 def test_another_model_is_nobody(model: Path, tmp_path: Path) -> None:
     different = tmp_path / "different.onnx"
     different.touch()
-    with another(different), Others(model).working() as at_work:
+    with another(different), Others(model).told() as at_work:
         assert not at_work
 
 
@@ -70,9 +70,9 @@ def test_one_that_failed_is_no_longer_at_work(model: Path) -> None:
     with another(model) as (process, _):
         process.kill()
         process.wait()
-        with others.working() as at_work:
+        with others.told() as at_work:
             assert not at_work
-    with pytest.raises(ValueError, match="inside"), others.working():
+    with pytest.raises(ValueError, match="inside"), others.told():
         raise ValueError("inside")
     with another(model) as (_, theirs):
         assert theirs == "False"
