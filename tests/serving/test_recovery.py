@@ -27,6 +27,8 @@ from tests.serving.callers import Callers, over_grpc, over_http
 from tests.serving.leftovers import living, regions
 from tests.serving.served import Served
 
+pytestmark = [pytest.mark.slow, pytest.mark.triton]
+
 WHOLE_S = 90.0
 GOOD_FRAMES = 3
 STATE_MIB = 64
@@ -330,8 +332,6 @@ STREAM = """
 import sys, threading, time
 from pathlib import Path
 from nuclei.client import Client
-
-pytestmark = [pytest.mark.slow, pytest.mark.triton]
 frame = Path(sys.argv[2]).read_bytes()
 def frames():
     while True:

@@ -24,6 +24,7 @@ from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
 from serving.triton.server import TritonServer
 
+RunGateway = Callable[..., Any]
 StartGateway = Callable[..., Any]
 METHOD = "/nuclei.v1.Segmentation/"
 
@@ -179,18 +180,22 @@ def test_server_info_says_what_it_holds(gateway: Any, stub: SegmentationStub) ->
     assert (info["max_frames_in_flight"], info["max_bytes_in_flight"]) == (64, 3 * 2**30)
 
 
-@pytest.fixture
-def narrow(triton: TritonServer, start_gateway: StartGateway) -> Any:
-    """A gateway that holds two frames, and works on one."""
-    gateway = start_gateway(
-        triton.address,
-        NUCLEI_MAX_FRAMES_IN_FLIGHT="2",
-        NUCLEI_MAX_FRAMES_IN_WORK="1",
-        NUCLEI_READER_TIMEOUT_S="1",
-        NUCLEI_DRAIN_S="5",
-    )
-    gateway.wait_ready()
-    return gateway
+NARROW = {
+    "NUCLEI_MAX_FRAMES_IN_FLIGHT": "2",
+    "NUCLEI_MAX_FRAMES_IN_WORK": "1",
+    "NUCLEI_READER_TIMEOUT_S": "1",
+    "NUCLEI_DRAIN_S": "5",
+}
+
+
+@pytest.fixture(scope="module")
+def narrow(
+    triton: TritonServer, run_gateway: RunGateway, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Any]:
+    """A gateway that holds two frames, and works on one; idle between the tests."""
+    with run_gateway(tmp_path_factory.mktemp("narrow"), triton.address, **NARROW) as gateway:
+        gateway.wait_ready()
+        yield gateway
 
 
 def test_overload_is_refused_at_once_and_blocked_streams_lose_nothing(
@@ -294,6 +299,9 @@ def test_too_many_streams_are_refused(narrow: Any) -> None:
         (refused,) = [call for call in calls if call.done()]
         assert status_of(refused) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded")
         silent.set()
+        for call in calls:
+            call.cancel()
+    wait_idle(narrow)
 
 
 def test_reader_who_takes_nothing_is_left(narrow: Any, histology: Path) -> None:
@@ -319,17 +327,21 @@ def test_reader_who_takes_nothing_is_left(narrow: Any, histology: Path) -> None:
         assert status_of(call) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DeadlineExceeded")
 
 
-def test_draining_answers_what_was_received_and_ends_the_stream(narrow: Any) -> None:
+def test_draining_answers_what_was_received_and_ends_the_stream(
+    triton: TritonServer, start_gateway: StartGateway
+) -> None:
+    gateway = start_gateway(triton.address, **NARROW)
+    gateway.wait_ready()
     sent = itertools.count()
 
     def endless() -> Iterator[pb.SegmentStreamRequest]:
         while True:
             yield frame(256, next(sent))
 
-    with grpc.insecure_channel(narrow.grpc_address) as channel:
+    with grpc.insecure_channel(gateway.grpc_address) as channel:
         call = SegmentationStub(channel).SegmentStream(endless())
         answers = [next(call), next(call)]
-        pid = narrow.process.pid
+        pid = gateway.process.pid
         assert pid is not None
         started = time.monotonic()
         os.kill(pid, signal.SIGTERM)
