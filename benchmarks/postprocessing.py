@@ -25,7 +25,6 @@ from skimage.measure import regionprops_table
 from skimage.morphology import local_maxima, remove_small_holes
 from skimage.segmentation import watershed
 
-from nuclei.formats import compress_labels
 from nuclei.formats.outlines import outlines
 from nuclei.imaging.images import Frame, read_frame
 from nuclei.inference.contract import WatershedParameters
@@ -34,6 +33,7 @@ from nuclei.inference.pipeline import predict
 from nuclei.postprocessing.accumulation import Maps
 from nuclei.postprocessing.measurement import measure
 from nuclei.postprocessing.watershed import label_nuclei
+from nuclei.results.label_codec import compress_labels
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "fluorescence_16bit.tif"

@@ -1,22 +1,34 @@
-"""Frames of an acquisition, and what the service says to each."""
+"""The frames of an acquisition, and the outcome of each."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from nuclei.errors import NucleiError
+from nuclei.results.segmentation import Segmentation
 
-if TYPE_CHECKING:
-    from pathlib import Path
-    from typing import Any
 
-    from numpy.typing import ArrayLike, NDArray
+class MeasuredPixels(Protocol):
+    """Pixels with their size, such as `nuclei.imaging.images.Frame`.
 
-    from nuclei.imaging.images import Frame
-    from nuclei.results.segmentation import Segmentation
+    Attributes:
+        pixels: uint8 or uint16 [H, W] or [H, W, C].
+        pixel_size_um: (y, x), micrometres; None when unknown.
+    """
 
-    FrameLike = Frame | NDArray[Any] | bytes | Path
+    @property
+    def pixels(self) -> NDArray[np.uint8] | NDArray[np.uint16]: ...
+
+    @property
+    def pixel_size_um(self) -> tuple[float, float] | None: ...
+
+
+FrameLike = MeasuredPixels | NDArray[Any] | bytes | Path
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Clients of a running gateway: `Client` blocks, `AsyncClient` is for asyncio.
 
-Both raise the errors of `nuclei.errors` that the server raised. Importing this module needs no
-more than numpy and grpcio.
+Both raise the errors of `nuclei.errors` that the server raised. They need numpy, grpcio, protobuf
+and a zstd, and nothing else.
 """
 
 from __future__ import annotations
@@ -14,48 +14,32 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import grpc
+from numpy.typing import ArrayLike
 
-from nuclei import errors
-from nuclei.client.acquisition import FrameIndex, Outcome, StagePosition, StreamFrame
-from nuclei.client.messages import (
-    DEFAULT_OUTPUTS,
-    StreamMessages,
-    error_of,
-    segment_request,
-    segmentation_of,
+from nuclei.client.acquisition import (
+    FrameIndex,
+    FrameLike,
+    Outcome,
+    StagePosition,
+    StreamFrame,
 )
+from nuclei.client.connection import (
+    CHANNEL_OPTIONS,
+    DEFAULT_ADDRESS,
+    authorization,
+    credentials,
+    translated,
+)
+from nuclei.client.messages import DEFAULT_OUTPUTS, segment_request, segmentation_of
+from nuclei.client.stream import StreamMessages
+from nuclei.results.segmentation import Segmentation
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
-
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
-
-    from nuclei.client.acquisition import FrameLike
-    from nuclei.results.segmentation import Segmentation
-
-__all__ = ["AsyncClient", "Client", "FrameIndex", "Outcome", "StagePosition", "StreamFrame"]
-
-DEFAULT_ADDRESS = "localhost:50051"
-MAX_MESSAGE_BYTES = 2**31 - 1
-
-CHANNEL_OPTIONS = (
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    # A server that is back is found within a second; gRPC's own back-off grows to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    # A server that is gone without a word is noticed within half a minute.
-    ("grpc.keepalive_time_ms", 20_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-    ("grpc.http2.max_pings_without_data", 0),
-)
 
 
 class Client:
@@ -90,12 +74,12 @@ class Client:
         Raises:
             InvalidOption: the TLS files cannot be read, or some are missing.
         """
-        credentials = _credentials(tls_ca, tls_certificate, tls_key)
-        if channel is None and credentials is not None:
-            channel = grpc.secure_channel(address, credentials, CHANNEL_OPTIONS)
+        tls = credentials(tls_ca, tls_certificate, tls_key)
+        if channel is None and tls is not None:
+            channel = grpc.secure_channel(address, tls, CHANNEL_OPTIONS)
         self._channel = channel or grpc.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub = SegmentationStub(self._channel)
-        self._metadata = _authorization(token)
+        self._metadata = authorization(token)
 
     def segment(
         self,
@@ -117,7 +101,7 @@ class Client:
             frame: a Frame, its pixels (uint8 or uint16 [H, W] or [H, W, C]), the bytes of an image
                 file, or the path of one.
             model: name of a model; empty for the server's default one.
-            tta: average over the 8 rotations and reflections: better, about 8 times dearer.
+            tta: average over the 8 rotations and reflections: better, about 8 times as slow.
             outputs: what to fetch, of `centroids`, `boxes`, `features`, `labels` and `polygons`.
                 What is left out is empty in the result: `labels` is [0, 0], columns have no rows,
                 `outlines` is None.
@@ -138,7 +122,7 @@ class Client:
             frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
         )
         request = segment_request(asked, model, tta, outputs)
-        with _translated():
+        with translated():
             reply = self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
         return segmentation_of(reply)
 
@@ -202,7 +186,7 @@ class Client:
             except Exception as error:
                 failed.append(error)
 
-        with _translated():
+        with translated():
             call = self._stub.SegmentStream(requests(), metadata=self._metadata)
             try:
                 for answer in call:
@@ -214,7 +198,7 @@ class Client:
 
     def server_info(self, timeout_s: float = 5) -> pb.GetServerInfoResponse:
         """The models and limits of the server; raises EngineUnavailable, DeadlineExceeded."""
-        with _translated():
+        with translated():
             return self._stub.GetServerInfo(
                 pb.GetServerInfoRequest(), timeout=timeout_s, metadata=self._metadata
             )
@@ -252,12 +236,12 @@ class AsyncClient:
         channel: grpc.aio.Channel | None = None,
     ) -> None:
         """Connect at the first call; arguments and errors as in `Client`."""
-        credentials = _credentials(tls_ca, tls_certificate, tls_key)
-        if channel is None and credentials is not None:
-            channel = grpc.aio.secure_channel(address, credentials, CHANNEL_OPTIONS)
+        tls = credentials(tls_ca, tls_certificate, tls_key)
+        if channel is None and tls is not None:
+            channel = grpc.aio.secure_channel(address, tls, CHANNEL_OPTIONS)
         self._channel = channel or grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub = SegmentationStub(self._channel)
-        self._metadata = _authorization(token)
+        self._metadata = authorization(token)
 
     async def segment(
         self,
@@ -278,7 +262,7 @@ class AsyncClient:
             frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
         )
         request = segment_request(asked, model, tta, outputs)
-        with _translated():
+        with translated():
             reply = await self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
         return segmentation_of(reply)
 
@@ -312,7 +296,7 @@ class AsyncClient:
         frames: AsyncIterable[FrameLike | StreamFrame] | Iterable[FrameLike | StreamFrame],
         messages: StreamMessages,
     ) -> AsyncIterator[Outcome]:
-        with _translated():
+        with translated():
             call = self._stub.SegmentStream(metadata=self._metadata)
             sending = asyncio.create_task(_send(call, frames, messages))
             try:
@@ -325,7 +309,7 @@ class AsyncClient:
 
     async def server_info(self, timeout_s: float = 5) -> pb.GetServerInfoResponse:
         """The models and limits of the server; raises EngineUnavailable, DeadlineExceeded."""
-        with _translated():
+        with translated():
             return await self._stub.GetServerInfo(
                 pb.GetServerInfoRequest(), timeout=timeout_s, metadata=self._metadata
             )
@@ -371,41 +355,3 @@ async def _asynchronous(
     else:
         for frame in frames:
             yield frame
-
-
-def _authorization(token: str) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {token}"),) if token else ()
-
-
-def _credentials(
-    ca: Path | None, certificate: Path | None, key: Path | None
-) -> grpc.ChannelCredentials | None:
-    """None is plain text."""
-    if ca is None and certificate is None and key is None:
-        return None
-    if ca is None or (certificate is None) != (key is None):
-        raise errors.InvalidOption(
-            "TLS needs tls_ca, and tls_certificate and tls_key together or not at all"
-        )
-    return grpc.ssl_channel_credentials(
-        _pem(ca),
-        None if key is None else _pem(key),
-        None if certificate is None else _pem(certificate),
-    )
-
-
-def _pem(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise errors.InvalidOption(
-            f"{path} cannot be read ({error.strerror}); expected a PEM file"
-        ) from error
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise error_of(error) from None

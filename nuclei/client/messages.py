@@ -1,23 +1,22 @@
-"""Frames to messages of nuclei.v1, and its answers to results; needs numpy and grpcio only."""
+"""Frames to messages of nuclei.v1, and its replies to results and errors."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import grpc
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nuclei import errors
-from nuclei.client.acquisition import FrameIndex, Outcome, StagePosition, StreamFrame
+from nuclei.client.acquisition import FrameLike, StreamFrame
+from nuclei.results.coordinates import PixelSize
+from nuclei.results.label_codec import decompress_labels
+from nuclei.results.nuclei import Nuclei
+from nuclei.results.segmentation import Segmentation
 from nuclei.v1 import segmentation_pb2 as pb
-
-if TYPE_CHECKING:
-    from nuclei.client.acquisition import FrameLike
-    from nuclei.results.nuclei import Nuclei
-    from nuclei.results.segmentation import Segmentation
 
 ERROR_METADATA = "nuclei-error"
 RETRY_METADATA = "grpc-retry-pushback-ms"
@@ -30,13 +29,7 @@ OUTPUTS = {
     "polygons": pb.OUTPUT_POLYGONS,
 }
 DEFAULT_OUTPUTS = ("centroids", "boxes", "features", "labels")
-OVERFLOW = {
-    "block": pb.OVERFLOW_POLICY_BLOCK,
-    "drop_oldest": pb.OVERFLOW_POLICY_DROP_OLDEST,
-    "latest_only": pb.OVERFLOW_POLICY_LATEST_ONLY,
-}
 PIXEL_TYPES = {"u1": pb.PIXEL_TYPE_UINT8, "u2": pb.PIXEL_TYPE_UINT16}
-MAX_TIMEOUT_MS = 2**32 - 1
 
 
 def segment_request(
@@ -49,93 +42,12 @@ def segment_request(
         InvalidOption: an output that is not known, or an impossible place.
     """
     request = pb.SegmentRequest()
-    _write_request(request, frame, model, tta, outputs)
+    write_request(request, frame, model, tta, outputs)
     return request
-
-
-class StreamMessages:
-    """The messages of one stream, and what its answers mean."""
-
-    def __init__(
-        self,
-        *,
-        overflow: str,
-        queue_size: int,
-        model: str,
-        tta: bool,
-        outputs: Collection[str],
-        timeout_s: float,
-    ) -> None:
-        """Check the options of all frames; raises InvalidOption."""
-        if overflow not in OVERFLOW:
-            raise errors.InvalidOption(
-                f"overflow={overflow!r} is not known; expected one of {', '.join(OVERFLOW)}"
-            )
-        _output_values(outputs)
-        self._settings = pb.StreamSettings(overflow=OVERFLOW[overflow], queue_size=queue_size)
-        self._model = model
-        self._tta = tta
-        self._outputs = outputs
-        self._timeout_s = timeout_s
-        self._sent = 0
-        self._local_errors: dict[int, errors.NucleiError] = {}
-
-    def settings(self) -> pb.SegmentStreamRequest:
-        """The first message."""
-        return pb.SegmentStreamRequest(settings=self._settings)
-
-    def frame(self, given: FrameLike | StreamFrame) -> pb.SegmentStreamRequest:
-        """The message of the next frame.
-
-        One that cannot be sent goes without its image: so its answer has its place in the order.
-        """
-        frame = given if isinstance(given, StreamFrame) else StreamFrame(given)
-        message = pb.SegmentStreamRequest()
-        timeout_s = self._timeout_s if frame.timeout_s is None else frame.timeout_s
-        message.frame.timeout_ms = min(max(1, round(timeout_s * 1e3)), MAX_TIMEOUT_MS)
-        try:
-            _write_request(message.frame.request, frame, self._model, self._tta, self._outputs)
-        except errors.NucleiError as error:
-            self._local_errors[self._sent] = error
-        self._sent += 1
-        return message
-
-    def outcome(self, answer: pb.SegmentStreamResponse) -> Outcome:
-        """What an answer says."""
-        index = stage_position = segmentation = error = None
-        if answer.HasField("index"):
-            theirs = answer.index
-            index = FrameIndex(
-                theirs.acquisition_uid, theirs.position, theirs.t, theirs.c, theirs.z
-            )
-        if answer.HasField("stage_position"):
-            place = answer.stage_position
-            z_um = place.z_um if place.HasField("z_um") else None
-            stage_position = StagePosition(place.x_um, place.y_um, z_um)
-        if answer.HasField("result"):
-            segmentation = segmentation_of(answer.result)
-        elif not answer.HasField("skipped"):
-            told = answer.error
-            error = _named_error(told.name, told.message, told.retry_after_ms / 1e3)
-            error = self._local_errors.pop(answer.sequence, error)
-        return Outcome(
-            sequence=answer.sequence,
-            request_id=answer.request_id,
-            index=index,
-            stage_position=stage_position,
-            segmentation=segmentation,
-            error=error,
-            skipped=answer.skipped.reason,
-        )
 
 
 def segmentation_of(response: pb.SegmentResponse) -> Segmentation:
     """The result; what was not asked for is empty or None."""
-    # Their modules read images too and need more than numpy.
-    from nuclei.formats import decompress_labels
-    from nuclei.results.coordinates import PixelSize
-    from nuclei.results.segmentation import Segmentation
-
     labels = np.zeros((0, 0), np.uint32)
     if response.HasField("labels"):
         image = response.labels
@@ -165,7 +77,7 @@ def error_of(error: Any) -> errors.NucleiError:
     sent = {key: str(value) for key, value in error.trailing_metadata() or ()}
     if ERROR_METADATA in sent:
         retry_after_ms = sent.get(RETRY_METADATA, "0")
-        return _named_error(sent[ERROR_METADATA], detail, int(retry_after_ms) / 1e3)
+        return named_error(sent[ERROR_METADATA], detail, int(retry_after_ms) / 1e3)
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in detail:
         return errors.FrameTooLarge(f"the server refused the message ({detail}); crop the frame")
     kind: type[errors.NucleiError]
@@ -177,7 +89,8 @@ def error_of(error: Any) -> errors.NucleiError:
     return kind(f"the gateway did not answer ({status.name}: {detail}); {advice}")
 
 
-def _named_error(name: str, detail: str, retry_after_s: float) -> errors.NucleiError:
+def named_error(name: str, detail: str, retry_after_s: float) -> errors.NucleiError:
+    """The error of that class; EngineFailed for a name that this client does not know."""
     if name == errors.Overloaded.__name__ and retry_after_s:
         return errors.Overloaded(detail, retry_after_s)
     kind = getattr(errors, name, None)
@@ -188,22 +101,24 @@ def _named_error(name: str, detail: str, retry_after_s: float) -> errors.NucleiE
     return errors.EngineFailed(detail)
 
 
-def _write_request(
+def write_request(
     request: pb.SegmentRequest,
     frame: StreamFrame,
     model: str,
     tta: bool,
     outputs: Collection[str],
 ) -> None:
+    """Fill in the message that asks for one frame; raises what `segment_request` raises."""
     request.request_id = frame.request_id
     request.model = model
     request.tta = tta
-    request.outputs.extend(_output_values(outputs))
+    request.outputs.extend(output_values(outputs))
     _write_place(request.frame, frame)
     _write_image(request.frame, frame.frame)
 
 
-def _output_values(outputs: Collection[str]) -> list[pb.Output.ValueType]:
+def output_values(outputs: Collection[str]) -> list[pb.Output.ValueType]:
+    """What to ask for, only the count for none; raises InvalidOption for an unknown name."""
     for output in outputs:
         if output not in OUTPUTS:
             raise errors.InvalidOption(
@@ -277,8 +192,6 @@ def _write_raw(raw: pb.RawPixels, pixels: NDArray[Any]) -> None:
 
 
 def _nuclei(response: pb.SegmentResponse) -> Nuclei:
-    from nuclei.results.nuclei import Nuclei
-
     columns = response.nuclei
     centroid = (columns.centroid_y_px, columns.centroid_x_px)
     box = (columns.box_y0_px, columns.box_x0_px, columns.box_y1_px, columns.box_x1_px)

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import tifffile
-from backports import zstd
 from numpy.typing import NDArray
 
-from nuclei.errors import InvalidData, InvalidOption
+from nuclei.errors import InvalidOption
 from nuclei.formats.outlines import outlines
 from nuclei.formats.overlay import encode_png, overlay
 from nuclei.imaging.images import Frame
@@ -122,30 +121,6 @@ def json_report(segmentation: Segmentation) -> bytes:
             ],
         }
     )
-
-
-def compress_labels(labels: NDArray[np.uint32]) -> bytes:
-    """Label image as little-endian uint32, row by row, compressed with zstd."""
-    return zstd.compress(np.ascontiguousarray(labels, "<u4").data, level=1)
-
-
-def decompress_labels(data: bytes, height: int, width: int) -> NDArray[np.uint32]:
-    """Inverse of `compress_labels`: uint32 [height, width].
-
-    Raises:
-        InvalidData: damaged, or of another size.
-    """
-    size = 4 * height * width
-    decompressor = zstd.ZstdDecompressor()
-    try:
-        plain = decompressor.decompress(data, max_length=size + 1)
-    except zstd.ZstdError as error:
-        raise InvalidData(f"the label image cannot be decompressed ({error})") from error
-    if len(plain) != size or not decompressor.eof:
-        raise InvalidData(
-            f"the label image is not the {size} bytes of {height} x {width} pixels, or is truncated"
-        )
-    return np.frombuffer(plain, "<u4").astype(np.uint32).reshape(height, width)
 
 
 FORMATS = {

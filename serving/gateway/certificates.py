@@ -6,7 +6,7 @@ from typing import Any
 
 import grpc
 
-from nuclei.client.client import CHANNEL_OPTIONS
+from nuclei.client.connection import CHANNEL_OPTIONS
 from nuclei.errors import InvalidOption
 from serving.gateway.settings import GatewaySettings
 

@@ -8,12 +8,12 @@ import grpc
 import numpy as np
 
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError, Overloaded
-from nuclei.formats import compress_labels
 from nuclei.formats.outlines import outlines
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.images import Frame, FrameLimits, frame_from_array, probe_frame, read_frame
 from nuclei.inference.deadline import Deadline
 from nuclei.results.coordinates import PixelSize, StageTransform
+from nuclei.results.label_codec import compress_labels
 from nuclei.results.nuclei import Nuclei
 from nuclei.results.segmentation import Segmentation
 from nuclei.v1 import segmentation_pb2 as pb

@@ -1,8 +1,6 @@
 """The clients, against a real gateway."""
 
 import asyncio
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -19,16 +17,6 @@ from nuclei.inference import pipeline
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.postprocessing.measurement import measure
 from nuclei.results.coordinates import PixelSize
-
-
-def test_import_needs_only_numpy_and_grpc() -> None:
-    code = (
-        "import sys, nuclei.client; "
-        "heavy = {'cv2', 'scipy', 'tifffile', 'backports.zstd', 'pydantic', 'torch'}; "
-        "print(heavy & set(sys.modules))"
-    )
-    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert run.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize("name", ["fluorescence", "fluorescence_16bit", "histology"])

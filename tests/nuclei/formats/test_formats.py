@@ -7,13 +7,10 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from nuclei.errors import InvalidData, InvalidOption
-from nuclei.formats import FORMATS, compress_labels, decompress_labels, format_named
+from nuclei.errors import InvalidOption
+from nuclei.formats import FORMATS, format_named
 from nuclei.imaging.images import Frame, read_labels
 from nuclei.postprocessing.measurement import measure
 from nuclei.results.coordinates import PixelSize
@@ -154,30 +151,3 @@ def test_every_format_writes_a_frame_without_nuclei(name: str) -> None:
 def test_an_unknown_format_lists_the_known() -> None:
     with pytest.raises(InvalidOption, match=r"'svg'.*geojson"):
         format_named("svg")
-
-
-@given(
-    arrays.arrays(
-        np.uint32,
-        st.tuples(st.integers(1, 20), st.integers(1, 20)),
-        elements=st.integers(0, 2**32 - 1),
-    )
-)
-def test_compressed_labels_come_back(labels: NDArray[np.uint32]) -> None:
-    back = decompress_labels(compress_labels(labels), *labels.shape)
-    assert back.dtype == np.uint32
-    np.testing.assert_array_equal(back, labels)
-
-
-@pytest.mark.parametrize(
-    ("data", "height", "width"),
-    [
-        (b"garbage", 20, 30),
-        (compress_labels(labels_of_two())[:-3], 20, 30),
-        (compress_labels(labels_of_two()), 20, 31),
-        (compress_labels(labels_of_two()), 10, 30),
-    ],
-)
-def test_decompress_refuses_damage_and_other_sizes(data: bytes, height: int, width: int) -> None:
-    with pytest.raises(InvalidData):
-        decompress_labels(data, height, width)

@@ -1,0 +1,100 @@
+"""The messages of a stream: its settings, its frames and their outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from nuclei import errors
+from nuclei.client.acquisition import (
+    FrameIndex,
+    FrameLike,
+    Outcome,
+    StagePosition,
+    StreamFrame,
+)
+from nuclei.client.messages import named_error, output_values, segmentation_of, write_request
+from nuclei.v1 import segmentation_pb2 as pb
+
+OVERFLOW = {
+    "block": pb.OVERFLOW_POLICY_BLOCK,
+    "drop_oldest": pb.OVERFLOW_POLICY_DROP_OLDEST,
+    "latest_only": pb.OVERFLOW_POLICY_LATEST_ONLY,
+}
+MAX_TIMEOUT_MS = 2**32 - 1
+
+
+class StreamMessages:
+    """The messages of one stream, and the outcomes that its answers stand for."""
+
+    def __init__(
+        self,
+        *,
+        overflow: str,
+        queue_size: int,
+        model: str,
+        tta: bool,
+        outputs: Collection[str],
+        timeout_s: float,
+    ) -> None:
+        """Check the options of all frames; raises InvalidOption."""
+        if overflow not in OVERFLOW:
+            raise errors.InvalidOption(
+                f"overflow={overflow!r} is not known; expected one of {', '.join(OVERFLOW)}"
+            )
+        output_values(outputs)
+        self._settings = pb.StreamSettings(overflow=OVERFLOW[overflow], queue_size=queue_size)
+        self._model = model
+        self._tta = tta
+        self._outputs = outputs
+        self._timeout_s = timeout_s
+        self._sent = 0
+        self._local_errors: dict[int, errors.NucleiError] = {}
+
+    def settings(self) -> pb.SegmentStreamRequest:
+        """The first message."""
+        return pb.SegmentStreamRequest(settings=self._settings)
+
+    def frame(self, given: FrameLike | StreamFrame) -> pb.SegmentStreamRequest:
+        """The message of the next frame.
+
+        One that cannot be sent goes without its image, so that its answer keeps its place in the
+        order.
+        """
+        frame = given if isinstance(given, StreamFrame) else StreamFrame(given)
+        message = pb.SegmentStreamRequest()
+        timeout_s = self._timeout_s if frame.timeout_s is None else frame.timeout_s
+        message.frame.timeout_ms = min(max(1, round(timeout_s * 1e3)), MAX_TIMEOUT_MS)
+        try:
+            write_request(message.frame.request, frame, self._model, self._tta, self._outputs)
+        except errors.NucleiError as error:
+            self._local_errors[self._sent] = error
+        self._sent += 1
+        return message
+
+    def outcome(self, answer: pb.SegmentStreamResponse) -> Outcome:
+        """The outcome that an answer stands for."""
+        index = stage_position = segmentation = error = None
+        if answer.HasField("index"):
+            echoed = answer.index
+            index = FrameIndex(
+                echoed.acquisition_uid, echoed.position, echoed.t, echoed.c, echoed.z
+            )
+        if answer.HasField("stage_position"):
+            place = answer.stage_position
+            z_um = place.z_um if place.HasField("z_um") else None
+            stage_position = StagePosition(place.x_um, place.y_um, z_um)
+        if answer.HasField("result"):
+            segmentation = segmentation_of(answer.result)
+        elif not answer.HasField("skipped"):
+            failure = answer.error
+            error = named_error(failure.name, failure.message, failure.retry_after_ms / 1e3)
+            error = self._local_errors.pop(answer.sequence, error)
+        return Outcome(
+            sequence=answer.sequence,
+            request_id=answer.request_id,
+            index=index,
+            stage_position=stage_position,
+            segmentation=segmentation,
+            error=error,
+            skipped=answer.skipped.reason,
+        )
