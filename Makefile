@@ -3,7 +3,7 @@ UV ?= uv
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve train-env yolov8-env test test-fast lint train-all wheels bench lock proto release-api settings
+.PHONY: help env serve train-env yolov8-env test test-fast lint train-all wheels bench lock proto wheel release-api settings
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -54,6 +54,11 @@ lock: ## pin what pyproject.toml asks for; delete a lock first to take newer ver
 		pyproject.toml -o requirements/training.lock
 	$(COMPILE) --no-deps requirements/yolov8.in -o requirements/yolov8.lock
 	$(COMPILE) --no-deps requirements/triton.in -o requirements/triton.lock
+
+wheel: env ## build the package in dist/: what `pip install` needs for a client
+	@rm -rf build dist/nuclei_serving-*.whl
+	@.venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
+	@ls dist/nuclei_serving-*.whl
 
 proto: train-env ## generate nuclei/v1's Python stubs from its proto
 	@PATH="$(CURDIR)/.venv-train/bin:$$PATH" python -m grpc_tools.protoc -I . --python_out=. \

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer.main
 
-from nuclei.cli.main import app
+from nuclei.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nuclei.cli.checkout import ROOT, require_checkout
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
 from nuclei.errors import InvalidOption
 from nuclei.registry import default_tracking_uri, registered_name
@@ -29,7 +30,7 @@ nuclei export --from-folder artifacts/ --version 3
 """
 
 DEFAULT_MODEL = registered_name("unet")
-CHECK_FRAME = Path(__file__).parents[2] / "examples" / "fluorescence.png"
+CHECK_FRAME = ROOT / "examples" / "fluorescence.png"
 
 
 def export(
@@ -87,6 +88,8 @@ def export(
         raise InvalidOption(
             f"--cpu {cpu} is not known; expected one of {', '.join(CpuAccelerator)}"
         ) from None
+    if check:
+        require_checkout(CHECK_FRAME)
     console = Console()
     uri = tracking_uri or default_tracking_uri()
     with _artifacts(model, version, alias, uri, from_folder) as (folder, number):

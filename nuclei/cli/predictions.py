@@ -140,8 +140,8 @@ def require_matplotlib() -> None:
     """Raise MissingPrerequisite where it is not installed."""
     if find_spec("matplotlib") is None:
         raise MissingPrerequisite(
-            "the pictures of --out need matplotlib, which the serving environment leaves out: "
-            "pip install matplotlib, use the environment of `make train-env`, or leave out --out"
+            "the pictures of --out need matplotlib, which is not installed: run `pip install "
+            "matplotlib`, use the environment of `make train-env`, or leave out --out"
         )
 
 

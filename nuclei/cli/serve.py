@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from nuclei.cli.checkout import require_checkout
+
 # Time the supervisor needs to stop, besides what it gives the gateway.
 _STOP_S = 30.0
 
@@ -64,8 +66,10 @@ def _guard(environment: dict[str, str]) -> int:
     from serving.supervision.events import show_events
     from serving.supervision.guard import Guard
 
+    settings = read_settings(ServeSettings)
+    require_checkout(settings.triton_environment, settings.check_frame)
     show_events()
     supervisor = Child(
         "the supervisor", [sys.executable, "-m", "serving.supervision"], environment, log=None
     )
-    return Guard(supervisor, read_settings(ServeSettings).stop_s + _STOP_S).run()
+    return Guard(supervisor, settings.stop_s + _STOP_S).run()

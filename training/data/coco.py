@@ -177,8 +177,8 @@ def _pycocotools() -> Any:
         from pycocotools import mask
     except ImportError as error:
         raise MissingPrerequisite(
-            "masks of COCO and YOLO data sets need pycocotools, which the serving environment "
-            "leaves out: run `make train-env` and use .venv-train/bin/nuclei"
+            "masks of COCO and YOLO data sets need pycocotools, which is not installed: run "
+            "`pip install 'nuclei-serving[train]'`, or `make train-env` and .venv-train/bin/nuclei"
         ) from error
     return mask
 

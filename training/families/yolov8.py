@@ -253,5 +253,6 @@ def _ultralytics(module: str) -> Any:
     except ImportError as error:
         raise MissingPrerequisite(
             f"YOLOv8 needs ultralytics, which is optional for its licence ({LICENCE}): run "
-            "`make yolov8-env` and use .venv-train/bin/nuclei"
+            "`pip install 'nuclei-serving[yolov8]'`, or `make yolov8-env` and "
+            ".venv-train/bin/nuclei"
         ) from error

@@ -12,7 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from nuclei.errors import InvalidOption, MissingPrerequisite
+from nuclei.cli.extras import missing
+from nuclei.errors import InvalidOption
 from nuclei.registry import default_tracking_uri
 from training.schedule import Schedule
 
@@ -206,10 +207,7 @@ def require_training() -> None:
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise MissingPrerequisite(
-            "training needs torch, which the serving environment lacks: run `make train-env` "
-            "and use .venv-train/bin/nuclei"
-        ) from error
+        raise missing("torch", "train") from error
 
 
 def best_device() -> str:

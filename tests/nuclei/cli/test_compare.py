@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from typer.testing import CliRunner, Result
 
-from nuclei.cli.main import app
+from nuclei.cli.app import app
 from nuclei.errors import InvalidData, InvalidOption, ModelNotFound
 from nuclei.inference.onnx_engine import LocalEngine
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from nuclei.cli.main import app
+from nuclei.cli.app import app
 from nuclei.errors import InvalidData, InvalidOption
 
 

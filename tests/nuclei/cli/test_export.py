@@ -6,7 +6,7 @@ import pytest
 from mlflow import MlflowClient
 from typer.testing import CliRunner, Result
 
-from nuclei.cli.main import app
+from nuclei.cli.app import app
 from nuclei.errors import EngineUnavailable, InvalidOption, ModelNotFound, NucleiError
 from serving.process.ports import LOOPBACK, free_ports
 from serving.repository import check_repository

@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from nuclei.version import installed_version
+
 HEAVY = ("torch", "bentoml", "mlflow", "matplotlib", "onnxruntime", "cv2", "tritonclient")
 COMMANDS = ("segment", "evaluate", "train", "data", "serve", "export", "models")
 
@@ -21,6 +23,11 @@ def test_help_lists_every_command() -> None:
         assert f" {command} " in shown.stdout
 
 
+def test_version_is_the_installed_one() -> None:
+    shown = nuclei("--version")
+    assert (shown.returncode, shown.stdout) == (0, f"nuclei-serving {installed_version()}\n")
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str) -> None:
     assert nuclei(command, "--help").returncode == 0
@@ -35,7 +42,7 @@ def test_help_teaches_by_examples(command: str) -> None:
 
 def test_help_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from nuclei.cli.main import app\n"
+        "import sys; from nuclei.cli.app import app\n"
         f"print([name for name in {HEAVY} if name in sys.modules])"
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner, Result
 
-from nuclei.cli.main import app
+from nuclei.cli.app import app
 from nuclei.errors import (
     EngineUnavailable,
     InvalidImage,

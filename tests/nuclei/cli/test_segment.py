@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from nuclei.cli.main import app
+from nuclei.cli.app import app
 from nuclei.cli.segment import find_jobs
 from nuclei.errors import EngineUnavailable, InvalidInput, InvalidOption, ModelNotFound, NucleiError
 from nuclei.evaluation.metrics import score_image

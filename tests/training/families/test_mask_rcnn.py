@@ -6,7 +6,7 @@ import torch
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
-from nuclei.cli.main import app
+from nuclei.cli.app import app
 from nuclei.inference.contract import Contract, Method
 from training.data.conversion import write_dataset
 from training.data.dataset import Sample

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from nuclei.cli.main import app
+from nuclei.cli.app import app
 from nuclei.errors import InvalidOption, MissingPrerequisite
 from nuclei.evaluation.metrics import Overlap
 from nuclei.imaging.images import frame_from_array

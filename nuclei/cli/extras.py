@@ -1,0 +1,48 @@
+"""The optional parts of the project: what a command needs that is not installed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from nuclei.errors import MissingPrerequisite
+
+# The extra of pyproject.toml that brings what the modules of a package import.
+EXTRAS = {"nuclei": "local", "serving": "serve", "training": "train"}
+
+
+@contextmanager
+def named_extras() -> Iterator[None]:
+    """Name the extra that brings a package which could not be imported inside.
+
+    Raises:
+        MissingPrerequisite: a module of ours imported a package that is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        extra = _extra(error.__traceback__)
+        if extra is None or error.name is None or _root(error.name) in EXTRAS:
+            raise
+        raise missing(error.name, extra) from error
+
+
+def missing(package: str, extra: str) -> MissingPrerequisite:
+    """The error that says which extra brings a package."""
+    return MissingPrerequisite(
+        f"this command needs {package}, which is not installed: "
+        f"run `pip install 'nuclei-serving[{extra}]'`, or use an environment that a checkout's "
+        "`make env` or `make train-env` makes"
+    )
+
+
+def _extra(traceback: TracebackType | None) -> str | None:
+    """The extra of the module of ours whose import failed, the innermost one."""
+    found = None
+    while traceback is not None:
+        found = EXTRAS.get(_root(traceback.tb_frame.f_globals.get("__name__", "")), found)
+        traceback = traceback.tb_next
+    return found
+
+
+def _root(module: str) -> str:
+    return module.partition(".")[0]

@@ -1,0 +1,24 @@
+import pytest
+
+from nuclei.cli.extras import named_extras
+from nuclei.errors import MissingPrerequisite
+
+
+def test_the_module_whose_import_failed_names_the_extra() -> None:
+    code = compile("import nosuch_package", "module", "exec")
+    for module, extra in {"nuclei.a": "local", "serving.b": "serve", "training.c": "train"}.items():
+        with (
+            pytest.raises(MissingPrerequisite, match=rf"nosuch_package.*\[{extra}\]"),
+            named_extras(),
+        ):
+            exec(code, {"__name__": module})
+
+
+def test_a_module_of_ours_that_is_missing_is_a_fault() -> None:
+    with pytest.raises(ModuleNotFoundError), named_extras():
+        exec("import nuclei.nosuch", {"__name__": "nuclei.a"})
+
+
+def test_an_import_elsewhere_is_not_judged() -> None:
+    with pytest.raises(ModuleNotFoundError), named_extras():
+        exec("import nosuch_package", {"__name__": "elsewhere"})
