@@ -39,7 +39,9 @@ def _extra(traceback: TracebackType | None) -> str | None:
     """The extra of the module of ours whose import failed, the innermost one."""
     found = None
     while traceback is not None:
-        found = EXTRAS.get(_root(traceback.tb_frame.f_globals.get("__name__", "")), found)
+        module = traceback.tb_frame.f_globals.get("__name__", "")
+        if module != __name__:
+            found = EXTRAS.get(_root(module), found)
         traceback = traceback.tb_next
     return found
 

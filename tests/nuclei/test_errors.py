@@ -1,4 +1,5 @@
 import re
+from pathlib import Path
 
 import grpc
 import pytest
@@ -45,3 +46,14 @@ def test_the_exit_code_names_the_branch() -> None:
 
 def test_the_base_class_has_no_codes() -> None:
     assert not {"grpc_status", "http_status", "exit_code"} & set(vars(NucleiError))
+
+
+def test_the_documented_table_is_the_real_one() -> None:
+    row = re.compile(r"^\| `(\w+)` \| ([A-Z_]+) \| (\d+) \| (\d+) \|", re.MULTILINE)
+    text = (Path(__file__).parents[2] / "docs" / "client.md").read_text()
+    documented = {name: codes for name, *codes in row.findall(text)}
+    leaves = [error for error in subclasses(NucleiError) if error is not errors.InvalidInput]
+    assert documented == {
+        error.__name__: [error.grpc_status, str(error.http_status), str(error.exit_code)]
+        for error in leaves
+    }
