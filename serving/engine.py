@@ -37,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 CONTROL_TIMEOUT_S = 5.0
 
+# A tile's maps arrive in one HTTP/2 frame instead of fifty.
+HTTP2_FRAME_BYTES = 2**22
+
 # A server that is back is found within a second; gRPC's default back-off grows to two minutes.
 RECONNECT_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -80,8 +83,7 @@ class TritonEngine:
             channel_args=[
                 ("grpc.max_send_message_length", max_message_bytes),
                 ("grpc.max_receive_message_length", max_message_bytes),
-                # A tile's maps arrive in one HTTP/2 frame instead of fifty.
-                ("grpc.http2.max_frame_size", 2**22),
+                ("grpc.http2.max_frame_size", HTTP2_FRAME_BYTES),
                 ("grpc.enable_http_proxy", 0),
                 *RECONNECT_OPTIONS,
             ],

@@ -8,6 +8,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from nuclei.errors import MissingPrerequisite
+from serving.engine import HTTP2_FRAME_BYTES
 from serving.gateway.certificates import server_credentials
 from serving.gateway.data_plane import DataPlane
 from serving.gateway.grpc_servicer import SERVICE, GrpcServicer
@@ -46,7 +47,7 @@ class GrpcServer:
                 ("grpc.max_receive_message_length", settings.max_message_bytes),
                 ("grpc.max_send_message_length", -1),
                 # Callers send an image in HTTP/2 frames of this size: fewer frames cost less.
-                ("grpc.http2.max_frame_size", 2**22),
+                ("grpc.http2.max_frame_size", HTTP2_FRAME_BYTES),
                 ("grpc.so_reuseport", 0),
                 *KEEPALIVE_OPTIONS,
             ],

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Final
 
-from nuclei.errors import EngineUnavailable, InvalidOption, NucleiError, Overloaded
+from nuclei.errors import InvalidOption, NucleiError, Overloaded
 from nuclei.imaging.images import Frame
 from nuclei.inference.deadline import Deadline
 from nuclei.results.segmentation import Segmentation
@@ -11,6 +11,7 @@ from nuclei.v1 import segmentation_pb2 as pb
 from serving.gateway.admission import Permit
 from serving.gateway.completion import first_completed
 from serving.gateway.data_plane import DataPlane, Options
+from serving.gateway.draining import stream_ended
 from serving.gateway.grpc_call import Call
 from serving.gateway.grpc_messages import FrameRequest, write_error
 from serving.gateway.observation import Observation, Skipped, observed
@@ -67,9 +68,8 @@ class StreamCall:
 
     async def _stream_settings(self, draining: asyncio.Event) -> pb.StreamSettings:
         """Those of the first message, or the defaults."""
-        error = EngineUnavailable("the server is shutting down; connect again in a few seconds")
         reading = self._call.read(pb.SegmentStreamRequest)
-        self._first = await first_completed(reading, (draining.wait(), error))
+        self._first = await first_completed(reading, (draining.wait(), stream_ended()))
         if self._first is None or self._first.WhichOneof("kind") != "settings":
             return pb.StreamSettings()
         settings, self._first = self._first.settings, None

@@ -32,6 +32,7 @@ from serving.gateway import metrics
 from serving.gateway.admission import Permit
 from serving.gateway.completion import Ending, first_completed
 from serving.gateway.data_plane import DataPlane, Options, ServerInfo
+from serving.gateway.draining import frame_given_up
 from serving.gateway.observation import Observation, observed, only_known_errors
 from serving.gateway.openapi import openapi_document
 from serving.gateway.problems import answer_problem
@@ -198,8 +199,7 @@ def _claim(request: Request) -> tuple[str, int]:
 
 def _stopping(request: Request) -> Ending:
     """The end of the time for draining."""
-    error = EngineUnavailable("the server is shutting down; send the frame again")
-    return request.app.state.drained.wait(), error
+    return request.app.state.drained.wait(), frame_given_up()
 
 
 async def _gone(request: Request) -> None:

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 Protocol = Literal["grpc", "stream", "http"]
 
+# What a caller learns of an unexpected exception.
+UNEXPECTED = "the service failed; its log says why"
 # Instead of a status, for a frame that its stream skipped.
 SKIPPED = "SKIPPED"
 
@@ -93,7 +95,7 @@ def only_known_errors() -> Iterator[None]:
         raise
     except Exception as error:
         logger.exception("unforeseen")
-        raise InternalError("the service failed; its log says why") from error
+        raise InternalError(UNEXPECTED) from error
 
 
 @contextmanager

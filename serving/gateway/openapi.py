@@ -3,6 +3,7 @@
 from typing import Any
 
 from nuclei.formats import FORMATS
+from serving.gateway.observation import UNEXPECTED
 
 _PROBLEMS = {
     "400": "an option is wrong",
@@ -11,7 +12,7 @@ _PROBLEMS = {
     "413": "the frame is over a limit",
     "422": "the body is not a frame that can be read",
     "429": "too much work at once; try again later",
-    "500": "the service failed; its log says why",
+    "500": UNEXPECTED,
     "503": "the inference server does not answer",
     "504": "the time ran out",
 }

@@ -15,6 +15,7 @@ from nuclei.errors import (
     Overloaded,
     Unauthenticated,
 )
+from serving.gateway.observation import UNEXPECTED
 
 UNAVAILABLE_RETRY_S = 1
 _DETAILS = {
@@ -46,7 +47,7 @@ async def answer_problem(request: Request, error: Exception) -> Response:
         return problem(error)
     if isinstance(error, HTTPException):
         return _routing_problem(HTTPStatus(error.status_code), error)
-    return problem(InternalError("the service failed; its log says why"))
+    return problem(InternalError(UNEXPECTED))
 
 
 def _routing_problem(status: HTTPStatus, error: HTTPException) -> Response:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from nuclei.errors import DeadlineExceeded, EngineUnavailable
+from nuclei.errors import DeadlineExceeded
 from nuclei.inference.deadline import Deadline
 from serving.gateway.admission import Admission, Permit
+from serving.gateway.draining import frame_given_up, stream_ended
 from serving.gateway.observation import Skipped
 
 PROTOCOL: Final = "stream"
@@ -154,7 +155,7 @@ class FrameStream(Generic[Answer]):
             for entry in self._entries:
                 self._release(entry)
         if reading.cancelled():
-            raise EngineUnavailable("the server is shutting down; connect again in a few seconds")
+            raise stream_ended()
 
     async def _read(
         self,
@@ -269,7 +270,7 @@ class FrameStream(Generic[Answer]):
         reading.cancel()
         await asyncio.sleep(DRAIN_SHARE * drain_s)
         for entry in list(self._entries):
-            entry.give_up(EngineUnavailable("the server is shutting down; send the frame again"))
+            entry.give_up(frame_given_up())
 
     def _release(self, entry: _Entry[Answer]) -> None:
         if entry.permit is not None:
