@@ -1,1 +1,1 @@
-"""How good a segmentation is: scores, comparisons, reports."""
+"""The quality of segmentations: scores, comparisons, reports."""

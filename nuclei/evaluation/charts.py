@@ -1,4 +1,4 @@
-"""Pictures of evaluations: charts of scores, and images with what was found in them."""
+"""Pictures of evaluations: charts of scores, and images with their nuclei drawn in."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from nuclei.imaging.images import Frame
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with any colour vision.
+# Okabe and Ito's colours, distinguishable with any colour vision.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 ERRORS = ("missed", "extra", "merged", "split")
-FATES = {
+RESULTS = {
     "right": (30, 190, 70),
     "missed": (50, 130, 255),
     "extra": (240, 40, 40),
@@ -51,7 +51,7 @@ def figures(
             f"DSB score {evaluation.images[i].scores['dsb_score']:.3f}",
             *(frames[i], truths[i], predicted[i]),
         )
-        for i in _telling(evaluation)
+        for i in _worst_middle_best(evaluation)
     ]
     return {
         "scores_per_image.png": figure_of_images(evaluation),
@@ -60,7 +60,7 @@ def figures(
     }
 
 
-def _telling(evaluation: Evaluation) -> list[int]:
+def _worst_middle_best(evaluation: Evaluation) -> list[int]:
     """Indices of the worst, the middle and the best image of each modality."""
     ranked = sorted(
         range(len(evaluation.images)), key=lambda i: evaluation.images[i].scores["dsb_score"]
@@ -172,7 +172,7 @@ def chart_of_images(models: Mapping[str, Evaluation]) -> "Figure":
 
 
 def chart_of_errors(models: Mapping[str, Evaluation]) -> "Figure":
-    """Errors of each type for a hundred true nuclei."""
+    """Errors of each type per hundred true nuclei."""
     figure, axes = _chart("", "for 100 true nuclei")
     width = 0.8 / len(models)
     for index, (colour, (name, evaluation)) in enumerate(_coloured(models)):
@@ -187,7 +187,7 @@ def chart_of_errors(models: Mapping[str, Evaluation]) -> "Figure":
 
 
 def chart_of_sizes(models: Mapping[str, Evaluation]) -> "Figure":
-    """Recall at IoU 0.5 (whole lines) and 0.75 (broken) by area of the true nuclei."""
+    """Recall at IoU 0.5 (solid lines) and 0.75 (dashed) by area of the true nuclei."""
     figure, axes = _chart("area of the true nucleus", "recall")
     for colour, (name, evaluation) in _coloured(models):
         sizes = evaluation.by_size()
@@ -202,7 +202,7 @@ def chart_of_sizes(models: Mapping[str, Evaluation]) -> "Figure":
 
 
 def chart_of_counts(models: Mapping[str, Evaluation]) -> "Figure":
-    """Nuclei found against true nuclei, a dot for each image."""
+    """Predicted against true number of nuclei, a dot for each image."""
     figure, axes = _chart("true nuclei of an image", "nuclei found")
     largest = 1.0
     for colour, (name, evaluation) in _coloured(models):
@@ -217,7 +217,7 @@ def chart_of_counts(models: Mapping[str, Evaluation]) -> "Figure":
 
 
 def chart_of_precision(models: Mapping[str, Evaluation]) -> "Figure":
-    """COCO's interpolated precision of masks against recall, of models with candidates."""
+    """COCO's interpolated precision of masks against recall, for models with candidates."""
     figure, axes = _chart("recall", "precision (masks)")
     for colour, (name, evaluation) in _coloured(models):
         if not evaluation.has_candidates:
@@ -232,9 +232,9 @@ def chart_of_precision(models: Mapping[str, Evaluation]) -> "Figure":
 
 
 def error_picture(frame: Frame, truth: Labels, predicted: Labels) -> NDArray[np.uint8]:
-    """The frame with each nucleus in the colour of its fate (`FATES`), errors filled with it.
+    """The frame with each nucleus in the colour of its result (`RESULTS`); errors are filled.
 
-    Predicted nuclei are shown, and of the true ones those that were missed.
+    It shows the predicted nuclei, and the true ones that were missed.
 
     Args:
         frame: the frame.
@@ -242,7 +242,7 @@ def error_picture(frame: Frame, truth: Labels, predicted: Labels) -> NDArray[np.
         predicted: integer [H, W], 0 is background.
 
     Returns:
-        uint8 RGB, of the size that `nuclei.formats.overlay.overlay` gives.
+        uint8 RGB, with the size of `nuclei.formats.overlay.overlay`.
 
     Raises:
         InvalidData: the two cannot be compared.
@@ -265,14 +265,14 @@ def error_picture(frame: Frame, truth: Labels, predicted: Labels) -> NDArray[np.
 
 
 def outline_px(picture: NDArray[np.uint8]) -> int:
-    """Width of an outline that is seen where a whole picture is shown a hand wide."""
+    """Width of an outline that is visible when the whole picture is about 8 cm wide."""
     return max(2, int(max(picture.shape)) // OUTLINES_PER_SIDE)
 
 
-def _colour(picture: NDArray[np.uint8], labels: Labels, fate: str, line_px: int) -> None:
+def _colour(picture: NDArray[np.uint8], labels: Labels, result: str, line_px: int) -> None:
     """Outline nuclei, and fill them unless they are right."""
-    colour = np.array(FATES[fate])
-    if fate != "right":
+    colour = np.array(RESULTS[result])
+    if result != "right":
         times = len(picture) // len(labels)
         inside = (labels != 0).repeat(times, axis=0).repeat(times, axis=1)
         picture[inside] = (picture[inside] * (1 - FILL) + colour * FILL).astype(np.uint8)

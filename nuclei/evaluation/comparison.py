@@ -1,4 +1,4 @@
-"""Models compared on the same images: tables of scores, errors, costs and of what differs."""
+"""Compare models on the same images: tables of scores, differences, errors and costs."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -47,7 +47,7 @@ class Row:
     """One line of a grid.
 
     Attributes:
-        name: of what it tells.
+        name: heading of the line.
         cells: one for each column after the first.
         best: indices of the best cells; empty where none is better.
     """
@@ -63,8 +63,8 @@ class Grid:
 
     Attributes:
         title: of the table.
-        note: what the reader has to know of it.
-        columns: headings after the first column's.
+        note: an explanation below the title.
+        columns: headings, without the first column's.
         rows: its lines.
     """
 
@@ -74,7 +74,7 @@ class Grid:
     rows: tuple[Row, ...]
 
     def table(self) -> Table:
-        """For a terminal."""
+        """As a table for a terminal."""
         table = Table(title=self.title, caption=self.note, title_justify="left")
         table.caption_justify = "left"
         table.add_column("")
@@ -94,9 +94,9 @@ class Entry:
     """One model, or one folder of label images.
 
     Attributes:
-        name: of it, to be read.
-        evaluation: of its nuclei.
-        cost: None where only its label images are known.
+        name: for tables and charts.
+        evaluation: its scores.
+        cost: None for label images.
     """
 
     name: str
@@ -109,7 +109,7 @@ class Comparison:
     """Entries evaluated on the same images.
 
     Attributes:
-        entries: at least one, with names of their own.
+        entries: at least one, with different names.
     """
 
     entries: tuple[Entry, ...]
@@ -129,14 +129,14 @@ class Comparison:
                 )
 
     def tests(self) -> dict[tuple[str, str], PairedTest]:
-        """Paired test of the DSB score of every two entries, by their names."""
+        """Paired tests of the DSB score for every two entries, by their names."""
         return {
             (a.name, b.name): paired_test(a.evaluation.values(TESTED), b.evaluation.values(TESTED))
             for a, b in combinations(self.entries, 2)
         }
 
     def grids(self) -> list[Grid]:
-        """Every table, the most telling first; those that would be empty are left out."""
+        """All tables, the most important first; empty ones are left out."""
         return [
             self._scores(),
             self._modalities(),
@@ -147,7 +147,7 @@ class Comparison:
         ]
 
     def details(self) -> list[Grid]:
-        """The tables that `Evaluation.table` does not hold already: by size, COCO's, costs."""
+        """The tables that are not in `Evaluation.table`: by size, COCO's, costs."""
         with_coco = any(evaluation.coco for evaluation in self.evaluations)
         with_cost = any(entry.cost for entry in self.entries)
         return [
@@ -157,7 +157,7 @@ class Comparison:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON has it."""
+        """All numbers, for JSON."""
         return {
             "models": {
                 entry.name: {
@@ -214,7 +214,7 @@ class Comparison:
             shown = [[scores[modality][name] for name in AP_SHOWN] for scores in by_modality]
             cells = tuple(" / ".join(f"{value:.3f}" for value in values) for values in shown)
             rows.append(Row(modality, cells))
-        note = "TP / (TP + FP + FN), mean over images, as StarDist's authors count it."
+        note = "TP / (TP + FP + FN), mean over images, as StarDist's authors define it."
         return self._grid("AP@.50 / .70 / .90 by modality", note, rows)
 
     def _tests(self) -> Grid:
@@ -252,8 +252,8 @@ class Comparison:
             for error in ERRORS
         ]
         note = (
-            "At IoU 0.5, and in brackets for 100 true nuclei. Merged: a nucleus found that holds "
-            "most of several true ones; split: a true one that holds most of several found."
+            "At IoU 0.5, in brackets per 100 true nuclei. Merged: a predicted nucleus that covers "
+            "most of several true ones; split: a true one that covers most of several predicted."
         )
         return self._grid("Errors", note, rows)
 
@@ -273,8 +273,8 @@ class Comparison:
                 )
             )
         note = (
-            "Recall / precision at IoU 0.5, of all images together; true nuclei by their own area "
-            "(their number in brackets), found ones by theirs."
+            "Recall / precision at IoU 0.5, over all images together; true nuclei by their area "
+            "(number in brackets), predicted ones by theirs."
         )
         return self._grid("By size of nucleus", note, rows)
 
@@ -295,8 +295,8 @@ class Comparison:
             values = [scores.get(f"{what}_ap") for scores in of_modality]
             rows.append(Row(f"AP {modality}", tuple(map(_digits, values)), _best(values)))
         note = (
-            "Of all candidates with their scores, without a limit on their number. Small is an "
-            "area below 32² pixels, large one above 96²."
+            "Over all candidates with their scores, without a limit on their number. Small: area "
+            "below 32² pixels; large: above 96²."
         )
         return self._grid(f"COCO scores of {'masks' if what == 'mask' else 'boxes'}", note, rows)
 
@@ -311,7 +311,7 @@ class Comparison:
             rows.append(Row(heading, tuple(cells), _best(values, less=True)))
         note = (
             "Measured on this machine by onnxruntime in one process for each model, CPU; "
-            "parameters and training time as the model tells them."
+            "parameters and training time as recorded in the model."
         )
         return self._grid("Cost", note, rows)
 
@@ -320,7 +320,7 @@ class Comparison:
 
 
 def _best(values: Sequence[float | None], less: bool = False) -> tuple[int, ...]:
-    """Indices of the best values; none where all are alike."""
+    """Indices of the best values; none where all are equal."""
     known = [value for value in values if value is not None]
     if len(set(known)) < 2:
         return ()

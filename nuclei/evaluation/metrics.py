@@ -5,9 +5,9 @@ the *DSB score* is the 2018 Data Science Bowl's (mean over IoU .50:.05:.95 of TP
 *AP@t* is the same formula at one IoU threshold t (StarDist: Schmidt et al. 2018, section 3);
 *PQ* is panoptic quality (Kirillov et al. 2019, equation 1) with matches at IoU > 0.5.
 
-Errors are told apart as merges and splits by Caicedo et al. 2019 (Cytometry A 95, "Evaluation of
-deep learning strategies for nucleus segmentation"), but by the part of a nucleus inside another
-(more than half) instead of by IoU, so that a small nucleus beside a large one counts too.
+Merges and splits follow Caicedo et al. 2019 (Cytometry A 95, "Evaluation of deep learning
+strategies for nucleus segmentation"), but by the fraction of a nucleus inside another (more than
+half) instead of by IoU, so that a small nucleus next to a large one counts too.
 """
 
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class Overlap:
     """Overlap of two label images.
 
     Attributes:
-        shared: int64 [n_true, n_predicted], pixels in common of every pair.
-        true_labels: [n_true], the numbers of the true nuclei, ascending.
-        predicted_labels: [n_predicted], of the predicted ones.
+        shared: int64 [n_true, n_predicted], pixels that each pair shares.
+        true_labels: [n_true], labels of the true nuclei, ascending.
+        predicted_labels: [n_predicted], labels of the predicted nuclei, ascending.
         true_area: int64 [n_true], pixels.
         predicted_area: int64 [n_predicted], pixels.
         true_mask: bool [H, W].
@@ -52,7 +52,7 @@ class Overlap:
         """Compare two label images, integer [H, W], 0 is background.
 
         Raises:
-            InvalidData: other shapes, not two-dimensional, or not integers.
+            InvalidData: different shapes, not two-dimensional, or not integers.
         """
         for name, labels in (("truth", truth), ("predicted", predicted)):
             if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
@@ -136,12 +136,12 @@ class Overlap:
 
     @cached_property
     def merging(self) -> NDArray[np.bool_]:
-        """Whether a predicted nucleus holds most of several true ones, [n_predicted]."""
+        """Whether a predicted nucleus covers most of several true ones, [n_predicted]."""
         return np.asarray(self._true_inside.sum(axis=0) > 1)
 
     @cached_property
     def split(self) -> NDArray[np.bool_]:
-        """Whether a true nucleus holds most of several predicted ones, [n_true]."""
+        """Whether a true nucleus covers most of several predicted ones, [n_true]."""
         return np.asarray(self._predicted_inside.sum(axis=1) > 1)
 
     @cached_property
@@ -173,11 +173,11 @@ class Overlap:
         return np.asarray(self.shared * 2 > self.predicted_area)
 
     def count_error(self) -> int:
-        """How many nuclei too many or too few."""
+        """Absolute difference of the numbers of nuclei."""
         return abs(self.n_predicted - self.n_true)
 
     def pixel_accuracy(self) -> float:
-        """Part of the pixels that are rightly foreground or background."""
+        """Fraction of pixels that are correctly foreground or background."""
         return float((self.true_mask == self.predicted_mask).mean())
 
     def dice(self) -> float:
@@ -206,8 +206,8 @@ def score_image(truth: Labels, predicted: Labels) -> dict[str, float]:
 def scores_of(overlap: Overlap) -> dict[str, float]:
     """Every score of one image, by name (see the module's docstring).
 
-    `missed` and `extra` count nuclei, `merged` predicted nuclei that hold several true ones,
-    `split` true nuclei that hold several predicted ones.
+    `missed` and `extra` count nuclei, `merged` predicted nuclei that cover several true ones,
+    `split` true nuclei that cover several predicted ones.
     """
     return {
         "dsb_score": overlap.dsb_score(),
@@ -232,9 +232,9 @@ def scores_of(overlap: Overlap) -> dict[str, float]:
 
 
 def _numbered(labels: Labels) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-    """The values that occur, rising, and for each pixel the index of its own among them."""
+    """The values that occur, ascending, and for each pixel the index of its value."""
     flat = labels.ravel()
-    if flat.size and flat.min() >= 0 and flat.max() < flat.size:  # counted faster than sorted
+    if flat.size and flat.min() >= 0 and flat.max() < flat.size:  # counting is faster than sorting
         occurs = np.bincount(flat.astype(np.int64)) > 0
         return np.flatnonzero(occurs), (np.cumsum(occurs) - 1)[flat]
     values, index = np.unique(flat, return_inverse=True)

@@ -1,4 +1,4 @@
-"""A comparison of models as one HTML page that needs nothing besides itself."""
+"""A comparison of models as one self-contained HTML page."""
 
 import base64
 import io
@@ -12,7 +12,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
-from nuclei.evaluation.charts import ERRORS, FATES, charts_of_models, error_picture, outline_px
+from nuclei.evaluation.charts import ERRORS, RESULTS, charts_of_models, error_picture, outline_px
 from nuclei.evaluation.comparison import TESTED, Comparison
 from nuclei.evaluation.metrics import Labels
 from nuclei.evaluation.statistics import CONFIDENCE
@@ -39,7 +39,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class ShownImage:
-    """One image: itself, the truth, and what each model made of it."""
+    """One image: the image, the truth, and the prediction of each model."""
 
     title: str
     pictures: tuple[Picture, ...]
@@ -74,10 +74,10 @@ def report(
         findings=_findings(comparison),
         grids=comparison.grids(),
         charts={name: _svg(figure) for name, figure in charts_of_models(evaluations).items()},
-        legend=FATES,
+        legend=RESULTS,
         galleries={
             heading: [shown(index) for index in indices]
-            for heading, indices in _telling(comparison).items()
+            for heading, indices in _images_to_show(comparison).items()
         },
     )
 
@@ -93,7 +93,7 @@ def _subject(comparison: Comparison) -> str:
 
 
 def _findings(comparison: Comparison) -> list[str]:
-    """What a reader in a hurry wants to know."""
+    """The main results, in sentences."""
     ranked = sorted(comparison.entries, key=lambda entry: -entry.evaluation.overall()["dsb_score"])
     best = ranked[0].evaluation
     low, high = best.interval(TESTED)
@@ -104,7 +104,7 @@ def _findings(comparison: Comparison) -> list[str]:
     tests = comparison.tests()
     for other in ranked[1:]:
         test = tests.get((ranked[0].name, other.name)) or tests[other.name, ranked[0].name]
-        verdict = "better" if test.p < 1 - CONFIDENCE else "not surely better"
+        verdict = "better" if test.p < 1 - CONFIDENCE else "not significantly better"
         sentences.append(
             f"It is {verdict} than {other.name} on these images: by {abs(test.difference):.3f}, "
             f"p = {test.p:.4f}."
@@ -112,7 +112,7 @@ def _findings(comparison: Comparison) -> list[str]:
     return sentences
 
 
-def _telling(comparison: Comparison) -> dict[str, list[int]]:
+def _images_to_show(comparison: Comparison) -> dict[str, list[int]]:
     """Indices of the images to look at, by heading."""
     scores = np.array([evaluation.values(TESTED) for evaluation in comparison.evaluations])
     rising = np.argsort(scores.mean(axis=0), kind="stable").tolist()
@@ -121,14 +121,14 @@ def _telling(comparison: Comparison) -> dict[str, list[int]]:
         [i for i in rising if modalities[i] == modality] for modality in sorted(set(modalities))
     ]
     worst = [*rising[:WORST_IMAGES], *(own[0] for own in of_modalities)]
-    telling = {
+    chosen = {
         "Lowest scores": list(dict.fromkeys(worst)),
         "Highest scores": [own[-1] for own in of_modalities],
     }
     if len(scores) > 1:
         differing = np.argsort(-np.ptp(scores, axis=0), kind="stable")
-        telling["Where they differ most"] = differing[:DIFFERING_IMAGES].tolist()
-    return telling
+        chosen["Where they differ most"] = differing[:DIFFERING_IMAGES].tolist()
+    return chosen
 
 
 def _shown(
@@ -142,7 +142,7 @@ def _shown(
     for entry, labels in zip(comparison.entries, predicted, strict=True):
         scores = entry.evaluation.images[index].scores
         errors = error_picture(frame, truth, labels)
-        pictures.append(Picture(f"{entry.name}: {_told(scores)}", _jpeg(errors)))
+        pictures.append(Picture(f"{entry.name}: {_summary(scores)}", _jpeg(errors)))
     image = comparison.evaluations[0].images[index]
     height, width = truth.shape
     n_nuclei = f"{image.scores['n_true']:.0f} nuclei"
@@ -152,7 +152,7 @@ def _shown(
     )
 
 
-def _told(scores: Mapping[str, float]) -> str:
+def _summary(scores: Mapping[str, float]) -> str:
     errors = [f"{scores[error]:.0f} {error}" for error in ERRORS if scores[error]]
     return ", ".join([f"DSB {scores[TESTED]:.3f}", *errors])
 

@@ -1,4 +1,4 @@
-"""How sure a mean over images is, and whether two models differ, by resampling the images."""
+"""Confidence intervals of means over images, and tests of differences between models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +22,10 @@ class PairedTest:
     """Two models on the same images.
 
     Attributes:
-        difference: mean of the first's score less the second's.
-        interval: of the difference, 95 %.
-        p: probability of a difference at least as large, either way, were the two models alike.
+        difference: mean score of the first minus that of the second.
+        interval: 95 % interval of the difference.
+        p: two-sided p-value: the probability of a difference at least as large if the two models
+            were equally good.
         better: number of images on which the first scores higher.
         worse: number of images on which it scores lower.
     """
@@ -40,9 +41,9 @@ def mean_interval(values: Values) -> Interval:
     """95 % interval of the mean of float64 [N], N at least 1.
 
     Bias-corrected and accelerated bootstrap over the images (Efron 1987); the same images always
-    give the same interval. It treats images as independent: near-copies make it too narrow.
+    give the same interval. It assumes independent images: near-copies make it too narrow.
     """
-    if np.ptp(values) < 1e-12:  # also of one image: nothing can be told
+    if np.ptp(values) < 1e-12:  # also for a single image
         return float(values[0]), float(values[0])
     found = stats.bootstrap(
         (values,),
@@ -57,11 +58,11 @@ def mean_interval(values: Values) -> Interval:
 
 
 def statistic_interval(n_images: int, statistic: Callable[[NDArray[np.intp]], float]) -> Interval:
-    """95 % interval of what is no mean over images: percentiles of the bootstrap.
+    """95 % interval of a statistic that is not a mean over images: bootstrap percentiles.
 
     Args:
         n_images: at least 1.
-        statistic: from the indices of images that were drawn, N of them.
+        statistic: computed from the indices of the N images drawn.
     """
     rng = np.random.default_rng(SEED)
     drawn = rng.integers(0, n_images, (FEWER_RESAMPLES, n_images))
@@ -73,7 +74,7 @@ def statistic_interval(n_images: int, statistic: Callable[[NDArray[np.intp]], fl
 def paired_test(first: Values, second: Values) -> PairedTest:
     """Compare the scores of two models, float64 [N] each, image by image.
 
-    A permutation test: were the models alike, each image's pair could as well be swapped.
+    A permutation test: if the models were equal, the two scores of an image could be swapped.
     """
     difference = first - second
     p = 1.0 if len(difference) < 2 else _permuted(first, second)

@@ -1,4 +1,4 @@
-"""What a model of a repository answers to images, and what answering costs."""
+"""Run a model of a repository on images, and measure the time and memory it takes."""
 
 import asyncio
 import time
@@ -27,9 +27,9 @@ class Answer:
 
     Attributes:
         labels: uint32 [H, W] as the frame, 0 is background; what is served.
-        candidates: what COCO's scores look at.
+        candidates: for COCO's scores.
         seconds: from the frame to the labels.
-        version: of the model that answered.
+        version: of the model.
     """
 
     labels: NDArray[np.uint32]
@@ -40,15 +40,15 @@ class Answer:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model takes; None is unknown.
+    """The cost of a model; None is unknown.
 
     Attributes:
-        parameters: of its networks.
+        parameters: number of parameters of its networks.
         training_minutes: on whatever machine it was trained.
         training_gpu_mb: peak of the GPU's memory there, megabytes.
         ms_per_image: median, from frame to labels, milliseconds.
-        ms_per_megapixel: of all images together.
-        memory_mb: peak of a process that does nothing else, megabytes.
+        ms_per_megapixel: over all images together.
+        memory_mb: peak memory of a process that does nothing else, megabytes.
     """
 
     parameters: float | None
@@ -66,7 +66,7 @@ def answers_of(
     frames: Sequence[Frame],
     advance: Callable[[], None] = lambda: None,
 ) -> tuple[list[Answer], Cost]:
-    """Ask a model for the nuclei of every frame, in a process of its own, on the CPU.
+    """Segment every frame with a model, in a process of its own, on the CPU.
 
     Args:
         repository: folder of Triton models.
@@ -85,7 +85,7 @@ def answers_of(
             return process.submit(_answer, repository, model, tta, frame).result()
 
         try:
-            ask(frames[0])  # loads the model, which the times are not to hold
+            ask(frames[0])  # loads the model, which must not count
             answers = []
             for frame in frames:
                 answers.append(ask(frame))
@@ -135,7 +135,7 @@ def _engine(repository: Path) -> LocalEngine:
 
 
 def _peak_memory_mb() -> float:
-    # Not getrusage: its peak goes back to before exec, and is then the parent's.
+    # Not getrusage, whose peak includes the time before exec, when it was the parent's.
     status = Path("/proc/self/status").read_text()
     kib = next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:"))
     return int(kib) / 2**10

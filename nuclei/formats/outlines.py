@@ -21,7 +21,7 @@ def outlines(labels: NDArray[np.uint32]) -> list[tuple[int, list[NDArray[np.int3
         labels: uint32 [H, W], contiguous, 0 is background.
 
     Returns:
-        (label, polygons) by rising label; a polygon is int32 [P, 2] of (x, y), clockwise on the
+        (label, polygons) by ascending label; a polygon is int32 [P, 2] of (x, y), clockwise on the
         screen, its first vertex not repeated at the end.
     """
     found: Sequence[tuple[slice, slice] | None] = ndimage.find_objects(labels.view(np.int32))
@@ -33,7 +33,7 @@ def outlines(labels: NDArray[np.uint32]) -> list[tuple[int, list[NDArray[np.int3
 
 
 def _polygons(mask: NDArray[np.bool_], x0: int, y0: int) -> list[NDArray[np.int32]]:
-    # OpenCV walks through the centres of border pixels. On an image of twice the size, rounding
+    # OpenCV follows the centres of border pixels. On an image of twice the size, rounding
     # those centres to the original grid gives the pixel edges exactly.
     doubled = mask.view(np.uint8).repeat(2, axis=0).repeat(2, axis=1)
     contours, _ = cv2.findContours(
@@ -43,6 +43,6 @@ def _polygons(mask: NDArray[np.bool_], x0: int, y0: int) -> list[NDArray[np.int3
 
 
 def _corners(points: NDArray[Any]) -> NDArray[np.int32]:
-    """The points of a closed line, without repetitions, clockwise on the screen."""
+    """The points of a closed line, without repetition, clockwise on the screen."""
     moved = (points != np.roll(points, 1, axis=0)).any(axis=1)
     return np.ascontiguousarray(points[moved][::-1], dtype=np.int32)

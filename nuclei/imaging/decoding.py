@@ -59,16 +59,16 @@ class Decoded:
 
 
 def probe(data: bytes, check_shape: CheckShape) -> Header:
-    """Read the header of the one image of a file; nothing is decompressed.
+    """Read the header of the only image of a file; nothing is decompressed.
 
-    Arguments and errors as `decode`, whose checks of what follows the header are left to it.
+    Arguments and errors as `decode`, which also checks what follows the header.
     """
     with _refusing_damage():
         return _form_of(data).probe(data, check_shape)
 
 
 def decode(data: bytes, check_shape: CheckShape) -> Decoded:
-    """Decode the one image of a file.
+    """Decode the only image of a file.
 
     Args:
         data: a whole PNG, JPEG, TIFF or OME-TIFF file.
@@ -83,7 +83,7 @@ def decode(data: bytes, check_shape: CheckShape) -> Decoded:
 
 @dataclass(frozen=True)
 class _Form:
-    """How files of one form are read."""
+    """The readers of one file format."""
 
     probe: Callable[[bytes, CheckShape], Header]
     decode: Callable[[bytes, CheckShape], Decoded]
@@ -103,13 +103,13 @@ def _form_of(data: bytes) -> _Form:
 
 @contextmanager
 def _refusing_damage() -> Iterator[None]:
-    """Turn what decoders raise and log about damaged bytes into InvalidImage."""
+    """Turn the exceptions and logs of decoders about damaged bytes into InvalidImage."""
     try:
         with silent_decoders():
             yield
     except InvalidImage:
         raise
-    except Exception as error:  # decoders answer damaged bytes with exceptions of every kind
+    except Exception as error:  # decoders raise any exception on damaged bytes
         raise InvalidImage(
             f"the image is truncated or damaged ({error}); expected a whole file: send it again"
         ) from error
@@ -130,7 +130,7 @@ def _decode_png(data: bytes, check_shape: CheckShape) -> Decoded:
 
 
 def _check_png_chunks(data: bytes) -> None:
-    # OpenCV returns what it has of a truncated or damaged PNG.
+    # OpenCV returns the readable part of a truncated or damaged PNG.
     position, kind = 8, b""
     while kind != b"IEND":
         length, kind = struct.unpack(">I4s", data[position : position + 8].ljust(8))
@@ -184,7 +184,7 @@ def _decode_tiff(data: bytes, check_shape: CheckShape) -> Decoded:
             pixels = np.moveaxis(pixels, 0, -1)
         if page.photometric == _PHOTOMETRIC.MINISWHITE:
             pixels = ~pixels if pixels.dtype == np.bool_ else (1 << page.bitspersample) - 1 - pixels
-        # The palette of an ImageJ file is a display colour: its indices are the intensities.
+        # The palette of an ImageJ file is for display: its indices are the intensities.
         palette = None if tiff.is_imagej else page.colormap
         if palette is not None and palette.shape[1] <= pixels.max():
             raise ValueError("its palette is too short")
@@ -192,7 +192,7 @@ def _decode_tiff(data: bytes, check_shape: CheckShape) -> Decoded:
 
 
 def _checked_page(tiff: tifffile.TiffFile, check_shape: CheckShape) -> tifffile.TiffPage:
-    """The one plane of the file, of a layout that is read."""
+    """The only plane of the file, in a layout that is supported."""
     page = _only_page(tiff)
     check_shape(page.imagelength, page.imagewidth)
     if page.is_tiled:
@@ -233,8 +233,8 @@ _OPENCV_SAMPLES: dict[int, int] = {
 
 
 def _only_page(tiff: tifffile.TiffFile) -> tifffile.TiffPage:
-    """The one full-resolution plane of the file."""
-    # The chain of pages of a damaged file may go round for ever.
+    """The only full-resolution plane of the file."""
+    # The chain of pages of a damaged file may be a loop.
     pages = [page.aspage() for page in islice(tiff.pages, MAX_PAGES)]
     if not pages:
         raise ValueError("it has no pixels")
@@ -274,7 +274,7 @@ def _is_for_opencv(page: tifffile.TiffPage) -> bool:
 
 
 def _check_segments(page: tifffile.TiffPage, data: bytes) -> None:
-    # Decoders fill what is missing with zeros, and inflate without a limit.
+    # Decoders fill missing data with zeros, and decompress without a limit.
     capacity = math.prod(page.chunks) * np.dtype(page.dtype).itemsize
     for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
         segment = data[offset : offset + size]

@@ -39,6 +39,6 @@ def _counting(value: Any) -> Any:
 
 @kernel(_counting(uint8), _counting(uint16))
 def _count(values: NDArray[Any], counts: NDArray[np.int64]) -> None:
-    """Add to `counts` how often each value occurs."""
+    """Add the number of occurrences of each value to `counts`."""
     for value in values:
         counts[value] += 1

@@ -1,1 +1,1 @@
-"""What a segmentation is: the nuclei of a frame, their features and places."""
+"""The result of a segmentation: the nuclei of a frame, their features and coordinates."""

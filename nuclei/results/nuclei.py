@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True, eq=False)
 class Nuclei:
-    """Features of N nuclei, one row per nucleus, by rising label.
+    """Features of N nuclei, one row per nucleus, by ascending label.
 
     Coordinates are (y, x) with the centre of the first pixel at (0, 0).
 

@@ -11,13 +11,13 @@ from nuclei.results.nuclei import Nuclei
 
 @dataclass(frozen=True, eq=False)
 class Segmentation:
-    """What one frame gave.
+    """The nuclei of one frame.
 
     Attributes:
         labels: uint32 [H, W] as the frame, 0 is background, 1..N in the order of `nuclei`.
         nuclei: features of the N nuclei.
         pixel_size_um: of the frame, micrometres; None when unknown.
-        model: name of the model that answered (`unet`, `unet_tta`).
+        model: name of the model (`unet`, `unet_tta`).
         version: its version.
         stage_ms: time of each step, milliseconds, by the step's name (`decode`, `infer`, ...).
         centroids_stage_um: float64 [N, 2] of (x, y), centroids on the stage, micrometres; None

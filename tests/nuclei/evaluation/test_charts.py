@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nuclei.evaluation.charts import (
-    FATES,
+    RESULTS,
     PicturedImage,
     charts_of_models,
     error_picture,
@@ -96,8 +96,8 @@ def test_picture_of_errors_gives_each_fate_its_colour() -> None:
     picture = error_picture(Frame(np.zeros((512, 512, 1), np.uint8)), truth, predicted)
     at = {"right": (10, 20), "missed": (10, 70), "merged": (10, 120), "extra": (200, 210)}
     for name, (y, x) in {**at, "split": (100, 20)}.items():
-        assert tuple(picture[y + 1, x]) == FATES[name], name
-    assert tuple(picture[100, 60]) == FATES["split"]
+        assert tuple(picture[y + 1, x]) == RESULTS[name], name
+    assert tuple(picture[100, 60]) == RESULTS["split"]
     assert not picture[300, 300].any()
 
 

@@ -84,7 +84,7 @@ def test_the_page_tells_the_main_things_first(page: Page) -> None:
     text = " ".join(page.texts)
     assert "3 images (2 fluorescence, 1 histology) with 9 nuclei" in text
     assert "right reaches a DSB score of 1.000" in text
-    assert re.search(r"It is not surely better than <b> on these images: by 0\.333", text)
+    assert re.search(r"It is not significantly better than <b> on these images: by 0\.333", text)
 
 
 def test_the_page_holds_tables_charts_and_images(page: Page) -> None:
