@@ -52,19 +52,14 @@ class Predictions:
             InvalidData: they do not fit an image, which is named.
         """
         from nuclei.evaluation.comparison import Entry
-        from nuclei.evaluation.scores import Evaluation, ImageScores
+        from nuclei.evaluation.scores import Evaluation
 
-        scores = [
-            ImageScores.of(
-                sample.id,
-                sample.modality,
-                sample.labels,
-                self.labels[sample.id],
-                self.candidates.get(sample.id),
-            )
-            for sample in samples
-        ]
-        return Entry(self.name, Evaluation(tuple(scores)), self.cost)
+        evaluation = Evaluation.of(
+            samples,
+            (self.labels[sample.id] for sample in samples),
+            (self.candidates.get(sample.id) for sample in samples),
+        )
+        return Entry(self.name, evaluation, self.cost)
 
 
 def ask_locally(
