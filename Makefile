@@ -32,9 +32,10 @@ lint: train-env ## check style, types and the API
 	@.venv-train/bin/buf lint
 	@.venv-train/bin/buf breaking --against $(RELEASED_API)
 
+# ONLY="unet linknet" trains some; MINUTES=6.5 trains side by side on a GPU for that long, and no more.
 train-all: train-env ## train every model on DATA=folder-or-zip, large ones where there is a GPU
 	@test -n "$(DATA)" || { echo "Which images? make train-all DATA=stage1_train.zip (.venv-train/bin/nuclei data download . fetches them)" >&2; exit 2; }
-	@.venv-train/bin/nuclei train all "$(DATA)"
+	@.venv-train/bin/nuclei train all "$(DATA)" $(ONLY:%=--only %) $(MINUTES:%=--minutes %)
 
 WITHOUT_TORCH = awk '/^[^ ]/ { keep = !/^(torch|torchvision|triton)==/ && !/^(cuda|nvidia)-[^m]/ } keep'
 wheels: train-env ## download what training needs besides torch into wheels/, for a machine without internet
