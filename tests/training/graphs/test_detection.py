@@ -10,10 +10,9 @@ from skimage.measure import label, regionprops
 from torch import Tensor
 
 from nuclei.inference.parity import differences
-from training.families.mask_rcnn import Detector, build_detector
-from training.graphs.detections import MergeMasks, detector_steps, example_image
-from training.graphs.step import export_steps
-from training.graphs.views import Split, Views
+from training.families.detectors import Detector, build_detector
+from training.graphs.detection import MergeMasks, Split, example_image, export_detector
+from training.graphs.maps import Views
 
 STEPS = ("preprocess", "split", "network", "merge_masks")
 Found = tuple[Tensor, Tensor, Tensor]
@@ -28,7 +27,7 @@ def detector() -> Detector:
 @pytest.fixture(scope="module")
 def exported(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graphs")
-    parity = export_steps(detector_steps(detector), folder)
+    parity = export_detector(detector, folder)
     assert {name.split("/")[0] for name in parity} == set(STEPS)
     for step in ("network", "merge_masks"):
         # Scores that differ in their last digits may change places at a limit.
