@@ -6,7 +6,7 @@ PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 .PHONY: help env serve train-env yolov8-env test test-fast lint train-all wheels bench lock proto wheel release-api settings
 
 help: ## show this list
-	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
 
 env: .venv/.made .venv-triton/.made ## make the serving environment (.venv) and Triton's (.venv-triton)
 
@@ -23,7 +23,7 @@ test: train-env .venv-triton/.made ## run the whole test suite (PYTEST_ARGS=... 
 test-fast: train-env ## run the tests that need no Triton and train no network (3 minutes)
 	@$(PYTEST) -m "not slow and not train and not triton" $(PYTEST_ARGS)
 
-yolov8-env: .venv-train/.yolov8 ## add ultralytics (AGPL-3.0) to it, for `nuclei train yolov8`
+yolov8-env: .venv-train/.yolov8 ## add ultralytics (AGPL-3.0) to .venv-train, for `nuclei train yolov8`
 
 lint: train-env ## check style, types and the API
 	@.venv-train/bin/ruff check .
@@ -32,12 +32,13 @@ lint: train-env ## check style, types and the API
 	@.venv-train/bin/buf lint
 	@.venv-train/bin/buf breaking --against $(RELEASED_API)
 
+# ONLY="unet linknet" trains some; MINUTES=6.5 trains side by side on a GPU for that long, and no more.
 train-all: train-env ## train every model on DATA=folder-or-zip, large ones where there is a GPU
 	@test -n "$(DATA)" || { echo "Which images? make train-all DATA=stage1_train.zip (.venv-train/bin/nuclei data download . fetches them)" >&2; exit 2; }
-	@.venv-train/bin/nuclei train all "$(DATA)"
+	@.venv-train/bin/nuclei train all "$(DATA)" $(ONLY:%=--only %) $(MINUTES:%=--minutes %)
 
 WITHOUT_TORCH = awk '/^[^ ]/ { keep = !/^(torch|torchvision|triton)==/ && !/^(cuda|nvidia)-[^m]/ } keep'
-wheels: train-env ## collect in wheels/ what training needs besides torch, for a machine without internet
+wheels: train-env ## download what training needs besides torch into wheels/, for a machine without internet
 	@$(WITHOUT_TORCH) requirements/training.lock > .venv-train/without-torch.txt
 	@.venv-train/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
 		--require-hashes -d wheels -r .venv-train/without-torch.txt
@@ -48,14 +49,14 @@ bench: env ## measure speed on this machine, into benchmarks/RESULTS.md (ten min
 # Exact versions with the hashes of every file: what was tested is what is installed.
 COMPILE = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
-lock: ## pin what pyproject.toml asks for; delete a lock first to take newer versions (needs uv)
+lock: ## pin the dependencies of pyproject.toml; delete a lock first for newer versions (needs uv)
 	$(COMPILE) --extra serve pyproject.toml -o requirements/serving.lock
 	$(COMPILE) --extra serve --extra train --extra dev -c requirements/serving.lock \
 		pyproject.toml -o requirements/training.lock
 	$(COMPILE) --no-deps requirements/yolov8.in -o requirements/yolov8.lock
 	$(COMPILE) --no-deps requirements/triton.in -o requirements/triton.lock
 
-wheel: env ## build the package in dist/: what `pip install` needs for a client
+wheel: env ## build the wheel for clients in dist/
 	@rm -rf build dist/nuclei_serving-*.whl
 	@.venv/bin/python -m pip wheel --quiet --disable-pip-version-check --no-deps -w dist .
 	@ls dist/nuclei_serving-*.whl
@@ -65,7 +66,7 @@ proto: train-env ## generate nuclei/v1's Python stubs from its proto
 		--grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. nuclei/v1/segmentation.proto
 
 RELEASED_API = nuclei/v1/released.binpb
-release-api: train-env ## record the proto as released: later changes must be compatible with it
+release-api: train-env ## record the proto as released; `make lint` compares later changes with it
 	@.venv-train/bin/buf build --exclude-source-info -o $(RELEASED_API)
 
 settings: train-env ## write docs/settings.md from the settings classes

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +34,6 @@ from views import ALL, DIHEDRAL, MIRRORED, SCALED, TURNED, View, answers, averag
 from nuclei.errors import InvalidOption
 from nuclei.evaluation.statistics import mean_interval, paired_test
 from nuclei.inference.onnx_engine import LocalEngine
-from nuclei.postprocessing.accumulation import Maps as MapsOfFrame
 from training.data.dataset import Sample, read_dataset
 from training.data.split import split_samples
 from training.data.targets import MAPS
@@ -76,8 +75,7 @@ class _Some(nn.Module):
         self._network, self._own = network, own
 
     def forward(self, images: Tensor) -> Tensor:
-        own: Tensor = self._network(images)[:, self._own]
-        return own
+        return self._network(images)[:, self._own]
 
 
 class Bench:
@@ -124,7 +122,7 @@ class Bench:
             path.parent.mkdir(exist_ok=True)
             partial_path = path.with_suffix(".partial.npz")
             made = {f"{number:04d}": maps for number, maps in enumerate(make())}
-            np.savez_compressed(partial_path, **made)  # type: ignore[arg-type]
+            np.savez_compressed(partial_path, **made)
             partial_path.rename(path)
         with np.load(path) as file:
             return [file[key] for key in sorted(file)]
@@ -199,8 +197,7 @@ class Training:
         # No choice by the validation images.
         network, _ = recipe.fit(training, folder, None, lambda *_: None)
         engine = recipe.engine(network.to(schedule.device), recipe.contract(), "fp32")
-        answers = predict_all(validation, engine, tta=False)
-        return [cast(MapsOfFrame, answer).maps for answer in answers]
+        return [answer.maps for answer in predict_all(validation, engine, tta=False)]
 
 
 def averages(members: Sequence[Training], bench: Bench) -> Outcome:
@@ -470,11 +467,7 @@ def write_document(results: Mapping[str, Result], budget: str) -> None:
     parts = {"budget": budget, **tables}
     for name, part in parts.items():
         mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-
-        def filled(found: re.Match[str], part: str = part) -> str:
-            return found[1] + part + found[2]
-
-        text = mark.sub(filled, text)
+        text = mark.sub(lambda found, part=part: found[1] + part + found[2], text)
     DOCUMENT.write_text(text)
     for name, topics in PICTURED.items():
         if figure := picture(topics, results):

@@ -7,7 +7,6 @@ is level.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +16,7 @@ from nuclei.evaluation.metrics import Overlap
 from nuclei.inference.contract import WatershedParameters
 from nuclei.postprocessing.watershed import LEVELS, label_nuclei
 from training.data.dataset import Sample
+from training.tuning import coordinate_search
 
 Maps = NDArray[np.uint8]
 Labels = NDArray[np.uint32]
@@ -152,11 +152,11 @@ def cross_validated(way: Way, samples: Sequence[Sample], maps: Sequence[Maps]) -
     chosen = []
     for number in range(N_FOLDS):
         there = np.where(fold == number, 0, weights)
-        best = dict(way.start)
-        for _ in range(ROUNDS):
-            for name, values in way.grid.items():
-                tried = [best, *({**best, name: value} for value in values)]
-                best = max(tried, key=lambda options: float(there @ scores(options)))
+
+        def mean(options: Options, there: Scores = there) -> float:
+            return float(there @ scores(options))
+
+        best = coordinate_search(way.start, way.grid, _changed, mean, ROUNDS)
         result[fold == number] = scores(best)[fold == number]
         chosen.append(best)
     return Outcome(result, tuple(chosen))
@@ -187,8 +187,12 @@ def modality_weights(samples: Sequence[Sample]) -> Scores:
     return np.asarray(counts[index] ** -0.5)
 
 
+def _changed(options: Options, name: str, value: float) -> Options:
+    return {**options, name: value}
+
+
 def _parameters(options: Options) -> WatershedParameters:
-    known: dict[str, Any] = {name: options[name] for name in START}
+    known = {name: options[name] for name in START}
     return WatershedParameters(**{**known, "min_area_px": int(known["min_area_px"])})
 
 

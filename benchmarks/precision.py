@@ -19,7 +19,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from rich.console import Console
 from rich.table import Table
 
-from nuclei.evaluation.scores import Evaluation, ImageScores
+from nuclei.evaluation.scores import Evaluation
 from nuclei.imaging.images import frame_from_array
 from nuclei.imaging.intensity import intensity_range
 from nuclei.inference.deadline import NEVER
@@ -45,7 +45,7 @@ WAYS = {
 }
 
 
-class Crops(CalibrationDataReader):  # type: ignore[misc]
+class Crops(CalibrationDataReader):
     """Training crops, as the calibration of the activations' ranges wants them."""
 
     def __init__(self, samples: list[Sample]) -> None:
@@ -74,10 +74,8 @@ def quantise(model: Path, training: list[Sample]) -> None:
 async def measure(address: str, validation: list[Sample]) -> tuple[float, Evaluation]:
     """Median seconds of one inference of 512x512, and the scores."""
     engine = TritonEngine(address, 1, MAX_MESSAGE_BYTES)
-    scores = []
-    for sample in validation:
-        found = await segment(frame_from_array(sample.pixels), engine, "unet")
-        scores.append(ImageScores.of(sample.id, sample.modality, sample.labels, found.labels))
+    frames = [frame_from_array(sample.pixels) for sample in validation]
+    found = [await segment(frame, engine, "unet") for frame in frames]
     tile = np.random.default_rng(0).integers(0, 4096, (512, 512, 1)).astype(np.uint16)
     seconds = []
     for _ in range(REPEATS):
@@ -85,7 +83,8 @@ async def measure(address: str, validation: list[Sample]) -> tuple[float, Evalua
         await engine.infer("unet", ("MAPS",), tile, intensity_range(tile), NEVER)
         seconds.append(time.perf_counter() - started)
     await engine.close()
-    return float(np.median(seconds)), Evaluation(tuple(scores))
+    evaluation = Evaluation.of(validation, [one.labels for one in found])
+    return float(np.median(seconds)), evaluation
 
 
 def main() -> None:
@@ -105,14 +104,10 @@ def main() -> None:
             if int8:
                 quantise(model, training)
             export(model, repository, 1, accelerator=accelerator)
-            http, grpc, metrics = free_ports(3)
-            with TritonServer(
-                repository,
-                Path(scratch) / "state",
-                http_port=http,
-                grpc_port=grpc,
-                metrics_port=metrics,
-            ) as server:
+            ports = dict(
+                zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True)
+            )
+            with TritonServer(repository, Path(scratch) / "state", **ports) as server:
                 seconds, evaluation = asyncio.run(measure(server.address, validation))
             by_modality = evaluation.by_modality()
             table.add_row(

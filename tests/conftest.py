@@ -223,11 +223,12 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     import torch
 
     from nuclei.inference.contract import CONTRACT_FILE, Contract
-    from training.graphs.maps import export_steps, unet_steps
+    from training.graphs.maps import map_steps
+    from training.graphs.step import export_steps
 
     folder = tmp_path_factory.mktemp("artifacts")
     torch.manual_seed(0)
-    export_steps(unet_steps(torch.nn.Conv2d(3, 3, 3, padding=1).eval()), folder)
+    export_steps(map_steps(torch.nn.Conv2d(3, 3, 3, padding=1).eval()), folder)
     contract = Contract("unet", validation={"dsb_score": 0.5, "dsb_score/histology": 0.25})
     (folder / CONTRACT_FILE).write_text(contract.to_json())
     return folder

@@ -3,6 +3,7 @@
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import typer.main
 
 from nuclei.cli.app import app
+from nuclei.results.nuclei import Nuclei
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
@@ -28,10 +30,11 @@ INDENTED = re.compile(r"^ {4}(?=\S).*$", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(TOP_FOLDERS)})/[\w./-]*")
 MODULE = re.compile(r"(?:nuclei|serving|training)(?:\.\w+)+")
-COMMAND = re.compile(r"(?:^|[\s=(])(?:[A-Z_]+=\S+ +)*(?:\S*/bin/)?nuclei +(.+)")
+COMMAND = re.compile(r"(?:^|[\s=(])(?:[A-Z_]+=\S+ +)*(?:\S*/bin/)?(?<!from )nuclei +(.+)")
 TARGET = re.compile(r"(?:^|\s)make +([a-z][a-z0-9-]*)")
 # What a reader replaces.
 PLACEHOLDER = re.compile(r"NAME|FAMILY")
+COLUMNS = [f"nuclei.{field.name}" for field in fields(Nuclei)]
 # Names what there was before, too.
 CHANGELOG = ROOT / "CHANGELOG.md"
 
@@ -66,8 +69,8 @@ def test_the_files_that_are_named_exist(document: Path) -> None:
 
 def test_the_modules_that_are_named_exist(document: Path) -> None:
     for code in INLINE.findall(document.read_text()):
-        # Packages of the proto hold messages by their protobuf names.
-        if MODULE.fullmatch(code) and not code.startswith("nuclei.v"):
+        # Packages of the proto hold messages by their protobuf names; a result has `nuclei`, too.
+        if MODULE.fullmatch(code) and not code.startswith(("nuclei.v1", "nuclei.v2", *COLUMNS)):
             resolve_name(code)
 
 

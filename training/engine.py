@@ -1,8 +1,8 @@
-"""The engine that runs a network in torch, for validation while it trains."""
+"""The engine that runs a model's graph in torch, for validation while it trains."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,36 +11,29 @@ from torch import Tensor, nn
 
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
+from nuclei.inference.graph import GRAPHS, NETWORKS, Step
 from nuclei.inference.pipeline import TTA_SUFFIX, Inference
-from nuclei.postprocessing.accumulation import Outputs
-from training.graphs.maps import Merge, Network, Preprocess, Views
 
 
 class TorchEngine:
-    """Runs the steps that are exported as ONNX, in torch.
-
-    Attributes:
-        network_step: the step of the network.
-    """
-
-    network_step: ClassVar[type[nn.Module]] = Network
+    """Runs the modules that are exported as ONNX, chained as `nuclei.inference.graph` says."""
 
     def __init__(
         self,
-        network: nn.Module,
+        modules: Mapping[str, nn.Module],
         contract: Contract,
         device: str = "cpu",
         precision: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        """Wrap a network.
+        """Wrap the modules of a graph.
 
         Args:
-            network: in evaluation mode, as its step takes it.
-            contract: what the pipeline needs to know of it.
-            device: where it runs.
-            precision: makes the context the network runs in; the default is float32.
+            modules: by step, in evaluation mode.
+            contract: what the pipeline needs to know of the model.
+            device: where the modules run.
+            precision: makes the context that networks run in; the default is float32.
         """
-        self._network = self.network_step(network)
+        self._modules = {name: module.to(device) for name, module in modules.items()}
         self._contract = contract
         self._device = device
         self._precision = precision
@@ -56,16 +49,25 @@ class TorchEngine:
         intensity: NDArray[np.float32],
         deadline: Deadline,
     ) -> Inference:
-        tta = graph.endswith(TTA_SUFFIX)
+        graphs = GRAPHS[self._contract.method]
+        given = {"IMAGE": torch.from_numpy(image), "RANGE": torch.from_numpy(intensity)}
+        tensors = {name: tensor.to(self._device) for name, tensor in given.items()}
         with torch.inference_mode():
-            pixels = torch.from_numpy(image).to(self._device)
-            batch = Preprocess()(pixels, torch.from_numpy(intensity).to(self._device))
-            batch = Views()(batch) if tta else batch
-            with self._precision():
-                answers = self._network(batch.contiguous(memory_format=torch.channels_last))
-            return Inference(self.outputs(answers, tta), "0")
+            for step in graphs.all_views if graph.endswith(TTA_SUFFIX) else graphs.one_view:
+                made = self._run(step, [tensors[name] for name in step.reads])
+                tensors |= zip(step.writes, made, strict=True)
+        return Inference({name: tensors[name].cpu().numpy() for name in outputs}, "0")
 
-    def outputs(self, answers: Tensor, tta: bool) -> Outputs:
-        """What the graph gives, from what the network answers to the image or to its views."""
-        maps = Merge()(answers)[0] if tta else answers
-        return {"MAPS": maps.cpu().numpy()}
+    def _run(self, step: Step, tensors: list[Tensor]) -> tuple[Tensor, ...]:
+        module = self._modules[step.name]
+        if step.name in NETWORKS:
+            with self._precision():
+                made = module(*map(_channels_last, tensors))
+        else:
+            made = module(*tensors)
+        return made if isinstance(made, tuple) else (made,)
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    """A batch of images in the order of memory that convolutions are fastest in."""
+    return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,19 +19,20 @@ from nuclei.evaluation.charts import figures
 from nuclei.evaluation.coco import Candidates
 from nuclei.evaluation.comparison import Comparison, Entry
 from nuclei.evaluation.report import report
-from nuclei.evaluation.scores import Evaluation, ImageScores
+from nuclei.evaluation.scores import Evaluation
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference.contract import CONTRACT_FILE, Contract, Parameters
-from nuclei.inference.pipeline import Engine
 from nuclei.postprocessing.accumulation import Accumulator
 from training.curves import learning_curves
 from training.data.dataset import Sample, fingerprint, read_dataset, summary
 from training.data.split import split_samples
-from training.families.networks import n_parameters
-from training.optimisation import Progress, Report, Validate, fit
+from training.engine import TorchEngine
+from training.optimisation import Progress, Report, Validate, fit, mixed_precision
 from training.schedule import Augmentation, Schedule
-from training.tracking import ModelVersion, Run, tracked_run
 from training.tuning import Tuner, labelled, predict_all
+
+if TYPE_CHECKING:
+    from training.tracking import ModelVersion, Run
 
 OPTIONS_FILE = "options.json"
 CHECKPOINT_FILE = "checkpoint.pt"
@@ -71,15 +72,21 @@ class Recipe(ABC):
         """The trained network on the CPU; goes on where a killed run stopped."""
 
     @abstractmethod
-    def engine(self, network: nn.Module, contract: Contract, precision: str) -> Engine:
-        """Runs a network in evaluation mode, on the schedule's device, in bf16 or fp32."""
+    def modules(self, network: nn.Module) -> Mapping[str, nn.Module]:
+        """The modules of the graph around a network in evaluation mode, by step."""
 
     @abstractmethod
     def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
         """Write the ONNX files of the graphs; gives the largest difference of each from torch."""
 
+    def engine(self, network: nn.Module, contract: Contract, precision: str) -> TorchEngine:
+        """Runs a network in evaluation mode, on the schedule's device, in bf16 or fp32."""
+        device = self.schedule.device
+        context = partial(mixed_precision, device, precision)
+        return TorchEngine(self.modules(network), contract, device, context)
+
     def tags(self) -> Mapping[str, Any]:
-        """Of the registered model version, besides family and scores."""
+        """Tags of the registered model version, besides family and scores."""
         return {}
 
     def to_json(self) -> str:
@@ -111,9 +118,9 @@ class Recipe(ABC):
 
 
 class LearnedRecipe(Recipe):
-    """Of a network that learns from crops: a `training.optimisation.Learner`."""
+    """The recipe of a network that learns from crops: a `training.optimisation.Learner`."""
 
-    same_kernels: ClassVar[bool] = False
+    captures_graph: ClassVar[bool] = False
 
     @abstractmethod
     def targets(self, labels: NDArray[np.uint16]) -> Any:
@@ -133,7 +140,7 @@ class LearnedRecipe(Recipe):
 class TrainedModel:
     """What a training gave."""
 
-    version: ModelVersion
+    version: "ModelVersion"
     contract: Contract
     evaluation: Evaluation
     parity: dict[str, float]
@@ -152,6 +159,9 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
         InvalidData: data that cannot be used, or a checkpoint of another training.
         InvalidOption: an unknown encoder, loss and so on.
     """
+    # MLflow takes seconds to import, and a training that is not tracked does without it.
+    from training.tracking import tracked_run
+
     training, validation = split(recipe)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OPTIONS_FILE).write_text(recipe.to_json())
@@ -193,12 +203,12 @@ def _validate(recipe: Recipe, samples: Sequence[Sample], network: nn.Module) -> 
     contract = recipe.contract()
     engine = recipe.engine(network, contract, recipe.schedule.precision)
     predicted = predict_all(samples, engine, tta=False)
-    evaluation = _evaluate(samples, _label(predicted, contract.postprocessing))
+    evaluation = Evaluation.of(samples, _label(predicted, contract.postprocessing))
     return {f"val_{name}": value for name, value in _flat(evaluation).items()}
 
 
 def _tune(
-    recipe: Recipe, network: nn.Module, validation: Sequence[Sample], run: Run, step: int
+    recipe: Recipe, network: nn.Module, validation: Sequence[Sample], run: "Run", step: int
 ) -> tuple[Contract, Evaluation]:
     """Tune post-processing on the validation images; score them with and without TTA."""
     contract, schedule = recipe.contract(), recipe.schedule
@@ -211,7 +221,10 @@ def _tune(
     names = (contract.family, f"{contract.family} with TTA")
     comparison = Comparison(
         tuple(
-            Entry(name, _evaluate(validation, labels, _candidates(validation, one, parameters)))
+            Entry(
+                name,
+                Evaluation.of(validation, labels, _candidates(validation, one, parameters)),
+            )
             for name, labels, one in zip(names, predicted, views, strict=True)
         )
     )
@@ -238,8 +251,8 @@ def _tune(
 
 
 def _register(
-    recipe: Recipe, network: nn.Module, contract: Contract, progress: Progress, run: Run
-) -> tuple[dict[str, float], ModelVersion]:
+    recipe: Recipe, network: nn.Module, contract: Contract, progress: Progress, run: "Run"
+) -> "tuple[dict[str, float], ModelVersion]":
     with TemporaryDirectory() as scratch:
         artifacts = Path(scratch)
         parity = recipe.export(network, artifacts)
@@ -255,23 +268,12 @@ def _register(
         return parity, run.register(contract.family, artifacts, tags)
 
 
+def n_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
 def _label(predicted: Sequence[Accumulator], parameters: Parameters) -> list[NDArray[np.uint32]]:
     return [labelled(one, parameters) for one in predicted]
-
-
-def _evaluate(
-    samples: Sequence[Sample],
-    predicted: Sequence[NDArray[np.uint32]],
-    candidates: Sequence[Candidates | None] | None = None,
-) -> Evaluation:
-    """All scores; COCO's where there are candidates."""
-    looked_at = candidates or [None] * len(samples)
-    return Evaluation(
-        tuple(
-            ImageScores.of(sample.id, sample.modality, sample.labels, labels, scored)
-            for sample, labels, scored in zip(samples, predicted, looked_at, strict=True)
-        )
-    )
 
 
 def _candidates(

@@ -4,11 +4,11 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from nuclei.errors import InvalidData
 from training.data.dataset import Sample
 from training.data.sampling import CountingSampler, CropDataset
-from training.families.networks import AveragedWeights
+from training.ema import ExponentialMovingAverage
 from training.schedule import Schedule
 
 
@@ -29,12 +29,12 @@ class Learner(Protocol):
     """A network, what it learns of a crop, and how far from that it is. To be pickled.
 
     Attributes:
-        same_kernels: `loss_of` calls the network once with the images, whose answer takes the same
-            kernels at every step, so that a GPU may replay them.
+        captures_graph: `loss_of` calls the network once, with the images, and the network runs the
+            same kernels at every step, so that a GPU may replay them as a CUDA graph.
     """
 
     @property
-    def same_kernels(self) -> bool: ...
+    def captures_graph(self) -> bool: ...
 
     def build(self) -> nn.Module:
         """The network with random weights."""
@@ -64,7 +64,8 @@ SCORE = "val_dsb_score"
 BEST_FILE = "best.pt"
 FINISHED_FILE = "finished.json"
 NOTED_EVERY = 20
-MOST_STEPS = 2**31
+RECENT_STEPS = 50
+MAX_STEPS = 2**31
 # Parts of the steps after which the rate falls tenfold: Detectron2's schedules.
 SGD_MILESTONES = (2 / 3, 8 / 9)
 
@@ -111,54 +112,25 @@ def fit(
     if finished.exists():
         _refuse_another(finished, json.loads(finished.read_text())["schedule"], schedule)
         return best_network(learner, folder), finished_progress(folder)
-    torch.manual_seed(schedule.seed)
-    device = torch.device(schedule.device)
-    network, average = (_placed(learner.build(), device) for _ in range(2))
-    averaged = AveragedWeights(network, average, schedule.average_decay)
-    optimizer = _optimizer(network, schedule)
-    progress = _resume(checkpoint, network, averaged, optimizer, schedule)
-    started = None
-    losses: list[Tensor] = []
-    network.train()
-    if learner.same_kernels and schedule.device == "cuda":
-        _let_replay(network, schedule)
-    with _bar() as bar:
-        task = bar.add_task("training", total=1.0, note="")
+    optimisation = _Optimisation(learner, schedule)
+    progress = optimisation.resume(checkpoint)
+    with _Bar(best_score=validate is not None) as bar:
         for images, targets in _crops(learner, samples, schedule, progress.step):
-            if started is None:
-                # Not before: those who make the crops have to start.
-                started = time.monotonic() - progress.seconds
-            done = _done(schedule, progress)
-            _set_learning_rate(optimizer, schedule, progress.step, done)
-            images = images.to(device, non_blocking=True)
-            images = images.contiguous(memory_format=torch.channels_last)
-            losses.append(_step(learner, network, optimizer, images, targets, schedule))
-            progress.step += 1
-            averaged.update(progress.step)
-            progress.seconds = time.monotonic() - started
-            done = _done(schedule, progress)
+            optimisation.step(images, targets)
             if progress.step % NOTED_EVERY == 0:
-                # Looking at a loss waits for the GPU.
-                note = f"step {progress.step}  loss {_mean(losses[-50:]):.3f}"
-                best_score = f"  best score {progress.best_score:.3f}" if validate else ""
-                bar.update(task, completed=done, note=note + best_score)
-            if progress.step % schedule.validate_every and done < 1:
+                bar.show(optimisation.done(), progress, optimisation.recent_loss())
+            over = optimisation.is_over()
+            if progress.step % schedule.validate_every and not over:
                 continue
-            scores = {"train_loss": _mean(losses)}
-            if validate:
-                scores |= validate(averaged.network)
-            losses.clear()
-            progress.seconds = time.monotonic() - started
-            progress.history.append({"step": progress.step, **scores})
+            scores = optimisation.validated(validate)
             report(progress.step, scores)
-            shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-            bar.console.print(f"step {progress.step}: {shown}", highlight=False)
+            bar.print(progress.step, scores)
             if not validate or scores[SCORE] > progress.best_score:
                 progress.best_score, progress.best_step = scores.get(SCORE, 0.0), progress.step
-                _save(folder / BEST_FILE, averaged.network.state_dict())
-            _save_checkpoint(checkpoint, network, averaged, optimizer, schedule, progress)
+                _save(folder / BEST_FILE, optimisation.ema.network.state_dict())
+            optimisation.save(checkpoint)
             stale = progress.step - progress.best_step
-            if done >= 1 or stale >= schedule.patience * schedule.validate_every:
+            if over or stale >= schedule.patience * schedule.validate_every:
                 break
     finish(folder, progress, schedule)
     return best_network(learner, folder), progress
@@ -203,19 +175,142 @@ def finished_progress(folder: Path) -> Progress:
         ) from error
 
 
-def _done(schedule: Schedule, progress: Progress) -> float:
-    """The part of a training that is over."""
-    if schedule.minutes is not None:
-        return min(1.0, progress.seconds / 60 / schedule.minutes)
-    return progress.step / schedule.steps
+class _Optimisation:
+    """A network in training, and everything that changes with it.
+
+    Attributes:
+        ema: the moving average of the network's weights.
+        progress: where the training stands.
+    """
+
+    def __init__(self, learner: Learner, schedule: Schedule) -> None:
+        torch.manual_seed(schedule.seed)
+        self._learner, self._schedule = learner, schedule
+        self._device = torch.device(schedule.device)
+        self._network, average = (_placed(learner.build(), self._device) for _ in range(2))
+        self.ema = ExponentialMovingAverage(self._network, average, schedule.ema_decay)
+        self._optimizer = _optimizer(self._network, schedule)
+        self.progress = Progress()
+        self._losses: list[Tensor] = []
+        self._started: float | None = None
+
+    def resume(self, checkpoint: Path) -> Progress:
+        """Go on from a checkpoint where there is one, and make ready for the first step.
+
+        Raises:
+            InvalidData: it belongs to another schedule or network.
+        """
+        if checkpoint.exists():
+            self._load(checkpoint)
+        self._network.train()
+        if self._learner.captures_graph and self._schedule.device == "cuda":
+            _capture_cuda_graph(self._network, self._schedule)
+        return self.progress
+
+    def step(self, images: Tensor, targets: Any) -> None:
+        """Learn from one batch of crops."""
+        if self._started is None:
+            # Not before: the processes that make the crops have to start.
+            self._started = time.monotonic() - self.progress.seconds
+        _set_learning_rate(self._optimizer, self._schedule, self.progress.step, self.done())
+        images = images.to(self._device, non_blocking=True)
+        self._losses.append(
+            _descend(
+                self._learner,
+                self._network,
+                self._optimizer,
+                images.contiguous(memory_format=torch.channels_last),
+                targets,
+                self._schedule,
+            )
+        )
+        self.progress.step += 1
+        self.ema.update(self.progress.step)
+        self._note_time()
+
+    def done(self) -> float:
+        """The part of the training that is over, in [0, 1]."""
+        if self._schedule.minutes is not None:
+            return min(1.0, self.progress.seconds / 60 / self._schedule.minutes)
+        return self.progress.step / self._schedule.steps
+
+    def is_over(self) -> bool:
+        return self.done() >= 1
+
+    def recent_loss(self) -> float:
+        """Mean of the last steps; looking at a loss waits for the GPU."""
+        return _mean(self._losses[-RECENT_STEPS:])
+
+    def validated(self, validate: Validate | None) -> dict[str, float]:
+        """The mean loss since the last validation, and the scores; both go into the history."""
+        scores = {"train_loss": _mean(self._losses)}
+        if validate:
+            scores |= validate(self.ema.network)
+        self._losses.clear()
+        self._note_time()
+        self.progress.history.append({"step": self.progress.step, **scores})
+        return scores
+
+    def save(self, checkpoint: Path) -> None:
+        state = {
+            "network": self._network.state_dict(),
+            "averaged": self.ema.network.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "schedule": asdict(self._schedule),
+            "progress": asdict(self.progress),
+        }
+        _save(checkpoint, state)
+
+    def _load(self, checkpoint: Path) -> None:
+        state = torch.load(checkpoint, map_location=self._schedule.device, weights_only=True)
+        _refuse_another(checkpoint, state["schedule"], self._schedule)
+        try:
+            self._network.load_state_dict(state["network"])
+            self.ema.network.load_state_dict(state["averaged"])
+        except RuntimeError as error:
+            raise InvalidData(
+                f"{checkpoint} belongs to another network; remove it to start anew, or give its "
+                "encoder"
+            ) from error
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.progress = Progress(**state["progress"])
+
+    def _note_time(self) -> None:
+        assert self._started is not None
+        self.progress.seconds = time.monotonic() - self._started
+
+
+class _Bar:
+    """The progress bar of a training."""
+
+    def __init__(self, best_score: bool) -> None:
+        self._best_score = best_score
+        self._bar = Bar(*Bar.get_default_columns(), TextColumn("{task.fields[note]}"))
+        self._task = self._bar.add_task("training", total=1.0, note="")
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def show(self, done: float, progress: Progress, loss: float) -> None:
+        best_score = f"  best score {progress.best_score:.3f}" if self._best_score else ""
+        note = f"step {progress.step}  loss {loss:.3f}{best_score}"
+        self._bar.update(self._task, completed=done, note=note)
+
+    def print(self, step: int, scores: Mapping[str, float]) -> None:
+        shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        self._bar.console.print(f"step {step}: {shown}", highlight=False)
 
 
 def _mean(losses: Sequence[Tensor]) -> float:
     return float(torch.stack(list(losses)).mean())
 
 
-def _let_replay(network: nn.Module, schedule: Schedule) -> None:
-    """Record what a network does to a batch, forth and back, and let it replay that.
+def _capture_cuda_graph(network: nn.Module, schedule: Schedule) -> None:
+    """Record a network's forward and backward pass of one batch as a CUDA graph, to be replayed.
 
     Launching its thousand small kernels one by one takes longer than running them.
     """
@@ -227,17 +322,13 @@ def _let_replay(network: nn.Module, schedule: Schedule) -> None:
         schedule.device, torch.bfloat16, schedule.precision == "bf16", cache_enabled=False
     ):
         torch.cuda.make_graphed_callables(network, (images,), allow_unused_input=True)
-    # The noise is in the batch statistics by now.
+    # The batch statistics hold the noise by now.
     network.load_state_dict(before)
 
 
 def _placed(network: nn.Module, device: torch.device) -> nn.Module:
     # Channels last is what makes bf16 fast on a CPU: 0.65 s against 1.9 s per step of a ResNet-18.
     return network.to(device).to(memory_format=torch.channels_last)
-
-
-def _bar() -> Bar:
-    return Bar(*Bar.get_default_columns(), TextColumn("{task.fields[note]}"))
 
 
 def _crops(
@@ -251,7 +342,7 @@ def _crops(
         schedule.seed,
         schedule.balanced,
     )
-    n_steps = schedule.steps if schedule.minutes is None else MOST_STEPS
+    n_steps = schedule.steps if schedule.minutes is None else MAX_STEPS
     sampler = CountingSampler(first_step * schedule.batch_size, n_steps * schedule.batch_size)
     return DataLoader(
         dataset,
@@ -286,7 +377,7 @@ def _optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
     return torch.optim.AdamW(network.parameters(), rate, weight_decay=decay, fused=True)
 
 
-def _step(
+def _descend(
     learner: Learner,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -294,6 +385,7 @@ def _step(
     targets: Any,
     schedule: Schedule,
 ) -> Tensor:
+    """One step of the optimiser; gives the loss, a scalar on the network's device."""
     with mixed_precision(schedule.device, schedule.precision):
         value = learner.loss_of(network, images, targets)
     optimizer.zero_grad(set_to_none=True)
@@ -329,52 +421,12 @@ def _set_learning_rate(
         group["lr"] = schedule.learning_rate * warmup * left
 
 
-def _save_checkpoint(
-    path: Path,
-    network: nn.Module,
-    averaged: AveragedWeights,
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-    progress: Progress,
-) -> None:
-    state = {
-        "network": network.state_dict(),
-        "averaged": averaged.network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "schedule": asdict(schedule),
-        "progress": asdict(progress),
-    }
-    _save(path, state)
-
-
 def _save(path: Path, state: dict[str, Any]) -> None:
     """Write beside and move in, so that a kill never leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
     os.replace(partial, path)
-
-
-def _resume(
-    path: Path,
-    network: nn.Module,
-    averaged: AveragedWeights,
-    optimizer: torch.optim.Optimizer,
-    schedule: Schedule,
-) -> Progress:
-    if not path.exists():
-        return Progress()
-    state = torch.load(path, map_location=schedule.device, weights_only=True)
-    _refuse_another(path, state["schedule"], schedule)
-    try:
-        network.load_state_dict(state["network"])
-        averaged.network.load_state_dict(state["averaged"])
-    except RuntimeError as error:
-        raise InvalidData(
-            f"{path} belongs to another network; remove it to start anew, or give its encoder"
-        ) from error
-    optimizer.load_state_dict(state["optimizer"])
-    return Progress(**state["progress"])
 
 
 def _refuse_another(path: Path, written: dict[str, Any], schedule: Schedule) -> None:

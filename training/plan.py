@@ -7,11 +7,11 @@ from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
 
-from training.families.averaging import UNetLinkNet
 from training.families.consensus import Consensus
 from training.families.mask_rcnn import MaskRCNN
 from training.families.stardist import StarDist
 from training.families.unet import UNet
+from training.families.unet_linknet import UNetLinkNet
 from training.families.yolov8 import YoloV8
 from training.job import Recipe
 from training.optimisation import FINISHED_FILE
@@ -35,12 +35,12 @@ class Planned:
     Attributes:
         name: of its folder.
         make: its recipe, once those before it are trained.
-        joined: it is joined of others, and learns nothing itself.
+        ensemble: it is made of others, and learns nothing itself.
     """
 
     name: str
     make: Callable[[], Recipe]
-    joined: bool = False
+    ensemble: bool = False
 
 
 def budget_of(folder: Path, device: str) -> Budget:
@@ -74,7 +74,7 @@ def plan(
     steps: int | None = None,
     minutes: float | None = None,
 ) -> Iterator[Planned]:
-    """The models, joined ones after those they are joined of; YOLOv8 where it can be trained.
+    """The models, ensembles after their members; YOLOv8 where it can be trained.
 
     Args:
         data: folder or zip of images and masks.
@@ -94,6 +94,9 @@ def plan(
         sized = replace(sized, validate_every=1000, batch_size=16, workers=workers)
         return replace(sized, steps=steps or gpu_steps)
 
+    def folders(*members: str) -> dict[str, Path]:
+        return {name: folder / name for name in members}
+
     def unet(architecture: str, encoder: str = ENCODER, cpu_steps: int = 9000) -> Planned:
         name = architecture if encoder == ENCODER else f"{architecture}_{encoder}"
         settings = schedule(Schedule(), cpu_steps, 12000, workers=12)
@@ -104,8 +107,8 @@ def plan(
     yield unet("linknet")
     yield Planned(
         "unet_linknet",
-        lambda: UNetLinkNet.of(data, folder / "unet", folder / "linknet", device),
-        joined=True,
+        lambda: UNetLinkNet.of(data, folders("unet", "linknet"), device),
+        ensemble=True,
     )
     settings = schedule(Schedule(), 9000, 10000, workers=6)
     yield Planned("stardist", lambda: StarDist(data=data, schedule=settings))
@@ -114,8 +117,8 @@ def plan(
     yield Planned("mask_rcnn", lambda: MaskRCNN(data=data, backbone=backbone, schedule=sgd))
     yield Planned(
         "consensus",
-        lambda: Consensus.of(data, folder / "unet", folder / "mask_rcnn", device),
-        joined=True,
+        lambda: Consensus.of(data, folders("unet", "mask_rcnn"), device),
+        ensemble=True,
     )
     if find_spec("ultralytics") is not None:
         # Smaller crops, for the network sees them enlarged.

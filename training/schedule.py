@@ -46,7 +46,7 @@ class Schedule:
         learning_rate: peak rate, after a linear warm-up.
         warmup_steps: length of the warm-up.
         weight_decay: of the optimiser.
-        average_decay: decay of the moving average of the weights.
+        ema_decay: decay of the exponential moving average (EMA) of the weights.
         validate_every: steps between two validations (one "epoch" of the curves).
         patience: validations without a better score before training stops early.
         seed: of the weights, the crops and the augmentations.
@@ -66,7 +66,7 @@ class Schedule:
     learning_rate: float = 2e-3
     warmup_steps: int = 200
     weight_decay: float = 1e-2
-    average_decay: float = 0.998
+    ema_decay: float = 0.998
     validate_every: int = 500
     patience: int = 20
     seed: int = 0

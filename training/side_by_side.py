@@ -51,7 +51,7 @@ class Together:
 
     recipes: Mapping[str, UNet]
 
-    same_kernels = True
+    captures_graph = True
 
     def build(self) -> _Together:
         return _Together({name: recipe.build() for name, recipe in self.recipes.items()})

@@ -2,9 +2,9 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,29 +41,66 @@ CONSENSUS: dict[str, tuple[float, ...]] = {
     "min_score": (0.2, 0.25, 0.3, 0.35, 0.4, 0.42, 0.44, 0.46, 0.48, 0.5, 0.6, 0.7),
     "overlap": RENDERING["overlap"],
 }
-GRIDS = {
-    Method.WATERSHED: WATERSHED,
-    Method.MASKS: RENDERING,
-    Method.STARS: RENDERING,
-    Method.PROMPTED: RENDERING,
-    Method.CONSENSUS: CONSENSUS,
-}
-# The second for networks that are unsure everywhere: no single step leads there from the first.
-STARTS: dict[Method, tuple[Parameters, ...]] = {
-    Method.WATERSHED: (
-        WatershedParameters(),
-        WatershedParameters(foreground_threshold=0.5, h=0.1, min_score=0.0),
+Grid = Mapping[str, Sequence[float]]
+State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class Search:
+    """Where the parameters of a method are searched.
+
+    Attributes:
+        grid: the values that are tried, by parameter.
+        starts: where the search may begin: at the best of them.
+    """
+
+    grid: Grid
+    starts: tuple[Parameters, ...]
+
+
+_OF_RENDERING = Search(RENDERING, (RenderingParameters(),))
+SEARCHES: dict[Method, Search] = {
+    Method.WATERSHED: Search(
+        WATERSHED,
+        (
+            WatershedParameters(),
+            # For networks that are unsure everywhere: no single step leads here from the first.
+            WatershedParameters(foreground_threshold=0.5, h=0.1, min_score=0.0),
+        ),
     ),
-    Method.MASKS: (RenderingParameters(),),
-    Method.STARS: (RenderingParameters(),),
-    Method.PROMPTED: (RenderingParameters(),),
-    Method.CONSENSUS: (ConsensusParameters(),),
+    Method.MASKS: _OF_RENDERING,
+    Method.STARS: _OF_RENDERING,
+    Method.PROMPTED: _OF_RENDERING,
+    Method.CONSENSUS: Search(CONSENSUS, (ConsensusParameters(),)),
 }
 ROUNDS = 3
 
 
+def coordinate_search(
+    start: State,
+    grid: Grid,
+    change: Callable[[State, str, float], State],
+    score: Callable[[State], float],
+    rounds: int,
+) -> State:
+    """The best point found by trying the values of one coordinate after the other.
+
+    Args:
+        start: where to begin.
+        grid: the values that are tried, by coordinate.
+        change: a point with another value of one coordinate.
+        score: of a point; higher is better, and of equal points the earlier is kept.
+        rounds: how often to go through all coordinates.
+    """
+    best = start
+    for _ in range(rounds):
+        for name, values in track(grid.items(), "tuning", len(grid), transient=True):
+            best = max([best, *(change(best, name, value) for value in values)], key=score)
+    return best
+
+
 def predict_all(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[Accumulator]:
-    """What an engine of one model answers to every sample."""
+    """What the engine of a model answers for every sample."""
 
     async def run(sample: Sample) -> Accumulator:
         frame = frame_from_array(sample.pixels)
@@ -104,17 +141,14 @@ class Tuner:
 
     def best(self, chosen: NDArray[np.intp]) -> Parameters:
         """Best parameters for the samples of these indices."""
-        grid = GRIDS[self._method]
-        best = max(STARTS[self._method], key=lambda p: self._mean(p, chosen))
-        for _ in range(ROUNDS):
-            for name, values in track(grid.items(), "tuning", len(grid), transient=True):
-                tried = [best, *(_changed(best, name, value) for value in values)]
-                best = max(tried, key=lambda p: self._mean(p, chosen))
-        return best
 
-    def _mean(self, parameters: Parameters, chosen: NDArray[np.intp]) -> float:
-        scores = self.scores(parameters)[chosen]
-        return float(np.average(scores, weights=self._weights[chosen]))
+        def mean(parameters: Parameters) -> float:
+            scores = self.scores(parameters)[chosen]
+            return float(np.average(scores, weights=self._weights[chosen]))
+
+        search = SEARCHES[self._method]
+        start = max(search.starts, key=mean)
+        return coordinate_search(start, search.grid, _changed, mean, ROUNDS)
 
     def cross_validated_score(self, seed: int) -> float:
         """Mean DSB score of each half of the samples with parameters tuned on the other half.
@@ -133,6 +167,6 @@ def labelled(predicted: Accumulator, parameters: Parameters) -> NDArray[np.uint3
     return labels
 
 
-def _changed(parameters: Parameters, name: str, value: Any) -> Parameters:
+def _changed(parameters: Parameters, name: str, value: float) -> Parameters:
     changed: Parameters = replace(parameters, **{**asdict(parameters), name: value})
     return changed

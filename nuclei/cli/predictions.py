@@ -52,37 +52,34 @@ class Predictions:
             InvalidData: they do not fit an image, which is named.
         """
         from nuclei.evaluation.comparison import Entry
-        from nuclei.evaluation.scores import Evaluation, ImageScores
+        from nuclei.evaluation.scores import Evaluation
 
-        scores = [
-            ImageScores.of(
-                sample.id,
-                sample.modality,
-                sample.labels,
-                self.labels[sample.id],
-                self.candidates.get(sample.id),
-            )
-            for sample in samples
-        ]
-        return Entry(self.name, Evaluation(tuple(scores)), self.cost)
+        evaluation = Evaluation.of(
+            samples,
+            (self.labels[sample.id] for sample in samples),
+            (self.candidates.get(sample.id) for sample in samples),
+        )
+        return Entry(self.name, evaluation, self.cost)
 
 
 def ask_locally(
     samples: "Sequence[Sample]", repository: Path, model: str, tta: bool
 ) -> Predictions:
-    """Run a model of a repository, without a server; raises what `answers_of` raises."""
-    from nuclei.evaluation.timing import answers_of
+    """Run a model of a repository, without a server; raises what `timed_inference` raises."""
+    from nuclei.evaluation.timing import timed_inference
     from nuclei.imaging.images import frame_from_array
 
     frames = [frame_from_array(sample.pixels) for sample in samples]
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task(f"Segmenting with {model}", total=len(frames))
-        answers, cost = answers_of(repository, model, tta, frames, lambda: progress.advance(task))
-    by_id = {sample.id: answer for sample, answer in zip(samples, answers, strict=True)}
+        inferences, cost = timed_inference(
+            repository, model, tta, frames, lambda: progress.advance(task)
+        )
+    by_id = {sample.id: inference for sample, inference in zip(samples, inferences, strict=True)}
     return Predictions(
-        model_title(model, answers[0].version, tta),
-        {name: answer.labels for name, answer in by_id.items()},
-        {name: answer.candidates for name, answer in by_id.items()},
+        model_title(model, inferences[0].version, tta),
+        {name: inference.labels for name, inference in by_id.items()},
+        {name: inference.candidates for name, inference in by_id.items()},
         cost,
     )
 

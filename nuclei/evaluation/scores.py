@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
-from typing import Any
+from itertools import pairwise, repeat
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ class ImageScores:
     Attributes:
         name: of the image.
         modality: for example `histology`.
-        scores: by name, as `nuclei.evaluation.metrics.score_image` gives them.
+        scores: by name, as `nuclei.evaluation.metrics.scores_of` gives them.
         matches: nucleus by nucleus.
         detections: of masks and of boxes, by these names; empty without candidates.
     """
@@ -124,6 +124,21 @@ def _detections(truth: Labels, candidates: Candidates) -> dict[str, Detections]:
     }
 
 
+class Annotated(Protocol):
+    """An image with its truth, as `training.data.dataset.Sample` has it."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def modality(self) -> str: ...
+
+    @property
+    def labels(self) -> Labels:
+        """Integer [H, W], 0 is background."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class Evaluation:
     """Scores of a set of images: means over images, sums of counts of nuclei and errors.
@@ -133,6 +148,31 @@ class Evaluation:
     """
 
     images: tuple[ImageScores, ...]
+
+    @classmethod
+    def of(
+        cls,
+        samples: Sequence[Annotated],
+        predicted: Iterable[Labels],
+        candidates: Iterable[Candidates | None] | None = None,
+    ) -> Self:
+        """Score the predictions for some images.
+
+        Args:
+            samples: the images with their truth, at least one.
+            predicted: for each, integer [H, W], 0 is background.
+            candidates: for each, what COCO's scores look at; None leaves these scores out.
+
+        Raises:
+            InvalidData: a prediction does not fit its image, which is named.
+        """
+        columns = predicted, candidates or repeat(None, len(samples))
+        return cls(
+            tuple(
+                ImageScores.of(sample.id, sample.modality, sample.labels, labels, looked_at)
+                for sample, labels, looked_at in zip(samples, *columns, strict=True)
+            )
+        )
 
     def __post_init__(self) -> None:
         if not self.images:

@@ -22,7 +22,7 @@ from nuclei.inference.pipeline import predict
 
 
 @dataclass(frozen=True, eq=False)
-class Answer:
+class TimedInference:
     """The nuclei of one image.
 
     Attributes:
@@ -59,13 +59,13 @@ class Cost:
     memory_mb: float
 
 
-def answers_of(
+def timed_inference(
     repository: Path,
     model: str,
     tta: bool,
     frames: Sequence[Frame],
     advance: Callable[[], None] = lambda: None,
-) -> tuple[list[Answer], Cost]:
+) -> tuple[list[TimedInference], Cost]:
     """Segment every frame with a model, in a process of its own, on the CPU.
 
     Args:
@@ -81,14 +81,14 @@ def answers_of(
     """
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
 
-        def ask(frame: Frame) -> Answer:
-            return process.submit(_answer, repository, model, tta, frame).result()
+        def run(frame: Frame) -> TimedInference:
+            return process.submit(_infer, repository, model, tta, frame).result()
 
         try:
-            ask(frames[0])  # loads the model, which must not count
-            answers = []
+            run(frames[0])  # loads the model, which must not count
+            inferences = []
             for frame in frames:
-                answers.append(ask(frame))
+                inferences.append(run(frame))
                 advance()
             memory_mb = process.submit(_peak_memory_mb).result()
             contract = process.submit(_contract, repository, model).result()
@@ -97,13 +97,16 @@ def answers_of(
                 f"the process that ran {model} was killed, perhaps for the memory it took; free "
                 "some, or evaluate smaller images"
             ) from error
-    return answers, _cost(contract, answers, frames, memory_mb)
+    return inferences, _cost(contract, inferences, frames, memory_mb)
 
 
 def _cost(
-    contract: Contract, answers: Sequence[Answer], frames: Sequence[Frame], memory_mb: float
+    contract: Contract,
+    inferences: Sequence[TimedInference],
+    frames: Sequence[Frame],
+    memory_mb: float,
 ) -> Cost:
-    seconds = np.array([answer.seconds for answer in answers])
+    seconds = np.array([inference.seconds for inference in inferences])
     pixels = sum(frame.pixels.shape[0] * frame.pixels.shape[1] for frame in frames)
     return Cost(
         contract.training.get("parameters"),
@@ -115,14 +118,14 @@ def _cost(
     )
 
 
-def _answer(repository: Path, model: str, tta: bool, frame: Frame) -> Answer:
+def _infer(repository: Path, model: str, tta: bool, frame: Frame) -> TimedInference:
     started = time.perf_counter()
     found = asyncio.run(predict(frame, _engine(repository), model, tta=tta))
     parameters = found.contract.postprocessing
     labels, _ = found.accumulator.label(parameters, lambda: None)
     seconds = time.perf_counter() - started
     candidates = Candidates.of(found.accumulator, parameters, frame)
-    return Answer(labels, candidates, seconds, found.version)
+    return TimedInference(labels, candidates, seconds, found.version)
 
 
 def _contract(repository: Path, model: str) -> Contract:

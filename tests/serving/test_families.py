@@ -26,13 +26,12 @@ from serving.engine import TritonEngine
 from serving.process.ports import free_ports
 from serving.repository import CpuAccelerator, check_repository, export
 from serving.triton.server import TritonServer
-from training.families.averaging import Average, UNetLinkNet
+from training.data.stars import GRID_PX, N_RAYS
 from training.families.consensus import Consensus, Pair
-from training.families.detectors import Detector
-from training.families.mask_rcnn import MaskRCNN
+from training.families.mask_rcnn import Detector, MaskRCNN
 from training.families.stardist import StarDist
-from training.families.stars import GRID_PX, N_RAYS
 from training.families.unet import UNet
+from training.families.unet_linknet import Average, UNetLinkNet
 from training.families.yolov8 import Detector as Yolo
 from training.families.yolov8 import YoloV8
 from training.job import OPTIONS_FILE, Recipe
@@ -54,6 +53,10 @@ class Family:
     recipe: Callable[[Path], Recipe]
     network: Callable[[nn.Module], nn.Module]
     package: str = "torch"
+
+
+def folders(runs: Path, *members: str) -> dict[str, Path]:
+    return {name: runs / name for name in members}
 
 
 def bright_maps(_: nn.Module) -> nn.Module:
@@ -142,13 +145,13 @@ TRAININGS: dict[str, Recipe] = {
 FAMILIES = {
     "unet": Family(lambda _: UNET, bright_maps),
     "unet_linknet": Family(
-        lambda runs: UNetLinkNet.of(NOWHERE, runs / "unet", runs / "linknet", "cpu"),
+        lambda runs: UNetLinkNet.of(NOWHERE, folders(runs, "unet", "linknet"), "cpu"),
         bright_average,
     ),
     "stardist": Family(lambda _: StarDist(data=NOWHERE, encoder="tu-regnetx_002"), bright_stars),
     "mask_rcnn": Family(lambda _: TRAININGS["mask_rcnn"], bright_boxes),
     "consensus": Family(
-        lambda runs: Consensus.of(NOWHERE, runs / "unet", runs / "mask_rcnn", "cpu"),
+        lambda runs: Consensus.of(NOWHERE, folders(runs, "unet", "mask_rcnn"), "cpu"),
         bright_pair,
     ),
     "yolov8": Family(lambda _: YoloV8(data=NOWHERE, size="n", zoom=1), bright_cells, "ultralytics"),

@@ -16,7 +16,7 @@ FAMILIES = {"unet", "linknet", "unet_linknet", "stardist", "mask_rcnn", "consens
 
 
 @pytest.mark.parametrize("budget", Budget)
-def test_every_family_is_planned_and_joined_ones_come_last(tmp_path: Path, budget: Budget) -> None:
+def test_every_family_is_planned_and_ensembles_come_last(tmp_path: Path, budget: Budget) -> None:
     names = [one.name for one in plan(tmp_path, tmp_path, budget, "cpu")]
     assert set(names) >= FAMILIES
     assert len(set(names)) == len(names)
@@ -30,7 +30,7 @@ def test_a_gpu_trains_longer(tmp_path: Path) -> None:
     assert crops[1] > crops[0]
 
 
-def test_a_joined_model_needs_its_parts(tmp_path: Path) -> None:
+def test_an_ensemble_needs_its_members(tmp_path: Path) -> None:
     planned = {one.name: one for one in plan(tmp_path, tmp_path, Budget.CPU, "cpu")}
     with pytest.raises(InvalidData, match="no folder of a training of unet"):
         planned["unet_linknet"].make()

@@ -8,7 +8,8 @@ from pathlib import Path
 from nuclei.errors import InvalidOption
 from nuclei.formats.overlay import encode_png
 from training.data.coco import coco_json
-from training.data.dataset import IMAGES_FOLDER, LABEL_FOLDERS, MANIFEST, YOLO_FOLDER, Sample
+from training.data.dataset import LABEL_FOLDERS, Sample
+from training.data.files import IMAGES_FOLDER, MANIFEST, YOLO_FOLDER
 from training.data.split import split_samples
 from training.data.yolo import yolo_text
 

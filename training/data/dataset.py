@@ -3,13 +3,11 @@
 import csv
 import hashlib
 import re
-import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,18 +16,21 @@ from rich.console import Console
 from rich.progress import track
 
 from nuclei.errors import InvalidData, InvalidInput
-from nuclei.imaging.images import FRAME_SUFFIXES, read_frame, read_labels
 from training.data.coco import CocoImage, coco_images
+from training.data.files import (
+    COCO_SUFFIX,
+    IMAGES_FOLDER,
+    MANIFEST,
+    YOLO_FOLDER,
+    Files,
+    Pixels,
+    is_yolo,
+    naming,
+)
+from training.data.kaggle import is_kaggle, join_masks, kaggle_images
 from training.data.yolo import parse_yolo
 
-T = TypeVar("T")
-
-MANIFEST = "manifest.csv"
-IMAGES_FOLDER = "images"
 LABEL_FOLDERS = ("masks", "labels")
-COCO_SUFFIX = ".json"
-YOLO_SUFFIX = ".txt"
-YOLO_FOLDER = "labels"
 LABEL_NAME = re.compile(r"^(?P<stem>.+)[._-](labels?|masks?)$")
 SHOWN_PROBLEMS = 10
 
@@ -69,7 +70,7 @@ def read_dataset(path: Path) -> list[Sample]:
         InvalidData: no such form, or pairs that cannot be used; each is named with its file.
         MissingPrerequisite: masks are polygons or run-length codes, and pycocotools is missing.
     """
-    files = _files(path)
+    files = Files.of(path)
     modalities = _manifest(files)
     readers = _pairs(files, path)
     missing = sorted(set(modalities) - set(readers))
@@ -123,42 +124,7 @@ def guess_modality(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
     return "brightfield" if float(np.median(values)) > 0.5 * scale else "fluorescence"
 
 
-class _Files:
-    """The files of a folder or a zip by their path below it."""
-
-    def __init__(self, names: Sequence[str], read: Callable[[str], bytes]) -> None:
-        self.names = [PurePosixPath(name) for name in names if _is_data(PurePosixPath(name))]
-        self._read = read
-
-    def read(self, name: PurePosixPath) -> bytes:
-        return self._read(str(name))
-
-
-def _is_data(name: PurePosixPath) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
-    annotated = name.suffix == COCO_SUFFIX or _is_yolo(name)
-    known = annotated or name.suffix.lower() in FRAME_SUFFIXES or name.name == MANIFEST
-    return known and not hidden
-
-
-def _is_yolo(name: PurePosixPath) -> bool:
-    return name.suffix == YOLO_SUFFIX and YOLO_FOLDER in name.parent.parts
-
-
-def _files(path: Path) -> _Files:
-    if path.is_dir():
-        names = [found.relative_to(path).as_posix() for found in path.rglob("*") if found.is_file()]
-        return _Files(names, lambda name: (path / name).read_bytes())
-    if not path.exists():
-        raise InvalidData(f"{path} does not exist; name a folder or a zip of images and masks")
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError) as error:
-        raise InvalidData(f"{path} is neither a folder nor a whole zip ({error})") from error
-    return _Files(archive.namelist(), archive.read)
-
-
-def _manifest(files: _Files) -> dict[str, str]:
+def _manifest(files: Files) -> dict[str, str]:
     """Modality by id, empty without a manifest."""
     found = [name for name in files.names if name.name == MANIFEST]
     if not found:
@@ -169,14 +135,13 @@ def _manifest(files: _Files) -> dict[str, str]:
     return {row["id"]: row.get("kind") or "" for row in rows}
 
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 Pair = tuple[Pixels, NDArray[np.uint32]]
 Read = Callable[[], Pair]
 
 
-def _pairs(files: _Files, path: Path) -> Mapping[str, Read]:
+def _pairs(files: Files, path: Path) -> Mapping[str, Read]:
     """What reads each pair, by id."""
-    images = [name for name in files.names if name.suffix.lower() in FRAME_SUFFIXES]
+    images = files.images()
     annotated = [*_coco(files, images), *_yolo(files, images)]
     rest = sorted(set(images) - {image for _, image, _ in annotated})
     readers: dict[str, Read] = {}
@@ -193,7 +158,7 @@ def _pairs(files: _Files, path: Path) -> Mapping[str, Read]:
 Annotated = tuple[str, PurePosixPath | None, Read]
 
 
-def _coco(files: _Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
+def _coco(files: Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
     """Images that a COCO file lists; they lie somewhere below its folder, or beside that."""
     by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
     for name in images:
@@ -202,7 +167,7 @@ def _coco(files: _Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]
         if file.suffix != COCO_SUFFIX:
             continue
         home = file.parent.parent if file.parent.name == "annotations" else file.parent
-        for listed in _of(file, partial(_read_coco, files, file)):
+        for listed in naming(file, partial(_read_coco, files, file)):
             path = PurePosixPath(listed.file_name.replace("\\", "/"))
             tail = tuple(part for part in path.parts if part not in ("..", "/"))
             fitting = (
@@ -214,29 +179,29 @@ def _coco(files: _Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]
             yield path.stem, image, partial(_read_listed, files, file, listed, image)
 
 
-def _read_coco(files: _Files, file: PurePosixPath) -> list[CocoImage]:
+def _read_coco(files: Files, file: PurePosixPath) -> list[CocoImage]:
     return coco_images(files.read(file)) or []
 
 
 def _read_listed(
-    files: _Files, file: PurePosixPath, listed: CocoImage, image: PurePosixPath | None
+    files: Files, file: PurePosixPath, listed: CocoImage, image: PurePosixPath | None
 ) -> Pair:
     if image is None:
         raise InvalidData(f"{file} lists {listed.file_name}, and no such image lies by it; add it")
-    pixels = _read_pixels(files, image)
+    pixels = files.pixels(image)
     if pixels.shape[:2] != (listed.height, listed.width):
         raise InvalidData(
             f"{file} lists {listed.file_name} as {(listed.height, listed.width)}, and it is "
             f"{pixels.shape[:2]} pixels; expected the same size"
         )
-    return pixels, _of(file, listed.labels)
+    return pixels, naming(file, listed.labels)
 
 
-def _yolo(files: _Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
+def _yolo(files: Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
     """`labels/x.txt`, or `labels/<part>/x.txt`, with the same path below `images`."""
     by_path = {image.with_suffix(""): image for image in images}
     for file in files.names:
-        if not _is_yolo(file):
+        if not is_yolo(file):
             continue
         parts = list(file.with_suffix("").parts)
         parts[len(parts) - 1 - parts[::-1].index(YOLO_FOLDER, 1)] = IMAGES_FOLDER
@@ -244,39 +209,26 @@ def _yolo(files: _Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]
         yield file.stem, image, partial(_read_yolo, files, image, file)
 
 
-def _read_yolo(files: _Files, image: PurePosixPath | None, file: PurePosixPath) -> Pair:
+def _read_yolo(files: Files, image: PurePosixPath | None, file: PurePosixPath) -> Pair:
     if image is None:
         raise _without_partner(file)
-    pixels = _read_pixels(files, image)
+    pixels = files.pixels(image)
     text = files.read(file).decode(errors="replace")
-    return pixels, _of(file, lambda: parse_yolo(text, *pixels.shape[:2]).labels())
+    return pixels, naming(file, lambda: parse_yolo(text, *pixels.shape[:2]).labels())
 
 
-def _with_label_images(files: _Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
-    for name, image, labels in [*_one_mask_per_nucleus(images), *_label_images(images)]:
+def _with_label_images(files: Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
+    kaggle = ((image.stem, image, masks) for image, masks in kaggle_images(images))
+    for name, image, labels in [*kaggle, *_label_images(images)]:
         yield name, image, partial(_read_label_images, files, image, labels)
 
 
 Found = tuple[str, PurePosixPath, list[PurePosixPath]]
 
 
-def _one_mask_per_nucleus(images: Sequence[PurePosixPath]) -> Iterator[Found]:
-    """`<id>/images/<id>.png` with `<id>/masks/*.png`."""
-    by_folder: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
-    for name in images:
-        by_folder[name.parent].append(name)
-    for image in images:
-        if _is_kaggle(image):
-            yield image.stem, image, sorted(by_folder[image.parent.parent / "masks"])
-
-
-def _is_kaggle(image: PurePosixPath) -> bool:
-    return image.parent.name == IMAGES_FOLDER and image.parent.parent.name == image.stem
-
-
 def _label_images(images: Sequence[PurePosixPath]) -> Iterator[Found]:
     """`images/x` with `masks/x` or `labels/x`, or `x` beside `x_labels` or `x_masks`."""
-    kaggle = {image.parent.parent for image in images if _is_kaggle(image)}
+    kaggle = {image.parent.parent for image in images if is_kaggle(image)}
     rest = [name for name in images if name.parent.parent not in kaggle]
     truth: dict[tuple[PurePosixPath, str], PurePosixPath] = {}
     plain = []
@@ -297,52 +249,25 @@ def _label_images(images: Sequence[PurePosixPath]) -> Iterator[Found]:
         yield stem, labels, []
 
 
-def _read_label_images(
-    files: _Files, image: PurePosixPath, labels: Sequence[PurePosixPath]
-) -> Pair:
+def _read_label_images(files: Files, image: PurePosixPath, labels: Sequence[PurePosixPath]) -> Pair:
     if not labels:
         raise _without_partner(image)
-    pixels = _read_pixels(files, image)
-    masks = [(name, _of(name, partial(_read_labels, files, name))) for name in labels]
+    pixels = files.pixels(image)
+    masks = [(name, files.labels(name)) for name in labels]
     for name, mask in masks:
         if mask.shape != pixels.shape[:2]:
             raise InvalidData(
                 f"{name} is {mask.shape} and {image} is {pixels.shape[:2]} pixels; expected "
                 "the same size"
             )
-    if _is_kaggle(image):
-        return pixels, _join(masks)
+    if is_kaggle(image):
+        return pixels, join_masks(masks)
     _refuse_binary(*masks[0])
     return pixels, masks[0][1]
 
 
 def _without_partner(name: PurePosixPath) -> InvalidData:
     return InvalidData(f"{name} has no partner: every image needs a mask, every mask an image")
-
-
-def _read_pixels(files: _Files, image: PurePosixPath) -> Pixels:
-    return _of(image, lambda: read_frame(files.read(image))).pixels
-
-
-def _read_labels(files: _Files, name: PurePosixPath) -> NDArray[np.uint32]:
-    return read_labels(files.read(name))
-
-
-def _of(name: PurePosixPath, read: Callable[[], T]) -> T:
-    try:
-        return read()
-    except InvalidInput as error:
-        raise InvalidData(f"{name}: {error}") from error
-
-
-def _join(masks: Sequence[tuple[PurePosixPath, NDArray[np.uint32]]]) -> NDArray[np.uint32]:
-    """One label image of the masks of single nuclei."""
-    joined = np.zeros(masks[0][1].shape, np.uint32)
-    for number, (name, mask) in enumerate(masks, start=1):
-        if (joined[mask > 0] > 0).any():
-            raise InvalidData(f"{name} overlaps another mask; expected masks that do not overlap")
-        joined[mask > 0] = number
-    return joined
 
 
 def _refuse_binary(name: PurePosixPath, labels: NDArray[np.uint32]) -> None:

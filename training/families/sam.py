@@ -8,7 +8,6 @@ Mask R-CNN or YOLOv8 of ours.
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +22,12 @@ from transformers import SamModel
 
 from nuclei.errors import InvalidData
 from nuclei.inference.contract import CONTRACT_FILE, Contract, Method
+from nuclei.inference.graph import DECODER, DETECTOR, ENCODER
 from training.data.targets import nuclei_tensors
-from training.detection_engine import DetectionEngine
-from training.graphs.detection import example_image, export_views
-from training.graphs.maps import LEVELS, Step, export_steps, three_channels
+from training.graphs.detections import example_image, view_modules, view_steps
+from training.graphs.step import Step, export_steps
+from training.graphs.views import LEVELS, three_channels
 from training.job import LearnedRecipe
-from training.optimisation import mixed_precision
 from training.schedule import SAM, Schedule
 
 MASK_PX = 28
@@ -145,22 +144,31 @@ def _within(logits: Tensor, boxes: Tensor, side: Tensor) -> Tensor:
     return torch.sigmoid(found[:, 0])
 
 
+class OnnxDetector(nn.Module):
+    """A detector that is an ONNX file (see `training.graphs.detections`), run on the CPU."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        fed = {self._session.get_inputs()[0].name: image.cpu().numpy()}
+        found = self._session.run(None, fed)
+        return tuple(torch.from_numpy(tensor).to(image.device) for tensor in found)
+
+
 class PromptedDetector(nn.Module):
-    """A detector, of `training.graphs.detection`' kind, whose masks SAM draws anew."""
+    """A detector (see `training.graphs.detections`) whose masks SAM draws anew."""
 
     def __init__(self, network: SamNetwork, detector: Path) -> None:
-        """Take a network and the ONNX file of a detector, which runs on the CPU."""
+        """Take a network and the ONNX file of a detector."""
         super().__init__()
+        self.detector = OnnxDetector(detector)
         self.encoder, self.decoder = Encoder(network), Decoder(network)
-        self._detector = onnxruntime.InferenceSession(detector, providers=["CPUExecutionProvider"])
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        fed = {self._detector.get_inputs()[0].name: image.cpu().numpy()}
-        found = [torch.from_numpy(tensor) for tensor in self._detector.run(None, fed)[:2]]
-        embedding, side = self.encoder(image)
-        boxes, scores, masks = self.decoder(
-            embedding, side, *(tensor.to(image.device) for tensor in found)
-        )
+        found, scores_found, _ = self.detector(image)
+        boxes, scores, masks = self.decoder(*self.encoder(image), found, scores_found)
         return boxes, scores, masks
 
     def steps(self) -> dict[str, Step]:
@@ -251,15 +259,15 @@ class Sam(LearnedRecipe):
         truth = functional.interpolate(truth, logits.shape[2:], mode="area")
         return FOCAL_WEIGHT * _focal(logits, truth) + _dice(logits, truth)
 
-    def engine(self, network: nn.Module, contract: Contract, precision: str) -> DetectionEngine:
-        device = self.schedule.device
-        context = partial(mixed_precision, device, precision)
-        return DetectionEngine(self._prompted(network), contract, device, context)
+    def modules(self, network: nn.Module) -> dict[str, nn.Module]:
+        prompted = self._prompted(network)
+        own = {DETECTOR: prompted.detector, ENCODER: prompted.encoder, DECODER: prompted.decoder}
+        return {**view_modules(), **own}
 
     def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
         shutil.copyfile(self.detector / "network.onnx", folder / "detector.onnx")
         prompted = self._prompted(network)
-        return {**export_views(prompted, folder), **export_steps(prompted.steps(), folder)}
+        return export_steps({**view_steps(prompted), **prompted.steps()}, folder)
 
     def tags(self) -> Mapping[str, Any]:
         detector = Contract.read(self.detector / CONTRACT_FILE)

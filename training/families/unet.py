@@ -1,24 +1,34 @@
-"""The U-Net and its kin: networks that give maps of the whole image, for a watershed."""
+"""The U-Net and other networks that give maps of the whole image, for a watershed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import segmentation_models_pytorch as smp
 import torch
 from numpy.typing import NDArray
+from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from torch import Tensor, nn
+from torch.nn import functional
 
+from nuclei.errors import InvalidOption
 from nuclei.inference.contract import Contract
 from training.data.targets import MAPS, border_closeness, target_maps
-from training.engine import TorchEngine
 from training.families.losses import loss_by_name, weighted_bce
-from training.families.networks import build
-from training.graphs.maps import export_steps, unet_steps
+from training.graphs.maps import map_modules, map_steps
+from training.graphs.step import export_steps
 from training.job import LearnedRecipe
-from training.optimisation import mixed_precision
+
+# Light decoders, suited to a CPU; and those of segmentation_models_pytorch, for a deep encoder.
+DECODER_CHANNELS = (128, 64, 48, 32, 16)
+DEEP_DECODER_CHANNELS = (256, 128, 64, 32, 16)
+DEEP = "resnet"
+CNN_CHANNELS = 32
+CNN_LAYERS = 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +36,7 @@ class UNet(LearnedRecipe):
     """A U-Net, or another architecture that takes its place.
 
     Attributes:
-        architecture: its name (see `networks.build`); the model is registered by it.
+        architecture: its name (see `build_network`); the model is registered by it.
         encoder: the name of its encoder.
         loss: a name of `training.families.losses`.
         border_weight: how much more the pixels between two close nuclei weigh in a cross-entropy
@@ -39,13 +49,13 @@ class UNet(LearnedRecipe):
     border_weight: float = 0.0
 
     family = "unet"
-    same_kernels = True
+    captures_graph = True
 
     def contract(self) -> Contract:
         return Contract(self.architecture, pixel_size_um=self.pixel_size_um)
 
     def build(self) -> nn.Module:
-        return build(self.architecture, self.encoder)
+        return build_network(self.architecture, self.encoder)
 
     def targets(self, labels: NDArray[np.uint16]) -> Tensor:
         maps = target_maps(labels)
@@ -62,12 +72,98 @@ class UNet(LearnedRecipe):
             loss = loss + self.border_weight * weighted_bce(logits, maps, closeness)
         return loss
 
-    def engine(self, network: nn.Module, contract: Contract, precision: str) -> TorchEngine:
-        device = self.schedule.device
-        return TorchEngine(network, contract, device, partial(mixed_precision, device, precision))
+    def modules(self, network: nn.Module) -> dict[str, nn.Module]:
+        return map_modules(network)
 
     def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
-        return export_steps(unet_steps(network), folder)
+        return export_steps(map_steps(network), folder)
 
     def tags(self) -> Mapping[str, Any]:
         return {"encoder": self.encoder}
+
+
+class Fcn(nn.Module):
+    """FCN-8s (Long et al. 2015, section 4.2): scores at three strides, enlarged and added."""
+
+    def __init__(self, encoder: str) -> None:
+        super().__init__()
+        self.encoder = get_encoder(encoder, weights=None)
+        self.scores = nn.ModuleList(
+            nn.Conv2d(channels, len(MAPS), 1) for channels in self.encoder.out_channels[-3:]
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        *_, eighth, sixteenth, last = self.encoder(image)
+        at_8, at_16, at_32 = self.scores
+        logits: Tensor = at_16(sixteenth) + _enlarged(at_32(last), 2)
+        return _enlarged(at_8(eighth) + _enlarged(logits, 2), 8)
+
+
+class Cnn(nn.Sequential):
+    """Plain 3x3 convolutions at full size, each of which sees one pixel further."""
+
+    def __init__(self) -> None:
+        channels = (3, *[CNN_CHANNELS] * CNN_LAYERS)
+        layers = [
+            nn.Sequential(
+                nn.Conv2d(taken, given, 3, padding=1, bias=False),
+                nn.BatchNorm2d(given),
+                nn.ReLU(inplace=True),
+            )
+            for taken, given in pairwise(channels)
+        ]
+        super().__init__(*layers, nn.Conv2d(CNN_CHANNELS, len(MAPS), 1))
+
+
+def _smp(model: Callable[..., nn.Module], **options: object) -> Callable[[str], nn.Module]:
+    return partial(model, encoder_weights=None, classes=len(MAPS), **options)
+
+
+def _unet(model: Callable[..., nn.Module], encoder: str) -> nn.Module:
+    deep = encoder.startswith(DEEP)
+    channels = DEEP_DECODER_CHANNELS if deep else DECODER_CHANNELS
+    return _smp(model, decoder_channels=channels)(encoder)
+
+
+ARCHITECTURES: dict[str, Callable[[str], nn.Module]] = {
+    "unet": partial(_unet, smp.Unet),
+    "linknet": _smp(smp.Linknet),
+    "fpn": _smp(smp.FPN),
+    "unetplusplus": partial(_unet, smp.UnetPlusPlus),
+    "deeplabv3plus": _smp(smp.DeepLabV3Plus),
+    "fcn": Fcn,
+    "cnn": lambda _: Cnn(),
+}
+
+
+def build_network(architecture: str, encoder: str) -> nn.Module:
+    """A network with random weights.
+
+    Args:
+        architecture: `unet`, `linknet`, `fpn`, `unetplusplus`, `deeplabv3plus` (those of
+            segmentation_models_pytorch), and for comparison `fcn` and `cnn`, which has no encoder.
+        encoder: a name of segmentation_models_pytorch (`resnet18` to `resnet152`), or any timm
+            backbone as `tu-<name>` (`tu-regnetx_004`).
+
+    Returns:
+        Module: image float32 [N, 3, H, W] in [0, 1], H and W multiples of 32, to logits
+        float32 [N, 3, H, W] in the order of `training.data.targets.MAPS`.
+
+    Raises:
+        InvalidOption: no architecture or encoder of that name, or not together.
+    """
+    if architecture not in ARCHITECTURES:
+        raise InvalidOption(
+            f"architecture {architecture!r} is unknown; expected one of {', '.join(ARCHITECTURES)}"
+        )
+    try:
+        return ARCHITECTURES[architecture](encoder)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise InvalidOption(
+            f"encoder {encoder!r} is unknown or no match for {architecture} ({error}); expected a "
+            f"timm backbone as 'tu-<name>' or one of {', '.join(get_encoder_names())}"
+        ) from error
+
+
+def _enlarged(maps: Tensor, times: int) -> Tensor:
+    return functional.interpolate(maps, scale_factor=times, mode="bilinear")

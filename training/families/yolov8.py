@@ -8,28 +8,18 @@ ours, as of every family.
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from importlib import import_module
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import nms, roi_align
 
 from nuclei.errors import InvalidOption, MissingPrerequisite
-from nuclei.inference.contract import Contract, Method, RenderingParameters
-from training.data.targets import nuclei_tensors
-from training.detection_engine import DetectionEngine
-from training.families.mask_rcnn import HALO_PX
-from training.graphs.detection import export_detector
-from training.graphs.maps import LEVELS, three_channels, to_uint8
-from training.job import LearnedRecipe
-from training.optimisation import mixed_precision
+from training.families.detectors import DetectorRecipe, boxes_and_masks
+from training.graphs.views import LEVELS, three_channels, to_uint8
 from training.schedule import YOLOV8, Schedule
 
 SIZES = ("n", "s", "m", "l", "x")
@@ -42,9 +32,9 @@ REACH = 16
 MASK_PX = 28
 # Pixels of the image to one of the masks that are learnt from.
 TRUTH_STRIDE = 2
-LEAST_SCORE = 0.05
+MIN_SCORE = 0.05
 SAME_NUCLEUS_IOU = 0.6
-MOST_DETECTIONS = 1000
+MAX_DETECTIONS = 1000
 # The parts of the loss as ultralytics weighs them, and that each mask is an image of its own.
 LOSS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, overlap_mask=False)
 
@@ -72,13 +62,13 @@ class Detector(nn.Module):
         return self
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """IMAGE float32 [1, C, H, W] in [0, 1] to BOXES, SCORES, MASKS (`detection_graphs`)."""
+        """What `training.graphs.detections` calls a detector."""
         raw = self._raw(three_channels(image))
         with torch.autocast(image.device.type, enabled=False):
             scores = torch.sigmoid(raw["scores"][0, 0])
-            sure = (scores > LEAST_SCORE).nonzero()[:, 0]
+            sure = (scores > MIN_SCORE).nonzero()[:, 0]
             boxes = _boxes(raw)[sure]
-            kept = nms(boxes, scores[sure], SAME_NUCLEUS_IOU)[:MOST_DETECTIONS]
+            kept = nms(boxes, scores[sure], SAME_NUCLEUS_IOU)[:MAX_DETECTIONS]
             sure, boxes = sure[kept], boxes[kept]
             masks = _masks(raw["proto"], raw["mask_coefficient"][0, :, sure], boxes)
             upright = boxes.index_select(1, torch.tensor([1, 0, 3, 2], device=boxes.device))
@@ -143,7 +133,7 @@ def build_detector(size: str, zoom: int) -> Detector:
 
 
 @dataclass(frozen=True, kw_only=True)
-class YoloV8(LearnedRecipe):
+class YoloV8(DetectorRecipe):
     """A YOLOv8 with masks.
 
     Attributes:
@@ -157,35 +147,14 @@ class YoloV8(LearnedRecipe):
 
     family = "yolov8"
 
-    def contract(self) -> Contract:
-        return Contract(
-            self.family,
-            Method.MASKS,
-            maps=(),
-            halo=HALO_PX,
-            pixel_size_um=self.pixel_size_um,
-            postprocessing=RenderingParameters(),
-        )
-
     def build(self) -> Detector:
         return build_detector(self.size, self.zoom)
-
-    def targets(self, labels: NDArray[np.uint16]) -> dict[str, Tensor]:
-        return nuclei_tensors(labels)
 
     def loss_of(
         self, network: nn.Module, images: Tensor, targets: Sequence[Mapping[str, Tensor]]
     ) -> Tensor:
         assert isinstance(network, Detector)
         return network.loss(images, [_with_masks(target, images.device) for target in targets])
-
-    def engine(self, network: nn.Module, contract: Contract, precision: str) -> DetectionEngine:
-        device = self.schedule.device
-        precision_context = partial(mixed_precision, device, precision)
-        return DetectionEngine(network, contract, device, precision_context)
-
-    def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
-        return export_detector(network, folder)
 
     def tags(self) -> Mapping[str, Any]:
         return {"size": self.size, "licence": LICENCE}
@@ -238,10 +207,9 @@ def _masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tensor:
 
 def _with_masks(target: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
     """As `Detector.loss` takes it; masks are made on the device."""
-    parts, boxes = target["parts"].to(device), target["boxes"].to(device)
-    numbers = torch.arange(1, len(boxes) + 1, device=device)
-    masks = (parts == numbers[:, None, None, None]).float()
-    return {"boxes": boxes, "masks": functional.avg_pool2d(masks, TRUTH_STRIDE)[:, 0]}
+    boxes, masks = boxes_and_masks(target, device)
+    shares = functional.avg_pool2d(masks[:, None].float(), TRUTH_STRIDE)[:, 0]
+    return {"boxes": boxes, "masks": shares}
 
 
 def _ultralytics(module: str) -> Any:

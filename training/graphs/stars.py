@@ -1,4 +1,4 @@
-"""The steps of a star-convex network's graph as torch modules, and their engine in torch."""
+"""The steps of a star-convex network's graph as torch modules."""
 
 import torch
 from torch import Tensor, nn
@@ -6,22 +6,23 @@ from torch.export import Dim
 from torch.nn import functional
 
 from nuclei.inference.contract import Method
-from nuclei.postprocessing.accumulation import OUTPUTS, Outputs
-from training.engine import TorchEngine
-from training.families.stars import GRID_PX, N_RAYS
-from training.graphs.maps import (
-    N_VIEWS,
-    ODD_SIZE,
-    Step,
+from nuclei.inference.pipeline import TTA_VIEWS
+from nuclei.postprocessing.accumulation import OUTPUTS
+from training.data.stars import GRID_PX, N_RAYS
+from training.graphs.maps import EXAMPLE_SHAPE
+from training.graphs.step import Step
+from training.graphs.views import (
+    Preprocess,
+    Views,
     preprocess_step,
     quarter_turns,
     three_channels,
     views_step,
 )
 
-MOST_STARS = 2048
+MAX_STARS = 2048
 # Below every threshold that is tuned.
-LEAST_SCORE = 0.05
+MIN_SCORE = 0.05
 
 
 class StarNetwork(nn.Module):
@@ -61,7 +62,7 @@ class MergeStars(nn.Module):
     def forward(self, stars: Tensor) -> Tensor:
         views = [
             quarter_turns(stars[v : v + 1].float().index_select(1, self.sources[v]), -v % 4)
-            for v in range(N_VIEWS)
+            for v in range(TTA_VIEWS)
         ]
         straight, mirrored = torch.cat(views[:4]), torch.cat(views[4:]).flip(3)
         return torch.cat([straight, mirrored]).mean(dim=0, keepdim=True).to(torch.float16)
@@ -80,9 +81,9 @@ class SelectStars(nn.Module):
         depth, width = maps[:1], stars.shape[3]
         peaks = depth * (depth == functional.max_pool2d(depth, 3, stride=1, padding=1))
         # An image may have fewer cells than stars are wanted.
-        padded = functional.pad(peaks.flatten(), (0, MOST_STARS))
-        scores, places = padded.topk(MOST_STARS)
-        sure = torch.nonzero(scores > LEAST_SCORE)[:, 0]
+        padded = functional.pad(peaks.flatten(), (0, MAX_STARS))
+        scores, places = padded.topk(MAX_STARS)
+        sure = torch.nonzero(scores > MIN_SCORE)[:, 0]
         scores, places = scores.index_select(0, sure), places.index_select(0, sure)
         rows = places // width
         cells = torch.stack([rows, places - rows * width], dim=1).float()
@@ -90,16 +91,19 @@ class SelectStars(nn.Module):
         return GRID_PX * cells + (GRID_PX - 1) / 2, scores, rays
 
 
-class StarEngine(TorchEngine):
-    """Runs the steps of a star-convex network in torch."""
+def star_modules(network: nn.Module) -> dict[str, nn.Module]:
+    """The modules of the graph by step.
 
-    network_step = StarNetwork
-
-    def outputs(self, answers: Tensor, tta: bool) -> Outputs:
-        stars = MergeStars().to(answers.device)(answers) if tta else answers
-        found = SelectStars()(stars)
-        names = OUTPUTS[Method.STARS]
-        return {name: tensor.cpu().numpy() for name, tensor in zip(names, found, strict=True)}
+    Args:
+        network: of `training.families.stardist.build_star_network`, in evaluation mode.
+    """
+    return {
+        "preprocess": Preprocess(),
+        "tta": Views(),
+        "network": StarNetwork(network),
+        "merge_stars": MergeStars(),
+        "select_stars": SelectStars(),
+    }
 
 
 def star_steps(network: nn.Module) -> dict[str, Step]:
@@ -116,14 +120,14 @@ def star_steps(network: nn.Module) -> dict[str, Step]:
         "tta": views_step(),
         "network": Step(
             StarNetwork(network),
-            (torch.rand(2, 3, *ODD_SIZE),),
+            (torch.rand(2, 3, *EXAMPLE_SHAPE),),
             ("IMAGE",),
             ("STARS",),
             ({0: views, 1: channels, 2: 32 * rows, 3: 32 * columns},),
         ),
         "merge_stars": Step(
             MergeStars(),
-            (torch.rand(N_VIEWS, 1 + N_RAYS, 32, 32).to(torch.float16),),
+            (torch.rand(TTA_VIEWS, 1 + N_RAYS, 32, 32).to(torch.float16),),
             ("STARS_IN",),
             ("STARS",),
             ({2: height, 3: height},),

@@ -78,7 +78,7 @@ def train_all(
         raise InvalidOption(f"--only {unknown[0]} is unknown; expected one of {', '.join(names)}")
     chosen = [one for one in planned if not only or one.name in only]
     if minutes is not None:
-        learners = {one.name: one.make() for one in chosen if not one.joined}
+        learners = {one.name: one.make() for one in chosen if not one.ensemble}
         if not learners:
             raise InvalidOption(
                 "--minutes trains networks, and these only combine trained ones; leave it out"

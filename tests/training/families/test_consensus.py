@@ -41,7 +41,7 @@ def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="module")
 def vote(trainings: dict[str, Path]) -> Consensus:
-    return Consensus.of(DATA, **trainings, device="cpu")
+    return Consensus.of(DATA, trainings, "cpu")
 
 
 def test_two_trainings_become_one_network(vote: Consensus, tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_images_that_one_was_trained_on_are_no_test(
 ) -> None:
     other = replace(RECIPES["mask_rcnn"], validation_fraction=0.3)
     with pytest.raises(InvalidData, match="held out different images"):
-        Consensus.of(DATA, trainings["unet"], write(tmp_path, other), "cpu")
+        Consensus.of(DATA, {**trainings, "mask_rcnn": write(tmp_path, other)}, "cpu")
 
 
 def test_both_families_are_wanted(trainings: dict[str, Path]) -> None:
     with pytest.raises(InvalidData, match="no folder of a training of mask_rcnn"):
-        Consensus.of(DATA, trainings["unet"], trainings["unet"], "cpu")
+        Consensus.of(DATA, {**trainings, "mask_rcnn": trainings["unet"]}, "cpu")

@@ -16,10 +16,10 @@ from nuclei.registry import registered_name
 from serving.parity import served_parity
 from serving.repository import export
 from training.data.dataset import Sample
-from training.families.detectors import build_detector
-from training.families.mask_rcnn import MaskRCNN
+from training.families.mask_rcnn import MaskRCNN, build_detector
 from training.families.sam import PromptedDetector, Sam
-from training.graphs.detection import example_image, export_detector
+from training.graphs.detections import detector_steps, example_image
+from training.graphs.step import export_steps
 from training.optimisation import fit
 from training.schedule import Schedule
 
@@ -53,7 +53,7 @@ def small_sam() -> SamModel:
 def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("detector")
     torch.manual_seed(0)
-    export_detector(build_detector("mobilenet_v3").eval(), folder)
+    export_steps(detector_steps(build_detector("mobilenet_v3").eval()), folder)
     (folder / CONTRACT_FILE).write_text(MaskRCNN(data=folder).contract().to_json())
     return folder
 

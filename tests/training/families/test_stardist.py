@@ -1,12 +1,18 @@
+import math
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
 
+from nuclei.errors import InvalidOption
 from nuclei.evaluation.metrics import Overlap
 from nuclei.inference.contract import Contract, Method, RenderingParameters
 from training.data.dataset import Sample
-from training.families.stardist import StarDist
+from training.data.stars import N_RAYS, star_targets
+from training.families.stardist import StarDist, build_star_network, star_loss
 from training.optimisation import fit
 from training.schedule import Schedule
 from training.tuning import labelled, predict_all
@@ -56,3 +62,42 @@ def test_it_learns_to_find_discs(
             for sample, answer in zip(samples, found, strict=True)
         ]
         assert np.mean(scores) > 0.15
+
+
+@pytest.fixture
+def disc() -> NDArray[np.uint16]:
+    """A disc near the edge of its image, label 1; [128, 160]."""
+    y, x = np.mgrid[:128, :160]
+    return np.where(np.hypot(y - 60.5, x - 10) < 20, 1, 0).astype(np.uint16)
+
+
+def test_perfect_answers_cost_least(disc: NDArray[np.uint16]) -> None:
+    targets = torch.from_numpy(star_targets(disc))[None]
+    answers = torch.cat([torch.logit(targets[:, :1], eps=1e-4), targets[:, 1:]], dim=1)
+    best = star_loss(answers, targets)
+    assert torch.isfinite(best)
+    elsewhere = torch.where(targets[:, :1] > 0, 0.0, 5.0)
+    unknown = torch.where(targets[:, 1:] < 0, 50.0, 0.0)
+    for uncounted in (elsewhere, unknown):
+        moved = answers.clone()
+        moved[:, 1:] += uncounted
+        torch.testing.assert_close(star_loss(moved, targets), best)
+    answers[:, 1:] += 1
+    torch.testing.assert_close(star_loss(answers, targets), best + 0.2)
+
+
+def test_an_image_without_nuclei_has_a_loss() -> None:
+    assert math.isfinite(star_loss(torch.zeros(1, 33, 8, 8), torch.zeros(1, 33, 8, 8)))
+
+
+def test_a_network_answers_for_every_cell() -> None:
+    network = build_star_network("tu-regnetx_002")
+    answers = network(torch.rand(2, 3, 64, 96))
+    assert answers.shape == (2, 1 + N_RAYS, 32, 48)
+    answers.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_an_unknown_encoder_is_refused() -> None:
+    with pytest.raises(InvalidOption, match="encoder"):
+        build_star_network("resnet17")

@@ -5,7 +5,64 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from training.families.unet import UNet
+from nuclei.errors import InvalidOption
+from training.families.unet import ARCHITECTURES, UNet, build_network
+from training.graphs.maps import map_steps
+from training.graphs.step import export_steps
+from training.job import n_parameters
+
+ENCODERS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "tu-regnetx_004"]
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_encoders_build_and_keep_the_size(encoder: str) -> None:
+    network = build_network("unet", encoder).eval()
+    with torch.inference_mode():
+        assert network(torch.rand(1, 3, 64, 96)).shape == (1, 3, 64, 96)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-regnetx_004"])
+def test_architectures_keep_the_size_and_learn(architecture: str, encoder: str) -> None:
+    network = build_network(architecture, encoder)
+    logits = network(torch.rand(2, 3, 64, 96))
+    assert logits.shape == (2, 3, 64, 96)
+    logits.square().mean().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+@pytest.mark.parametrize("architecture", ["linknet", "fcn"])
+def test_architectures_are_exported(architecture: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    differences = export_steps(
+        map_steps(build_network(architecture, "tu-regnetx_002").eval()), tmp_path
+    )
+    assert differences["network"] <= 1  # of 255 levels
+
+
+def test_the_default_is_small() -> None:
+    assert n_parameters(build_network("unet", "tu-regnetx_004")) < 6_200_000
+
+
+def test_a_timm_backbone_is_an_encoder() -> None:
+    assert n_parameters(build_network("unet", "tu-resnet10t")) > 0
+
+
+@pytest.mark.parametrize("encoder", ["resnet17", "", "tu-no_such_backbone"])
+@pytest.mark.parametrize("architecture", ["unet", "fcn"])
+def test_an_unknown_encoder_is_refused(architecture: str, encoder: str) -> None:
+    with pytest.raises(InvalidOption, match="encoder"):
+        build_network(architecture, encoder)
+
+
+def test_an_encoder_that_does_not_fit_is_refused() -> None:
+    with pytest.raises(InvalidOption, match="no match for linknet"):
+        build_network("linknet", "mit_b0")
+
+
+def test_an_unknown_architecture_is_refused() -> None:
+    with pytest.raises(InvalidOption, match="expected one of unet, linknet"):
+        build_network("segnet", "resnet18")
 
 
 @pytest.fixture(scope="module")

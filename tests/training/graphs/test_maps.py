@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
-from training.families.networks import build, n_parameters
-from training.graphs.maps import Merge, Preprocess, Views, export_steps, unet_steps
+from training.families.unet import build_network
+from training.graphs.maps import Merge, map_steps
+from training.graphs.step import export_steps
+from training.graphs.views import Preprocess, Views
+from training.job import n_parameters
 
 STEPS = ("preprocess", "tta", "network", "merge")
 
@@ -16,13 +19,13 @@ STEPS = ("preprocess", "tta", "network", "merge")
 @pytest.fixture(scope="module")
 def network() -> nn.Module:
     torch.manual_seed(0)
-    return build("unet", "tu-regnetx_002").eval()
+    return build_network("unet", "tu-regnetx_002").eval()
 
 
 @pytest.fixture(scope="module")
 def exported(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graphs")
-    differences = export_steps(unet_steps(network), folder)
+    differences = export_steps(map_steps(network), folder)
     assert set(differences) == set(STEPS)
     # A sum in another order may round to the next of the 255 levels.
     assert differences.pop("network") <= 1
@@ -69,7 +72,7 @@ def test_the_network_takes_any_batch_and_size(
 ) -> None:
     images = torch.rand(shape)
     (found,) = session(exported, "network").run(None, {"IMAGE": images.numpy()})
-    expected = unet_steps(network)["network"].run(images)[0]
+    expected = map_steps(network)["network"].run(images)[0]
     assert np.abs(found.astype(int) - expected).max() <= 1
 
 
@@ -82,7 +85,7 @@ def test_the_file_of_a_network_is_half_as_large_as_its_weights(
 
 def test_grey_is_three_equal_channels(network: nn.Module) -> None:
     grey = torch.rand(2, 1, 64, 64)
-    step = unet_steps(network)["network"]
+    step = map_steps(network)["network"]
     np.testing.assert_array_equal(step.run(grey)[0], step.run(grey.expand(-1, 3, -1, -1))[0])
 
 

@@ -9,16 +9,20 @@ from torch import Tensor, nn
 
 from nuclei.inference.contract import Contract, Method
 from nuclei.inference.deadline import NEVER
-from training.families.stars import N_RAYS, build_star_network, star_targets
-from training.graphs.maps import Views, export_steps
+from nuclei.postprocessing.accumulation import OUTPUTS
+from training.data.stars import N_RAYS, star_targets
+from training.engine import TorchEngine
+from training.families.stardist import build_star_network
 from training.graphs.stars import (
-    MOST_STARS,
+    MAX_STARS,
     MergeStars,
     SelectStars,
-    StarEngine,
     StarNetwork,
+    star_modules,
     star_steps,
 )
+from training.graphs.step import export_steps
+from training.graphs.views import Views
 
 STEPS = ("preprocess", "tta", "network", "merge_stars", "select_stars")
 
@@ -87,7 +91,7 @@ def test_a_crowd_is_limited_to_the_surest(exported: Path) -> None:
     depth[::2, ::2] = torch.rand(100, 100) * 0.5 + 0.25
     stars = torch.cat([depth[None], torch.ones(N_RAYS, 200, 200)])[None].to(torch.float16)
     scores = run(exported, "select_stars", stars)[1]
-    expected = depth.to(torch.float16).flatten().sort(descending=True).values[:MOST_STARS]
+    expected = depth.to(torch.float16).flatten().sort(descending=True).values[:MAX_STARS]
     np.testing.assert_array_equal(scores, expected.float())
 
 
@@ -106,12 +110,12 @@ def test_the_network_takes_any_batch_size_and_channels(
 
 def test_the_engine_runs_what_is_exported(network: nn.Module, exported: Path) -> None:
     contract = Contract("stardist", Method.STARS, maps=(), halo=96)
-    engine = StarEngine(network, contract)
+    engine = TorchEngine(star_modules(network), contract)
     image = np.random.default_rng(0).integers(0, 4000, (64, 64, 1)).astype(np.uint16)
     intensity = np.array([0, 4000], np.float32)
     scaled = torch.from_numpy(image.astype(np.float32) / 4000).permute(2, 0, 1)[None]
     for graph in ("stardist", "stardist_tta"):
-        answer = asyncio.run(engine.infer(graph, (), image, intensity, NEVER))
+        answer = asyncio.run(engine.infer(graph, OUTPUTS[contract.method], image, intensity, NEVER))
         if graph == "stardist":
             (stars,) = run(exported, "network", scaled)
         else:

@@ -6,8 +6,8 @@ import torch
 
 from nuclei.errors import InvalidData
 from training.data.dataset import Sample
-from training.families.averaging import Average, UNetLinkNet
 from training.families.unet import UNet
+from training.families.unet_linknet import Average, UNetLinkNet
 from training.job import CHECKPOINT_FILE, Recipe
 from training.optimisation import fit
 from training.schedule import Schedule
@@ -69,7 +69,7 @@ def test_certainty_stays_finite() -> None:
 def test_two_trainings_become_one_network(
     trainings: dict[str, Path], samples: list[Sample], tmp_path: Path
 ) -> None:
-    average = UNetLinkNet.of(Path("images"), **trainings, device="cpu")
+    average = UNetLinkNet.of(Path("images"), trainings, "cpu")
     reported: list[int] = []
     network, progress = average.fit(
         samples, tmp_path, lambda _: {"val_dsb_score": 0.6}, lambda step, _: reported.append(step)
@@ -88,7 +88,7 @@ def test_two_trainings_become_one_network(
 
 
 def test_it_is_a_family_of_its_own(trainings: dict[str, Path], tmp_path: Path) -> None:
-    average = UNetLinkNet.of(tmp_path / "images", **trainings, device="cpu")
+    average = UNetLinkNet.of(tmp_path / "images", trainings, "cpu")
     assert average.contract().family == "unet_linknet"
     assert average.tags() == {"encoder": "tu-regnetx_002+tu-regnetx_002"}
     assert UNetLinkNet.read(write(tmp_path / "run", average)) == average
@@ -96,7 +96,7 @@ def test_it_is_a_family_of_its_own(trainings: dict[str, Path], tmp_path: Path) -
 
 def test_the_networks_are_to_be_what_they_are_called(trainings: dict[str, Path]) -> None:
     with pytest.raises(InvalidData, match="training of unet; expected one of linknet"):
-        UNetLinkNet.of(Path("images"), trainings["unet"], trainings["unet"], "cpu")
+        UNetLinkNet.of(Path("images"), {**trainings, "linknet": trainings["unet"]}, "cpu")
 
 
 def test_images_that_one_was_trained_on_are_no_test(
@@ -104,11 +104,11 @@ def test_images_that_one_was_trained_on_are_no_test(
 ) -> None:
     other = write(tmp_path, replace(recipe("linknet"), schedule=replace(SCHEDULE, seed=1)))
     with pytest.raises(InvalidData, match="held out different images"):
-        UNetLinkNet.of(Path("images"), trainings["unet"], other, "cpu")
+        UNetLinkNet.of(Path("images"), {**trainings, "linknet": other}, "cpu")
 
 
 def test_a_training_without_weights_is_refused(trainings: dict[str, Path], tmp_path: Path) -> None:
     begun = write(tmp_path, recipe("linknet"))
-    average = UNetLinkNet.of(Path("images"), trainings["unet"], begun, "cpu")
+    average = UNetLinkNet.of(Path("images"), {**trainings, "linknet": begun}, "cpu")
     with pytest.raises(InvalidData, match="no weights yet"):
         average.fit([], tmp_path, lambda _: {}, lambda *_: None)

@@ -1,14 +1,10 @@
-import math
-
 import numpy as np
 import pytest
-import torch
 
-from nuclei.errors import InvalidOption
 from nuclei.evaluation.metrics import Overlap
 from nuclei.postprocessing.rendering import render_stars
 from training.data.dataset import Sample
-from training.families.stars import N_RAYS, build_star_network, star_loss, star_targets
+from training.data.stars import N_RAYS, star_targets
 
 Y, X = np.mgrid[:128, :160]
 
@@ -82,35 +78,3 @@ def test_a_ray_that_leaves_the_image_is_unknown() -> None:
 
 def test_background_has_neither_depth_nor_rays() -> None:
     assert not star_targets(np.zeros((64, 96), np.uint16)).any()
-
-
-def test_perfect_answers_cost_least() -> None:
-    targets = torch.from_numpy(star_targets(disc(60.5, 10, 20)))[None]
-    answers = torch.cat([torch.logit(targets[:, :1], eps=1e-4), targets[:, 1:]], dim=1)
-    best = star_loss(answers, targets)
-    assert torch.isfinite(best)
-    elsewhere = torch.where(targets[:, :1] > 0, 0.0, 5.0)
-    unknown = torch.where(targets[:, 1:] < 0, 50.0, 0.0)
-    for uncounted in (elsewhere, unknown):
-        moved = answers.clone()
-        moved[:, 1:] += uncounted
-        torch.testing.assert_close(star_loss(moved, targets), best)
-    answers[:, 1:] += 1
-    torch.testing.assert_close(star_loss(answers, targets), best + 0.2)
-
-
-def test_an_image_without_nuclei_has_a_loss() -> None:
-    assert math.isfinite(star_loss(torch.zeros(1, 33, 8, 8), torch.zeros(1, 33, 8, 8)))
-
-
-def test_a_network_answers_for_every_cell() -> None:
-    network = build_star_network("tu-regnetx_002")
-    answers = network(torch.rand(2, 3, 64, 96))
-    assert answers.shape == (2, 1 + N_RAYS, 32, 48)
-    answers.square().mean().backward()
-    assert all(parameter.grad is not None for parameter in network.parameters())
-
-
-def test_an_unknown_encoder_is_refused() -> None:
-    with pytest.raises(InvalidOption, match="encoder"):
-        build_star_network("resnet17")

@@ -10,9 +10,10 @@ from skimage.measure import label, regionprops
 from torch import Tensor
 
 from nuclei.inference.parity import differences
-from training.families.detectors import Detector, build_detector
-from training.graphs.detection import MergeMasks, Split, example_image, export_detector
-from training.graphs.maps import Views
+from training.families.mask_rcnn import Detector, build_detector
+from training.graphs.detections import MergeMasks, detector_steps, example_image
+from training.graphs.step import export_steps
+from training.graphs.views import Split, Views
 
 STEPS = ("preprocess", "split", "network", "merge_masks")
 Found = tuple[Tensor, Tensor, Tensor]
@@ -27,7 +28,7 @@ def detector() -> Detector:
 @pytest.fixture(scope="module")
 def exported(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("graphs")
-    parity = export_detector(detector, folder)
+    parity = export_steps(detector_steps(detector), folder)
     assert {name.split("/")[0] for name in parity} == set(STEPS)
     for step in ("network", "merge_masks"):
         # Scores that differ in their last digits may change places at a limit.

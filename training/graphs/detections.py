@@ -1,4 +1,4 @@
-"""The steps of a detector's graph as torch modules, their ONNX files, and the parity of the two.
+"""The steps of a detector's graph as torch modules.
 
 A detector is a module that finds the nuclei of one image: IMAGE float32 [1, C, H, W] in [0, 1], C 1
 or 3, H and W multiples of its stride, to
@@ -8,49 +8,22 @@ or 3, H and W multiples of its stride, to
     MASKS   uint8 [N, M, M], stretched over the boxes, 255 is probability 1
 """
 
-import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-
-import onnx
-import onnxruntime
 import torch
 from torch import Tensor, nn
-from torch.onnx.operators import shape_as_tensor
 from torchvision.ops import box_iou, nms
 
 from nuclei.inference.contract import Method
-from nuclei.inference.parity import differences
+from nuclei.inference.graph import NETWORK
+from nuclei.inference.pipeline import TTA_VIEWS
 from nuclei.postprocessing.accumulation import OUTPUTS
-from training.graphs.maps import (
-    N_VIEWS,
-    Views,
-    export_steps,
-    preprocess_step,
-    quarter_turns,
-    to_uint8,
-)
+from training.graphs.step import GraphStep, TracedStep
+from training.graphs.views import Preprocess, Split, preprocess_step, quarter_turns, to_uint8
 
-# Of the tracing exporter, which alone knows the operators of detectors.
-OPSET = 17
 SAME_NUCLEUS_IOU = 0.5
 EXAMPLE_PX = 128
 EXAMPLE_NUCLEI = 20
 
 BOXES, SCORES, MASKS = OUTPUTS[Method.MASKS]
-
-
-class Split(nn.Module):
-    """INPUT [1, C, S, S] to its eight views, each [1, C, S, S], and SIDE int64 [1], which is S.
-
-    In the order of `training.graphs.maps.Views`.
-    """
-
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        views = Views()(image)
-        side = shape_as_tensor(image)[3:4].to(image.device)
-        return (*(views[k : k + 1] for k in range(N_VIEWS)), side)
 
 
 class MergeMasks(nn.Module):
@@ -71,8 +44,8 @@ class MergeMasks(nn.Module):
         Returns:
             BOXES, SCORES and MASKS.
         """
-        boxes = [_turned_back(found[3 * k], side, k) for k in range(N_VIEWS)]
-        masks = [_masks_turned_back(found[3 * k + 2], k).flatten(1) for k in range(N_VIEWS)]
+        boxes = [_turned_back(found[3 * k], side, k) for k in range(TTA_VIEWS)]
+        masks = [_masks_turned_back(found[3 * k + 2], k).flatten(1) for k in range(TTA_VIEWS)]
         scores = found[1::3]
         # The last lies outside of every image, with a score of 0: so nothing is ever empty.
         of_all = torch.cat([*boxes, boxes[0].new_tensor([[-2.0, -2.0, -1.0, -1.0]])])
@@ -88,59 +61,26 @@ class MergeMasks(nn.Module):
         means = sums[:-1] / total[:-1, None]
         side_px = found[2].shape[1]
         merged_masks = to_uint8(means[:, 4:]).reshape(-1, side_px, side_px)
-        return means[:, :4], merged[:-1] / N_VIEWS, merged_masks
+        return means[:, :4], merged[:-1] / TTA_VIEWS, merged_masks
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One ONNX file: its module, an example input, names, and dynamic axes by tensor."""
-
-    module: nn.Module
-    example: tuple[Tensor, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    dynamic: Mapping[str, Mapping[int, str]]
+def view_modules() -> dict[str, nn.Module]:
+    """The modules around a detector by step."""
+    return {"preprocess": Preprocess(), "split": Split(), "merge_masks": MergeMasks()}
 
 
-def export_detector(detector: nn.Module, folder: Path) -> dict[str, float]:
-    """Write the ONNX files of a detector's graphs, the detector itself being `network.onnx`.
-
-    Arguments and what is returned are as of `export_views`.
-    """
-    image = example_image()
-    outputs = (BOXES, SCORES, MASKS)
-    axes = {1: "channels", 2: "height", 3: "width"}
-    dynamic = {"IMAGE": axes, **{name: {0: "nuclei"} for name in outputs}}
-    network = _Step(detector, (image,), ("IMAGE",), outputs, dynamic)
-    return {**export_views(detector, folder), **_export_all({"network": network}, folder)}
-
-
-def export_views(detector: nn.Module, folder: Path) -> dict[str, float]:
-    """Write the steps around a detector, and compare each with torch on its example.
+def detector_steps(detector: nn.Module, name: str = NETWORK) -> dict[str, GraphStep]:
+    """The steps of the graph by file name.
 
     Args:
         detector: in evaluation mode, float32, on the CPU.
-        folder: existing folder that receives the files.
-
-    Returns:
-        Largest absolute difference between ONNX and torch, by step, and of nuclei by step and
-        tensor (`nuclei.inference.parity.differences`).
+        name: of the detector's own step.
     """
-    parity = export_steps({"preprocess": preprocess_step()}, folder)
-    return {**parity, **_export_all(_view_steps(detector), folder)}
-
-
-def _export_all(steps: Mapping[str, _Step], folder: Path) -> dict[str, float]:
-    parity: dict[str, float] = {}
-    for name, step in steps.items():
-        path = folder / f"{name}.onnx"
-        _export(step, path)
-        found = _differences(step, path)
-        if SCORES in found:
-            parity |= {f"{name}/{tensor}": value for tensor, value in found.items()}
-        else:
-            parity[name] = max(found.values())
-    return parity
+    axes = {1: "channels", 2: "height", 3: "width"}
+    outputs = (BOXES, SCORES, MASKS)
+    dynamic = {"IMAGE": axes, **{tensor: {0: "nuclei"} for tensor in outputs}}
+    own = TracedStep(detector, (example_image(),), ("IMAGE",), outputs, dynamic)
+    return {**view_steps(detector), name: own}
 
 
 def example_image() -> Tensor:
@@ -153,24 +93,30 @@ def example_image() -> Tensor:
     return torch.sigmoid(radii - distance).amax(dim=0).expand(1, 3, -1, -1)
 
 
-def _view_steps(detector: nn.Module) -> dict[str, _Step]:
+def view_steps(detector: nn.Module) -> dict[str, GraphStep]:
+    """The steps around a detector by file name.
+
+    Args:
+        detector: in evaluation mode, float32, on the CPU.
+    """
     image = example_image()
-    views = tuple(f"VIEW_{k}" for k in range(N_VIEWS))
+    views = tuple(f"VIEW_{k}" for k in range(TTA_VIEWS))
     outputs = (BOXES, SCORES, MASKS)
-    of_views = tuple(f"{name}_{k}" for k in range(N_VIEWS) for name in outputs)
+    of_views = tuple(f"{name}_{k}" for k in range(TTA_VIEWS) for name in outputs)
     square = {1: "channels", 2: "side", 3: "side"}
     with torch.inference_mode():
         *seen, side = Split()(image)
         found = tuple(tensor for view in seen for tensor in detector(view))
     return {
-        "split": _Step(
+        "preprocess": preprocess_step(),
+        "split": TracedStep(
             Split(),
             (image,),
             ("INPUT",),
             (*views, "SIDE"),
             {name: square for name in ("INPUT", *views)},
         ),
-        "merge_masks": _Step(
+        "merge_masks": TracedStep(
             MergeMasks(),
             (side, *found),
             ("SIDE", *of_views),
@@ -181,38 +127,6 @@ def _view_steps(detector: nn.Module) -> dict[str, _Step]:
             },
         ),
     }
-
-
-def _export(step: _Step, path: Path) -> None:
-    with warnings.catch_warnings():
-        # It is deprecated, and warns of every shape that torchvision looks at.
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            step.module,
-            step.example,
-            path,
-            input_names=step.inputs,
-            output_names=step.outputs,
-            opset_version=OPSET,
-            dynamic_axes=step.dynamic,
-            dynamo=False,
-        )
-    model = onnx.load(path)
-    for node in model.graph.node:
-        node.doc_string = ""
-    onnx.save(model, path)
-
-
-def _differences(step: _Step, path: Path) -> dict[str, float]:
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    feeds = {name: tensor.numpy() for name, tensor in zip(step.inputs, step.example, strict=True)}
-    found = session.run(list(step.outputs), feeds)
-    with torch.inference_mode():
-        expected = step.module(*step.example)
-    return differences(
-        dict(zip(step.outputs, found, strict=True)),
-        {name: tensor.numpy() for name, tensor in zip(step.outputs, expected, strict=True)},
-    )
 
 
 def _weights(nuclei: Tensor, boxes: Tensor, scores: Tensor) -> Tensor:
@@ -227,7 +141,7 @@ def _turned_back(boxes: Tensor, side: Tensor, view: int) -> Tensor:
     for _ in range(view % 4):
         y0, x0, y1, x1 = boxes.unbind(dim=1)
         boxes = torch.stack([x0, side - y1, x1, side - y0], dim=1)
-    if view >= N_VIEWS // 2:
+    if view >= TTA_VIEWS // 2:
         y0, x0, y1, x1 = boxes.unbind(dim=1)
         boxes = torch.stack([y0, side - x1, y1, side - x0], dim=1)
     return boxes
@@ -236,4 +150,4 @@ def _turned_back(boxes: Tensor, side: Tensor, view: int) -> Tensor:
 def _masks_turned_back(masks: Tensor, view: int) -> Tensor:
     """Masks [N, M, M] of a view, in the image; float32 of the same levels."""
     turned = quarter_turns(masks.to(torch.float32)[:, None], -view)
-    return (turned.flip(3) if view >= N_VIEWS // 2 else turned)[:, 0]
+    return (turned.flip(3) if view >= TTA_VIEWS // 2 else turned)[:, 0]

@@ -1,0 +1,88 @@
+"""What the recipes of all ensembles share: two trained networks that become one model."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+from torch import nn
+
+from nuclei.errors import InvalidData
+from training.data.dataset import Sample
+from training.job import LearnedRecipe, Recipe
+from training.optimisation import (
+    SCORE,
+    Progress,
+    Report,
+    Validate,
+    best_network,
+    finished_progress,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnsembleRecipe(Recipe):
+    """A model made of two networks that were trained before; it learns nothing itself.
+
+    Attributes:
+        members: for each member, the function that reads its recipe from the folder of its
+            training; that folder is the field of the member's name.
+    """
+
+    members: ClassVar[Mapping[str, Callable[[Path], LearnedRecipe]]]
+
+    @classmethod
+    def of(cls, data: Path, folders: Mapping[str, Path], device: str) -> Self:
+        """The ensemble of the networks that two trainings gave.
+
+        Args:
+            data: the images both were trained on.
+            folders: of the trainings, by member.
+            device: `cuda` or `cpu`.
+
+        Raises:
+            InvalidData: a folder is of no such training, or the two held out different images.
+        """
+        first, second = (read(folders[name]) for name, read in cls.members.items())
+        splits = [(one.validation_fraction, one.schedule.seed) for one in (first, second)]
+        if splits[0] != splits[1]:
+            raise InvalidData(
+                f"the trainings of {first.family} and {second.family} held out different images "
+                f"(fraction and seed {splits[0]} and {splits[1]}), so none may be new to both; "
+                "train them with the same"
+            )
+        return cls(
+            data=data,
+            validation_fraction=first.validation_fraction,
+            pixel_size_um=first.pixel_size_um,
+            schedule=replace(first.schedule, device=device),
+            **{name: folder.resolve() for name, folder in folders.items()},
+        )
+
+    @abstractmethod
+    def join(self, networks: Sequence[nn.Module]) -> nn.Module:
+        """One module of the members' networks, in the order of `members`."""
+
+    def recipes(self) -> list[LearnedRecipe]:
+        return [read(getattr(self, name)) for name, read in self.members.items()]
+
+    def folders(self) -> list[Path]:
+        return [getattr(self, name) for name in self.members]
+
+    def build(self) -> nn.Module:
+        return self.join([recipe.build() for recipe in self.recipes()])
+
+    def fit(
+        self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
+    ) -> tuple[nn.Module, Progress]:
+        """The networks that were trained; steps and time are the sums of both trainings'."""
+        trainings = zip(self.recipes(), self.folders(), strict=True)
+        network = self.join([best_network(*training) for training in trainings]).eval()
+        network.to(self.schedule.device)
+        before = [finished_progress(folder) for folder in self.folders()]
+        step = sum(progress.best_step for progress in before)
+        scores = validate(network)
+        report(step, scores)
+        seconds = sum(progress.seconds for progress in before)
+        return network.cpu(), Progress(step, scores[SCORE], step, seconds)
