@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
-from typing import TextIO
+from typing import IO
 
 import numpy as np
 from load import Load, stream_load, unary_load
@@ -131,7 +131,7 @@ class Row:
 class InProcess:
     """Measures the limit for frames of one side."""
 
-    def __init__(self, requests: TextIO, answers: TextIO, side: int) -> None:
+    def __init__(self, requests: IO[str], answers: IO[str], side: int) -> None:
         """Args: the input and output of `network_in_process.py`; side of the frames, pixels."""
         self._requests, self._answers, self._side = requests, answers, side
         self._frame = Frame(example_pixels(side)[:, :, None])
@@ -146,7 +146,8 @@ class InProcess:
         return Limit((mean_ms, median_ms), self._post_ms())
 
     def _post_ms(self) -> tuple[float, float]:
-        contract, accumulator, seconds = self._found.contract, self._found.accumulator, []
+        contract, accumulator = self._found.contract, self._found.accumulator
+        seconds: list[float] = []
         while sum(seconds) < LIMIT_S / 4:
             started = time.perf_counter()
             intensity_range(self._frame.pixels)
@@ -157,7 +158,7 @@ class InProcess:
 
 
 @contextmanager
-def network_in_process() -> Iterator[tuple[TextIO, TextIO]]:
+def network_in_process() -> Iterator[tuple[IO[str], IO[str]]]:
     """Its input and output."""
     with subprocess.Popen(
         [TRITON_PYTHON, IN_PROCESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -168,7 +169,7 @@ def network_in_process() -> Iterator[tuple[TextIO, TextIO]]:
         process.stdin.close()
 
 
-def rows(address: str, pipes: tuple[TextIO, TextIO], seconds: float) -> Iterator[Row]:
+def rows(address: str, pipes: tuple[IO[str], IO[str]], seconds: float) -> Iterator[Row]:
     """Each load, between two measurements of the limit."""
     for side in SIDES_PX:
         in_process, request = InProcess(*pipes, side), request_of(example_pixels(side))

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,6 +34,7 @@ from views import ALL, DIHEDRAL, MIRRORED, SCALED, TURNED, View, answers, averag
 from nuclei.errors import InvalidOption
 from nuclei.evaluation.statistics import mean_interval, paired_test
 from nuclei.inference.onnx_engine import LocalEngine
+from nuclei.postprocessing.accumulation import Maps as MapsOfFrame
 from training.data.dataset import Sample, read_dataset
 from training.data.split import split_samples
 from training.data.targets import MAPS
@@ -75,7 +76,8 @@ class _Some(nn.Module):
         self._network, self._own = network, own
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._network(images)[:, self._own]
+        own: Tensor = self._network(images)[:, self._own]
+        return own
 
 
 class Bench:
@@ -122,7 +124,7 @@ class Bench:
             path.parent.mkdir(exist_ok=True)
             partial_path = path.with_suffix(".partial.npz")
             made = {f"{number:04d}": maps for number, maps in enumerate(make())}
-            np.savez_compressed(partial_path, **made)
+            np.savez_compressed(partial_path, **made)  # type: ignore[arg-type]
             partial_path.rename(path)
         with np.load(path) as file:
             return [file[key] for key in sorted(file)]
@@ -197,7 +199,8 @@ class Training:
         # No choice by the validation images.
         network, _ = recipe.fit(training, folder, None, lambda *_: None)
         engine = recipe.engine(network.to(schedule.device), recipe.contract(), "fp32")
-        return [answer.maps for answer in predict_all(validation, engine, tta=False)]
+        answers = predict_all(validation, engine, tta=False)
+        return [cast(MapsOfFrame, answer).maps for answer in answers]
 
 
 def averages(members: Sequence[Training], bench: Bench) -> Outcome:
@@ -467,7 +470,11 @@ def write_document(results: Mapping[str, Result], budget: str) -> None:
     parts = {"budget": budget, **tables}
     for name, part in parts.items():
         mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
-        text = mark.sub(lambda found, part=part: found[1] + part + found[2], text)
+
+        def filled(found: re.Match[str], part: str = part) -> str:
+            return found[1] + part + found[2]
+
+        text = mark.sub(filled, text)
     DOCUMENT.write_text(text)
     for name, topics in PICTURED.items():
         if figure := picture(topics, results):

@@ -7,6 +7,7 @@ is level.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -192,7 +193,7 @@ def _changed(options: Options, name: str, value: float) -> Options:
 
 
 def _parameters(options: Options) -> WatershedParameters:
-    known = {name: options[name] for name in START}
+    known: dict[str, Any] = {name: options[name] for name in START}
     return WatershedParameters(**{**known, "min_area_px": int(known["min_area_px"])})
 
 

@@ -140,9 +140,9 @@ def merged(basins: Labels, height: NDArray[np.float32], h: float) -> Labels:
         return basin
 
     for one, other, depth in zip(*np.divmod(pair[order], n_basins), saddle[order], strict=True):
-        a, b = root(int(one)), root(int(other))
-        if a != b and min(peak[a], peak[b]) - depth < h:
-            higher, lower = (a, b) if peak[a] >= peak[b] else (b, a)
+        p, q = root(int(one)), root(int(other))
+        if p != q and min(peak[p], peak[q]) - depth < h:
+            higher, lower = (p, q) if peak[p] >= peak[q] else (q, p)
             parent[lower] = higher
     return np.array([root(basin) for basin in range(n_basins)])[basins]
 

@@ -45,7 +45,7 @@ WAYS = {
 }
 
 
-class Crops(CalibrationDataReader):
+class Crops(CalibrationDataReader):  # type: ignore[misc]
     """Training crops, as the calibration of the activations' ranges wants them."""
 
     def __init__(self, samples: list[Sample]) -> None:
@@ -104,10 +104,14 @@ def main() -> None:
             if int8:
                 quantise(model, training)
             export(model, repository, 1, accelerator=accelerator)
-            ports = dict(
-                zip(("http_port", "grpc_port", "metrics_port"), free_ports(3), strict=True)
-            )
-            with TritonServer(repository, Path(scratch) / "state", **ports) as server:
+            http, grpc, metrics = free_ports(3)
+            with TritonServer(
+                repository,
+                Path(scratch) / "state",
+                http_port=http,
+                grpc_port=grpc,
+                metrics_port=metrics,
+            ) as server:
                 seconds, evaluation = asyncio.run(measure(server.address, validation))
             by_modality = evaluation.by_modality()
             table.add_row(

@@ -85,7 +85,7 @@ def largest(samples: list[Sample], modality: str) -> NDArray[np.bool_]:
         for number, (rows, columns) in enumerate(ndimage.find_objects(sample.labels), start=1)
     ]
     _, sample, number, box = max(boxes, key=lambda found: found[0])
-    return sample.labels[box] == number
+    return np.asarray(sample.labels[box] == number)
 
 
 if __name__ == "__main__":

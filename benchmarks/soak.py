@@ -15,7 +15,7 @@ import io
 import itertools
 import random
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,7 @@ async def send_steadily(callers: Callers, per_s: float, seconds: float) -> Count
 
 def sample(pid: int) -> dict[str, float]:
     """Memory (MB), threads and file handles of the service's processes; shared memory (MB)."""
-    found: Counter[str] = Counter()
+    found: dict[str, float] = defaultdict(float)
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             role = _role(process)
@@ -180,7 +180,8 @@ def _role(process: psutil.Process) -> str:
 
 async def watch(pid: int, seconds: float) -> list[dict[str, float]]:
     """Samples, one every ten seconds; `minutes` is when."""
-    started, samples = time.monotonic(), []
+    started = time.monotonic()
+    samples: list[dict[str, float]] = []
     for number in itertools.count():
         due = number * SAMPLE_S
         if due > seconds:

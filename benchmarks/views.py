@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import cv2
 import numpy as np
@@ -71,7 +72,7 @@ def _answer(sample: Sample, engine: Engine, model: str, view: View) -> Maps:
     return np.ascontiguousarray(maps.transpose(2, 0, 1))
 
 
-def _resized(array: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+def _resized(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """[H, W, C] at another size; itself at its own."""
     if array.shape[:2] == (height, width):
         return array

@@ -57,7 +57,7 @@ def test_absent_gateway_ends_the_acquisition(example: dict[str, Any]) -> None:
 
 
 def test_example_runs_as_it_is(gateway: "Gateway") -> None:
-    command = [sys.executable, EXAMPLE, "--address", gateway.grpc_address, "--grid", "2"]
+    command = [sys.executable, str(EXAMPLE), "--address", gateway.grpc_address, "--grid", "2"]
     run = subprocess.run(
         [*command, "--best", "1", "--returns", "1"],
         capture_output=True,

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 from numba import int64
@@ -18,6 +20,6 @@ def test_takes_read_only_and_writable_arrays_of_its_type_only() -> None:
 
 
 def test_compiles_where_no_cache_can_be_kept() -> None:
-    namespace: dict[str, object] = {}
+    namespace: dict[str, Any] = {}
     exec("def twice(number):\n    return 2 * number", namespace)  # no file, so no place for a cache
     assert kernel(int64(int64))(namespace["twice"])(4) == 8

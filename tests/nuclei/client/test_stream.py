@@ -214,7 +214,7 @@ async def test_async_stream_is_the_same(gateway: "Gateway", fluorescence: Path) 
     by_sequence = {outcome.sequence: outcome for outcome in outcomes}
     assert sorted(by_sequence) == list(range(6))
     assert isinstance(by_sequence[4].error, errors.InvalidImage)
-    assert len(by_sequence[5].segmentation.nuclei) > 10  # type: ignore[union-attr]
+    assert len(by_sequence[5].segmentation.nuclei) > 10
     assert len(again) == 3
 
 
@@ -251,7 +251,7 @@ def test_tls_files_go_together(tmp_path: Path, given: str) -> None:
     missing = tmp_path / "missing.pem"
     files = {"tls_ca": missing} if given == "ca" else {"tls_certificate": missing}
     with pytest.raises(errors.InvalidOption, match=r"cannot be read|together"):
-        Client("localhost:1", **files)  # type: ignore[arg-type]
+        Client("localhost:1", **files)
 
 
 def test_frames_of_a_file_keep_its_pixel_size(client: Client, fluorescence_16bit: Path) -> None:

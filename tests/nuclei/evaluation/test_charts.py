@@ -1,4 +1,5 @@
 import io
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,7 +38,8 @@ EVALUATION = Evaluation(
 
 def test_picture_of_images_ranks_them() -> None:
     axes = figure_of_images(EVALUATION).axes[0]
-    heights = {patch.get_x() + 0.5: patch.get_height() for patch in axes.patches}
+    bars: list[Any] = list(axes.patches)
+    heights = {bar.get_x() + 0.5: bar.get_height() for bar in bars}
     assert [heights[rank] for rank in (0, 1, 2)] == pytest.approx([0, 0.5, 1])
 
 
@@ -79,7 +81,8 @@ def test_models_are_drawn_together() -> None:
 
 def test_bars_count_errors_for_a_hundred_nuclei() -> None:
     axes = charts_of_models({"first": EVALUATION})["Errors"].axes[0]
-    heights = [patch.get_height() for patch in axes.patches]
+    bars: list[Any] = list(axes.patches)
+    heights = [bar.get_height() for bar in bars]
     assert heights == pytest.approx([100 * 5 / 8, 100 * 1 / 8, 0, 0])
 
 

@@ -89,7 +89,7 @@ PALETTE = np.stack([np.arange(256), np.arange(256)[::-1], np.full(256, 9)]).asty
 PALETTE_RGB = np.stack([GREY8, 255 - GREY8, np.full_like(GREY8, 9)], axis=2)
 MASK = GREY8 > 127
 
-READABLE = {
+READABLE: dict[str, tuple[bytes, np.ndarray]] = {
     "png grey 8": (png(GREY8), GREY8),
     "png grey 16": (png(GREY16), GREY16),
     "png rgb 8": (png(RGB8), RGB8),

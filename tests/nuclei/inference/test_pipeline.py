@@ -211,7 +211,7 @@ class BlindDetectorEngine(BlurEngine):
 
     async def infer(self, graph: str, outputs: tuple[str, ...], *tile: Any) -> Inference:
         maps = await super().infer(graph, outputs, *tile)
-        none = {
+        none: dict[str, NDArray[Any]] = {
             "BOXES": np.empty((0, 4), np.float32),
             "SCORES": np.empty(0, np.float32),
             "MASKS": np.empty((0, 28, 28), np.uint8),
@@ -222,7 +222,8 @@ class BlindDetectorEngine(BlurEngine):
 @pytest.mark.parametrize("method", [Method.WATERSHED, Method.CONSENSUS])
 @pytest.mark.parametrize("pixels", [np.zeros((2500, 3000, 1), np.uint16), NOISE])
 def test_the_estimate_of_memory_is_not_exceeded(pixels: NDArray[np.uint16], method: Method) -> None:
-    estimate = memory_bytes(*pixels.shape, pixels.itemsize, method)
+    height, width, channels = pixels.shape
+    estimate = memory_bytes(height, width, channels, pixels.itemsize, method)
     voting = Contract(
         "consensus", Method.CONSENSUS, halo=16, postprocessing=ConsensusParameters(min_score=0.1)
     )

@@ -53,7 +53,8 @@ def refusal(stub: SegmentationStub, request: pb.SegmentRequest, **call: Any) -> 
         stub.Segment(request, timeout=call.pop("timeout", 30))
     detail = raised.value.details()
     assert not re.search(r"Traceback|\.py\b|/(home|root|tmp|usr)/", detail), detail
-    name = dict(raised.value.trailing_metadata()).get("nuclei-error", "")
+    metadata: dict[str, Any] = dict(raised.value.trailing_metadata())
+    name = metadata.get("nuclei-error", "")
     return raised.value.code(), f"{name}: {detail}"
 
 
@@ -273,7 +274,7 @@ def test_server_info_names_models_and_limits(stub: SegmentationStub) -> None:
 
 @pytest.mark.parametrize("service", ["", SERVICE])
 def test_health_is_serving(channel: grpc.Channel, service: str) -> None:
-    check = health_pb2_grpc.HealthStub(channel).Check
+    check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
     reply = check(health_pb2.HealthCheckRequest(service=service))
     assert reply.status == health_pb2.HealthCheckResponse.SERVING
 

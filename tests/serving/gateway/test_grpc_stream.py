@@ -71,7 +71,8 @@ def status_of(call: Any) -> tuple[Any, str]:
     """(status, name of the error) of a stream that fails."""
     with pytest.raises(grpc.RpcError) as raised:
         list(call)
-    return raised.value.code(), dict(raised.value.trailing_metadata()).get("nuclei-error", "")
+    metadata: dict[str, Any] = dict(raised.value.trailing_metadata())
+    return raised.value.code(), metadata.get("nuclei-error", "")
 
 
 def test_count_alone_is_a_short_answer(stub: SegmentationStub, fluorescence: Path) -> None:
@@ -291,7 +292,7 @@ def test_too_many_streams_are_refused(narrow: Any) -> None:
 
     with grpc.insecure_channel(narrow.grpc_address) as channel:
         stub = SegmentationStub(channel)
-        calls = [stub.SegmentStream(say_nothing()) for _ in range(3)]
+        calls: list[Any] = [stub.SegmentStream(say_nothing()) for _ in range(3)]
         deadline = time.monotonic() + 5
         while sum(call.done() for call in calls) < 1:
             assert time.monotonic() < deadline

@@ -108,7 +108,7 @@ def tls(pem: Certificates, client: str | None = None) -> ssl.SSLContext:
 
 
 def channel(pem: Certificates, address: str, client: str | None = None) -> grpc.Channel:
-    chain = (None, None)
+    chain: tuple[bytes | None, ...] = (None, None)
     if client is not None:
         chain = tuple((pem.folder / f"{client}{end}").read_bytes() for end in (".key", ""))
     credentials = grpc.ssl_channel_credentials(Path(pem.ca).read_bytes(), *chain)
@@ -256,7 +256,7 @@ def test_reflection_needs_the_token_and_health_does_not(public: Secured, pem: Ce
         assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED
         listed = reflect(iter([asked]), metadata=(("authorization", f"Bearer {TOKEN}"),))
         assert SERVICE in [service.name for service in next(listed).list_services_response.service]
-        health = health_pb2_grpc.HealthStub(opened).Check
+        health = health_pb2_grpc.HealthStub(opened).Check  # type: ignore[attr-defined]
         assert health(health_pb2.HealthCheckRequest(service=SERVICE)).status
 
 

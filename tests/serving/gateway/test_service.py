@@ -27,7 +27,7 @@ StartGateway = Callable[..., Any]
 
 def health(address: str) -> int:
     with grpc.insecure_channel(address) as channel:
-        check = health_pb2_grpc.HealthStub(channel).Check
+        check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
         return int(check(health_pb2.HealthCheckRequest(service="nuclei.v1.Segmentation")).status)
 
 
