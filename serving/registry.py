@@ -6,18 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nuclei.errors import EngineUnavailable, InvalidData, ModelNotFound
+from nuclei.errors import InvalidData, ModelNotFound, RegistryUnavailable
 from nuclei.registry import SQLITE
 
-# MLflow reads these when it is imported; its own patience with a silent server is minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-
-from mlflow import MlflowClient
-from mlflow.artifacts import download_artifacts
-from mlflow.entities.model_registry import ModelVersion
-from mlflow.exceptions import MlflowException
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
 
 NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
@@ -52,6 +48,10 @@ class Registry:
         Args:
             tracking_uri: `sqlite:///...`, `http://...` or another that MLflow knows.
         """
+        # Before the import of MLflow, which is slow and reads these then. Its own patience with a
+        # server that does not answer is minutes.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         self.tracking_uri = tracking_uri
         self._client: MlflowClient | None = None
 
@@ -59,7 +59,7 @@ class Registry:
         """All versions of a model, newest first; none when it was never registered.
 
         Raises:
-            EngineUnavailable: the registry does not answer.
+            RegistryUnavailable: the registry does not answer.
         """
         if self._is_missing_database():
             return []
@@ -76,8 +76,8 @@ class Registry:
         """One version: the given, the alias's, or else the newest.
 
         Raises:
-            ModelNotFound: there is no such model, version or alias.
-            EngineUnavailable: the registry does not answer.
+            ModelNotFound: the registry has no such model, version or alias.
+            RegistryUnavailable: the registry does not answer.
         """
         for entry in self.versions(model):
             wanted_version = version is None or entry.version == version
@@ -102,8 +102,11 @@ class Registry:
 
         Raises:
             InvalidData: the artifacts are gone.
-            EngineUnavailable: the registry does not answer.
+            RegistryUnavailable: the registry does not answer.
         """
+        from mlflow.artifacts import download_artifacts
+        from mlflow.exceptions import MlflowException
+
         with self._translated(entry.model):
             source = self._connected().get_model_version_download_uri(
                 entry.model, str(entry.version)
@@ -120,13 +123,15 @@ class Registry:
                 f"{source} ({_first_line(error)}); register the model again"
             ) from error
 
-    def _connected(self) -> MlflowClient:
+    def _connected(self) -> "MlflowClient":
+        from mlflow import MlflowClient
+
         if self._client is None:
             self._client = MlflowClient(self.tracking_uri, self.tracking_uri)
         return self._client
 
     def _is_missing_database(self) -> bool:
-        """MLflow would make an empty database where a wrong path was meant."""
+        """Whether there is no such file: MLflow would make an empty database of a mistyped path."""
         return (
             self.tracking_uri.startswith(SQLITE)
             and not Path(self.tracking_uri.removeprefix(SQLITE)).exists()
@@ -134,18 +139,22 @@ class Registry:
 
     @contextmanager
     def _translated(self, model: str) -> Iterator[None]:
+        """Raise errors of MLflow and of its database as ours."""
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
         try:
             yield
-        except MlflowException as error:
-            if error.error_code in NOT_FOUND:
+        except (MlflowException, SQLAlchemyError) as error:
+            if isinstance(error, MlflowException) and error.error_code in NOT_FOUND:
                 raise ModelNotFound(f"'{model}' is not known to {self.tracking_uri}") from error
-            raise EngineUnavailable(
+            raise RegistryUnavailable(
                 f"the registry at {self.tracking_uri} does not answer ({_first_line(error)}); "
                 "check --tracking-uri"
             ) from error
 
 
-def _version(entry: ModelVersion, aliases: dict[str, int]) -> RegisteredVersion:
+def _version(entry: "ModelVersion", aliases: dict[str, int]) -> RegisteredVersion:
     number = int(entry.version)
     return RegisteredVersion(
         model=entry.name,

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from nuclei.errors import EngineUnavailable, InvalidData, ModelNotFound
+from nuclei.errors import InvalidData, ModelNotFound, RegistryUnavailable
 from serving.process.ports import LOOPBACK, free_ports
 from serving.registry import Registry
 
@@ -55,17 +55,17 @@ def test_a_version_is_found_by_number_by_alias_or_as_the_newest(registry: Regist
 
 
 @pytest.mark.parametrize(
-    ("model", "version", "alias", "told"),
+    ("model", "version", "alias", "message"),
     [
         ("unknown", None, None, "'unknown' has no version"),
         (MODEL, 9, None, "no version 9"),
         (MODEL, None, "challenger", "no alias 'challenger'"),
     ],
 )
-def test_what_is_not_there_is_told(
-    registry: Registry, model: str, version: int | None, alias: str | None, told: str
+def test_what_is_not_there_is_named(
+    registry: Registry, model: str, version: int | None, alias: str | None, message: str
 ) -> None:
-    with pytest.raises(ModelNotFound, match=told):
+    with pytest.raises(ModelNotFound, match=message):
         registry.find(model, version, alias)
 
 
@@ -74,7 +74,7 @@ def test_downloads_the_files_of_the_version(registry: Registry, tmp_path: Path) 
     assert (folder / "contract.json").read_text() == '{"family": "2"}'
 
 
-def test_lost_files_are_told(filled: Path, tmp_path: Path) -> None:
+def test_lost_files_are_named(filled: Path, tmp_path: Path) -> None:
     copied = shutil.copy(filled / "mlflow.db", tmp_path / "mlflow.db")
     lost = tmp_path / "lost"
     shutil.move(filled / "files", lost)
@@ -92,7 +92,13 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     assert not database.exists()
 
 
-def test_a_server_that_does_not_answer_is_told() -> None:
+def test_a_server_that_does_not_answer_is_named() -> None:
     (port,) = free_ports(1)
-    with pytest.raises(EngineUnavailable, match=str(port)):
+    with pytest.raises(RegistryUnavailable, match=str(port)):
         Registry(f"http://{LOOPBACK}:{port}").versions(MODEL)
+
+
+def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(RegistryUnavailable, match=r"mlflow\.db.*--tracking-uri"):
+        Registry(f"sqlite:///{tmp_path / 'mlflow.db'}").versions(MODEL)
