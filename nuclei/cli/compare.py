@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from nuclei.cli.predictions import (
     HeldOutOption,
@@ -18,12 +17,12 @@ from nuclei.cli.predictions import (
     require_matplotlib,
 )
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
+from nuclei.console import output
 from nuclei.errors import InvalidOption, ModelNotFound
 
 if TYPE_CHECKING:
     from training.data.dataset import Sample
 
-FILE_WIDTH = 200
 EPILOG = """
 **Examples**
 
@@ -72,10 +71,7 @@ def compare(
     if out is not None:
         title = f"{' against '.join(dict.fromkeys(models))} on {data.name}"
         _write(out, page(title, comparison, samples, predictions), comparison.to_dict())
-    console = Console()
-    if not console.is_terminal:
-        # A file has no width, and 80 columns would cut names and numbers off.
-        console.width = FILE_WIDTH
+    console = output()
     for grid in comparison.grids():
         console.print(grid.table())
 

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from nuclei.console import output
 
 app = typer.Typer(help="Fetch, check and convert data sets.", no_args_is_help=True)
 
@@ -58,7 +59,7 @@ def download(
         raise InvalidOption("--sha256 belongs to one archive; name one --archive with it")
     for name in names:
         path = fetch(f"{source or SOURCE}/{name}", folder, sha256)
-        Console().print(f"{path}: complete; next: nuclei data check {path}")
+        output().print(f"{path}: complete; next: nuclei data check {path}")
 
 
 @app.command()
@@ -75,8 +76,8 @@ def check(
     table = Table("modality", "images", "nuclei", title=str(data))
     for modality, (n_images, n_nuclei) in summary(samples).items():
         table.add_row(modality, str(n_images), str(n_nuclei))
-    Console().print(table)
-    Console().print(f"fingerprint {fingerprint(samples)}")
+    output().print(table)
+    output().print(f"fingerprint {fingerprint(samples)}")
 
 
 @app.command(epilog=CONVERT_EPILOG)
@@ -96,7 +97,7 @@ def convert(
     samples = read_dataset(data)
     write_dataset(samples, folder, to)
     written = {sample.id: sample for sample in read_dataset(folder)}
-    console = Console()
+    console = output()
     table = Table("modality", "images in", "images out", "nuclei in", "nuclei out")
     counted_in, counted_out = summary(samples), summary(list(written.values()))
     for modality, n_in in counted_in.items():

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import track
 
 from nuclei.cli.gateway import (
@@ -35,6 +34,7 @@ from nuclei.cli.segmenter import (
     TtaOption,
     open_segmenter,
 )
+from nuclei.console import messages, output
 from nuclei.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def evaluate(
     comparison = Comparison((found.entry(samples),))
     if out is not None:
         _write(out, f"{found.name} on {data.name}", comparison, samples, found)
-    console = Console()
+    console = output()
     console.print(comparison.evaluations[0].table(f"{found.name} on {data}"))
     for grid in comparison.details():
         console.print(grid.table())
@@ -118,7 +118,7 @@ def _ask_gateway(
     from nuclei.imaging.images import frame_from_array
 
     found = {}
-    console = Console(stderr=True)
+    console = messages()
     with open_segmenter(model, tta, False, gateway, DEFAULT_REPOSITORY) as segmenter:
         for sample in track(samples, "Segmenting", console=console, transient=True):
             segmentation = segmenter(frame_from_array(sample.pixels))

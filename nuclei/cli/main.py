@@ -20,8 +20,8 @@ def main() -> None:
 
 def _print(message: str) -> None:
     try:
-        from rich.console import Console
-    except ModuleNotFoundError:
+        from nuclei.console import print_error
+    except ModuleNotFoundError:  # rich is in an extra
         print(message, file=sys.stderr)
     else:
-        Console(stderr=True).print(message, style="red", markup=False, soft_wrap=True)
+        print_error(message)

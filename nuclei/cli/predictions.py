@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
+from nuclei.console import messages
 from nuclei.errors import InvalidData, InvalidOption, MissingPrerequisite
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def ask_locally(
     from nuclei.imaging.images import frame_from_array
 
     frames = [frame_from_array(sample.pixels) for sample in samples]
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=messages(), transient=True) as progress:
         task = progress.add_task(f"Segmenting with {model}", total=len(frames))
         inferences, cost = timed_inference(
             repository, model, tta, frames, lambda: progress.advance(task)

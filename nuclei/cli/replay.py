@@ -27,6 +27,7 @@ from nuclei.cli.gateway import (
 )
 from nuclei.cli.segment import find_jobs
 from nuclei.cli.segmenter import TtaOption
+from nuclei.console import messages, output, print_error
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ def replay(
     camera = Camera(_images(folder), _checked_fps(fps), positions)
     n_frames = _number(frames, seconds, fps)
     tally = Tally()
-    console = Console(stderr=True)
+    console = messages()
     gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
     with gateway.client() as client, _progress(console) as progress:
         task = progress.add_task("Replaying", total=n_frames, tally=str(tally))
@@ -161,7 +162,7 @@ def replay(
                 progress.update(task, advance=1, tally=str(tally))
         except KeyboardInterrupt:
             console.print("Stopping")
-    Console().print(_table(camera, tally, fps))
+    output().print(_table(camera, tally, fps))
     _raise_failures(tally, len(camera.sent_at), console)
 
 
@@ -234,7 +235,7 @@ def _table(camera: Camera, tally: Tally, fps: float) -> Table:
 def _raise_failures(tally: Tally, sent: int, console: Console) -> None:
     reasons = Counter(f"{type(error).__name__}: {error}" for error in tally.failures)
     for reason, times in reasons.most_common():
-        console.print(f"{times} x {reason}", style="red", markup=False, soft_wrap=True)
+        print_error(f"{times} x {reason}", console)
     if tally.failures:
         kind = type(tally.failures[0])
         raise kind(f"{len(tally.failures)} of {sent} frames failed, for the reasons above")

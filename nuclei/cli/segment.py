@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import numpy as np
 import typer
 from rich import box
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -32,6 +31,7 @@ from nuclei.cli.segmenter import (
     TtaOption,
     open_segmenter,
 )
+from nuclei.console import messages, output, print_error
 from nuclei.errors import EngineUnavailable, InvalidInput, InvalidOption, ModelNotFound, NucleiError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def segment(
     """
     formats = _formats(save)
     jobs = find_jobs(paths)
-    console = Console(stderr=True)
+    console = messages()
     table = _table()
     failures = 0
     gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
@@ -107,9 +107,9 @@ def segment(
             except NucleiError as error:
                 failures += 1
                 reason = str(error).removeprefix(f"{job.source}: ")
-                console.print(f"{job.source}: {reason}", style="red", markup=False, soft_wrap=True)
+                print_error(f"{job.source}: {reason}", console)
     if failures < len(jobs):
-        Console().print(table)
+        output().print(table)
     if failures:
         raise InvalidInput(
             f"{failures} of {len(jobs)} frames could not be segmented; they are named above"

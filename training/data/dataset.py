@@ -12,9 +12,9 @@ from pathlib import Path, PurePosixPath
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.progress import track
 
+from nuclei.console import messages
 from nuclei.errors import InvalidData, InvalidInput
 from training.data.coco import CocoImage, coco_images
 from training.data.files import (
@@ -76,7 +76,7 @@ def read_dataset(path: Path) -> list[Sample]:
     missing = sorted(set(modalities) - set(readers))
     problems = [f"{MANIFEST}: no image of id {name}" for name in missing]
     samples = []
-    console = Console(stderr=True)
+    console = messages()
     task = f"Reading {path.name}"
     for name, read in track(sorted(readers.items()), task, console=console, transient=True):
         try:

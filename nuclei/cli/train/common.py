@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from nuclei.cli.extras import missing
+from nuclei.console import output
 from nuclei.errors import InvalidOption
 from nuclei.registry import default_tracking_uri
 from training.schedule import Schedule
@@ -178,7 +178,7 @@ def start(
     else:
         folder = out or Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
         recipe = make(data.resolve())
-    console = Console()
+    console = output()
     console.print(
         f"run folder: {folder}   (after a kill: nuclei train {command} --resume {folder})"
     )

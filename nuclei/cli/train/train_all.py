@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from nuclei.cli.train.common import (
@@ -14,6 +13,7 @@ from nuclei.cli.train.common import (
     best_device,
     require_training,
 )
+from nuclei.console import output
 from nuclei.registry import default_tracking_uri
 
 EPILOG = """
@@ -70,7 +70,7 @@ def train_all(
 
     device = device or best_device()
     uri = tracking_uri or default_tracking_uri()
-    console = Console()
+    console = output()
     planned = list(plan(data.resolve(), out, budget_of(out, device), device, steps, minutes))
     names = [one.name for one in planned]
     unknown = sorted(set(only or ()) - set(names))
