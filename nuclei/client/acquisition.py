@@ -33,7 +33,7 @@ FrameLike = MeasuredPixels | NDArray[Any] | bytes | Path
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """The place of a frame in its acquisition, as in useq-schema; the service echoes it.
+    """The place of a frame in its acquisition, as in useq-schema; replies repeat it.
 
     Attributes:
         acquisition_uid: names the acquisition; empty when there is none.
@@ -53,7 +53,7 @@ class FrameIndex:
 
 @dataclass(frozen=True)
 class StagePosition:
-    """Where the stage stood: the place of the frame's centre, micrometres.
+    """The stage coordinates of the frame's centre, micrometres.
 
     Attributes:
         x_um: along x.
@@ -68,18 +68,18 @@ class StagePosition:
 
 @dataclass(frozen=True, eq=False)
 class StreamFrame:
-    """A frame to segment, and what is known of it.
+    """A frame to segment, and what is known about it.
 
     Attributes:
         frame: a Frame, its pixels (uint8 or uint16 [H, W] or [H, W, C]), the bytes of an image
             file, or the path of one.
         index: its place in the acquisition; None when it is not part of one.
         stage_position: where the stage stood; with a pixel size, results are on the stage too.
-        pixel_size_um: (y, x), micrometres; None for the one of the Frame or the file.
+        pixel_size_um: (y, x), micrometres; None for that of the Frame or the file.
         pixel_to_stage: [2, 3], maps (x, y, 1) in pixels to the stage's (x, y) in micrometres, for
             cameras that are turned or mirrored; not together with pixel_size_um.
         request_id: names the frame in answers and the server's log; empty for a new one.
-        timeout_s: seconds until DeadlineExceeded; None for the one of the call.
+        timeout_s: seconds until DeadlineExceeded; None for that of the call.
     """
 
     frame: FrameLike
@@ -93,7 +93,7 @@ class StreamFrame:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one frame of a stream: exactly one of the last three is set.
+    """The outcome of one frame of a stream: exactly one of the last three is set.
 
     Attributes:
         sequence: number of the frame in the stream, from 0.
@@ -102,7 +102,7 @@ class Outcome:
         stage_position: the frame's.
         segmentation: the result; None when there is none.
         error: why there is none; None when there is one.
-        skipped: why the frame was given up for newer ones; empty when it was not.
+        skipped: why the frame was dropped in favour of newer ones; empty when it was not.
     """
 
     sequence: int

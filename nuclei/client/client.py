@@ -105,7 +105,7 @@ class Client:
             outputs: what to fetch, of `centroids`, `boxes`, `features`, `labels` and `polygons`.
                 What is left out is empty in the result: `labels` is [0, 0], columns have no rows,
                 `outlines` is None.
-            pixel_size_um: (y, x), micrometres; None for the one of the Frame or the file.
+            pixel_size_um: (y, x), micrometres; None for that of the Frame or the file.
             pixel_to_stage: [2, 3], maps (x, y, 1) in pixels to the stage's (x, y) in micrometres;
                 not together with pixel_size_um.
             index: place of the frame in its acquisition.
@@ -141,15 +141,16 @@ class Client:
 
         Frames are read in a thread of their own, from the first outcome that is asked for, and
         every one has exactly one outcome. Outcomes of one position keep the order of its frames;
-        positions do not wait for each other. Leaving the loop cancels what is not answered and
-        ends the reading of `frames`.
+        positions do not wait for each other. Leaving the loop cancels the frames
+        without an outcome, and stops reading `frames`.
 
         >>> for outcome in client.stream(camera(), overflow="latest_only", outputs=["centroids"]):
         ...     if outcome.segmentation:
         ...         print(outcome.index, len(outcome.segmentation.nuclei))
 
         Args:
-            frames: what `segment` takes, or StreamFrame, which says more of each. May be endless.
+            frames: what `segment` takes, or StreamFrame, which adds what is known about each. May
+                be endless.
             overflow: what happens when frames come faster than they are segmented. `block`: no more
                 are read until the server has caught up. `drop_oldest`: when more than `queue_size`
                 wait, the oldest is skipped. `latest_only`: of each position only the newest waits,
@@ -160,8 +161,8 @@ class Client:
 
         Raises:
             InvalidOption, Unauthenticated, Overloaded, EngineUnavailable, DeadlineExceeded: the
-                stream as a whole cannot start or go on. What is wrong with one frame is the error
-                of its outcome. What `frames` raises comes after the outcomes of the frames before.
+                stream as a whole cannot start or go on. An error of one frame is in its
+                outcome. What `frames` raises is raised after the outcomes of the earlier frames.
         """
         messages = StreamMessages(
             overflow=overflow,
