@@ -13,6 +13,8 @@ import pytest
 
 from nuclei.errors import MissingPrerequisite
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("nuclei", "serving", "training")
 FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
@@ -118,7 +120,6 @@ def test_a_client_brings_few_packages(python: Path) -> None:
     pip(python, "check")
 
 
-@pytest.mark.triton
 def test_a_client_calls_a_gateway(python: Path, gateway: Any, fluorescence: Path) -> None:
     called = run(python, "-P", "-c", SCRIPT, gateway.grpc_address, fluorescence)
     assert called.returncode == 0, called.stderr
