@@ -26,7 +26,8 @@ from nuclei.inference.deadline import NEVER
 from nuclei.inference.pipeline import segment
 from serving.engine import TritonEngine
 from serving.process.ports import free_ports
-from serving.repository import CpuAccelerator, export
+from serving.repository.configuration import CpuAccelerator
+from serving.repository.export import export_version
 from serving.triton.server import TritonServer
 from training.data.dataset import Sample, read_dataset
 from training.data.sampling import CropDataset
@@ -103,7 +104,7 @@ def main() -> None:
             shutil.copytree(arguments.model, model)
             if int8:
                 quantise(model, training)
-            export(model, repository, 1, accelerator=accelerator)
+            export_version(model, repository, 1, accelerator=accelerator)
             http, grpc, metrics = free_ports(3)
             with TritonServer(
                 repository,

@@ -1,4 +1,4 @@
-"""Whether Triton answers as the same ONNX files do in this process."""
+"""Parity: Triton's answers against those of the same ONNX files in this process."""
 
 import asyncio
 from collections.abc import Sequence

@@ -12,12 +12,13 @@ from rich.table import Table
 
 from nuclei.cli.checkout import ROOT, require_checkout
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
+from nuclei.console import output
 from nuclei.errors import InvalidOption
 from nuclei.registry import default_tracking_uri, registered_name
 
 if TYPE_CHECKING:
     from serving.parity import Parity
-    from serving.repository import Exported
+    from serving.repository.export import Exported
 
 EPILOG = """
 **Examples**
@@ -73,12 +74,9 @@ def export(
     A version is never overwritten. A running Triton keeps serving the old version until it is
     asked to load the new one, or is restarted.
     """
-    from serving.repository import (
-        DEFAULT_CPU_ACCELERATOR,
-        CpuAccelerator,
-        check_repository,
-    )
-    from serving.repository import export as export_version
+    from serving.repository.checks import check_repository
+    from serving.repository.configuration import DEFAULT_CPU_ACCELERATOR, CpuAccelerator
+    from serving.repository.export import export_version
 
     if version is not None and alias is not None:
         raise InvalidOption("--version and --alias both choose a version; give one of them")
@@ -90,7 +88,7 @@ def export(
         ) from None
     if check:
         require_checkout(CHECK_FRAME)
-    console = Console()
+    console = output()
     uri = tracking_uri or default_tracking_uri()
     with _artifacts(model, version, alias, uri, from_folder) as (folder, number):
         exported = export_version(

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from nuclei.cli.gateway import (
@@ -16,6 +15,7 @@ from nuclei.cli.gateway import (
     TokenOption,
 )
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
+from nuclei.console import output
 from nuclei.registry import default_tracking_uri, registered_name
 
 EPILOG = """
@@ -54,7 +54,7 @@ def models(
     tls_key: TlsKeyOption = None,
 ) -> None:
     """List the model versions that are registered, exported, and served by a gateway."""
-    console = Console()
+    console = output()
     console.print(_registered(model, tracking_uri or default_tracking_uri()))
     console.print(_exported(repository))
     if address is not None:
@@ -73,10 +73,10 @@ def _registered(model: str, tracking_uri: str) -> Table:
 
 
 def _exported(repository: Path) -> Table:
-    from serving.repository import listed
+    from serving.repository.listing import list_models
 
     table = _table(f"exported to {repository}", "model", "versions", "validation")
-    for entry in listed(repository):
+    for entry in list_models(repository):
         versions = ", ".join(map(str, entry.versions))
         table.add_row(entry.name, versions, _scores(entry.contract.validation))
     return table
@@ -94,8 +94,8 @@ def _served(gateway: Gateway) -> Table:
 
 def _scores(validation: Mapping[str, float]) -> str:
     """The DSB scores, overall and by modality."""
-    shown = {name: value for name, value in validation.items() if "dsb_score" in name}
-    return ", ".join(f"{name} {value:.3f}" for name, value in sorted(shown.items()))
+    scores = {name: value for name, value in validation.items() if "dsb_score" in name}
+    return ", ".join(f"{name} {value:.3f}" for name, value in sorted(scores.items()))
 
 
 def _table(title: str, *columns: str) -> Table:

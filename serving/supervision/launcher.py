@@ -17,7 +17,7 @@ from nuclei.results.segmentation import Segmentation
 from serving.gateway.settings import GatewaySettings
 from serving.process.child import Child
 from serving.process.ports import check_free
-from serving.repository import listed
+from serving.repository.listing import list_models
 from serving.settings import ROOT, ServeSettings
 from serving.supervision.loopback import Loopback
 from serving.supervision.probe import Fault, check_triton
@@ -234,7 +234,7 @@ def _home(settings: ServeSettings, gateway: GatewaySettings) -> Path:
 
 def _default_model(repository: Path, gateway: GatewaySettings) -> str:
     """The model of the setting; where nobody chose it and the repository lacks it, the first."""
-    names = [model.name for model in listed(repository)]
+    names = [model.name for model in list_models(repository)]
     if not names or gateway.default_model in names:
         return gateway.default_model
     if "default_model" in gateway.model_fields_set:

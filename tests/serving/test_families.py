@@ -24,7 +24,9 @@ from nuclei.registry import registered_name
 from nuclei.results.segmentation import Segmentation
 from serving.engine import TritonEngine
 from serving.process.ports import free_ports
-from serving.repository import CpuAccelerator, check_repository, export
+from serving.repository.checks import check_repository
+from serving.repository.configuration import CpuAccelerator
+from serving.repository.export import export_version
 from serving.triton.server import TritonServer
 from training.data.stars import GRID_PX, N_RAYS
 from training.families.consensus import Consensus, Pair
@@ -189,7 +191,7 @@ def repository(
         artifacts = tmp_path_factory.mktemp(name)
         recipe.export(networks[name], artifacts)
         (artifacts / CONTRACT_FILE).write_text(recipe.contract().to_json())
-        export(
+        export_version(
             artifacts,
             repository,
             version,

@@ -7,9 +7,15 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner, Result
 
 from nuclei.cli.app import app
-from nuclei.errors import EngineUnavailable, InvalidOption, ModelNotFound, NucleiError
+from nuclei.errors import (
+    EngineUnavailable,
+    InvalidOption,
+    ModelNotFound,
+    NucleiError,
+    RegistryUnavailable,
+)
 from serving.process.ports import LOOPBACK, free_ports
-from serving.repository import check_repository
+from serving.repository.checks import check_repository
 
 MODEL = "nuclei-unet"
 
@@ -90,6 +96,15 @@ def test_what_cannot_be_exported_writes_nothing(
     assert not repository.exists()
 
 
+def test_a_registry_that_does_not_answer_writes_nothing(tmp_path: Path) -> None:
+    repository = tmp_path / "models"
+    (port,) = free_ports(1)
+    to = ("--repository", repository, "--tracking-uri", f"http://{LOOPBACK}:{port}")
+    assert isinstance(error("export", *to), RegistryUnavailable)
+    assert isinstance(error("models", *to), RegistryUnavailable)
+    assert not repository.exists()
+
+
 def test_models_lists_the_registry_and_the_repository(
     uri: str, artifacts: Path, tmp_path: Path
 ) -> None:
@@ -97,8 +112,8 @@ def test_models_lists_the_registry_and_the_repository(
     assert nuclei("export", "--version", 2, "--no-check", *to).exit_code == 0
     shown = nuclei("models", *to)
     assert shown.exit_code == 0, shown.output
-    for told in ("nuclei-unet 1", "nuclei-unet 2", "champion", "0.62", "dsb_score/histology 0.250"):
-        assert told in shown.output
+    for word in ("nuclei-unet 1", "nuclei-unet 2", "champion", "0.62", "dsb_score/histology 0.250"):
+        assert word in shown.output
 
 
 def test_models_without_anything_is_empty(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from nuclei.imaging.images import frame_from_array
 from nuclei.inference.contract import CONTRACT_FILE, Contract, Method
 from nuclei.registry import registered_name
 from serving.parity import served_parity
-from serving.repository import export
+from serving.repository.export import export_version
 from training.data.dataset import Sample
 from training.families.mask_rcnn import MaskRCNN, build_detector
 from training.families.sam import PromptedDetector, Sam
@@ -154,7 +154,7 @@ def test_triton_draws_as_this_process_does(
     exported: tuple[Path, dict[str, float]], tmp_path: Path
 ) -> None:
     artifacts, _ = exported
-    export(artifacts, tmp_path / "models", 1, registered_model=registered_name("sam"))
+    export_version(artifacts, tmp_path / "models", 1, registered_model=registered_name("sam"))
     frame = frame_from_array((example_image()[0] * 255).permute(1, 2, 0).numpy().astype(np.uint8))
     for parity in served_parity(tmp_path / "models", ["sam", "sam_tta"], frame):
         assert parity.differences["UNMATCHED"] == 0

@@ -1,0 +1,170 @@
+"""Adding a model version to a repository, from the artifacts that training registers."""
+
+import filecmp
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from nuclei.errors import InvalidOption
+from nuclei.inference.contract import CONTRACT_FILE, Contract, Method
+from nuclei.inference.graph import GRAPHS, NETWORKS
+from nuclei.inference.model_config import CONFIG_FILE, CONTRACT_PARAMETER, MODEL_FILE, versions_of
+from nuclei.inference.pipeline import TTA_SUFFIX
+from nuclei.postprocessing.accumulation import OUTPUTS
+from serving.repository.checks import check_models
+from serving.repository.configuration import (
+    DEFAULT_CPU_ACCELERATOR,
+    CpuAccelerator,
+    ensemble_config,
+    network_config,
+    shared_step_config,
+)
+
+MODEL_PARAMETER = "mlflow_model"
+VERSION_PARAMETER = "mlflow_version"
+# Git keeps no empty folder, and Triton needs the version folder of an ensemble.
+PLACEHOLDER = ".gitkeep"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One model of a repository after an export.
+
+    Attributes:
+        name: the Triton model.
+        version: its version that the export uses.
+        ensemble: whether it is an ensemble, which callers ask for, or one of its steps.
+        new: whether the export wrote that version, or found the same bytes there.
+    """
+
+    name: str
+    version: int
+    ensemble: bool
+    new: bool
+
+
+@dataclass(frozen=True)
+class _Addition:
+    """A version to be added: its configuration, and its ONNX file (an ensemble has none)."""
+
+    config: ModelConfig
+    version: int
+    graph: Path | None
+
+
+def export_version(
+    artifacts: Path,
+    repository: Path,
+    version: int,
+    *,
+    registered_model: str = "nuclei-unet",
+    accelerator: CpuAccelerator = DEFAULT_CPU_ACCELERATOR,
+) -> list[Exported]:
+    """Add a model version to a repository.
+
+    Each version folder is written beside the others and moved in whole, then the configuration is
+    replaced; Triton never sees half of either. No version is overwritten.
+
+    Args:
+        artifacts: folder with contract.json, network.onnx and the shared steps' ONNX files.
+        repository: the model repository, made when missing.
+        version: the version of the registered model, and so of the network and the ensembles.
+        registered_model: name of the registered model, kept in the ensembles' configurations.
+        accelerator: what runs the network on a CPU.
+
+    Returns:
+        The models of the graph, steps before the ensembles that use them.
+
+    Raises:
+        InvalidData: a file is missing, or is not what Triton loads.
+        InvalidOption: the repository has that version already, or the version is not above 0.
+    """
+    if version < 1:
+        raise InvalidOption(f"version {version} is impossible; expected 1 or more")
+    contract = Contract.read(artifacts / CONTRACT_FILE)
+    additions = _additions(artifacts, repository, version, contract, registered_model, accelerator)
+    check_models([(addition.config, addition.graph) for addition in additions])
+    _refuse_overwriting(additions, repository, contract.method)
+    return [_add(addition, repository) for addition in additions]
+
+
+def _additions(
+    artifacts: Path,
+    repository: Path,
+    version: int,
+    contract: Contract,
+    registered_model: str,
+    accelerator: CpuAccelerator,
+) -> list[_Addition]:
+    """What the version consists of, steps before ensembles."""
+    graphs = GRAPHS[contract.method]
+    additions = []
+    models = {}
+    for step in graphs.files():
+        graph = artifacts / f"{step.name}.onnx"
+        if step.name in NETWORKS:
+            config, added = network_config(contract, step, graph, accelerator), version
+        else:
+            config = shared_step_config(step.name, graph)
+            added = _step_version(repository / step.name, graph)
+        additions.append(_Addition(config, added, graph))
+        models[step.name] = config
+    parameters = {
+        CONTRACT_PARAMETER: contract.to_json(),
+        MODEL_PARAMETER: registered_model,
+        VERSION_PARAMETER: str(version),
+    }
+    for name, steps in (
+        (contract.family, graphs.one_view),
+        (contract.family + TTA_SUFFIX, graphs.all_views),
+    ):
+        config = ensemble_config(name, steps, models, OUTPUTS[contract.method], parameters)
+        additions.append(_Addition(config, version, None))
+    return additions
+
+
+def _refuse_overwriting(additions: Sequence[_Addition], repository: Path, method: Method) -> None:
+    """Raises InvalidOption when a model's own version is there; steps may be those of others."""
+    shared = {step.name for step in GRAPHS[method].files()} - set(NETWORKS)
+    for addition in additions:
+        folder = repository / addition.config.name / str(addition.version)
+        if folder.exists() and addition.config.name not in shared:
+            raise InvalidOption(
+                f"{folder} exists and is never overwritten; "
+                "train or register a new version, or export into another repository"
+            )
+
+
+def _step_version(model: Path, graph: Path) -> int:
+    """The version of a shared step: the latest when it holds the same bytes, else the next."""
+    versions = versions_of(model)
+    if not versions:
+        return 1
+    same = filecmp.cmp(model / str(versions[-1]) / MODEL_FILE, graph, shallow=False)
+    return versions[-1] if same else versions[-1] + 1
+
+
+def _add(addition: _Addition, repository: Path) -> Exported:
+    """Write a version folder unless it is there, then the configuration."""
+    model = repository / addition.config.name
+    folder = model / str(addition.version)
+    new = not folder.exists()
+    if new:
+        # Triton passes over folders whose names are no numbers.
+        incoming = model / f".incoming-{addition.version}"
+        shutil.rmtree(incoming, ignore_errors=True)
+        incoming.mkdir(parents=True)
+        if addition.graph is None:
+            (incoming / PLACEHOLDER).touch()
+        else:
+            shutil.copyfile(addition.graph, incoming / MODEL_FILE)
+        os.rename(incoming, folder)
+    written = model / f".{CONFIG_FILE}.incoming"
+    written.write_text(text_format.MessageToString(addition.config))
+    os.replace(written, model / CONFIG_FILE)
+    return Exported(addition.config.name, addition.version, addition.graph is None, new)

@@ -1,0 +1,59 @@
+"""What Triton would refuse to load."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from nuclei.errors import InvalidData
+from serving.repository.checks import check_repository
+from serving.repository.listing import list_models
+
+SHIPPED = Path(__file__).parents[3] / "model_repository"
+
+
+def replace_in_config(model: str, old: str, new: str) -> Callable[[Path], None]:
+    def change(repository: Path) -> None:
+        path = repository / model / "config.pbtxt"
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+
+    return change
+
+
+BROKEN_REPOSITORIES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "python": (lambda folder: (folder / "unet/3/model.py").touch(), "holds no Python"),
+    "config": (replace_in_config("tta", "name:", "nom:"), "not a Triton model configuration"),
+    "name": (replace_in_config("tta", 'name: "tta"', 'name: "other"'), "names it 'other'"),
+    "dims": (replace_in_config("tta", "dims: 1", "dims: 4"), r"'INPUT' has dims \[4, -1, -1, -1\]"),
+    "output": (replace_in_config("merge", 'name: "MAPS"', 'name: "M"'), "'M' is not in the ONNX"),
+    "type": (replace_in_config("unet_network", "TYPE_FP32", "TYPE_FP16"), "is TYPE_FP16"),
+    "step": (lambda folder: shutil.rmtree(folder / "merge"), "'merge' is not in the repository"),
+    "version": (lambda folder: shutil.rmtree(folder / "unet" / "3"), "no version folder"),
+    "graph": (lambda folder: (folder / "tta/1/model.onnx").unlink(), "model.onnx is missing"),
+    "wiring": (
+        replace_in_config("unet", 'value: "INPUT"', 'value: "nothing"'),
+        "'nothing', which no step|no step before it makes",
+    ),
+    "unread": (
+        replace_in_config("unet_tta", 'output {\n  name: "DIS', 'input {\n  name: "ELSE'),
+        "makes 'DISAGREEMENT', which nothing reads",
+    ),
+    "contract": (replace_in_config("unet", "tile_size", "tile_sighs"), "unet: contract.json"),
+    "nothing": (shutil.rmtree, "holds no model"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_REPOSITORIES)
+def test_a_broken_repository_is_reported(repository: Path, case: str) -> None:
+    break_it, expected = BROKEN_REPOSITORIES[case]
+    break_it(repository)
+    with pytest.raises(InvalidData, match=expected):
+        check_repository(repository)
+
+
+def test_the_shipped_repository_is_one_that_triton_loads() -> None:
+    check_repository(SHIPPED)
+    assert [entry.name for entry in list_models(SHIPPED)] == ["unet"]

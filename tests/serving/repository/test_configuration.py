@@ -1,0 +1,43 @@
+"""The configurations of steps and ensembles."""
+
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
+
+from nuclei.inference.contract import Contract
+from nuclei.inference.model_config import contract_of
+
+STEPS = ["preprocess", "tta", "merge"]
+
+
+def config(repository: Path, model: str) -> ModelConfig:
+    return text_format.Parse((repository / model / "config.pbtxt").read_text(), ModelConfig())
+
+
+def test_tensors_are_those_of_the_design(repository: Path) -> None:
+    network = config(repository, "unet_network")
+    assert network.max_batch_size == 16
+    assert network.HasField("dynamic_batching")
+    assert [list(tensor.dims) for tensor in network.input] == [[-1, -1, -1]]
+    assert {group.kind for group in network.instance_group} == {ModelInstanceGroup.KIND_AUTO}
+    assert "intra_op_thread_count" not in network.parameters
+    warmed_up = [list(entry.inputs["IMAGE"].dims) for entry in network.model_warmup]
+    assert warmed_up == [[1, 512, 512], [3, 512, 512]]
+    for step in STEPS:
+        found = config(repository, step)
+        assert found.max_batch_size == 0
+        assert found.parameters["intra_op_thread_count"].string_value == "1"
+    for model, outputs in (("unet", ["MAPS"]), ("unet_tta", ["MAPS", "DISAGREEMENT"])):
+        ensemble = config(repository, model)
+        assert [tensor.name for tensor in ensemble.input] == ["IMAGE", "RANGE"]
+        assert [tensor.name for tensor in ensemble.output] == outputs
+        assert len(ensemble.output[0].dims) == 4
+
+
+def test_the_contract_travels_in_the_ensembles(repository: Path, artifacts: Path) -> None:
+    for model in ("unet", "unet_tta"):
+        found = config(repository, model)
+        assert contract_of(found) == Contract.read(artifacts / "contract.json")
+        assert found.parameters["mlflow_model"].string_value == "nuclei-unet"
+        assert found.parameters["mlflow_version"].string_value == "3"

@@ -1,0 +1,115 @@
+"""Adding model versions to a repository."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+import pytest
+
+from nuclei.errors import InvalidData, InvalidOption
+from nuclei.inference.model_config import parse_model_config
+from serving.repository.checks import check_repository
+from serving.repository.export import export_version
+
+STEPS = ["preprocess", "tta", "merge"]
+
+
+def versions(repository: Path, model: str) -> list[str]:
+    return sorted(folder.name for folder in (repository / model).iterdir() if folder.is_dir())
+
+
+def files(repository: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in repository.rglob("*") if path.is_file()}
+
+
+def test_versions_are_those_of_the_registered_model(artifacts: Path, tmp_path: Path) -> None:
+    done = export_version(artifacts, tmp_path / "models", 3)
+    assert [entry.name for entry in done] == [*STEPS, "unet_network", "unet", "unet_tta"]
+    assert [entry.version for entry in done] == [1, 1, 1, 3, 3, 3]
+    assert [entry.name for entry in done if entry.ensemble] == ["unet", "unet_tta"]
+    assert all(entry.new for entry in done)
+    check_repository(tmp_path / "models")
+
+
+def test_a_version_is_never_overwritten(repository: Path, artifacts: Path) -> None:
+    before = files(repository)
+    with pytest.raises(InvalidOption, match="never overwritten"):
+        export_version(artifacts, repository, 3)
+    assert files(repository) == before
+
+
+def test_the_next_version_lies_beside_and_shares_the_steps(
+    repository: Path, artifacts: Path
+) -> None:
+    done = export_version(artifacts, repository, 5)
+    assert versions(repository, "unet_network") == versions(repository, "unet") == ["3", "5"]
+    assert [versions(repository, step) for step in STEPS] == [["1"]] * 3
+    assert [entry.new for entry in done] == [False] * 3 + [True] * 3
+    config = parse_model_config((repository / "unet" / "config.pbtxt").read_text(), "unet")
+    assert config.parameters["mlflow_version"].string_value == "5"
+    check_repository(repository)
+
+
+def test_a_changed_step_becomes_its_next_version(
+    repository: Path, artifacts: Path, tmp_path: Path
+) -> None:
+    changed = shutil.copytree(artifacts, tmp_path / "changed")
+    model = onnx.load(changed / "merge.onnx")
+    model.producer_version = "another"
+    onnx.save(model, changed / "merge.onnx")
+    export_version(changed, repository, 4)
+    assert versions(repository, "merge") == ["1", "2"]
+    assert versions(repository, "preprocess") == ["1"]
+
+
+def test_nothing_half_written_is_left(repository: Path, artifacts: Path) -> None:
+    (repository / "unet_network" / ".incoming-4").mkdir()
+    (repository / "unet_network" / ".incoming-4" / "half").touch()
+    export_version(artifacts, repository, 4)
+    assert not list(repository.rglob(".*incoming*"))
+    assert versions(repository, "unet_network") == ["3", "4"]
+    assert not (repository / "unet_network" / "4" / "half").exists()
+
+
+@pytest.mark.parametrize("version", [0, -1])
+def test_an_impossible_version_is_refused(artifacts: Path, tmp_path: Path, version: int) -> None:
+    with pytest.raises(InvalidOption, match="expected 1 or more"):
+        export_version(artifacts, tmp_path / "models", version)
+
+
+def with_ir_version_11(path: Path) -> None:
+    model = onnx.load(path)
+    model.ir_version = 11
+    onnx.save(model, path)
+
+
+def with_a_fixed_batch(path: Path) -> None:
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.shape.dim[0].dim_value = 2
+    onnx.save(model, path)
+
+
+BROKEN_ARTIFACTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "missing graph": ("merge.onnx", Path.unlink, "merge.onnx is missing"),
+    "missing contract": ("contract.json", Path.unlink, "contract.json cannot be read"),
+    "corrupt graph": ("network.onnx", lambda path: path.write_bytes(b"x"), "cannot be loaded"),
+    "new format": ("network.onnx", with_ir_version_11, "IR version 11"),
+    "fixed batch": ("network.onnx", with_a_fixed_batch, "set max_batch_size to 0"),
+    "other graph": (
+        "merge.onnx",
+        lambda path: shutil.copy(path.with_name("preprocess.onnx"), path),
+        "expected 1, for MAPS_OF_VIEWS",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_ARTIFACTS)
+def test_broken_artifacts_write_nothing(artifacts: Path, tmp_path: Path, case: str) -> None:
+    file, break_it, expected = BROKEN_ARTIFACTS[case]
+    broken = shutil.copytree(artifacts, tmp_path / "broken")
+    break_it(broken / file)
+    with pytest.raises(InvalidData, match=expected):
+        export_version(broken, tmp_path / "models", 1)
+    assert not (tmp_path / "models").exists()

@@ -1,0 +1,25 @@
+"""Triton's answers against those of the same files in this process."""
+
+from pathlib import Path
+
+import pytest
+
+from nuclei.imaging.images import frame_from_array, read_frame
+from serving.parity import served_parity
+from serving.repository.configuration import CpuAccelerator
+from serving.repository.export import export_version
+
+
+@pytest.mark.parametrize("accelerator", CpuAccelerator)
+def test_triton_answers_as_the_files_in_this_process(
+    artifacts: Path, fluorescence: Path, tmp_path: Path, accelerator: CpuAccelerator
+) -> None:
+    export_version(artifacts, tmp_path / "models", 7, accelerator=accelerator)
+    frame = frame_from_array(read_frame(fluorescence).pixels[:200, :150])
+    found = served_parity(tmp_path / "models", ["unet", "unet_tta"], frame)
+    assert [(parity.graph, parity.version) for parity in found] == [
+        ("unet", "7"),
+        ("unet_tta", "7"),
+    ]
+    worst = max(parity.differences["MAPS"] for parity in found)
+    assert worst <= (3 if accelerator is CpuAccelerator.OPENVINO_BF16 else 1)
