@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from nuclei.imaging.images import Frame
 from nuclei.imaging.intensity import intensity_range
 
-# Neighbours in the label image rarely share a colour. The second set shows on tissue and on white.
+# Enough colours that neighbours rarely share one. The second set stands out on tissue and white.
 COLOURS_ON_DARK = ((255, 214, 0), (0, 229, 255), (255, 92, 205), (124, 255, 77), (255, 138, 51))
 COLOURS_ON_BRIGHT = ((235, 0, 0), (0, 165, 0), (255, 140, 0), (0, 170, 215), (225, 200, 0))
 BRIGHT_BACKGROUND = 110
@@ -18,7 +18,7 @@ MIN_SIDE_PX = 512
 
 
 def overlay(frame: Frame, labels: NDArray[np.integer], width_px: int = 1) -> NDArray[np.uint8]:
-    """The frame, stretched in contrast, with a coloured outline inside each nucleus.
+    """The frame with stretched contrast, and a coloured outline inside each nucleus.
 
     Args:
         frame: the frame.
@@ -36,7 +36,7 @@ def overlay(frame: Frame, labels: NDArray[np.integer], width_px: int = 1) -> NDA
 
 
 def enlarged(frame: Frame) -> NDArray[np.uint8]:
-    """The frame, stretched in contrast, of the size that `overlay` gives."""
+    """The frame with stretched contrast: uint8 RGB, of the size that `overlay` gives."""
     picture = stretched(frame)
     height, width = picture.shape[:2]
     times = -(-MIN_SIDE_PX // max(height, width))
@@ -69,13 +69,6 @@ def draw_outlines(
         edge = np.nonzero(_inner_edges(labels))
         picture[edge] = np.array(colours, np.uint8)[labels[edge] % len(colours)]
         labels[edge] = 0
-
-
-def encode_png(picture: NDArray[np.uint8] | NDArray[np.uint16]) -> bytes:
-    """Encode uint8 RGB [H, W, 3] or uint8 or uint16 grey [H, W] as PNG."""
-    stored = picture if picture.ndim == 2 else picture[:, :, ::-1]
-    _, data = cv2.imencode(".png", stored, (cv2.IMWRITE_PNG_COMPRESSION, 1))
-    return data.tobytes()
 
 
 def stretched(frame: Frame) -> NDArray[np.uint8]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from nuclei.errors import InvalidOption
-from nuclei.formats.overlay import encode_png
+from nuclei.formats.png import encode_png
 from training.data.coco import coco_json
 from training.data.dataset import LABEL_FOLDERS, Sample
 from training.data.files import IMAGES_FOLDER, MANIFEST, YOLO_FOLDER

@@ -1,0 +1,86 @@
+"""The features of nuclei, one row per nucleus: CSV and JSON."""
+
+import csv
+import io
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.results.coordinates import PixelSize
+from nuclei.results.segmentation import Segmentation
+
+
+def csv_table(segmentation: Segmentation) -> bytes:
+    """One line per nucleus; each column carries its unit, micrometres when the size is known."""
+    columns = _columns(segmentation)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue().encode()
+
+
+def json_report(segmentation: Segmentation) -> bytes:
+    """Model, version, size, times and the features of each nucleus."""
+    columns = _columns(segmentation)
+    height, width = segmentation.labels.shape
+    return json_bytes(
+        {
+            "model": segmentation.model,
+            "version": segmentation.version,
+            "height_px": height,
+            "width_px": width,
+            "pixel_size_um": _named_size(segmentation.pixel_size_um),
+            "stage_ms": {name: round(ms, 3) for name, ms in segmentation.stage_ms.items()},
+            "count": len(segmentation.nuclei),
+            "nuclei": [
+                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+            ],
+        }
+    )
+
+
+def rounded(values: NDArray[Any]) -> list[Any]:
+    """Python numbers, floats to 4 decimals."""
+    if np.issubdtype(values.dtype, np.floating):
+        return [round(value, 4) for value in values.tolist()]
+    return list(values.tolist())
+
+
+def json_bytes(content: Any) -> bytes:
+    """JSON without spaces, in UTF-8."""
+    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def _columns(segmentation: Segmentation) -> dict[str, list[Any]]:
+    nuclei = segmentation.nuclei
+    columns: dict[str, NDArray[Any]] = {
+        "label": nuclei.label,
+        "area_px": nuclei.area_px,
+        "centroid_x_px": nuclei.centroid_px[:, 1],
+        "centroid_y_px": nuclei.centroid_px[:, 0],
+        **_boxes(nuclei.box_px, "px"),
+        "eccentricity": nuclei.eccentricity,
+        "mean_intensity": nuclei.mean_intensity,
+        "score": nuclei.score,
+    }
+    if segmentation.pixel_size_um is not None:
+        centroid = nuclei.centroid_um(segmentation.pixel_size_um)
+        columns |= {
+            "area_um2": nuclei.area_um2(segmentation.pixel_size_um),
+            "centroid_x_um": centroid[:, 1],
+            "centroid_y_um": centroid[:, 0],
+            **_boxes(nuclei.box_um(segmentation.pixel_size_um), "um"),
+        }
+    return {name: rounded(values) for name, values in columns.items()}
+
+
+def _boxes(box: NDArray[Any], unit: str) -> dict[str, NDArray[Any]]:
+    corners = {"x0": 1, "y0": 0, "x1": 3, "y1": 2}
+    return {f"box_{name}_{unit}": box[:, column] for name, column in corners.items()}
+
+
+def _named_size(size: PixelSize | None) -> dict[str, float] | None:
+    return None if size is None else {"x": size.x, "y": size.y}
