@@ -2,9 +2,7 @@
 
 import os
 from pathlib import Path
-
-# MLflow reads this when it is imported.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+from typing import Any
 
 SQLITE = "sqlite:///"
 ARTIFACT_FOLDER = "model"
@@ -25,3 +23,11 @@ def home() -> Path:
 def registered_name(family: str) -> str:
     """Name of a family's registered model: `nuclei-unet`, `nuclei-mask-rcnn`."""
     return f"nuclei-{family.replace('_', '-')}"
+
+
+def import_mlflow() -> Any:
+    """MLflow; imported here, it sends no telemetry, as it would by default."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    import mlflow
+
+    return mlflow

@@ -8,12 +8,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-# Before mlflow, whose telemetry it switches off.
-from nuclei.registry import ARTIFACT_FOLDER, SQLITE, registered_name  # isort: skip
-
-import mlflow
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
+from nuclei.registry import ARTIFACT_FOLDER, SQLITE, import_mlflow, registered_name
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,14 +28,19 @@ class ModelVersion:
 
 
 class Run:
-    """The MLflow run that is going on."""
+    """The MLflow run that is going on.
+
+    Attributes:
+        id: of the run.
+    """
 
     def __init__(self, run_id: str) -> None:
         self.id = run_id
+        self._mlflow = import_mlflow()
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One point of each curve."""
-        mlflow.log_metrics(dict(values), step=step)
+        self._mlflow.log_metrics(dict(values), step=step)
 
     def history(self, points: Sequence[Mapping[str, float]]) -> None:
         """Curves whole, with the points that were reached before this run began.
@@ -50,23 +50,23 @@ class Run:
         """
         for point in points:
             metrics = {name: value for name, value in point.items() if name != "step"}
-            known = MlflowClient().get_metric_history(self.id, next(iter(metrics)))
+            known = self._mlflow.MlflowClient().get_metric_history(self.id, next(iter(metrics)))
             if point["step"] not in {entry.step for entry in known}:
                 self.metrics(int(point["step"]), metrics)
 
     def picture(self, figure: "Figure", name: str) -> None:
-        mlflow.log_figure(figure, f"pictures/{name}")
+        self._mlflow.log_figure(figure, f"pictures/{name}")
 
     def text(self, text: str, name: str) -> None:
-        mlflow.log_text(text, name)
+        self._mlflow.log_text(text, name)
 
     def tags(self, tags: Mapping[str, Any]) -> None:
-        mlflow.set_tags(dict(tags))
+        self._mlflow.set_tags(dict(tags))
 
     def register(self, family: str, artifacts: Path, tags: Mapping[str, Any]) -> ModelVersion:
         """Store a model's folder (`contract.json` and ONNX graphs) as a new registered version."""
-        mlflow.log_artifacts(str(artifacts), ARTIFACT_FOLDER)
-        client = MlflowClient()
+        self._mlflow.log_artifacts(str(artifacts), ARTIFACT_FOLDER)
+        client = self._mlflow.MlflowClient()
         name = registered_name(family)
         if not client.search_registered_models(f"name = '{name}'"):
             client.create_registered_model(name)
@@ -95,6 +95,7 @@ def tracked_run(
         name: of the run.
         parameters: what the training was asked for.
     """
+    mlflow = import_mlflow()
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_system_metrics_sampling_interval(SYSTEM_METRICS_SECONDS)
     remembered = folder / RUN_ID_FILE
@@ -115,9 +116,10 @@ def tracked_run(
 
 
 def _known(run_id: str) -> str | None:
+    mlflow = import_mlflow()
     try:
         mlflow.get_run(run_id)
-    except MlflowException as error:
+    except mlflow.exceptions.MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
@@ -126,6 +128,7 @@ def _known(run_id: str) -> str | None:
 
 def _experiment(tracking_uri: str) -> str:
     """Id of the experiment; beside a local database its artifacts get an absolute folder."""
+    mlflow = import_mlflow()
     found = mlflow.get_experiment_by_name(EXPERIMENT)
     if found is not None:
         return str(found.experiment_id)
