@@ -25,10 +25,11 @@ test-fast: train-env ## run the tests that need no Triton and train no network (
 
 yolov8-env: .venv-train/.yolov8 ## add ultralytics (AGPL-3.0) to .venv-train, for `nuclei train yolov8`
 
-lint: train-env ## check style, types and the API
+lint: train-env ## check style, types, imports and the API
 	@.venv-train/bin/ruff check .
 	@.venv-train/bin/ruff format --check .
 	@.venv-train/bin/mypy
+	@.venv-train/bin/lint-imports --no-cache
 	@.venv-train/bin/buf lint
 	@.venv-train/bin/buf breaking --against $(RELEASED_API)
 
