@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.evaluation.metrics import Overlap
-from nuclei.inference.contract import WatershedParameters
-from nuclei.postprocessing.watershed import LEVELS, label_nuclei
+from nuclei.postprocessing.probability import LEVELS
+from nuclei.postprocessing.watershed import WatershedParameters, label_nuclei
 from training.data.dataset import Sample
 from training.tuning import coordinate_search
 

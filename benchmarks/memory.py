@@ -23,7 +23,7 @@ from rich.table import Table
 from served import Served, example_pixels, running_service
 
 from nuclei.client import Client
-from nuclei.inference.pipeline import memory_bytes
+from nuclei.inference.memory import memory_bytes
 
 SIDES_PX = (16, 512, 2048, 8192, 16384)
 TIMEOUT_S = 900.0

@@ -27,12 +27,11 @@ from skimage.segmentation import watershed
 
 from nuclei.formats.outlines import outlines
 from nuclei.imaging.images import Frame, read_frame
-from nuclei.inference.contract import WatershedParameters
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.pipeline import predict
 from nuclei.postprocessing.accumulation import Maps
 from nuclei.postprocessing.measurement import measure
-from nuclei.postprocessing.watershed import label_nuclei
+from nuclei.postprocessing.watershed import WatershedParameters, label_nuclei
 from nuclei.results.label_codec import compress_labels
 
 ROOT = Path(__file__).parents[1]

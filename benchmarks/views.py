@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from nuclei.imaging.images import frame_from_array
-from nuclei.inference.pipeline import Engine, predict
+from nuclei.inference.engine import Engine
+from nuclei.inference.pipeline import predict
 from nuclei.postprocessing.accumulation import Maps as MapsOfFrame
 from training.data.dataset import Sample
 

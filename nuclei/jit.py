@@ -1,8 +1,8 @@
-"""How the loops over pixels are compiled: by numba, to machine code, when their module is imported.
+"""Loops over pixels, compiled to machine code by numba when their module is imported.
 
-Each kernel names the types of its arguments, so nothing is compiled while a frame waits. The code
-is kept on disk: beside the module, else in the user's cache folder or in NUMBA_CACHE_DIR; where
-none of them can be written it is compiled at each start.
+Each kernel declares the types of its arguments, so nothing is compiled while a frame waits. The
+code is cached on disk: in NUMBA_CACHE_DIR if that is set, else beside the module or in the user's
+cache folder; where none can be written, it is compiled at each start.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from numba import types
 
 Kernel = TypeVar("Kernel", bound=Callable[..., Any])
 
-# Arrays that are only read, so that frames over read-only messages are taken as well.
+# Arrays that are only read: the pixels of a message cannot be written.
 UINT8_2D = types.Array(types.uint8, 2, "C", readonly=True)
 FLOAT32_2D = types.Array(types.float32, 2, "C", readonly=True)
 UINT32_2D = types.Array(types.uint32, 2, "C", readonly=True)

@@ -26,8 +26,9 @@ from nuclei.errors import (
 )
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
+from nuclei.inference.engine import Inference
+from nuclei.inference.graph import IMAGE, RANGE, TTA_SUFFIX, TTA_VIEWS
 from nuclei.inference.model_config import contract_of, has_contract
-from nuclei.inference.pipeline import TTA_SUFFIX, TTA_VIEWS, Inference
 from serving import tracing
 from serving.budget import PixelBudget
 from serving.logs import Event
@@ -127,7 +128,7 @@ class TritonEngine:
         """
         views = TTA_VIEWS if graph.endswith(TTA_SUFFIX) else 1
         async with self._room(views * image.shape[0] * image.shape[1], deadline):
-            inputs = [_input("IMAGE", "UINT16", image), _input("RANGE", "FP32", intensity)]
+            inputs = [_input(IMAGE, "UINT16", image), _input(RANGE, "FP32", intensity)]
             async with self._asking(graph):
                 with tracing.spanned(*_call(graph), kind=SpanKind.CLIENT):
                     result = await self._client.infer(

@@ -10,10 +10,9 @@ from nuclei.imaging.images import Frame
 from nuclei.imaging.intensity import intensity_range
 from nuclei.imaging.tiles import cut, mirrored, plan_tiles
 from nuclei.inference.deadline import Deadline
+from nuclei.inference.engine import Inference
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.parity import differences
-from nuclei.inference.pipeline import Inference
-from nuclei.postprocessing.accumulation import OUTPUTS
 from serving.engine import TritonEngine
 from serving.process.ports import free_ports
 from serving.settings import TRITON_ENVIRONMENT
@@ -89,7 +88,7 @@ async def _compare(
         for graph in graphs:
             pairs = []
             for tile in tiles:
-                asked = graph, OUTPUTS[contract.method], tile, intensity
+                asked = graph, contract.method.outputs, tile, intensity
                 deadline = Deadline.after(TIMEOUT_S)
                 pairs.append(
                     (await here.infer(*asked, deadline), await served.infer(*asked, deadline))

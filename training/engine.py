@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
-from nuclei.inference.graph import GRAPHS, NETWORKS, Step
-from nuclei.inference.pipeline import TTA_SUFFIX, Inference
+from nuclei.inference.engine import Inference
+from nuclei.inference.graph import IMAGE, RANGE, TTA_SUFFIX, Step, has_weights
 
 
 class TorchEngine:
@@ -49,8 +49,8 @@ class TorchEngine:
         intensity: NDArray[np.float32],
         deadline: Deadline,
     ) -> Inference:
-        graphs = GRAPHS[self._contract.method]
-        given = {"IMAGE": torch.from_numpy(image), "RANGE": torch.from_numpy(intensity)}
+        graphs = self._contract.method.graphs
+        given = {IMAGE: torch.from_numpy(image), RANGE: torch.from_numpy(intensity)}
         tensors = {name: tensor.to(self._device) for name, tensor in given.items()}
         with torch.inference_mode():
             for step in graphs.all_views if graph.endswith(TTA_SUFFIX) else graphs.one_view:
@@ -59,8 +59,8 @@ class TorchEngine:
         return Inference({name: tensors[name].cpu().numpy() for name in outputs}, "0")
 
     def _run(self, step: Step, tensors: list[Tensor]) -> tuple[Tensor, ...]:
-        module = self._modules[step.name]
-        if step.name in NETWORKS:
+        module = self._modules[step.file.name]
+        if has_weights(step.file):
             with self._precision():
                 made = module(*map(_channels_last, tensors))
         else:

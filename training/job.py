@@ -21,8 +21,8 @@ from nuclei.evaluation.comparison import Comparison, Entry
 from nuclei.evaluation.report import report
 from nuclei.evaluation.scores import Evaluation
 from nuclei.imaging.images import frame_from_array
-from nuclei.inference.contract import CONTRACT_FILE, Contract, Parameters
-from nuclei.postprocessing.accumulation import Accumulator
+from nuclei.inference.contract import CONTRACT_FILE, Contract
+from nuclei.postprocessing.accumulation import Accumulator, Parameters
 from training.curves import learning_curves
 from training.data.dataset import Sample, fingerprint, read_dataset, summary
 from training.data.split import split_samples

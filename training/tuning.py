@@ -12,15 +12,14 @@ from rich.progress import track
 
 from nuclei.evaluation.metrics import Overlap
 from nuclei.imaging.images import frame_from_array
-from nuclei.inference.contract import (
-    ConsensusParameters,
-    Method,
-    Parameters,
-    RenderingParameters,
-    WatershedParameters,
-)
-from nuclei.inference.pipeline import Engine, predict
-from nuclei.postprocessing.accumulation import Accumulator
+from nuclei.inference import method
+from nuclei.inference.engine import Engine
+from nuclei.inference.method import Method
+from nuclei.inference.pipeline import predict
+from nuclei.postprocessing.accumulation import Accumulator, Parameters
+from nuclei.postprocessing.consensus import ConsensusParameters
+from nuclei.postprocessing.rendering import RenderingParameters
+from nuclei.postprocessing.watershed import WatershedParameters
 from training.data.dataset import Sample
 
 WATERSHED: dict[str, tuple[float, ...]] = {
@@ -60,7 +59,7 @@ class Search:
 
 _OF_RENDERING = Search(RENDERING, (RenderingParameters(),))
 SEARCHES: dict[Method, Search] = {
-    Method.WATERSHED: Search(
+    method.WATERSHED: Search(
         WATERSHED,
         (
             WatershedParameters(),
@@ -68,10 +67,10 @@ SEARCHES: dict[Method, Search] = {
             WatershedParameters(foreground_threshold=0.5, h=0.1, min_score=0.0),
         ),
     ),
-    Method.MASKS: _OF_RENDERING,
-    Method.STARS: _OF_RENDERING,
-    Method.PROMPTED: _OF_RENDERING,
-    Method.CONSENSUS: Search(CONSENSUS, (ConsensusParameters(),)),
+    method.MASKS: _OF_RENDERING,
+    method.STARS: _OF_RENDERING,
+    method.PROMPTED: _OF_RENDERING,
+    method.CONSENSUS: Search(CONSENSUS, (ConsensusParameters(),)),
 }
 ROUNDS = 3
 

@@ -16,8 +16,7 @@ from nuclei.errors import InvalidData
 from nuclei.evaluation.metrics import Labels, Overlap
 from nuclei.evaluation.statistics import Interval, statistic_interval
 from nuclei.imaging.images import Frame
-from nuclei.inference.contract import Parameters
-from nuclei.postprocessing.accumulation import Accumulator
+from nuclei.postprocessing.accumulation import Accumulator, Parameters
 from nuclei.postprocessing.measurement import measure
 
 THRESHOLDS = np.linspace(0.5, 0.95, 10)

@@ -1,4 +1,4 @@
-"""Reading frames and label images: PNG, JPEG, TIFF and OME-TIFF, into arrays of one known form."""
+"""Frames and label images read from PNG, JPEG, TIFF and OME-TIFF, as arrays of one known form."""
 
 import math
 from collections.abc import Callable

@@ -1,9 +1,9 @@
-"""Cutting a frame into square tiles with a halo, and putting the maps of the tiles together.
+"""Square tiles with a halo: cut from a frame, their maps put together again.
 
 Every pixel of the result comes from the tile in which it lies deepest, at least `halo` pixels from
-any tile edge that is not an edge of the frame: a network that looks no further than the halo gives
-the same maps whatever the tile size. A side that is no multiple of the stride and fits into one
-tile is mirrored up to the tile's end: there the last `halo` pixels see a mirror image, not an edge.
+any edge of a tile that is not an edge of the frame: a network that looks no further than the halo
+gives the same maps with tiles of any size. A side of the frame that is shorter than the tile is
+continued as its mirror image up to the end of the tile.
 """
 
 from dataclasses import dataclass

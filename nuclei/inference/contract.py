@@ -1,89 +1,16 @@
-"""What travels with a model version: everything inference needs to know besides the graphs."""
+"""The contract of a model version: all that inference needs to know besides the ONNX graphs."""
 
 import json
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Self
 
 from nuclei.errors import InvalidData
+from nuclei.inference.method import WATERSHED, Method, method_named
+from nuclei.postprocessing.accumulation import Parameters
+from nuclei.postprocessing.watershed import WatershedParameters
 
 CONTRACT_FILE = "contract.json"
-
-
-@dataclass(frozen=True)
-class WatershedParameters:
-    """How probability maps become nuclei; tuned on validation images.
-
-    Attributes:
-        foreground_threshold: a pixel belongs to a nucleus above this probability, in (0, 1).
-        h: two neighbouring peaks of the distance map are two nuclei when the lower peak
-            stands at least this much above the saddle between them, in [0, 1].
-        smoothing_px: standard deviation of the Gaussian smoothing of the distance map, pixels.
-        border_weight: how much of the touching-border probability is taken off the distance map.
-        min_area_px: smaller objects are discarded, pixels.
-        min_score: objects whose mean foreground probability is below this are discarded, in [0, 1].
-    """
-
-    foreground_threshold: float = 0.6
-    h: float = 0.22
-    smoothing_px: float = 1.5
-    border_weight: float = 0.75
-    min_area_px: int = 8
-    min_score: float = 0.8
-
-
-@dataclass(frozen=True)
-class RenderingParameters:
-    """How nuclei found one by one become a label image; tuned on validation images.
-
-    Attributes:
-        min_score: a nucleus found with a lower score is discarded, in [0, 1].
-        overlap: so is one that has more than this part of its pixels in common with surer ones,
-            in [0, 1].
-        min_area_px: and one with fewer pixels of its own.
-    """
-
-    min_score: float = 0.5
-    overlap: float = 0.4
-    min_area_px: int = 8
-
-
-@dataclass(frozen=True)
-class ConsensusParameters(WatershedParameters):
-    """How probability maps and nuclei found one by one are joined; tuned on validation images.
-
-    Attributes:
-        min_score: a nucleus with a lower vote is discarded, in [0, 1]: the mean of the score of
-            its maps and of its being found, 0 being that of whom does not see it.
-        overlap: so is one that has more than this part of its pixels in common with surer ones,
-            in [0, 1].
-    """
-
-    min_score: float = 0.45
-    overlap: float = 0.4
-
-
-Parameters = WatershedParameters | RenderingParameters | ConsensusParameters
-
-
-class Method(StrEnum):
-    """What a graph gives for a tile, and how nuclei are made of it."""
-
-    WATERSHED = "watershed"
-    MASKS = "masks"
-    STARS = "stars"
-    PROMPTED = "prompted"
-    CONSENSUS = "consensus"
-
-
-PARAMETERS: dict[Method, type[Parameters]] = {
-    Method.WATERSHED: WatershedParameters,
-    Method.MASKS: RenderingParameters,
-    Method.STARS: RenderingParameters,
-    Method.PROMPTED: RenderingParameters,
-    Method.CONSENSUS: ConsensusParameters,
-}
 
 
 @dataclass(frozen=True)
@@ -106,19 +33,24 @@ class Contract:
     """
 
     family: str
-    method: Method = Method.WATERSHED
+    method: Method = WATERSHED
     maps: tuple[str, ...] = ("foreground", "border", "distance")
     tile_size: int = 512
     halo: int = 64
     stride: int = 32
     pixel_size_um: float | None = None
-    postprocessing: Parameters = WatershedParameters()
+    postprocessing: Parameters = field(default_factory=WatershedParameters)
     validation: dict[str, float] = field(default_factory=dict)
     held_out: tuple[str, ...] = ()
     training: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True)
+        fields = {
+            **vars(self),
+            "method": self.method.name,
+            "postprocessing": asdict(self.postprocessing),
+        }
+        return json.dumps(fields, indent=2, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -130,11 +62,10 @@ class Contract:
         try:
             fields = json.loads(text)
             fields["maps"], fields["held_out"] = tuple(fields["maps"]), tuple(fields["held_out"])
-            fields["method"] = Method(fields["method"])
-            parameters = PARAMETERS[fields["method"]]
-            fields["postprocessing"] = parameters(**fields["postprocessing"])
+            fields["method"] = method = method_named(fields["method"])
+            fields["postprocessing"] = method.parameters(**fields["postprocessing"])
             contract = cls(**fields)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, InvalidData) as error:
             raise InvalidData(
                 f"{CONTRACT_FILE} cannot be read ({error}); export the model again"
             ) from error

@@ -1,35 +1,98 @@
-"""How the ONNX files of a model are chained, for each method of post-processing."""
+"""The graphs of models: the names of their steps, ONNX files and tensors, and the views of TTA.
+
+Training exports the files, serving chains them into ensembles, and the pipeline asks for the
+tensors: all of them by these names. Which graphs a model has depends on its method of
+post-processing (`nuclei.inference.method`).
+"""
 
 from dataclasses import dataclass
+from typing import Self
 
-from nuclei.inference.contract import Method
-from nuclei.inference.pipeline import TTA_VIEWS
-from nuclei.postprocessing.accumulation import OUTPUTS
+# A model's graph with test-time augmentation (TTA) is named after the model, with this suffix.
+TTA_SUFFIX = "_tta"
+# Its views, in this order: the image turned by 0 to 3 quarter turns counter-clockwise, then its
+# mirror image (left and right exchanged) turned likewise.
+TTA_VIEWS = 8
 
-NETWORK = "network"
-DETECTOR = "detector"
-ENCODER = "encoder"
-DECODER = "decoder"
-# The steps that hold weights: every model has its own, models share the others.
-NETWORKS = (NETWORK, DETECTOR, ENCODER, DECODER)
+# What every graph takes: uint16 [H, W, C], and float32 [2], the range [lo, hi] of the whole frame.
+IMAGE, RANGE = "IMAGE", "RANGE"
+# What graphs give, see `nuclei.postprocessing.accumulation`.
+MAPS = "MAPS"
+BOXES, SCORES, MASKS = "BOXES", "SCORES", "MASKS"
+POINTS, RAYS = "POINTS", "RAYS"
+DISAGREEMENT = "DISAGREEMENT"
+# What passes between steps.
+INPUT, VIEWS, SIDE, STARS, EMBEDDING = "INPUT", "VIEWS", "SIDE", "STARS", "EMBEDDING"
+BOXES_FOUND, SCORES_FOUND = "BOXES_FOUND", "SCORES_FOUND"
+
+FOUND_MASKS = (BOXES, SCORES, MASKS)
+FOUND_STARS = (POINTS, SCORES, RAYS)
+
+
+def of_views(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The names of these tensors for every view, view by view: `BOXES_0`, `SCORES_0`, ..."""
+    return tuple(f"{name}_{view}" for view in range(TTA_VIEWS) for name in names)
 
 
 @dataclass(frozen=True)
-class Step:
-    """One ONNX file of a graph.
+class StepFile:
+    """One ONNX file.
 
     Attributes:
-        name: of the file, without its suffix.
-        reads: tensors of the graph that it is given, in the order of its inputs.
-        writes: tensors of the graph that become of its outputs, in their order; "" is one that
-            nothing reads.
+        name: of the step.
+        inputs, outputs: names of its tensors, in their order in the file.
         batched: whether it takes several images at once.
     """
 
     name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    batched: bool = False
+
+    @property
+    def filename(self) -> str:
+        return f"{self.name}.onnx"
+
+
+VIEW = "VIEW"
+PREPROCESS = StepFile("preprocess", (IMAGE, RANGE), (INPUT,))
+TTA = StepFile("tta", (INPUT,), (VIEWS,))
+SPLIT = StepFile("split", (INPUT,), (*of_views((VIEW,)), SIDE))
+MERGE = StepFile("merge", ("MAPS_IN",), (MAPS, DISAGREEMENT))
+MERGE_STARS = StepFile("merge_stars", ("STARS_IN",), (STARS,))
+MERGE_MASKS = StepFile("merge_masks", (SIDE, *of_views(FOUND_MASKS)), FOUND_MASKS)
+SELECT_STARS = StepFile("select_stars", (STARS,), FOUND_STARS)
+# The steps that hold weights: every model has its own, models share the others.
+MAP_NETWORK = StepFile("network", (IMAGE,), (MAPS,), batched=True)
+STAR_NETWORK = StepFile("network", (IMAGE,), (STARS,), batched=True)
+MASK_NETWORK = StepFile("network", (IMAGE,), FOUND_MASKS)
+DETECTOR = StepFile("detector", (IMAGE,), FOUND_MASKS)
+ENCODER = StepFile("encoder", (IMAGE,), (EMBEDDING, SIDE))
+DECODER = StepFile("decoder", (EMBEDDING, SIDE, BOXES_FOUND, SCORES_FOUND), FOUND_MASKS)
+_WITH_WEIGHTS = {
+    file.name for file in (MAP_NETWORK, STAR_NETWORK, MASK_NETWORK, DETECTOR, ENCODER, DECODER)
+}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One ONNX file at its place in a graph.
+
+    Attributes:
+        file: the file.
+        reads: tensors of the graph that become the inputs of the file, in their order.
+        writes: tensors of the graph that the outputs of the file become, in their order; "" for an
+            output that nothing reads.
+    """
+
+    file: StepFile
     reads: tuple[str, ...]
     writes: tuple[str, ...]
-    batched: bool = False
+
+    @classmethod
+    def named_alike(cls, file: StepFile) -> Self:
+        """A step whose tensors have the same names in the graph as in the file."""
+        return cls(file, file.inputs, file.outputs)
 
 
 @dataclass(frozen=True)
@@ -38,91 +101,81 @@ class Graphs:
 
     Attributes:
         one_view: looks at the image as it is.
-        all_views: at its eight rotated and mirrored views (TTA).
+        all_views: looks at its eight turned and mirrored views (TTA).
     """
 
     one_view: tuple[Step, ...]
     all_views: tuple[Step, ...]
 
-    def files(self) -> tuple[Step, ...]:
-        """The steps, each file once, those that models share first."""
-        steps = {step.name: step for step in (*self.one_view, *self.all_views)}
-        return tuple(sorted(steps.values(), key=lambda step: step.name in NETWORKS))
+    def files(self) -> tuple[StepFile, ...]:
+        """Each file of both graphs once, those that models share first."""
+        files = {step.file.name: step.file for step in (*self.one_view, *self.all_views)}
+        return tuple(sorted(files.values(), key=has_weights))
 
 
-_PREPROCESS = Step("preprocess", ("IMAGE", "RANGE"), ("INPUT",))
+def has_weights(file: StepFile) -> bool:
+    """Whether every model has a file of its own for this step."""
+    return file.name in _WITH_WEIGHTS
 
 
-def _views_at_once(merge: str, outputs: tuple[str, ...], merged: tuple[str, ...]) -> Graphs:
-    """A network that takes views as a batch."""
-    of_views = tuple(f"{name}_OF_VIEWS" for name in outputs)
+_FIRST = Step.named_alike(PREPROCESS)
+
+
+def views_at_once(network: StepFile, merge: StepFile, merged: tuple[str, ...]) -> Graphs:
+    """Graphs of a network that takes views as a batch.
+
+    Args:
+        network: the network.
+        merge: the step that joins its outputs for all views.
+        merged: tensors that the outputs of `merge` become; "" for one that nothing reads.
+    """
+    together = tuple(f"{name}_OF_VIEWS" for name in network.outputs)
     return Graphs(
-        (_PREPROCESS, Step(NETWORK, ("INPUT",), outputs, batched=True)),
+        (_FIRST, Step(network, (INPUT,), network.outputs)),
         (
-            _PREPROCESS,
-            Step("tta", ("INPUT",), ("VIEWS",)),
-            Step(NETWORK, ("VIEWS",), of_views, batched=True),
-            Step(merge, of_views, merged),
+            _FIRST,
+            Step.named_alike(TTA),
+            Step(network, (VIEWS,), together),
+            Step(merge, together, merged),
         ),
     )
 
 
-def _stars() -> Graphs:
-    """A network that takes views as a batch and gives dense maps, of which nuclei are selected."""
-    select = Step("select_stars", ("STARS",), OUTPUTS[Method.STARS])
-    graphs = _views_at_once("merge_stars", ("STARS",), ("STARS",))
-    return Graphs((*graphs.one_view, select), (*graphs.all_views, select))
+def view_by_view(*chain: Step) -> Graphs:
+    """Graphs of networks that take one view, because the number of nuclei differs between views.
 
-
-def _view_by_view(*chain: Step) -> Graphs:
-    """Networks that take one view, for what they find in each differs in number.
-
-    The views are turned back about the side of the tile.
+    Args:
+        chain: steps from INPUT to BOXES, SCORES and MASKS.
     """
-    views = tuple(f"VIEW_{k}" for k in range(TTA_VIEWS))
-    chains = [_of_view(chain, k, view) for k, view in enumerate(views)]
+    views = SPLIT.outputs[:TTA_VIEWS]
+    chains = [_for_view(chain, number, view) for number, view in enumerate(views)]
     found = tuple(name for steps in chains for name in steps[-1].writes)
     return Graphs(
-        (_PREPROCESS, *chain),
+        (_FIRST, *chain),
         (
-            _PREPROCESS,
-            Step("split", ("INPUT",), (*views, "SIDE")),
+            _FIRST,
+            Step.named_alike(SPLIT),
             *(step for steps in chains for step in steps),
-            Step("merge_masks", ("SIDE", *found), chain[-1].writes),
+            Step(MERGE_MASKS, (SIDE, *found), chain[-1].writes),
         ),
     )
 
 
-def _both(first: Graphs, second: Graphs) -> Graphs:
-    """What two models do, one after the other."""
+def followed_by(graphs: Graphs, file: StepFile) -> Graphs:
+    """Graphs with one more step at the end of both."""
+    last = Step.named_alike(file)
+    return Graphs((*graphs.one_view, last), (*graphs.all_views, last))
+
+
+def one_after_the_other(first: Graphs, second: Graphs) -> Graphs:
+    """Graphs of two networks that look at the same image."""
     return Graphs(
         (*first.one_view, *second.one_view[1:]), (*first.all_views, *second.all_views[1:])
     )
 
 
-def _of_view(chain: tuple[Step, ...], k: int, view: str) -> list[Step]:
+def _for_view(chain: tuple[Step, ...], number: int, view: str) -> list[Step]:
     def names(tensors: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(view if name == "INPUT" else name and f"{name}_{k}" for name in tensors)
+        return tuple(view if name == INPUT else name and f"{name}_{number}" for name in tensors)
 
-    return [Step(step.name, names(step.reads), names(step.writes)) for step in chain]
-
-
-_MAPS = OUTPUTS[Method.WATERSHED]
-GRAPHS: dict[Method, Graphs] = {
-    Method.WATERSHED: _views_at_once("merge", _MAPS, (*_MAPS, "DISAGREEMENT")),
-    Method.STARS: _stars(),
-    Method.MASKS: _view_by_view(Step(NETWORK, ("INPUT",), OUTPUTS[Method.MASKS])),
-    Method.CONSENSUS: _both(
-        _views_at_once("merge", _MAPS, (*_MAPS, "")),
-        _view_by_view(Step(DETECTOR, ("INPUT",), OUTPUTS[Method.MASKS])),
-    ),
-    Method.PROMPTED: _view_by_view(
-        Step(DETECTOR, ("INPUT",), ("BOXES_FOUND", "SCORES_FOUND", "")),
-        Step(ENCODER, ("INPUT",), ("EMBEDDING", "SIDE")),
-        Step(
-            DECODER,
-            ("EMBEDDING", "SIDE", "BOXES_FOUND", "SCORES_FOUND"),
-            OUTPUTS[Method.PROMPTED],
-        ),
-    ),
-}
+    return [Step(step.file, names(step.reads), names(step.writes)) for step in chain]

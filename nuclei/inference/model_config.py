@@ -1,4 +1,4 @@
-"""What a Triton model configuration says about our models, read alike from disk and from Triton."""
+"""Triton's model configurations: read from disk or from Triton, with the contract in them."""
 
 from pathlib import Path
 

@@ -13,6 +13,8 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 from nuclei.errors import EngineFailed, InvalidData, ModelNotFound
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
+from nuclei.inference.engine import Inference
+from nuclei.inference.graph import IMAGE, RANGE, TTA_SUFFIX
 from nuclei.inference.model_config import (
     CONFIG_FILE,
     MODEL_FILE,
@@ -21,9 +23,6 @@ from nuclei.inference.model_config import (
     parse_model_config,
     versions_of,
 )
-from nuclei.inference.pipeline import TTA_SUFFIX, Inference
-
-onnxruntime.disable_telemetry_events()
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -44,6 +43,7 @@ class LocalEngine:
         Raises:
             InvalidData: there is no model in it.
         """
+        onnxruntime.disable_telemetry_events()
         self._repository = repository
         if not self._names():
             raise InvalidData(
@@ -85,7 +85,7 @@ class LocalEngine:
             DeadlineExceeded: the time ran out.
             EngineFailed: onnxruntime failed.
         """
-        tensors: Tensors = {"IMAGE": image, "RANGE": intensity}
+        tensors: Tensors = {IMAGE: image, RANGE: intensity}
         made = await asyncio.to_thread(self._run_graph, graph, tensors, deadline)
         return Inference({name: made[name] for name in outputs}, str(self._version(graph)))
 

@@ -1,10 +1,11 @@
-"""How far two answers to the same tile lie from each other, whatever the method."""
+"""Numerical differences between two answers to the same tile, for every method."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nuclei.inference.graph import MAPS, SCORES
 from nuclei.postprocessing.accumulation import Outputs
 
 SAME_PLACE_PX = 2.0
@@ -13,20 +14,20 @@ SAME_PLACE_PX = 2.0
 def differences(a: Outputs, b: Outputs) -> dict[str, float]:
     """Largest absolute difference of each tensor, in its own units.
 
-    Of nuclei found one by one, those are compared that both found; `UNMATCHED` is the number of
-    those that only one did.
+    Where nuclei are found one by one, only those are compared that both answers hold; `UNMATCHED`
+    is the number of those that only one of them holds.
 
     Args:
-        a, b: tensors by name (`nuclei.postprocessing.accumulation.OUTPUTS`).
+        a, b: the tensors of a method (`nuclei.inference.method.Method.outputs`), by name.
     """
-    if "SCORES" not in a:
+    if SCORES not in a:
         return {name: _largest(a[name], b[name]) for name in a}
     of_a, of_b = _matched(*(next(iter(outputs.values())) for outputs in (a, b)))
     return {
-        "UNMATCHED": float(len(a["SCORES"]) + len(b["SCORES"]) - 2 * len(of_a)),
+        "UNMATCHED": float(len(a[SCORES]) + len(b[SCORES]) - 2 * len(of_a)),
         **{
             name: _largest(a[name], b[name])
-            if name == "MAPS"
+            if name == MAPS
             else _largest(a[name][of_a], b[name][of_b])
             for name in a
         },
@@ -36,7 +37,11 @@ def differences(a: Outputs, b: Outputs) -> dict[str, float]:
 def _matched(
     a: NDArray[np.float32], b: NDArray[np.float32]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Indices of the nuclei found at the same place, from boxes or points float32 [N, D]."""
+    """Indices of the nuclei found at the same place.
+
+    Args:
+        a, b: their boxes or points, float32 [N, D], pixels.
+    """
     distance = np.abs(a[:, None] - b[None]).max(axis=2)
     if not distance.size:
         return np.empty(0, np.intp), np.empty(0, np.intp)

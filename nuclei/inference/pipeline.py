@@ -1,4 +1,4 @@
-"""Frame -> tiles -> engine -> maps -> nuclei: the one way a frame is segmented, everywhere."""
+"""Frame -> tiles -> engine -> answers -> nuclei: how every frame is segmented, wherever it is."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError, Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,41 +17,20 @@ from nuclei.errors import EngineFailed
 from nuclei.imaging.images import Frame
 from nuclei.imaging.intensity import intensity_range
 from nuclei.imaging.tiles import TilePlan, cut, mirrored, plan_tiles
-from nuclei.inference.contract import Contract, Method
+from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import NEVER, Deadline
-from nuclei.postprocessing.accumulation import OUTPUTS, Accumulator, Outputs, accumulator_for
+from nuclei.inference.engine import Engine, Inference
+from nuclei.inference.graph import TTA_SUFFIX
+from nuclei.postprocessing.accumulation import Accumulator
 from nuclei.postprocessing.measurement import measure
-from nuclei.postprocessing.watershed import BAND_PX
 from nuclei.results.nuclei import Nuclei
 from nuclei.results.segmentation import Segmentation
 
-TTA_SUFFIX = "_tta"
-TTA_VIEWS = 8
 VERSION_CHANGES = 3
-# Tiles of one frame that are cut and given to the engine before the first of them is answered.
+# Pixels of the tiles of one frame that are with the engine at a time.
 TILES_IN_FLIGHT_PX = 2**22
 
-# What one pixel of a band takes: its height, before and after smoothing, and lists of saddles.
-LANDSCAPE_BYTES = 16
-# A frame smaller than its tile is continued by at most this.
-MIRRORED_PX = 2**16
-# A tile on its way to the engine exists as an array and as messages.
-TILE_COPIES = 3
-
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True)
-class Inference:
-    """What an engine answers for one tile.
-
-    Attributes:
-        outputs: the tensors of the graph's method, by name.
-        version: the model version that answered.
-    """
-
-    outputs: Outputs
-    version: str
 
 
 class Stopwatch:
@@ -66,52 +45,18 @@ class Stopwatch:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Time what happens inside, in whatever thread."""
+        """Time the block; in any thread."""
         started = time.perf_counter()
         yield
         self.stage_ms[stage] = (time.perf_counter() - started) * 1000
 
 
-class Engine(Protocol):
-    """Runs the graphs of models: Triton, the same ONNX files in-process, or torch modules."""
-
-    async def contract(self, model: str) -> Contract:
-        """The contract of the version served now.
-
-        Raises:
-            ModelNotFound, EngineUnavailable.
-        """
-        ...
-
-    async def infer(
-        self,
-        graph: str,
-        outputs: tuple[str, ...],
-        image: NDArray[np.uint16],
-        intensity: NDArray[np.float32],
-        deadline: Deadline,
-    ) -> Inference:
-        """Run one tile.
-
-        Args:
-            graph: name of the graph: a model's, or a model's with the suffix `_tta`.
-            outputs: names of the tensors that are wanted.
-            image: uint16 [S, S, C], S a multiple of the contract's stride, C 1 or 3.
-            intensity: float32 [2], the range [lo, hi] of the whole frame.
-            deadline: when the caller gives up.
-
-        Raises:
-            ModelNotFound, DeadlineExceeded, Overloaded, EngineUnavailable, EngineFailed.
-        """
-        ...
-
-
 @dataclass(frozen=True)
 class Prediction:
-    """The answers to one whole frame.
+    """The answers to all tiles of one frame.
 
     Attributes:
-        accumulator: of the answers to its tiles.
+        accumulator: of the answers.
         contract: of the version that answered.
         version: the model version that answered.
     """
@@ -174,37 +119,17 @@ async def predict(
         pixels, intensity = await _off_loop(executor, deadline, _prepare, frame, plan)
     with watch.timed("infer"):
         graph = model + TTA_SUFFIX if tta else model
-        accumulator = accumulator_for(contract, plan)
-        ask = partial(engine.infer, graph, OUTPUTS[contract.method])
+        accumulator = contract.method.accumulate(contract.maps, plan)
+        ask = partial(engine.infer, graph, contract.method.outputs)
         version = await _infer(ask, pixels, plan, intensity, deadline, accumulator)
-    contract = await engine.contract(model)  # the answers may come from a newer version
+    contract = await engine.contract(model)  # that of the version that answered
     return Prediction(accumulator, contract, version)
-
-
-def memory_bytes(
-    height: int, width: int, channels: int, itemsize: int, method: Method = Method.WATERSHED
-) -> int:
-    """Memory that segmenting a frame takes at its peak, the frame's own pixels included.
-
-    Args:
-        height, width, channels: of the frame, [H, W, C].
-        itemsize: bytes of one value, 1 or 2.
-        method: of the model.
-    """
-    pixels = height * width
-    # The frame, three maps and the labels; one byte more pays for the tables of the nuclei.
-    whole = pixels * (channels * itemsize + 3 + 4 + 1)
-    band = min(pixels, BAND_PX) * LANDSCAPE_BYTES
-    tiles = min(pixels + MIRRORED_PX, TILES_IN_FLIGHT_PX) * (2 * channels + 3) * TILE_COPIES
-    # When all else is done, a vote compares the label images of two segmenters.
-    vote = 2 * 4 * pixels if method is Method.CONSENSUS else 0
-    return whole + max(band + tiles, vote)
 
 
 async def _off_loop(
     executor: Executor | None, deadline: Deadline, step: Callable[..., Result], *arguments: object
 ) -> Result:
-    """Run a step with these arguments and a check, which ends it once nobody waits any more."""
+    """Run a step in a thread; its last argument is a check that ends it once nobody waits."""
     left = threading.Event()
 
     def check() -> None:
@@ -235,9 +160,10 @@ async def _infer(
     deadline: Deadline,
     accumulator: Accumulator,
 ) -> str:
-    """Assemble the answers to a frame, from one model version, which is returned.
+    """Accumulate the answers to all tiles, from one model version, which is returned.
 
-    Tiles are cut as they are sent. When a swap is under way, stale tiles are asked for anew.
+    Tiles are cut as they are sent. Where answers come from two versions, because the model has just
+    been replaced, the tiles of the older one are sent again.
     """
     room = asyncio.Semaphore(max(1, TILES_IN_FLIGHT_PX // plan.size**2))
 

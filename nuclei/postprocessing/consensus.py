@@ -7,7 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
-# Two nuclei that have more in common than this are one; no third can be the same then.
+from nuclei.postprocessing.watershed import WatershedParameters
+
+# Two nuclei whose IoU is above this are the same; no third can be the same too.
 SAME_IOU = 0.5
 
 Labels = NDArray[np.uint32]
@@ -16,8 +18,31 @@ _Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
+class ConsensusParameters(WatershedParameters):
+    """How probability maps and nuclei found one by one are joined; tuned on validation images.
+
+    Attributes:
+        min_score: nuclei with a lower vote are left out, in [0, 1]. The vote is the mean of the
+            scores that both segmenters give the nucleus, 0 being the score of one that does not
+            see it.
+        overlap: so are those of which nuclei with higher votes cover more than this part, in
+            [0, 1].
+    """
+
+    min_score: float = 0.45
+    overlap: float = 0.4
+
+
+@dataclass(frozen=True)
 class _Candidate:
-    """A nucleus that was voted for: where it is drawn, by which label."""
+    """A nucleus that one or both segmenters see.
+
+    Attributes:
+        vote: for the nucleus, in [0, 1].
+        drawn: label image that shows it, uint32 [H, W].
+        window: its rows and columns there.
+        label: its label there.
+    """
 
     vote: float
     drawn: Labels
@@ -35,22 +60,22 @@ def consensus(
 ) -> tuple[Labels, Scores]:
     """Keep the nuclei that two segmenters vote for.
 
-    The vote is the mean of both scores, that of a segmenter that did not see the nucleus being 0.
-    The highest vote is rendered first, and what would lie on pixels of higher ones by more than a
-    given part of its own is left out: so where one segmenter sees two nuclei and the other sees
-    one, the surer has its way. A nucleus that both see has the outline of the first.
+    The vote for a nucleus is the mean of both scores, 0 standing for a segmenter that does not see
+    it. Nuclei are rendered by falling vote, and one of which those before it cover more than a
+    given part is left out: where one segmenter sees two nuclei and the other sees one, the higher
+    votes decide. A nucleus that both see gets the outline of the first.
 
     Args:
         first, second: labels uint32 [H, W], 0 is background, 1..N without gaps; and the score of
             each nucleus, float32 [N] in [0, 1].
         min_score: nuclei with a lower vote are left out, in [0, 1].
-        overlap: part of its own pixels, in [0, 1], that higher ones may hold already.
-        min_area_px: nuclei of which less is free are left out, pixels.
+        overlap: part of its pixels, in [0, 1], that nuclei with higher votes may cover.
+        min_area_px: nuclei with fewer free pixels are left out.
         check: called now and then; what it raises ends the work.
 
     Returns:
-        labels: uint32 [H, W], 0 is background, 1..K without gaps, the highest vote is 1.
-        scores: float32 [K], the vote of each.
+        labels: uint32 [H, W], 0 is background, 1..K without gaps, by falling vote.
+        scores: float32 [K], the vote for each.
     """
     candidates = [one for one in _candidates(first, second, check) if one.vote >= min_score]
     candidates.sort(key=lambda one: -one.vote)
@@ -70,7 +95,7 @@ def consensus(
 def _candidates(
     first: tuple[Labels, Scores], second: tuple[Labels, Scores], check: Callable[[], None]
 ) -> Iterator[_Candidate]:
-    """The nuclei of the first, then those that only the second saw."""
+    """The nuclei of the first, then those that only the second sees."""
     (drawn, scores), (other_drawn, other_scores) = first, second
     windows = find_objects(other_drawn)
     seen = set()

@@ -1,4 +1,4 @@
-"""Features of the nuclei of a label image, gathered in one pass over its pixels."""
+"""Features of the nuclei of a label image, computed in one pass over its pixels."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,10 +8,10 @@ from numba import int32, int64, types, uint8, uint16, void
 from numpy.typing import NDArray
 
 from nuclei.jit import UINT8_2D, UINT32_2D, kernel
+from nuclei.postprocessing.bands import bands
+from nuclei.postprocessing.probability import LEVELS
 from nuclei.results.nuclei import Nuclei
 
-BAND_PX = 2**22
-LEVELS = 255
 SUMS = ("area", "y", "x", "yy", "yx", "xx", "intensity", "foreground")
 
 
@@ -33,16 +33,16 @@ def measure(
     sums = np.zeros((size, len(SUMS)), np.int64)
     boxes = np.empty((size, 4), np.int32)
     boxes[:, :2], boxes[:, 2:] = np.iinfo(np.int32).max, 0
-    rows = max(1, BAND_PX // labels.shape[1])
-    nothing = np.zeros((min(rows, len(labels)), labels.shape[1]), np.uint8)
-    for start in range(0, len(labels), rows):
+    rows = list(bands(*labels.shape))
+    nothing = np.zeros((len(rows[0]), labels.shape[1]), np.uint8)
+    for row in rows:
         check()
-        band = slice(start, start + rows)
+        band = slice(row.start, row.stop)
         _add(
             labels[band],
             pixels[band],
             nothing if foreground is None else foreground[band],
-            start,
+            row.start,
             sums,
             boxes,
         )

@@ -1,21 +1,21 @@
-"""Single nuclei rendered into one label image, the surest first.
+"""Nuclei found one by one, rendered into one label image in the order of their scores.
 
-Both detectors of masks and of star-convex polygons find a nucleus more than once: at neighbouring
-pixels, in overlapping tiles, in several views. Rendering is the non-maximum suppression as well: a
-nucleus that would lie on pixels of surer ones by more than a given part of its own is left out,
-else it gets the pixels that are free. Each nucleus is drawn within its own box, so the time grows
+Detectors of masks and of star-convex polygons find a nucleus more than once: at neighbouring
+pixels, in overlapping tiles, in several views. Rendering therefore is the non-maximum suppression
+too: a nucleus of which those with higher scores cover more than a given part is left out, any other
+gets the pixels that are still free. Each nucleus is drawn within its own box, so the time grows
 with the pixels of the nuclei, not with those of the frame.
 """
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numba import boolean, float32, float64, int64, types, uint8, uint32, void
 from numpy.typing import NDArray
 
 from nuclei.jit import kernel
-
-LEVELS = 255
+from nuclei.postprocessing.probability import LEVELS
 
 _MASK = types.Array(uint8, 2, "C", readonly=True)
 _MASKS = types.Array(uint8, 3, "C", readonly=True)
@@ -24,6 +24,22 @@ _ROW = types.Array(float32, 1, "C", readonly=True)
 _ORDER = types.Array(int64, 1, "C", readonly=True)
 _DRAWN = boolean[:, ::1]
 _LABELS = uint32[:, ::1]
+
+
+@dataclass(frozen=True)
+class RenderingParameters:
+    """How nuclei found one by one become a label image; tuned on validation images.
+
+    Attributes:
+        min_score: nuclei with a lower score are left out, in [0, 1].
+        overlap: so are those of which nuclei with higher scores cover more than this part, in
+            [0, 1].
+        min_area_px: and those of which fewer pixels than this are not covered.
+    """
+
+    min_score: float = 0.5
+    overlap: float = 0.4
+    min_area_px: int = 8
 
 
 def render_masks(
@@ -41,17 +57,17 @@ def render_masks(
 
     Args:
         boxes: float32 [N, 4], (y0, x0, y1, x1), pixels, (0, 0) the upper left of the frame.
-        scores: float32 [N], the surest is rendered first.
+        scores: float32 [N]; the nucleus with the highest score is rendered first.
         masks: uint8 [N, M, M], 255 is probability 1.
         shape: (H, W) of the frame.
-        overlap: part of its own pixels, in [0, 1], that surer nuclei may hold already.
-        min_area_px: smaller nuclei are left out.
+        overlap: part of its pixels, in [0, 1], that nuclei with higher scores may cover.
+        min_area_px: nuclei with fewer free pixels are left out.
 
     Returns:
-        labels: uint32 [H, W], 0 is background, 1..K without gaps, the surest is 1.
+        labels: uint32 [H, W], 0 is background, 1..K without gaps, by falling score.
         scores: float32 [K], of each label.
     """
-    order = _by_falling(scores)
+    order = _by_falling_score(scores)
     labels = np.zeros(shape, np.uint32)
     kept = np.zeros(len(order), np.int64)
     count = _render_masks(labels, boxes, masks, order, overlap, min_area_px, kept)
@@ -71,18 +87,18 @@ def render_stars(
     Args:
         points: float32 [N, 2], (y, x) from which the rays start, the centre of the first pixel is
             (0, 0).
-        scores: float32 [N], the surest is rendered first.
+        scores: float32 [N]; the nucleus with the highest score is rendered first.
         rays: float32 [N, R], lengths in pixels at the angles 2 pi k / R, from +x towards +y.
         shape, overlap, min_area_px, and what is returned: as `render_masks`.
     """
-    order = _by_falling(scores)
+    order = _by_falling_score(scores)
     labels = np.zeros(shape, np.uint32)
     kept = np.zeros(len(order), np.int64)
     count = _render_stars(labels, points, rays, order, overlap, min_area_px, kept)
     return labels, scores[kept[:count]]
 
 
-def _by_falling(scores: NDArray[np.float32]) -> NDArray[np.int64]:
+def _by_falling_score(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.argsort(-scores, kind="stable").astype(np.int64)
 
 
@@ -168,7 +184,7 @@ def _render_masks(
     min_area_px: int,
     kept: NDArray[np.int64],
 ) -> int:
-    """Number of nuclei rendered; `kept` receives their rows."""
+    """Return how many nuclei are rendered; `kept` receives their indices."""
     height, width = labels.shape
     count = 0
     for index in order:
@@ -196,7 +212,7 @@ def _render_stars(
     min_area_px: int,
     kept: NDArray[np.int64],
 ) -> int:
-    """Number of nuclei rendered; `kept` receives their rows."""
+    """Return how many nuclei are rendered; `kept` receives their indices."""
     height, width = labels.shape
     count = 0
     for index in order:

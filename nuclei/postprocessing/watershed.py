@@ -2,19 +2,20 @@
 
 The peaks of the smoothed distance map mark nuclei. Every pixel climbs to its highest neighbour
 until it stands on a peak, and so finds its basin: flooding from the peaks (Meyer, Topographic
-distance and watershed lines, Signal Processing 38, 1994) gives each pixel the same basin, for it is
-the highest neighbour that floods it, but needs a queue. Neighbouring basins merge when the lower of
-their peaks stands less than `h` above the saddle between them; this equals markers by
-the h-maxima transform (Soille, Morphological Image Analysis, 2nd ed., section 6.3.3) at a fraction
-of its cost.
+distance and watershed lines, Signal Processing 38, 1994) gives each pixel the same basin, because
+its highest neighbour floods it, but needs a queue. Neighbouring basins merge when the lower of
+their peaks stands less than `h` above the saddle between them; the result is that of markers by the
+h-maxima transform (Soille, Morphological Image Analysis, 2nd ed., section 6.3.3), at a fraction of
+the time.
 
 All of it happens in the label image, in bands of rows: a pixel first holds whether it belongs to a
-nucleus, then where it climbs to, then its basin, then its nucleus. So a frame of any size needs
+nucleus, then the pixel it climbs to, then its basin, then its nucleus. So a frame of any size needs
 little more memory than its labels, and there are no seams between the bands.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 
 import cv2
@@ -22,15 +23,36 @@ import numpy as np
 from numba import boolean, float32, float64, int64, uint32, void
 from numpy.typing import NDArray
 
-from nuclei.inference.contract import WatershedParameters
 from nuclei.jit import FLOAT32_2D, UINT8_2D, UINT32_2D, kernel
+from nuclei.postprocessing.bands import bands
+from nuclei.postprocessing.probability import LEVELS
 
-LEVELS = 255
-BAND_PX = 2**22
 # cv2's kernel for float images reaches four standard deviations.
 BLUR_REACH = 4
 # Marks a pixel that holds the number of its basin, not yet the pixel it climbs to.
 SETTLED = np.uint32(1 << 31)
+
+
+@dataclass(frozen=True)
+class WatershedParameters:
+    """How probability maps become nuclei; tuned on validation images.
+
+    Attributes:
+        foreground_threshold: a pixel belongs to a nucleus above this probability, in (0, 1).
+        h: two neighbouring peaks of the distance map are two nuclei when the lower peak
+            stands at least this much above the saddle between them, in [0, 1].
+        smoothing_px: standard deviation of the Gaussian smoothing of the distance map, pixels.
+        border_weight: how much of the touching-border probability is taken off the distance map.
+        min_area_px: smaller objects are discarded, pixels.
+        min_score: objects whose mean foreground probability is below this are discarded, in [0, 1].
+    """
+
+    foreground_threshold: float = 0.6
+    h: float = 0.22
+    smoothing_px: float = 1.5
+    border_weight: float = 0.75
+    min_area_px: int = 8
+    min_score: float = 0.8
 
 
 def label_nuclei(
@@ -43,7 +65,7 @@ def label_nuclei(
     Args:
         maps: uint8 [3, H, W], contiguous, 255 is probability 1: foreground, touching border,
             distance; at most 2**31 - 1 pixels.
-        parameters: thresholds, tuned on validation images.
+        parameters: see there.
         check: called every few megapixels; what it raises ends the work.
 
     Returns:
@@ -52,7 +74,7 @@ def label_nuclei(
     """
     foreground, border, distance = maps
     labels = np.empty(foreground.shape, np.uint32)
-    bands = list(_bands(*foreground.shape))
+    rows = list(bands(*foreground.shape))
     threshold = math.ceil(parameters.foreground_threshold * LEVELS)
 
     @lru_cache(maxsize=1)
@@ -60,20 +82,20 @@ def label_nuclei(
         check()
         return _landscape(border, distance, band, parameters)
 
-    for band in bands:
+    for band in rows:
         _mark(labels, foreground, threshold, band.start, band.stop)
-    for band in bands:
+    for band in rows:
         check()
         _fill_holes(labels, max(parameters.min_area_px, 1), band.start, band.stop)
-    peaks = _climb(labels, bands, landscape)
+    peaks = _climb(labels, rows, landscape)
     area, total = np.zeros(len(peaks), np.int64), np.zeros(len(peaks), np.int64)
-    for band in bands:
+    for band in rows:
         check()
         _settle(labels, foreground, area, total, band.start, band.stop)
-    saddles = _saddles(labels, bands, landscape, len(peaks))
+    saddles = _saddles(labels, rows, landscape, len(peaks))
     basins = _merge_shallow(*saddles, peaks, parameters.h)
     number = _keep(basins, area, total, parameters)
-    for band in bands:
+    for band in rows:
         check()
         _renumber(labels, number, band.start, band.stop)
     return labels
@@ -81,13 +103,6 @@ def label_nuclei(
 
 Landscape = Callable[[range], NDArray[np.float32]]
 Saddles = tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]
-
-
-def _bands(height: int, width: int) -> Iterator[range]:
-    """Rows of a frame, about BAND_PX pixels at a time."""
-    rows = max(1, BAND_PX // width)
-    for start in range(0, height, rows):
-        yield range(start, min(start + rows, height))
 
 
 def _landscape(
@@ -111,12 +126,12 @@ def _landscape(
 
 
 def _climb(
-    labels: NDArray[np.uint32], bands: list[range], landscape: Landscape
+    labels: NDArray[np.uint32], rows: list[range], landscape: Landscape
 ) -> NDArray[np.float32]:
-    """Let every pixel name the neighbour it climbs to; return the heights of the peaks."""
+    """Write into every pixel the neighbour it climbs to; return the heights of the peaks."""
     peaks: list[NDArray[np.float32]] = []
     n_peaks = 0
-    for band in bands:
+    for band in rows:
         heights = landscape(band)
         # No two peaks are neighbours.
         found = np.empty((len(band) * labels.shape[1] + 1) // 2, np.float32)
@@ -127,15 +142,15 @@ def _climb(
 
 
 def _saddles(
-    labels: NDArray[np.uint32], bands: list[range], landscape: Landscape, n_basins: int
+    labels: NDArray[np.uint32], rows: list[range], landscape: Landscape, n_basins: int
 ) -> Saddles:
     """(basin, basin, height of the saddle between them), highest first.
 
-    Of the saddles of a band only those of a maximum spanning forest are kept: across any other,
-    its two basins are joined by higher ones already, or stay apart for being deep.
+    Of a band, only the saddles of a maximum spanning forest are kept: the two basins of any other
+    are joined across higher saddles already, or stay apart because those are too deep.
     """
     found: list[Saddles] = []
-    for band in bands:
+    for band in rows:
         heights = landscape(band)
         count = _count_saddles(labels, band.start, band.stop)
         first, second = np.empty(count, np.uint32), np.empty(count, np.uint32)

@@ -12,8 +12,10 @@ from nuclei.errors import DeadlineExceeded, InvalidOption
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.images import Frame, FrameLimits
 from nuclei.inference import pipeline
-from nuclei.inference.contract import Method
 from nuclei.inference.deadline import Deadline
+from nuclei.inference.graph import TTA_SUFFIX
+from nuclei.inference.memory import memory_bytes
+from nuclei.inference.method import Method
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import installed_version
 from serving.engine import ServedModel, TritonEngine
@@ -145,8 +147,8 @@ class DataPlane:
                 model = options.model or self._settings.default_model
                 # First: an unknown model or a dead server is answered before any work.
                 contract = await self._engine.contract(model)
-                observation.graph = model + pipeline.TTA_SUFFIX if options.tta else model
-                observation.method = contract.method.value
+                observation.graph = model + TTA_SUFFIX if options.tta else model
+                observation.method = contract.method.name
                 with observation.timed("wait"):
                     await stack.enter_async_context(permit.turn())
                 deadline.check("while the frame waited")
@@ -177,9 +179,7 @@ class DataPlane:
         with observation.timed("decode"):
             header = await self._off_loop(source.probe, limits)
             permit.resize(
-                pipeline.memory_bytes(
-                    header.height, header.width, header.channels, header.itemsize, method
-                )
+                memory_bytes(header.height, header.width, header.channels, header.itemsize, method)
             )
             frame = await self._off_loop(source.read, limits)
         observation.frame = "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
@@ -200,7 +200,7 @@ class DataPlane:
     async def is_ready(self) -> bool:
         """Whether the graphs of the default model would answer now."""
         model = self._settings.default_model
-        graphs = (model, model + pipeline.TTA_SUFFIX)
+        graphs = (model, model + TTA_SUFFIX)
         return await self._engine.is_ready(graphs, READINESS_TIMEOUT_S)
 
     async def _off_loop(self, step: Callable[..., Result], *arguments: object) -> Result:

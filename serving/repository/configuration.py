@@ -10,7 +10,7 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 
 from nuclei.errors import InvalidData
 from nuclei.inference.contract import Contract
-from nuclei.inference.graph import DECODER, Step
+from nuclei.inference.graph import DECODER, Step, StepFile
 from nuclei.inference.model_config import MODEL_FILE
 from serving.triton.backend.onnx_file import TRITON_TYPES
 
@@ -47,17 +47,17 @@ def shared_step_config(name: str, graph: Path) -> ModelConfig:
 
 
 def network_config(
-    contract: Contract, step: Step, graph: Path, accelerator: CpuAccelerator
+    contract: Contract, file: StepFile, graph: Path, accelerator: CpuAccelerator
 ) -> ModelConfig:
     """The configuration of a step that holds weights; raises as `shared_step_config`."""
-    name = f"{contract.family}_{step.name}"
-    config = _onnx_config(name, graph, MAX_BATCH_SIZE if step.batched else 0)
-    if step.batched:
+    name = f"{contract.family}_{file.name}"
+    config = _onnx_config(name, graph, MAX_BATCH_SIZE if file.batched else 0)
+    if file.batched:
         # No delay: what waits while a batch runs is the next batch.
         config.dynamic_batching.SetInParent()
-    if step.name != DECODER:
-        _add_warm_up(config, contract.tile_size, step.batched)
-    if step.batched and accelerator in _OPENVINO_PRECISIONS:
+    if file != DECODER:
+        _add_warm_up(config, contract.tile_size, file.batched)
+    if file.batched and accelerator in _OPENVINO_PRECISIONS:
         _add_openvino(config, _OPENVINO_PRECISIONS[accelerator])
     return config
 
@@ -82,10 +82,10 @@ def ensemble_config(
         InvalidData: an ONNX file has more or fewer tensors than its step.
     """
     config = ModelConfig(name=name, platform="ensemble")
-    config.input.extend(models[steps[0].name].input)
+    config.input.extend(models[steps[0].file.name].input)
     returned = {*outputs, *steps[-1].writes}
     for step in steps:
-        model = models[step.name]
+        model = models[step.file.name]
         for tensor, written in zip(model.output, step.writes, strict=False):
             if written in returned:
                 dims = tensor_shape(tensor, model.max_batch_size)[1]
@@ -93,7 +93,7 @@ def ensemble_config(
     for key, value in parameters.items():
         config.parameters[key].string_value = value
     for step in steps:
-        _add_step(config, step, models[step.name])
+        _add_step(config, step, models[step.file.name])
     return config
 
 
@@ -182,7 +182,7 @@ def _add_step(config: ModelConfig, step: Step, model: ModelConfig) -> None:
     ):
         if len(tensors) != len(names):
             raise InvalidData(
-                f"{step.name}.onnx has the tensors {[tensor.name for tensor in tensors]}; "
+                f"{step.file.filename} has the tensors {[tensor.name for tensor in tensors]}; "
                 f"expected {len(names)}, for {', '.join(names)}: register the model again"
             )
         for tensor, name in zip(tensors, names, strict=True):

@@ -11,11 +11,10 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nuclei.errors import InvalidOption
-from nuclei.inference.contract import CONTRACT_FILE, Contract, Method
-from nuclei.inference.graph import GRAPHS, NETWORKS
+from nuclei.inference.contract import CONTRACT_FILE, Contract
+from nuclei.inference.graph import TTA_SUFFIX, has_weights
+from nuclei.inference.method import Method
 from nuclei.inference.model_config import CONFIG_FILE, CONTRACT_PARAMETER, MODEL_FILE, versions_of
-from nuclei.inference.pipeline import TTA_SUFFIX
-from nuclei.postprocessing.accumulation import OUTPUTS
 from serving.repository.checks import check_models
 from serving.repository.configuration import (
     DEFAULT_CPU_ACCELERATOR,
@@ -102,18 +101,18 @@ def _additions(
     accelerator: CpuAccelerator,
 ) -> list[_Addition]:
     """What the version consists of, steps before ensembles."""
-    graphs = GRAPHS[contract.method]
+    graphs = contract.method.graphs
     additions = []
     models = {}
-    for step in graphs.files():
-        graph = artifacts / f"{step.name}.onnx"
-        if step.name in NETWORKS:
-            config, added = network_config(contract, step, graph, accelerator), version
+    for file in graphs.files():
+        graph = artifacts / file.filename
+        if has_weights(file):
+            config, added = network_config(contract, file, graph, accelerator), version
         else:
-            config = shared_step_config(step.name, graph)
-            added = _step_version(repository / step.name, graph)
+            config = shared_step_config(file.name, graph)
+            added = _step_version(repository / file.name, graph)
         additions.append(_Addition(config, added, graph))
-        models[step.name] = config
+        models[file.name] = config
     parameters = {
         CONTRACT_PARAMETER: contract.to_json(),
         MODEL_PARAMETER: registered_model,
@@ -123,14 +122,14 @@ def _additions(
         (contract.family, graphs.one_view),
         (contract.family + TTA_SUFFIX, graphs.all_views),
     ):
-        config = ensemble_config(name, steps, models, OUTPUTS[contract.method], parameters)
+        config = ensemble_config(name, steps, models, contract.method.outputs, parameters)
         additions.append(_Addition(config, version, None))
     return additions
 
 
 def _refuse_overwriting(additions: Sequence[_Addition], repository: Path, method: Method) -> None:
     """Raises InvalidOption when a model's own version is there; steps may be those of others."""
-    shared = {step.name for step in GRAPHS[method].files()} - set(NETWORKS)
+    shared = {file.name for file in method.graphs.files() if not has_weights(file)}
     for addition in additions:
         folder = repository / addition.config.name / str(addition.version)
         if folder.exists() and addition.config.name not in shared:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nuclei.inference.contract import Contract
+from nuclei.inference.graph import TTA_SUFFIX
 from nuclei.inference.model_config import (
     CONFIG_FILE,
     contract_of,
@@ -11,7 +12,6 @@ from nuclei.inference.model_config import (
     parse_model_config,
     versions_of,
 )
-from nuclei.inference.pipeline import TTA_SUFFIX
 
 
 @dataclass(frozen=True)

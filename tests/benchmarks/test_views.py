@@ -3,7 +3,7 @@ from numpy.typing import NDArray
 
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
-from nuclei.inference.pipeline import Inference
+from nuclei.inference.engine import Inference
 from training.data.dataset import Sample
 
 

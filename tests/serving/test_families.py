@@ -16,10 +16,11 @@ from nuclei.imaging.images import Frame, frame_from_array
 from nuclei.imaging.intensity import intensity_range
 from nuclei.inference.contract import CONTRACT_FILE
 from nuclei.inference.deadline import NEVER
+from nuclei.inference.engine import Engine, Inference
+from nuclei.inference.graph import TTA_SUFFIX
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.parity import differences
-from nuclei.inference.pipeline import TTA_SUFFIX, Engine, Inference, segment
-from nuclei.postprocessing.accumulation import OUTPUTS
+from nuclei.inference.pipeline import segment
 from nuclei.registry import registered_name
 from nuclei.results.segmentation import Segmentation
 from serving.engine import TritonEngine
@@ -272,7 +273,7 @@ async def answer(
     engine: Engine, graph: str, recipe: Recipe, pixels: NDArray[np.uint8]
 ) -> Inference:
     """What an engine answers for one tile."""
-    outputs = OUTPUTS[recipe.contract().method]
+    outputs = recipe.contract().method.outputs
     tile = pixels.astype(np.uint16)
     return await engine.infer(graph, outputs, tile, intensity_range(pixels), NEVER)
 

@@ -7,8 +7,10 @@ from typing import Any, ClassVar
 
 from torch import nn
 
-from nuclei.inference.contract import ConsensusParameters, Contract, Method
+from nuclei.inference.contract import Contract
 from nuclei.inference.graph import DETECTOR
+from nuclei.inference.method import CONSENSUS
+from nuclei.postprocessing.consensus import ConsensusParameters
 from training.families.detectors import HALO_PX
 from training.families.ensembles import EnsembleRecipe
 from training.families.mask_rcnn import MaskRCNN
@@ -45,7 +47,7 @@ class Consensus(EnsembleRecipe):
     def contract(self) -> Contract:
         return Contract(
             self.family,
-            Method.CONSENSUS,
+            CONSENSUS,
             halo=HALO_PX,
             pixel_size_um=self.pixel_size_um,
             postprocessing=ConsensusParameters(),
@@ -56,7 +58,7 @@ class Consensus(EnsembleRecipe):
 
     def modules(self, network: nn.Module) -> dict[str, nn.Module]:
         assert isinstance(network, Pair)
-        return {**map_modules(network.unet), **view_modules(), DETECTOR: network.mask_rcnn}
+        return {**map_modules(network.unet), **view_modules(), DETECTOR.name: network.mask_rcnn}
 
     def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
         assert isinstance(network, Pair)

@@ -8,8 +8,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from nuclei.inference.contract import Contract, Method, RenderingParameters
-from nuclei.inference.graph import NETWORK
+from nuclei.inference.contract import Contract
+from nuclei.inference.graph import MASK_NETWORK
+from nuclei.inference.method import MASKS
+from nuclei.postprocessing.rendering import RenderingParameters
 from training.data.targets import nuclei_tensors
 from training.graphs.detections import detector_steps, view_modules
 from training.graphs.step import export_steps
@@ -25,7 +27,7 @@ class DetectorRecipe(LearnedRecipe):
     def contract(self) -> Contract:
         return Contract(
             self.family,
-            Method.MASKS,
+            MASKS,
             maps=(),
             halo=HALO_PX,
             pixel_size_um=self.pixel_size_um,
@@ -36,7 +38,7 @@ class DetectorRecipe(LearnedRecipe):
         return nuclei_tensors(labels)
 
     def modules(self, network: nn.Module) -> dict[str, nn.Module]:
-        return {**view_modules(), NETWORK: network}
+        return {**view_modules(), MASK_NETWORK.name: network}
 
     def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
         return export_steps(detector_steps(network), folder)

@@ -21,8 +21,9 @@ from torch.nn import functional
 from transformers import SamModel
 
 from nuclei.errors import InvalidData
-from nuclei.inference.contract import CONTRACT_FILE, Contract, Method
-from nuclei.inference.graph import DECODER, DETECTOR, ENCODER
+from nuclei.inference.contract import CONTRACT_FILE, Contract
+from nuclei.inference.graph import DECODER, DETECTOR, ENCODER, MASK_NETWORK
+from nuclei.inference.method import MASKS, PROMPTED
 from training.data.targets import nuclei_tensors
 from training.graphs.detections import example_image, view_modules, view_steps
 from training.graphs.step import Step, export_steps
@@ -180,18 +181,16 @@ class PromptedDetector(nn.Module):
         channels, found = Dim("channels", min=1, max=4), Dim("found", min=0, max=4096)
         height = Dim("height", min=32, max=2**12)
         return {
-            "encoder": Step(
+            ENCODER.name: Step(
+                ENCODER,
                 self.encoder,
                 (image.contiguous(),),
-                ("IMAGE",),
-                ("EMBEDDING", "SIDE"),
                 ({1: channels, 2: height, 3: height},),
             ),
-            "decoder": Step(
+            DECODER.name: Step(
+                DECODER,
                 self.decoder,
                 (embedding.detach(), side, boxes, torch.rand(5)),
-                ("EMBEDDING", "SIDE", "BOXES_FOUND", "SCORES_FOUND"),
-                ("BOXES", "SCORES", "MASKS"),
                 ({}, {}, {0: found}, {0: found}),
             ),
         }
@@ -215,14 +214,14 @@ class Sam(LearnedRecipe):
 
     def contract(self) -> Contract:
         found = Contract.read(self.detector / CONTRACT_FILE)
-        if found.method is not Method.MASKS:
+        if found.method is not MASKS:
             raise InvalidData(
                 f"{self.detector} holds a {found.family}, which finds no boxes; expected a "
                 "mask_rcnn or a yolov8"
             )
         return Contract(
             self.family,
-            Method.PROMPTED,
+            PROMPTED,
             maps=(),
             tile_size=found.tile_size,
             halo=found.halo,
@@ -261,11 +260,15 @@ class Sam(LearnedRecipe):
 
     def modules(self, network: nn.Module) -> dict[str, nn.Module]:
         prompted = self._prompted(network)
-        own = {DETECTOR: prompted.detector, ENCODER: prompted.encoder, DECODER: prompted.decoder}
-        return {**view_modules(), **own}
+        return {
+            **view_modules(),
+            DETECTOR.name: prompted.detector,
+            ENCODER.name: prompted.encoder,
+            DECODER.name: prompted.decoder,
+        }
 
     def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
-        shutil.copyfile(self.detector / "network.onnx", folder / "detector.onnx")
+        shutil.copyfile(self.detector / MASK_NETWORK.filename, folder / DETECTOR.filename)
         prompted = self._prompted(network)
         return export_steps({**view_steps(prompted), **prompted.steps()}, folder)
 
@@ -275,7 +278,7 @@ class Sam(LearnedRecipe):
 
     def _prompted(self, network: nn.Module) -> PromptedDetector:
         assert isinstance(network, SamNetwork)
-        return PromptedDetector(network, self.detector / "network.onnx")
+        return PromptedDetector(network, self.detector / MASK_NETWORK.filename)
 
 
 def _prompts(target: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

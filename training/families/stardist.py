@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nuclei.inference.contract import Contract, Method, RenderingParameters
+from nuclei.inference.contract import Contract
+from nuclei.inference.method import STARS
+from nuclei.postprocessing.rendering import RenderingParameters
 from training.data.stars import N_RAYS, star_targets
 from training.families.unet import DECODER_CHANNELS, build_network
 from training.graphs.stars import star_modules, star_steps
@@ -41,7 +43,7 @@ class StarDist(LearnedRecipe):
     def contract(self) -> Contract:
         return Contract(
             self.family,
-            Method.STARS,
+            STARS,
             maps=(),
             halo=HALO_PX,
             pixel_size_um=self.pixel_size_um,

@@ -12,18 +12,23 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import box_iou, nms
 
-from nuclei.inference.contract import Method
-from nuclei.inference.graph import NETWORK
-from nuclei.inference.pipeline import TTA_VIEWS
-from nuclei.postprocessing.accumulation import OUTPUTS
+from nuclei.inference.graph import (
+    FOUND_MASKS,
+    IMAGE,
+    MASK_NETWORK,
+    MERGE_MASKS,
+    PREPROCESS,
+    SPLIT,
+    TTA_VIEWS,
+    StepFile,
+    of_views,
+)
 from training.graphs.step import GraphStep, TracedStep
 from training.graphs.views import Preprocess, Split, preprocess_step, quarter_turns, to_uint8
 
 SAME_NUCLEUS_IOU = 0.5
 EXAMPLE_PX = 128
 EXAMPLE_NUCLEI = 20
-
-BOXES, SCORES, MASKS = OUTPUTS[Method.MASKS]
 
 
 class MergeMasks(nn.Module):
@@ -66,21 +71,20 @@ class MergeMasks(nn.Module):
 
 def view_modules() -> dict[str, nn.Module]:
     """The modules around a detector by step."""
-    return {"preprocess": Preprocess(), "split": Split(), "merge_masks": MergeMasks()}
+    return {PREPROCESS.name: Preprocess(), SPLIT.name: Split(), MERGE_MASKS.name: MergeMasks()}
 
 
-def detector_steps(detector: nn.Module, name: str = NETWORK) -> dict[str, GraphStep]:
+def detector_steps(detector: nn.Module, file: StepFile = MASK_NETWORK) -> dict[str, GraphStep]:
     """The steps of the graph by file name.
 
     Args:
         detector: in evaluation mode, float32, on the CPU.
-        name: of the detector's own step.
+        file: of the detector's own step.
     """
     axes = {1: "channels", 2: "height", 3: "width"}
-    outputs = (BOXES, SCORES, MASKS)
-    dynamic = {"IMAGE": axes, **{tensor: {0: "nuclei"} for tensor in outputs}}
-    own = TracedStep(detector, (example_image(),), ("IMAGE",), outputs, dynamic)
-    return {**view_steps(detector), name: own}
+    dynamic = {IMAGE: axes, **{tensor: {0: "nuclei"} for tensor in FOUND_MASKS}}
+    own = TracedStep(file, detector, (example_image(),), dynamic)
+    return {**view_steps(detector), file.name: own}
 
 
 def example_image() -> Tensor:
@@ -100,30 +104,25 @@ def view_steps(detector: nn.Module) -> dict[str, GraphStep]:
         detector: in evaluation mode, float32, on the CPU.
     """
     image = example_image()
-    views = tuple(f"VIEW_{k}" for k in range(TTA_VIEWS))
-    outputs = (BOXES, SCORES, MASKS)
-    of_views = tuple(f"{name}_{k}" for k in range(TTA_VIEWS) for name in outputs)
     square = {1: "channels", 2: "side", 3: "side"}
     with torch.inference_mode():
         *seen, side = Split()(image)
         found = tuple(tensor for view in seen for tensor in detector(view))
     return {
-        "preprocess": preprocess_step(),
-        "split": TracedStep(
+        PREPROCESS.name: preprocess_step(),
+        SPLIT.name: TracedStep(
+            SPLIT,
             Split(),
             (image,),
-            ("INPUT",),
-            (*views, "SIDE"),
-            {name: square for name in ("INPUT", *views)},
+            {name: square for name in (*SPLIT.inputs, *SPLIT.outputs[:TTA_VIEWS])},
         ),
-        "merge_masks": TracedStep(
+        MERGE_MASKS.name: TracedStep(
+            MERGE_MASKS,
             MergeMasks(),
             (side, *found),
-            ("SIDE", *of_views),
-            outputs,
             {
-                **{name: {0: f"nuclei_{name[-1]}"} for name in of_views},
-                **{name: {0: "nuclei"} for name in outputs},
+                **{name: {0: f"nuclei_{name[-1]}"} for name in of_views(FOUND_MASKS)},
+                **{name: {0: "nuclei"} for name in FOUND_MASKS},
             },
         ),
     }

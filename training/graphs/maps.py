@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from nuclei.inference.pipeline import TTA_VIEWS
+from nuclei.inference.graph import MAP_NETWORK, MERGE, PREPROCESS, TTA, TTA_VIEWS
 from training.graphs.step import Step
 from training.graphs.views import (
     LEVELS,
@@ -61,10 +61,10 @@ def map_modules(network: nn.Module) -> dict[str, nn.Module]:
         network: logits from images, in evaluation mode.
     """
     return {
-        "preprocess": Preprocess(),
-        "tta": Views(),
-        "network": Network(network),
-        "merge": Merge(),
+        PREPROCESS.name: Preprocess(),
+        TTA.name: Views(),
+        MAP_NETWORK.name: Network(network),
+        MERGE.name: Merge(),
     }
 
 
@@ -77,18 +77,17 @@ def map_steps(network: nn.Module) -> dict[str, Step]:
     channels, views = Dim("channels", min=1, max=4), Dim("views", min=1, max=64)
     rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
     return {
-        "preprocess": preprocess_step(),
-        "tta": views_step(),
-        "network": Step(
+        PREPROCESS.name: preprocess_step(),
+        TTA.name: views_step(),
+        MAP_NETWORK.name: Step(
+            MAP_NETWORK,
             Network(network),
             (torch.rand(2, 3, *EXAMPLE_SHAPE),),
-            ("IMAGE",),
-            ("MAPS",),
             ({0: views, 1: channels, 2: 32 * rows, 3: 32 * columns},),
             # Changes one of 255 levels in 0.3 % of the pixels.
             half_weights=True,
         ),
-        "merge": _merge_step(),
+        MERGE.name: _merge_step(),
     }
 
 
@@ -96,9 +95,8 @@ def map_steps(network: nn.Module) -> dict[str, Step]:
 def _merge_step() -> Step:
     height, channels = Dim("height", min=1, max=2**14), Dim("channels", min=1, max=4)
     return Step(
+        MERGE,
         Merge(),
         (torch.randint(0, 256, (TTA_VIEWS, 3, 64, 64)).to(torch.uint8),),
-        ("MAPS_IN",),
-        ("MAPS", "DISAGREEMENT"),
         ({1: channels, 2: height, 3: height},),
     )

@@ -5,9 +5,14 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.nn import functional
 
-from nuclei.inference.contract import Method
-from nuclei.inference.pipeline import TTA_VIEWS
-from nuclei.postprocessing.accumulation import OUTPUTS
+from nuclei.inference.graph import (
+    MERGE_STARS,
+    PREPROCESS,
+    SELECT_STARS,
+    STAR_NETWORK,
+    TTA,
+    TTA_VIEWS,
+)
 from training.data.stars import GRID_PX, N_RAYS
 from training.graphs.maps import EXAMPLE_SHAPE
 from training.graphs.step import Step
@@ -98,11 +103,11 @@ def star_modules(network: nn.Module) -> dict[str, nn.Module]:
         network: of `training.families.stardist.build_star_network`, in evaluation mode.
     """
     return {
-        "preprocess": Preprocess(),
-        "tta": Views(),
-        "network": StarNetwork(network),
-        "merge_stars": MergeStars(),
-        "select_stars": SelectStars(),
+        PREPROCESS.name: Preprocess(),
+        TTA.name: Views(),
+        STAR_NETWORK.name: StarNetwork(network),
+        MERGE_STARS.name: MergeStars(),
+        SELECT_STARS.name: SelectStars(),
     }
 
 
@@ -116,27 +121,24 @@ def star_steps(network: nn.Module) -> dict[str, Step]:
     rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
     height, width = Dim("height", min=2, max=2**14), Dim("width", min=2, max=2**14)
     return {
-        "preprocess": preprocess_step(),
-        "tta": views_step(),
-        "network": Step(
+        PREPROCESS.name: preprocess_step(),
+        TTA.name: views_step(),
+        STAR_NETWORK.name: Step(
+            STAR_NETWORK,
             StarNetwork(network),
             (torch.rand(2, 3, *EXAMPLE_SHAPE),),
-            ("IMAGE",),
-            ("STARS",),
             ({0: views, 1: channels, 2: 32 * rows, 3: 32 * columns},),
         ),
-        "merge_stars": Step(
+        MERGE_STARS.name: Step(
+            MERGE_STARS,
             MergeStars(),
             (torch.rand(TTA_VIEWS, 1 + N_RAYS, 32, 32).to(torch.float16),),
-            ("STARS_IN",),
-            ("STARS",),
             ({2: height, 3: height},),
         ),
-        "select_stars": Step(
+        SELECT_STARS.name: Step(
+            SELECT_STARS,
             SelectStars(),
             (_distinct(1 + N_RAYS, 24, 32),),
-            ("STARS",),
-            OUTPUTS[Method.STARS],
             ({2: height, 3: width},),
         ),
     }

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from nuclei.inference.graph import SCORES, StepFile
 from nuclei.inference.parity import differences
 from nuclei.postprocessing.accumulation import Outputs
 
@@ -24,53 +25,49 @@ TRACED_OPSET = 17
 
 @dataclass(frozen=True, eq=False)
 class GraphStep(ABC):
-    """A module, an example of its input, and the names of its tensors.
+    """A module, an example of its input, and the names of its file and tensors.
 
     Attributes:
+        file: the names.
         module: float32, in evaluation mode, on the CPU.
         example: its inputs, on the CPU.
-        inputs, outputs: names of its tensors in the file.
     """
 
+    file: StepFile
     module: nn.Module
     example: tuple[Tensor, ...]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
 
     @abstractmethod
     def write(self, path: Path) -> None:
         """Write the ONNX file."""
 
     def run(self, *inputs: Tensor) -> list[NDArray[Any]]:
-        """What the module gives, as arrays in the order of `outputs`."""
+        """What the module gives, as arrays in the order of the file's outputs."""
         with torch.inference_mode():
             outputs = self.module(*inputs)
         return [
             output.numpy() for output in (outputs if isinstance(outputs, tuple) else (outputs,))
         ]
 
-    def parity(self, name: str, path: Path) -> dict[str, float]:
-        """Largest absolute difference between the file and the module on the example, by `name`."""
+    def parity(self, path: Path) -> dict[str, float]:
+        """Largest absolute difference between the file and the module on the example, by step."""
         found, expected = self._on_example(path)
         return {
-            name: max(
+            self.file.name: max(
                 float(np.abs(found[tensor].astype(np.float64) - expected[tensor]).max())
-                for tensor in self.outputs
+                for tensor in self.file.outputs
             )
         }
 
     def _on_example(self, path: Path) -> tuple[Outputs, Outputs]:
         """Outputs of the file and of the module, by name."""
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        feeds = {
-            name: tensor.numpy() for name, tensor in zip(self.inputs, self.example, strict=True)
-        }
-        found = session.run(list(self.outputs), feeds)
+        tensors = (tensor.numpy() for tensor in self.example)
+        feeds = dict(zip(self.file.inputs, tensors, strict=True))
+        names = self.file.outputs
+        found = session.run(list(names), feeds)
         expected = self.run(*self.example)
-        return (
-            dict(zip(self.outputs, found, strict=True)),
-            dict(zip(self.outputs, expected, strict=True)),
-        )
+        return dict(zip(names, found, strict=True)), dict(zip(names, expected, strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,8 +95,8 @@ class Step(GraphStep):
             program = torch.onnx.export(
                 self.module.eval(),
                 self.example,
-                input_names=self.inputs,
-                output_names=self.outputs,
+                input_names=self.file.inputs,
+                output_names=self.file.outputs,
                 opset_version=OPSET,
                 dynamic_shapes=self.dynamic,
                 dynamo=True,
@@ -138,8 +135,8 @@ class TracedStep(GraphStep):
                 self.module,
                 self.example,
                 path,
-                input_names=self.inputs,
-                output_names=self.outputs,
+                input_names=self.file.inputs,
+                output_names=self.file.outputs,
                 opset_version=TRACED_OPSET,
                 dynamic_axes=self.dynamic,
                 dynamo=False,
@@ -149,12 +146,12 @@ class TracedStep(GraphStep):
             node.doc_string = ""
         onnx.save(model, path)
 
-    def parity(self, name: str, path: Path) -> dict[str, float]:
+    def parity(self, path: Path) -> dict[str, float]:
         """As of every step; of nuclei by tensor (`nuclei.inference.parity.differences`)."""
         found = differences(*self._on_example(path))
-        if "SCORES" in found:
-            return {f"{name}/{tensor}": value for tensor, value in found.items()}
-        return {name: max(found.values())}
+        if SCORES in found:
+            return {f"{self.file.name}/{tensor}": value for tensor, value in found.items()}
+        return {self.file.name: max(found.values())}
 
 
 def export_steps(steps: Mapping[str, GraphStep], folder: Path) -> dict[str, float]:
@@ -169,10 +166,10 @@ def export_steps(steps: Mapping[str, GraphStep], folder: Path) -> dict[str, floa
         nuclei found one by one by step and tensor (`network/BOXES`).
     """
     parity: dict[str, float] = {}
-    for name, step in steps.items():
-        path = folder / f"{name}.onnx"
+    for step in steps.values():
+        path = folder / step.file.filename
         step.write(path)
-        parity |= step.parity(name, path)
+        parity |= step.parity(path)
     return parity
 
 

@@ -7,10 +7,11 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.onnx.operators import shape_as_tensor
 
-from nuclei.inference.pipeline import TTA_VIEWS
+from nuclei.inference.graph import PREPROCESS, TTA, TTA_VIEWS
+from nuclei.postprocessing import probability
 from training.graphs.step import Step
 
-LEVELS = 255.0
+LEVELS = float(probability.LEVELS)
 
 
 class Preprocess(nn.Module):
@@ -49,10 +50,9 @@ def preprocess_step() -> Step:
     """The first step of every graph."""
     height, width = Dim("height", min=1, max=2**14), Dim("width", min=1, max=2**14)
     return Step(
+        PREPROCESS,
         Preprocess(),
         (torch.randint(0, 4096, (64, 96, 3)).to(torch.uint16), torch.tensor([7.0, 900.0])),
-        ("IMAGE", "RANGE"),
-        ("INPUT",),
         ({0: height, 1: width, 2: Dim("channels", min=1, max=4)}, {}),
     )
 
@@ -62,10 +62,9 @@ def views_step() -> Step:
     """The step before a network that takes views as a batch."""
     side = Dim("height", min=1, max=2**14)
     return Step(
+        TTA,
         Views(),
         (torch.rand(1, 3, 64, 64),),
-        ("INPUT",),
-        ("VIEWS",),
         ({1: Dim("channels", min=1, max=4), 2: side, 3: side},),
     )
 

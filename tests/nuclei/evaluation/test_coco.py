@@ -20,8 +20,10 @@ from nuclei.evaluation.coco import (
 )
 from nuclei.imaging.images import Frame
 from nuclei.imaging.tiles import plan_tiles
-from nuclei.inference.contract import Contract, Method, RenderingParameters, WatershedParameters
-from nuclei.postprocessing.accumulation import accumulator_for
+from nuclei.inference.contract import Contract
+from nuclei.inference.method import MASKS
+from nuclei.postprocessing.rendering import RenderingParameters
+from nuclei.postprocessing.watershed import WatershedParameters
 
 SIZES = ("", "small", "medium", "large")
 MANY = 100_000
@@ -152,13 +154,13 @@ def test_precision_never_rises_with_recall() -> None:
 
 def test_candidates_hold_what_is_served_and_the_doubtful() -> None:
     rng = np.random.default_rng(6)
-    contract = Contract("x", Method.MASKS, maps=(), tile_size=256, halo=64)
+    contract = Contract("x", MASKS, maps=(), tile_size=256, halo=64)
     parameters = RenderingParameters(min_score=0.5, overlap=0.3, min_area_px=8)
     corners = rng.uniform(0, 180, (60, 2))
     boxes = np.hstack([corners, corners + rng.uniform(8, 40, (60, 2))]).astype(np.float32)
     scores = rng.random(60).astype(np.float32)
     masks = np.full((60, 28, 28), 255, np.uint8)
-    found = accumulator_for(contract, plan_tiles(200, 220, 256, 64, 32))
+    found = contract.method.accumulate(contract.maps, plan_tiles(200, 220, 256, 64, 32))
     found.add(0, {"BOXES": boxes, "SCORES": scores, "MASKS": masks})
     candidates = Candidates.of(found, parameters, Frame(np.zeros((200, 220, 1), np.uint8)))
     served, sure = found.label(parameters, lambda: None)
@@ -172,7 +174,7 @@ def test_candidates_of_maps_are_scored_by_their_foreground() -> None:
     maps = np.zeros((1, 3, 96, 96), np.uint8)
     maps[0, 0, 10:30, 10:30], maps[0, 0, 50:80, 50:80] = 250, 170
     maps[0, 2] = maps[0, 0]
-    answer = accumulator_for(contract, plan_tiles(96, 96, 256, 64, 32))
+    answer = contract.method.accumulate(contract.maps, plan_tiles(96, 96, 256, 64, 32))
     answer.add(0, {"MAPS": maps})
     frame = Frame(np.zeros((96, 96, 1), np.uint8))
     candidates = Candidates.of(answer, WatershedParameters(min_score=0.8), frame)

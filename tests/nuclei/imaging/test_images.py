@@ -307,8 +307,8 @@ HEADERS = {**READABLE, "jpeg": (JPEG, RGB8), "jpeg grey": (pillow(GREY8, "JPEG")
 @pytest.mark.parametrize("case", HEADERS)
 def test_the_header_tells_the_size_of_the_frame(case: str) -> None:
     header, pixels = probe_frame(HEADERS[case][0]), read_frame(HEADERS[case][0]).pixels
-    told = header.height, header.width, header.channels, header.itemsize
-    assert told == (*pixels.shape, pixels.itemsize)
+    stated = header.height, header.width, header.channels, header.itemsize
+    assert stated == (*pixels.shape, pixels.itemsize)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from nuclei.errors import InvalidData
-from nuclei.inference.contract import Contract, WatershedParameters
+from nuclei.inference.contract import Contract
+from nuclei.postprocessing.watershed import WatershedParameters
 
 CONTRACT = Contract(
     "unet", postprocessing=WatershedParameters(min_area_px=7), validation={"dsb_score": 0.5}

@@ -17,11 +17,15 @@ from numpy.typing import NDArray
 from nuclei.errors import DeadlineExceeded, EngineFailed
 from nuclei.evaluation.metrics import score_image
 from nuclei.imaging.images import Frame
-from nuclei.inference.contract import ConsensusParameters, Contract, Method
+from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
-from nuclei.inference.pipeline import Inference, Stopwatch, memory_bytes, predict, segment
-from nuclei.postprocessing import watershed
+from nuclei.inference.engine import Inference
+from nuclei.inference.memory import memory_bytes
+from nuclei.inference.method import CONSENSUS, WATERSHED, Method
+from nuclei.inference.pipeline import Stopwatch, predict, segment
+from nuclei.postprocessing import bands
 from nuclei.postprocessing.accumulation import Maps
+from nuclei.postprocessing.consensus import ConsensusParameters
 from nuclei.results.coordinates import PixelSize
 
 REACH_PX = 12
@@ -166,7 +170,7 @@ def test_frames_of_any_shape(shape: tuple[int, int]) -> None:
 
 
 async def test_post_processing_ends_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(watershed, "BAND_PX", 1)  # a check for every row
+    monkeypatch.setattr(bands, "BAND_PX", 1)  # a check for every row
     frame = spots(600, 600, 4)
     engine = BlurEngine(Contract("unet"))
     with ThreadPoolExecutor(1) as executor:
@@ -219,17 +223,17 @@ class BlindDetectorEngine(BlurEngine):
         return Inference({**maps.outputs, **none}, maps.version)
 
 
-@pytest.mark.parametrize("method", [Method.WATERSHED, Method.CONSENSUS])
+@pytest.mark.parametrize("method", [WATERSHED, CONSENSUS])
 @pytest.mark.parametrize("pixels", [np.zeros((2500, 3000, 1), np.uint16), NOISE])
 def test_the_estimate_of_memory_is_not_exceeded(pixels: NDArray[np.uint16], method: Method) -> None:
     height, width, channels = pixels.shape
     estimate = memory_bytes(height, width, channels, pixels.itemsize, method)
     voting = Contract(
-        "consensus", Method.CONSENSUS, halo=16, postprocessing=ConsensusParameters(min_score=0.1)
+        "consensus", CONSENSUS, halo=16, postprocessing=ConsensusParameters(min_score=0.1)
     )
     engine = {
-        Method.WATERSHED: BlurEngine(Contract("unet", halo=16)),
-        Method.CONSENSUS: BlindDetectorEngine(voting),
+        WATERSHED: BlurEngine(Contract("unet", halo=16)),
+        CONSENSUS: BlindDetectorEngine(voting),
     }[method]
     tracemalloc.start()
     asyncio.run(segment(Frame(pixels), engine, "unet"))

@@ -10,7 +10,7 @@ from skimage.measure import label as components
 from skimage.measure import regionprops_table
 
 from nuclei.errors import DeadlineExceeded
-from nuclei.postprocessing import measurement
+from nuclei.postprocessing import bands
 from nuclei.postprocessing.measurement import measure
 
 LABEL_IMAGES = arrays.arrays(
@@ -105,7 +105,7 @@ def test_the_same_whatever_the_bands(labels: NDArray[np.uint32], band_px: int) -
     pixels = labels[:, :, None].astype(np.uint8)
     whole = measure(labels, pixels, pixels[:, :, 0])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measurement, "BAND_PX", band_px)
+        patch.setattr(bands, "BAND_PX", band_px)
         banded = measure(labels, pixels, pixels[:, :, 0])
     for column, values in vars(whole).items():
         np.testing.assert_array_equal(getattr(banded, column), values)

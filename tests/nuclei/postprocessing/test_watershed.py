@@ -10,9 +10,8 @@ from skimage.segmentation import watershed as flooded
 
 from nuclei.errors import DeadlineExceeded
 from nuclei.evaluation.metrics import score_image
-from nuclei.inference.contract import WatershedParameters
-from nuclei.postprocessing import watershed
-from nuclei.postprocessing.watershed import label_nuclei
+from nuclei.postprocessing import bands
+from nuclei.postprocessing.watershed import WatershedParameters, label_nuclei
 
 PARAMETERS = WatershedParameters(min_area_px=4)
 
@@ -111,7 +110,7 @@ def test_the_same_nuclei_whatever_the_bands(
     parameters = replace(PARAMETERS, smoothing_px=smoothing_px)
     whole = label_nuclei(maps, parameters)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(watershed, "BAND_PX", band_px)
+        patch.setattr(bands, "BAND_PX", band_px)
         np.testing.assert_array_equal(label_nuclei(maps, parameters), whole)
 
 

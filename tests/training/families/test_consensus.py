@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from nuclei.errors import InvalidData
-from nuclei.inference.contract import Contract, Method
+from nuclei.inference.contract import Contract
+from nuclei.inference.method import CONSENSUS
 from training.families.consensus import Consensus
 from training.families.mask_rcnn import MaskRCNN
 from training.families.unet import UNet
@@ -56,7 +57,7 @@ def test_two_trainings_become_one_network(vote: Consensus, tmp_path: Path) -> No
 
 def test_its_contract_survives_its_file(vote: Consensus) -> None:
     contract = vote.contract()
-    assert contract.method is Method.CONSENSUS
+    assert contract.method is CONSENSUS
     assert Contract.from_json(contract.to_json()) == contract
 
 

@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from nuclei.cli.app import app
 from nuclei.errors import InvalidOption
-from nuclei.inference.contract import Contract, Method
+from nuclei.inference.contract import Contract
+from nuclei.inference.method import MASKS
 from training.data.conversion import write_dataset
 from training.data.dataset import Sample
 from training.families.mask_rcnn import (
@@ -44,7 +45,7 @@ def recipe(folder: Path) -> MaskRCNN:
 
 def test_serving_learns_how_nuclei_come_of_it(tmp_path: Path) -> None:
     contract = recipe(tmp_path).contract()
-    assert (contract.family, contract.method) == ("mask_rcnn", Method.MASKS)
+    assert (contract.family, contract.method) == ("mask_rcnn", MASKS)
     assert Contract.from_json(contract.to_json()) == contract
 
 

@@ -11,7 +11,8 @@ from transformers import SamConfig, SamModel
 
 from nuclei.errors import InvalidData
 from nuclei.imaging.images import frame_from_array
-from nuclei.inference.contract import CONTRACT_FILE, Contract, Method
+from nuclei.inference.contract import CONTRACT_FILE, Contract
+from nuclei.inference.method import PROMPTED
 from nuclei.registry import registered_name
 from serving.parity import served_parity
 from serving.repository.export import export_version
@@ -163,7 +164,7 @@ def test_triton_draws_as_this_process_does(
 
 def test_the_contract_is_the_detectors_but_for_the_method(recipe: Sam, detector: Path) -> None:
     contract, found = recipe.contract(), Contract.read(detector / CONTRACT_FILE)
-    assert (contract.family, contract.method) == ("sam", Method.PROMPTED)
+    assert (contract.family, contract.method) == ("sam", PROMPTED)
     assert (contract.tile_size, contract.halo) == (found.tile_size, found.halo)
 
 

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from nuclei.errors import InvalidOption
 from nuclei.evaluation.metrics import Overlap
-from nuclei.inference.contract import Contract, Method, RenderingParameters
+from nuclei.inference.contract import Contract
+from nuclei.inference.method import STARS
+from nuclei.postprocessing.rendering import RenderingParameters
 from training.data.dataset import Sample
 from training.data.stars import N_RAYS, star_targets
 from training.families.stardist import StarDist, build_star_network, star_loss
@@ -22,7 +24,7 @@ ENCODER = "tu-regnetx_002"
 
 def test_its_contract_survives_its_file() -> None:
     contract = StarDist(data=Path("images"), pixel_size_um=0.5).contract()
-    assert (contract.family, contract.method) == ("stardist", Method.STARS)
+    assert (contract.family, contract.method) == ("stardist", STARS)
     assert Contract.from_json(contract.to_json()) == contract
 
 

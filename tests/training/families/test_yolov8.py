@@ -15,10 +15,9 @@ from nuclei.cli.app import app
 from nuclei.errors import InvalidOption, MissingPrerequisite
 from nuclei.evaluation.metrics import Overlap
 from nuclei.imaging.images import frame_from_array
-from nuclei.inference.contract import Method
+from nuclei.inference.method import MASKS
 from nuclei.inference.parity import differences
 from nuclei.inference.pipeline import segment
-from nuclei.postprocessing.accumulation import OUTPUTS
 from training.data.conversion import write_dataset
 from training.data.dataset import Sample
 from training.families.yolov8 import Detector, YoloV8, build_detector
@@ -146,7 +145,7 @@ class TestWithUltralytics:
         columns: int,
     ) -> None:
         image = scene[0][:, :channels].repeat(1, 1, rows, columns)
-        names = OUTPUTS[Method.MASKS]
+        names = MASKS.outputs
         session = onnxruntime.InferenceSession(exported / "network.onnx")
         found = dict(zip(names, session.run(names, {"IMAGE": image.numpy()}), strict=True))
         with torch.inference_mode():

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from nuclei.inference.contract import Contract, Method
+from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import NEVER
-from nuclei.postprocessing.accumulation import OUTPUTS
+from nuclei.inference.method import STARS
 from training.data.stars import N_RAYS, star_targets
 from training.engine import TorchEngine
 from training.families.stardist import build_star_network
@@ -109,13 +109,13 @@ def test_the_network_takes_any_batch_size_and_channels(
 
 
 def test_the_engine_runs_what_is_exported(network: nn.Module, exported: Path) -> None:
-    contract = Contract("stardist", Method.STARS, maps=(), halo=96)
+    contract = Contract("stardist", STARS, maps=(), halo=96)
     engine = TorchEngine(star_modules(network), contract)
     image = np.random.default_rng(0).integers(0, 4000, (64, 64, 1)).astype(np.uint16)
     intensity = np.array([0, 4000], np.float32)
     scaled = torch.from_numpy(image.astype(np.float32) / 4000).permute(2, 0, 1)[None]
     for graph in ("stardist", "stardist_tta"):
-        answer = asyncio.run(engine.infer(graph, OUTPUTS[contract.method], image, intensity, NEVER))
+        answer = asyncio.run(engine.infer(graph, contract.method.outputs, image, intensity, NEVER))
         if graph == "stardist":
             (stars,) = run(exported, "network", scaled)
         else:

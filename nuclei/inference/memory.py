@@ -1,0 +1,30 @@
+"""How much memory a frame takes while it is segmented."""
+
+from nuclei.inference.method import WATERSHED, Method
+from nuclei.inference.pipeline import TILES_IN_FLIGHT_PX
+from nuclei.postprocessing.bands import BAND_PX
+
+# The height of a pixel of a band, before and after smoothing, and its part of the lists of saddles.
+LANDSCAPE_BYTES = 16
+# A frame smaller than its tile is continued by at most this.
+MIRRORED_PX = 2**16
+# A tile on its way to the engine exists as an array and as messages.
+TILE_COPIES = 3
+
+
+def memory_bytes(
+    height: int, width: int, channels: int, itemsize: int, method: Method = WATERSHED
+) -> int:
+    """Memory that segmenting a frame takes at its peak, the frame's own pixels included.
+
+    Args:
+        height, width, channels: of the frame, [H, W, C].
+        itemsize: bytes of one value, 1 or 2.
+        method: of the model.
+    """
+    pixels = height * width
+    # The frame, three maps and the labels; one byte more pays for the tables of the nuclei.
+    whole = pixels * (channels * itemsize + 3 + 4 + 1)
+    band = min(pixels, BAND_PX) * LANDSCAPE_BYTES
+    tiles = min(pixels + MIRRORED_PX, TILES_IN_FLIGHT_PX) * (2 * channels + 3) * TILE_COPIES
+    return whole + max(band + tiles, method.bytes_per_px * pixels)
