@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("nuclei", "serving", "training")
-# What a client may need, and what belongs to other interpreters: Triton's, and its backend's.
-ALLOWED = {"numpy", "grpc", "google", "backports"}
+# What a client may need (zstd is Python's own from 3.14), and what belongs to Triton's interpreter.
+ALLOWED = {"numpy", "grpc", "google", "backports", "compression"}
 ELSEWHERE = {"triton_python_backend_utils", "onnx_file", "others"}
 
 
