@@ -32,7 +32,7 @@ from nuclei.inference.model_config import contract_of, has_contract
 from serving import tracing
 from serving.budget import PixelBudget
 from serving.logs import Event
-from serving.triton.key import GRPC_HEADER
+from serving.triton.control_key import GRPC_HEADER
 
 logger = logging.getLogger(__name__)
 

@@ -17,6 +17,8 @@ from nuclei.errors import InvalidOption
 
 ROOT = Path(__file__).parents[1]
 TRITON_ENVIRONMENT = ROOT / ".venv-triton"
+# A frame with nuclei, to check a service or an export with.
+CHECK_FRAME = ROOT / "examples" / "fluorescence.png"
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 
@@ -63,7 +65,7 @@ class ServeSettings(ProcessSettings):
         description="Virtual environment with Triton, as `make env` makes it.",
     )
     check_frame: Path = Field(
-        default=ROOT / "examples" / "fluorescence.png",
+        default=CHECK_FRAME,
         description="Frame that every model segments as a check of the whole way, before the "
         "service says that it is ready. The default model has to find a nucleus in it.",
     )

@@ -15,7 +15,7 @@ from nuclei.client import Client
 from serving.process import ports
 from serving.process.child import Child
 from serving.process.ports import LOOPBACK, free_ports
-from serving.supervision.launcher import gateway_command
+from serving.supervision.gateway_process import gateway_command
 from serving.triton.server import TritonServer
 
 ROOT = Path(__file__).parents[1]

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from nuclei.cli.checkout import ROOT, require_checkout
+from nuclei.cli.checkout import require_checkout
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
 from nuclei.console import output
 from nuclei.errors import InvalidOption
@@ -31,7 +31,6 @@ nuclei export --from-folder artifacts/ --version 3
 """
 
 DEFAULT_MODEL = registered_name("unet")
-CHECK_FRAME = ROOT / "examples" / "fluorescence.png"
 
 
 def export(
@@ -77,6 +76,7 @@ def export(
     from serving.repository.checks import check_repository
     from serving.repository.configuration import DEFAULT_CPU_ACCELERATOR, CpuAccelerator
     from serving.repository.export import export_version
+    from serving.settings import CHECK_FRAME
 
     if version is not None and alias is not None:
         raise InvalidOption("--version and --alias both choose a version; give one of them")
@@ -130,6 +130,7 @@ def _exported_table(exported: list["Exported"], repository: Path) -> Table:
 def _print_parity(console: Console, repository: Path, exported: list["Exported"]) -> None:
     from nuclei.imaging.images import read_frame
     from serving.parity import served_parity
+    from serving.settings import CHECK_FRAME
 
     graphs = [entry.name for entry in exported if entry.ensemble]
     with console.status("Comparing Triton with this process"):

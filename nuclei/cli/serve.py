@@ -1,16 +1,12 @@
 """`nuclei serve`: Triton and the gateway on this machine, until Ctrl-C."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from nuclei.cli.checkout import require_checkout
-
-# Time the supervisor needs to stop, besides what it gives the gateway.
-_STOP_S = 30.0
 
 EPILOG = """
 **Examples**
@@ -31,14 +27,18 @@ def serve(
         int | None, typer.Option(help="Port of the gRPC API [50051].", show_default=False)
     ] = None,
     host: Annotated[
-        str | None, typer.Option(help="Address to listen on [127.0.0.1].", show_default=False)
+        str | None,
+        typer.Option(help="Address to listen on, HTTP and gRPC [127.0.0.1].", show_default=False),
     ] = None,
     repository: Annotated[
         Path | None,
         typer.Option(help="Model repository [model_repository].", show_default=False),
     ] = None,
     state: Annotated[
-        Path | None, typer.Option(help="Folder for logs [.state].", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Folder for logs and what the servers write [.state].", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Serve the models of a repository with Triton, behind the gateway that callers use.
@@ -56,20 +56,11 @@ def serve(
     variables = {
         f"NUCLEI_{name.upper()}": str(value) for name, value in given.items() if value is not None
     }
-    raise typer.Exit(_guard({**os.environ, **variables}))
-
-
-def _guard(environment: dict[str, str]) -> int:
-    """Run the supervisor, which reads its settings from this environment; returns its exit code."""
-    from serving.process.child import Child
+    from serving.logs import write_logs
     from serving.settings import ServeSettings, read_settings
-    from serving.supervision.events import show_events
-    from serving.supervision.guard import Guard
+    from serving.supervision.guard import guard_supervisor
 
     settings = read_settings(ServeSettings)
     require_checkout(settings.triton_environment, settings.check_frame)
-    show_events()
-    supervisor = Child(
-        "the supervisor", [sys.executable, "-m", "serving.supervision"], environment, log=None
-    )
-    return Guard(supervisor, settings.stop_s + _STOP_S).run()
+    write_logs(settings)
+    raise typer.Exit(guard_supervisor({**os.environ, **variables}, settings.stop_s))

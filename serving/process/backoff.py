@@ -6,7 +6,7 @@ _HEALTHY_S = 60.0
 
 
 class Backoff:
-    """A wait that doubles with each failure up to a cap, and starts anew after a healthy time.
+    """A wait that doubles with each failure up to a cap; a healthy time resets it.
 
     Attributes:
         attempt: failures since the last healthy time.
@@ -16,7 +16,7 @@ class Backoff:
         self.attempt = 0
 
     def failed(self, healthy_s: float) -> float:
-        """Note a failure.
+        """Count a failure.
 
         Args:
             healthy_s: how long all was well before it, seconds.

@@ -28,26 +28,39 @@ _POLL_S = 0.02
 class Child:
     """A process in a session of its own (Ctrl-C does not reach it) that writes to a log file.
 
-    To be started by a thread that lives as long as this process: it ends with that thread.
+    Python in it and below it imports nothing from the current folder. Start it in a thread that
+    lives as long as this process: it ends with that thread.
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path | None
+        self,
+        name: str,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path | None,
+        folder: Path | None = None,
     ) -> None:
         """Describe the process; `start` starts it.
 
         Args:
             name: what messages call it.
             command: program and arguments.
-            environment: the whole environment.
+            environment: its whole environment; PYTHONSAFEPATH is added.
             log: file for its output, the one before kept as `<log>.1`; None for our own output.
+            folder: current folder of the process, which exists when it starts; None is ours.
         """
         self.name = name
         self.log = log
         self._command = command
+        self._folder = folder
         # Its descendants inherit it, and are known by it when their parents are gone.
         self._mark = secrets.token_hex(8)
-        self._environment = {**environment, _MARK: f"{environment.get(_MARK, '')}:{self._mark}"}
+        self._environment = {
+            **environment,
+            # As `python -P`, which its own children would not inherit.
+            "PYTHONSAFEPATH": "1",
+            _MARK: f"{environment.get(_MARK, '')}:{self._mark}",
+        }
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -69,7 +82,7 @@ class Child:
             return frozenset()
 
     def lifeless_children(self) -> frozenset[int]:
-        """Those of its children that ended without its noticing, or were stopped."""
+        """Those of its children that were stopped, or ended and are not yet waited for."""
         lifeless = []
         for pid in self.children():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -97,6 +110,7 @@ class Child:
             self._process = subprocess.Popen(
                 self._command,
                 env=self._environment,
+                cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=None if log is None else subprocess.STDOUT,
@@ -128,10 +142,10 @@ class Child:
         self._process = None
 
     def cap_log(self) -> None:
-        """Put what its log holds aside once that is long; the process goes on writing to it."""
+        """Move the content of its log aside once it is long; the process goes on writing to it."""
         if self.log is None or self.log.stat().st_size < _LOG_BYTES:
             return
-        with contextlib.suppress(OSError):  # a full disk: what cannot be put aside is let go
+        with contextlib.suppress(OSError):  # a full disk: the content is lost
             shutil.copyfile(self.log, _aside(self.log))
         os.truncate(self.log, 0)
 

@@ -1,1 +1,20 @@
-"""Triton and the gateway as one service: started, watched, started again."""
+"""Triton and the gateway as one service: started, watched, started again.
+
+nuclei serve                      guard: starts the supervisor again when something kills it
+└─ serving.supervision            supervisor: watches the two below, starts them again
+   ├─ tritonserver                one process per model instance below it
+   └─ bentoml serve               starts the gateway's worker again when that ends
+      └─ gateway's worker
+
+Each is a child of the one above it (`serving.process.child`) and ends when that ends, however it
+ends. Modules, in the order in which they come into play:
+
+guard               runs the supervisor until it ends by itself
+__main__            the supervisor's process: starts the service, checks it, watches it
+launcher            starts Triton, then the gateway; stops them in the other order
+gateway_process     the gateway as a child process, and whether it answers
+loopback            how this machine's own processes call the gateway
+self_check          segments a real frame with every model
+supervisor          watches the two parts, starts again what ended or does not work
+probe               small inferences that show whether Triton works
+"""

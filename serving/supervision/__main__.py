@@ -1,45 +1,49 @@
-"""The process that `nuclei serve` guards: starts the service, then watches it."""
+"""The supervisor's process: starts the service, then watches it until it is stopped."""
 
 import contextlib
+import signal
 import sys
 import time
 from collections.abc import Sequence
+from types import FrameType
 
 from rich.console import Console
 from rich.table import Table
 
+from nuclei.console import output, print_error
 from nuclei.errors import NucleiError
 from serving.gateway import security
 from serving.gateway.settings import GatewaySettings
+from serving.logs import write_logs
 from serving.settings import ServeSettings, read_settings
-from serving.supervision.events import show_events
-from serving.supervision.launcher import SelfCheck, Service, stop_on_signals
+from serving.supervision.launcher import Service
+from serving.supervision.self_check import SelfCheck
 from serving.supervision.supervisor import Supervisor
 
 
 def main() -> None:
-    """Serve until told to stop; an error of ours becomes one red sentence and its exit code."""
-    show_events()
+    """Serve until stopped; an error of ours becomes one red sentence and its exit code."""
     try:
-        _supervise(Console())
+        _supervise(output())
     except NucleiError as error:
-        Console(stderr=True).print(str(error), style="red", markup=False, soft_wrap=True)
+        print_error(error)
         sys.exit(error.exit_code)
 
 
 def _supervise(console: Console) -> None:
-    gateway = read_settings(GatewaySettings)
+    settings, gateway = read_settings(ServeSettings), read_settings(GatewaySettings)
+    write_logs(settings)
     security.check(gateway, {gateway.host})
-    service = Service(read_settings(ServeSettings), gateway)
+    service = Service(settings, gateway)
     started = time.monotonic()
-    stop_on_signals()
+    _stop_on_signals()
     try:
         with console.status("Starting Triton and the gateway"):
             service.start()
             checks = service.self_check()
-        # Where nobody can read it, or a full disk cannot hold it, the service runs all the same.
+        # A closed terminal or a full disk does not keep the service from running.
         with contextlib.suppress(OSError):
-            _report(console, service, checks, time.monotonic() - started)
+            _print_ready(console, service, checks, time.monotonic() - started)
         Supervisor(service.parts()).run()
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):
@@ -48,14 +52,26 @@ def _supervise(console: Console) -> None:
         service.stop()
 
 
-def _report(
+def _stop_on_signals() -> None:
+    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt, once: stopping is not interrupted."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
+
+
+def _print_ready(
     console: Console, service: Service, checks: Sequence[SelfCheck], seconds: float
 ) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     for check in checks:
         found = check.segmentation
-        told = f"{len(found.nuclei)} nuclei in {check.frame.name}, {check.latency_ms:.0f} ms"
-        table.add_row(f"{found.model} version {found.version}", told)
+        result = f"{len(found.nuclei)} nuclei in {check.frame.name}, {check.latency_ms:.0f} ms"
+        table.add_row(f"{found.model} version {found.version}", result)
     table.add_row("HTTP", service.loopback.http_url)
     table.add_row("gRPC", service.loopback.grpc_address)
     table.add_row("logs", str(service.settings.state))

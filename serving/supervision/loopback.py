@@ -9,7 +9,7 @@ from serving.gateway.settings import GatewaySettings
 
 
 class Loopback:
-    """The gateway of this machine, whatever it asks of its callers."""
+    """The gateway of this machine, with the token and certificates that it requires."""
 
     def __init__(self, gateway: GatewaySettings) -> None:
         """Raises InvalidOption when the gateway's certificates cannot be used."""
@@ -17,7 +17,7 @@ class Loopback:
         scheme = "http" if gateway.tls_certificate is None else "https"
         self.http_url = f"{scheme}://{gateway.reachable_host}:{gateway.http_port}"
         self.grpc_address = f"{gateway.reachable_host}:{gateway.grpc_port}"
-        # Our own servers are never reached through a proxy.
+        # Without the proxy of the environment: it is on this machine.
         self._http = urllib.request.build_opener(
             urllib.request.ProxyHandler({}),
             urllib.request.HTTPSHandler(context=loopback_tls(gateway)),
@@ -25,7 +25,7 @@ class Loopback:
         self._gateway = gateway
 
     def answers(self, path: str, timeout_s: float) -> bool:
-        """Whether an HTTP GET is answered well in time."""
+        """Whether an HTTP GET is answered with 200 within the time."""
         try:
             with self._http.open(self.http_url + path, timeout=timeout_s) as answer:
                 return bool(answer.status == 200)

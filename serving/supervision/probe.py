@@ -1,7 +1,7 @@
-"""Small inferences that tell whether Triton works, not only whether it says so.
+"""Small inferences that show whether Triton works; its own word is not enough.
 
-A Python backend whose process was killed or frozen leaves its model ready; Triton itself, frozen,
-still accepts connections. Nothing of ours is imported: it can run wherever Triton's client does.
+A model stays ready when its process was killed or frozen, and a frozen Triton still accepts
+connections. Nothing of ours is imported: it can run wherever Triton's client does.
 """
 
 import time
@@ -14,7 +14,7 @@ from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
 Metadata = tuple[tuple[str, str], ...]
 
-# A busy server answers late, but it answers.
+# A busy server answers late, but it completes requests meanwhile.
 _SILENT_S = 8.0
 _STUCK_S = 15.0
 _PATIENCE_S = 60.0
@@ -54,7 +54,7 @@ def check_triton(address: str, metadata: Metadata = ()) -> None:
 
 
 def _failures(server: "_Server", ensembles: list[str]) -> dict[str, str]:
-    """What the ensembles answer that fail, by name."""
+    """The errors of the ensembles that fail, by name; raises Fault when one does not answer."""
     waiting = {name: server.infer(name) for name in ensembles}
     started = progress = time.monotonic()
     completed = server.completed(ensembles)
@@ -89,7 +89,7 @@ class _Server:
         )
 
     def completed(self, ensembles: list[str]) -> int:
-        """Requests that these have answered well since the server's start."""
+        """Requests that these have completed since the server's start."""
         return sum(
             model.inference_stats.success.count
             for model in self._statistics()
@@ -97,6 +97,7 @@ class _Server:
         )
 
     def infer(self, ensemble: str) -> "grpc.Future[Any]":
+        """Start an inference of a small gradient, uint16 [64, 64, 1]."""
         image = np.arange(_SIDE_PX * _SIDE_PX, dtype=np.uint16)
         request = pb.ModelInferRequest(
             model_name=ensemble,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from nuclei.errors import NucleiError
+from serving.logs import Event
 from serving.process.backoff import Backoff
 from serving.supervision.probe import Fault
 
@@ -26,9 +27,9 @@ class Part:
         start: starts it and waits until it works; raises NucleiError or OSError when it does not.
         kill: ends it at once, and removes what it left; harmless when it has ended.
         ended: how it ended, None while it runs.
-        check: asks it whether it works, and waits; raises Fault when it does not.
+        check: waits for its answer to whether it works; raises Fault when it does not.
         check_interval_s: time between two checks, seconds.
-        tidy: what is to be done now and then while it runs.
+        tidy: called every few seconds while it runs.
     """
 
     name: str
@@ -41,21 +42,21 @@ class Part:
 
 
 class Supervisor:
-    """Watches parts that were started."""
+    """Watches parts that were started; one thread a part makes the checks."""
 
     def __init__(self, parts: list[Part]) -> None:
         self._watches = [_Watch(part) for part in parts]
 
     def run(self) -> NoReturn:
-        """Watch for ever."""
+        """Watch until the process ends."""
         while True:
             for watch in self._watches:
-                watch.look()
+                watch.step()
             time.sleep(_POLL_S)
 
 
 class _Watch:
-    """One part, and what became of it."""
+    """The watch over one part: it runs and is checked, or waits for its next start."""
 
     def __init__(self, part: Part) -> None:
         self._part = part
@@ -65,15 +66,15 @@ class _Watch:
         self._since = self._tidied = 0.0
         self._begin()
 
-    def look(self) -> None:
-        """Note a fault, or start the part again once it is time."""
+    def step(self) -> None:
+        """Kill the part if it has ended or does not work; start it again once it is time."""
         if self._checks is None:
             if time.monotonic() >= self._next_try:
                 self._restart()
         elif (ended := self._part.ended()) is not None:
-            self._fell("ended", ended)
+            self._give_up("ended", ended)
         elif self._checks.fault is not None:
-            self._fell("broken", self._checks.fault)
+            self._give_up("broken", self._checks.fault)
         elif time.monotonic() - self._tidied > _HOUSEKEEPING_S:
             self._part.tidy()
             self._tidied = time.monotonic()
@@ -82,13 +83,13 @@ class _Watch:
         self._checks = _Checks(self._part.check, self._part.check_interval_s)
         self._since = self._tidied = time.monotonic()
 
-    def _fell(self, event: str, why: str) -> None:
+    def _give_up(self, event: str, why: str) -> None:
         if self._checks is not None:
             self._checks.stop()
             self._checks = None
         wait_s = self._backoff.failed(time.monotonic() - self._since)
         self._next_try = time.monotonic() + wait_s
-        self._tell(logging.WARNING, event, why=why, next_try_s=wait_s)
+        self._log(logging.WARNING, event, why=why, next_try_s=wait_s)
         self._part.kill()
 
     def _restart(self) -> None:
@@ -96,27 +97,20 @@ class _Watch:
         try:
             self._part.start()
         except (NucleiError, OSError) as error:
-            self._fell("start failed", str(error))
+            self._give_up("start_failed", str(error))
             return
         started_s = time.monotonic() - self._since
         self._begin()
-        self._tell(logging.INFO, "restarted", in_s=started_s)
+        self._log(logging.INFO, "restarted", in_s=started_s)
 
-    def _tell(self, level: int, event: str, why: str = "", **seconds: float) -> None:
-        details = "".join(f" {name}={value:.1f}" for name, value in seconds.items())
-        logger.log(
-            level,
-            "part=%s event=%r attempt=%d%s%s",
-            self._part.name,
-            event,
-            self._backoff.attempt,
-            details,
-            f" why={why!r}" if why else "",
-        )
+    def _log(self, level: int, event: str, why: str = "", **seconds: float) -> None:
+        rounded = {name: round(value, 1) for name, value in seconds.items()}
+        attempt = self._backoff.attempt
+        logger.log(level, Event(event, part=self._part.name, attempt=attempt, **rounded, why=why))
 
 
 class _Checks:
-    """Checks again and again in a thread, until one fails.
+    """A thread that checks a part again and again, until a check fails.
 
     Attributes:
         fault: what the last check found, None as long as all is well.
@@ -140,5 +134,5 @@ class _Checks:
                 self.fault = str(fault)
                 return
             except Exception:
-                # A mistake in the check is no reason to end what it checks.
+                # A bug in the check is no reason to end the part.
                 logger.exception("a check cannot be made")

@@ -1,4 +1,4 @@
-"""What this machine needs for `tritonserver`; `python -m serving.triton.machine` checks it.
+"""What `tritonserver` needs of this machine; `python -m serving.triton.machine` checks it.
 
 Nothing but the standard library is imported: it runs before anything is installed.
 """

@@ -16,10 +16,10 @@ from nuclei.inference.model_config import CONFIG_FILE
 from serving.process.child import Child
 from serving.process.ports import LOOPBACK, check_free
 from serving.settings import TRITON_ENVIRONMENT
-from serving.triton.key import HEADER, restrictions
+from serving.triton.control_key import HEADER, restrictions
 from serving.triton.machine import check_machine, has_own_libpython
 
-# Loopback is never reached through a proxy.
+# Without the proxy of the environment: it is on loopback.
 _http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _BACKEND = Path(__file__).parent / "backend"
 _STUB = "python_backend_stubs/3.11/triton_python_backend_stub"
@@ -56,7 +56,8 @@ class TritonServer:
             metrics_port: port of the Prometheus metrics.
             models: models to load, and the steps of ensembles with them; none means all.
             environment: virtual environment with the wheel and onnxruntime.
-            key: asked of whoever changes the server; empty lets everyone on this machine.
+            key: required to control the server (models, shared memory, tracing, logs); empty lets
+                every process of this machine do so.
             traces: OTLP/HTTP endpoint for its spans (http://host:4318/v1/traces), empty for none.
         """
         self.address = f"{LOOPBACK}:{grpc_port}"
@@ -68,10 +69,11 @@ class TritonServer:
         self._models = models
         self._key = key
         self._traces = traces
-        # Regions of shared memory carry it, so that what a killed server left is known by its port.
+        # Prefix of the names of its shared memory: what a killed server left is found by its port.
         self._region = f"nuclei_{grpc_port}_"
         self.log = self._home / "triton.log"
-        self._child = Child("Triton", self._command(), self._variables(), self.log)
+        # In a folder of its own: the backend's stub imports from the current folder in any case.
+        self._child = Child("Triton", self._command(), self._variables(), self.log, self._home)
 
     def __enter__(self) -> Self:
         try:
@@ -104,7 +106,7 @@ class TritonServer:
         return self._child.ending
 
     def lifeless_instances(self) -> frozenset[int]:
-        """Process ids of instances of models that ended or were stopped; Triton still asks them."""
+        """Process ids of model instances that ended or were stopped while Triton counts on them."""
         return self._child.lifeless_children()
 
     def cap_log(self) -> None:
@@ -126,7 +128,7 @@ class TritonServer:
         for name, port in self._ports.items():
             setting = f"NUCLEI_TRITON_{name.upper()}_PORT"
             check_free(LOOPBACK, port, f"Triton's {name}", setting)
-        if not self._asked():
+        if not self._wanted():
             raise InvalidData(
                 f"{self._repository} holds no model: expected folders with a config.pbtxt; "
                 "run `nuclei export` or name another folder with --repository"
@@ -188,10 +190,11 @@ class TritonServer:
             if name.strip() == "home":
                 return Path(value.strip()).parent
         raise MissingPrerequisite(
-            f"{self._environment} is no virtual environment: delete it and run `make env`"
+            f"{self._environment} is not a virtual environment: delete it and run `make env`"
         )
 
-    def _asked(self) -> list[str]:
+    def _wanted(self) -> list[str]:
+        """Names of the models that it is to load."""
         configs = sorted(self._repository.glob(f"*/{CONFIG_FILE}"))
         return list(self._models) or [config.parent.name for config in configs]
 
@@ -206,7 +209,7 @@ class TritonServer:
             "--disable-auto-complete-config",
             "--exit-on-error=false",
             "--strict-readiness=false",
-            # Else the priorities of a model's instances are not looked at.
+            # Without it Triton ignores the priorities of a model's instances.
             "--rate-limit=execution_count",
             f"--backend-config=python,shm-region-prefix-name={self._region}",
             *(f"--{name}-port={port}" for name, port in self._ports.items()),
@@ -241,19 +244,19 @@ class TritonServer:
         (python / Path(_STUB).name).chmod(0o755)
         ours = self._home / "backends" / "onnxruntime"
         ours.mkdir(exist_ok=True)
-        for file in ("model.py", "onnx_file.py", "others.py"):
+        for file in ("model.py", "onnx_file.py", "activity.py"):
             _copy_changed(_BACKEND / file, ours / file)
 
     def _check_models(self) -> None:
-        failed = [model for model in self._asked() if not self.is_ready(model)]
+        failed = [model for model in self._wanted() if not self.is_ready(model)]
         if not failed:
             return
         reasons = {entry["name"]: entry["reason"] for entry in self._index() if entry.get("reason")}
         # An ensemble fails with its steps: a step's own reason says more.
         reasons = {n: r for n, r in reasons.items() if "ensemble" not in r} or reasons
-        told = [_told(name, reason) for name, reason in sorted(reasons.items())]
+        messages = [_message(name, reason) for name, reason in sorted(reasons.items())]
         raise InvalidData(
-            f"Triton cannot load {', '.join(failed)}: " + ("; ".join(told) or self._log_end())
+            f"Triton cannot load {', '.join(failed)}: " + ("; ".join(messages) or self._log_end())
         )
 
     def _index(self) -> list[dict[str, Any]]:
@@ -275,13 +278,13 @@ class TritonServer:
 
 
 def _copy_changed(source: str | Path, target: str | Path) -> None:
-    """Copy a file unless it is there: what a full disk cannot hold is not asked of it again."""
+    """Copy a file unless the same is there: a restart works on a full disk, too."""
     if not (os.path.exists(target) and filecmp.cmp(source, target)):
         shutil.copy2(source, target)
 
 
 def _tracing(endpoint: str) -> list[str]:
-    # Rate 0: only requests that carry a trace context, those that the gateway samples.
+    # Rate 0: only requests that carry a trace context, which are those that the gateway samples.
     settings = (
         "rate=0",
         "level=TIMESTAMPS",
@@ -292,7 +295,7 @@ def _tracing(endpoint: str) -> list[str]:
     return [f"--trace-config={each}" for each in settings]
 
 
-def _told(model: str, reason: str) -> str:
+def _message(model: str, reason: str) -> str:
     """A reason without what Python's backend puts around it: the error's class and a traceback."""
-    told = reason.split("\n\nAt:")[0].rsplit("TritonModelException: ", 1)[-1].strip()
-    return told if told.startswith(f"model '{model}'") else f"model '{model}': {told}"
+    message = reason.split("\n\nAt:")[0].rsplit("TritonModelException: ", 1)[-1].strip()
+    return message if message.startswith(f"model '{model}'") else f"model '{model}': {message}"

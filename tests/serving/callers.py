@@ -165,7 +165,7 @@ def over_grpc(client: Client, frame: bytes, timeout_s: float = FRAME_TIMEOUT_S) 
 def over_http(
     http: httpx.Client, url: str, frame: bytes, timeout_s: float = FRAME_TIMEOUT_S
 ) -> str:
-    """The same over HTTP; a caller itself sees that nobody answers, or no longer does."""
+    """The same over HTTP, where a connection that fails has no error of ours."""
     try:
         response = http.post(f"{url}/v1/segment", content=frame, timeout=timeout_s)
     except httpx.TimeoutException:

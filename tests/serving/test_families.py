@@ -72,7 +72,7 @@ def bright_maps(_: nn.Module) -> nn.Module:
 
 
 def bright_boxes(network: nn.Module) -> nn.Module:
-    """Random features, which are 0 where all is black; the larger, the surer is each anchor."""
+    """Random features, which are 0 where all is black; larger ones give higher scores."""
     assert isinstance(network, Detector)
     heads, proposals = network.roi_heads, network.rpn.head
     with torch.no_grad():

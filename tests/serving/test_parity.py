@@ -10,6 +10,7 @@ from serving.repository.configuration import CpuAccelerator
 from serving.repository.export import export_version
 
 
+@pytest.mark.triton
 @pytest.mark.parametrize("accelerator", CpuAccelerator)
 def test_triton_answers_as_the_files_in_this_process(
     artifacts: Path, fluorescence: Path, tmp_path: Path, accelerator: CpuAccelerator

@@ -14,8 +14,8 @@ import triton_python_backend_utils as pb_utils
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from activity import Activity
 from onnx_file import misfits, read_versions
-from others import Others
 
 OPTIMISATION_LEVELS = {
     "-1": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -39,7 +39,7 @@ OPENVINO_PRECISIONS = {"FP32": "f32", "BF16": "bf16"}
 # Name and shape of each input, by name.
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
-# Onnxruntime reports to its maker by default.
+# onnxruntime sends usage data to its maker by default.
 onnxruntime.disable_telemetry_events()
 
 
@@ -141,25 +141,26 @@ class TritonPythonModel:
 
 
 class OnCores:
-    """Runs the images of a batch with OpenVINO as a CPU is quickest; stands for a session.
+    """Runs a batch with OpenVINO in the way that is fastest on a CPU; used like a session.
 
-    One after the other, for a batch falls out of the caches. On all cores, or on this instance's
-    share of them while others of the model are at work: two images on a core each are done sooner
-    than one after the other on both, which wait for each other in every layer. Compiled for the
-    shapes that the configuration warms up, which takes a tenth off the time, and for any shape.
+    The images run one after the other, because a batch falls out of the caches. Each uses all
+    cores, or this instance's share of them while other instances of the model are at work: two
+    images on a core each are done sooner than one after the other on both cores, which wait for
+    each other in every layer. There is a session for each shape that the configuration warms up,
+    which takes a tenth off the time, and one for any shape.
     """
 
     def __init__(
         self, config: dict[str, Any], path: Path, session: onnxruntime.InferenceSession
     ) -> None:
-        """Compile.
+        """Compile the sessions.
 
         Args:
-            config: of the model.
+            config: the model's configuration.
             path: its ONNX file.
-            session: that of one instance alone, for any shape.
+            session: of one instance alone, for any shape.
         """
-        self._others = Others(path)
+        self._activity = Activity(path)
         self._instances = sum(group["count"] for group in config["instance_group"])
         inputs = session.get_inputs()
         known: list[Shapes] = [(), *_warmed_up(config)]
@@ -172,7 +173,7 @@ class OnCores:
         self._sessions[1, ()] = session
 
     def run(self, wanted: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
-        """As a session's: the wanted outputs of a batch."""
+        """The wanted outputs of a batch, as the method `run` of a session."""
         images = [
             {name: values[k : k + 1] for name, values in feeds.items()}
             for k in range(len(next(iter(feeds.values()))))
@@ -182,8 +183,8 @@ class OnCores:
 
     def _run_one(self, wanted: list[str], image: dict[str, np.ndarray]) -> list[np.ndarray]:
         shapes = _by_name((name, values.shape) for name, values in image.items())
-        with self._others.told() as at_work:
-            share = self._instances if at_work else 1
+        with self._activity.working() as others_work:
+            share = self._instances if others_work else 1
             session = self._sessions.get((share, shapes)) or self._sessions[share, ()]
             return session.run(wanted, image)
 

@@ -60,7 +60,7 @@ def read_versions(path: Path) -> OnnxVersions:
     """Read the versions of an ONNX file, one protobuf message, skipping its weights.
 
     Raises:
-        ValueError: the file is no ONNX file, or is truncated.
+        ValueError: the file is not an ONNX file, or is truncated.
         OSError: the file cannot be read.
     """
     ir = opset = 0

@@ -112,7 +112,7 @@ def test_the_log_of_the_time_before_is_kept(tmp_path: Path) -> None:
     assert started.log.with_name("log.txt.1").read_text() == "once\n"
 
 
-def test_it_tells_how_it_ended(tmp_path: Path) -> None:
+def test_it_says_how_it_ended(tmp_path: Path) -> None:
     started = child("import os; os.kill(os.getpid(), 9)", tmp_path)
     started.start()
     while started.running:

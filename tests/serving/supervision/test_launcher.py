@@ -17,7 +17,8 @@ import pytest
 from nuclei.client import Client
 from nuclei.inference.contract import CONTRACT_FILE
 from serving.process.ports import LOOPBACK
-from serving.repository import export, listed
+from serving.repository.export import export_version
+from serving.repository.listing import list_models
 from tests.serving.leftovers import living, regions
 from tests.serving.served import NUCLEI, Served
 
@@ -36,13 +37,24 @@ def serve(repository: Path, tmp_path: Path) -> Iterator[Callable[..., Served]]:
         yield start
 
 
-def test_serves_until_it_is_told_to_stop_and_leaves_nothing(
+@pytest.fixture
+def misleading_folder(tmp_path: Path) -> Path:
+    """The folder that `serve` starts in, with modules of names that our processes import."""
+    for name in ("nuclei", "serving"):
+        (tmp_path / name).mkdir()
+    for name in ("nuclei/__init__", "serving/__init__", "numpy", "onnxruntime", "logging"):
+        (tmp_path / f"{name}.py").write_text(f"raise ImportError('{name} of the current folder')")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("misleading_folder")
+def test_serves_from_any_folder_until_it_is_stopped_and_leaves_nothing(
     serve: Callable[..., Served], fluorescence: Path
 ) -> None:
     served = serve()
     served.wait_ready()
-    for told in ("nuclei in fluorescence.png", "ms", "unet version", str(served.http_port)):
-        assert told in served.output
+    for word in ("nuclei in fluorescence.png", "ms", "unet version", str(served.http_port)):
+        assert word in served.output
     assert httpx.get(f"http://{LOOPBACK}:{served.http_port}/readyz").status_code == 200
     with Client(f"{LOOPBACK}:{served.grpc_port}") as client:
         assert len(client.segment(fluorescence).nuclei.label) > 0
@@ -117,9 +129,9 @@ def other_model(repository: Path, tmp_path: Path) -> Path:
     for step in ("preprocess", "tta", "unet_network", "merge"):
         file = artifacts / f"{step.removeprefix('unet_')}.onnx"
         shutil.copy(next((repository / step).glob("*/model.onnx")), file)
-    contract = replace(listed(repository)[0].contract, family="fpn")
+    contract = replace(list_models(repository)[0].contract, family="fpn")
     (artifacts / CONTRACT_FILE).write_text(contract.to_json())
-    export(artifacts, tmp_path / "models", 1)
+    export_version(artifacts, tmp_path / "models", 1)
     return tmp_path / "models"
 
 

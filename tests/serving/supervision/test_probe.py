@@ -1,4 +1,4 @@
-"""The probe, on real servers that are well, busy, broken and frozen."""
+"""The probe, on real servers that are healthy, busy, broken and frozen."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +31,7 @@ def infer_views(server: TritonServer, side_px: int) -> None:
         client.infer("unet_tta", [image, intensity])
 
 
-def test_a_server_that_is_well_has_no_fault(triton: TritonServer) -> None:
+def test_a_healthy_server_has_no_fault(triton: TritonServer) -> None:
     check_triton(triton.address)
 
 
@@ -47,14 +47,14 @@ def test_a_busy_server_is_late_and_has_no_fault(
         late_s = time.monotonic() - started
         for each in load:
             each.result()
-    assert late_s > 2.0, "it was not busy enough to show anything"
+    assert late_s > 2.0, "the server was not busy enough for this test"
 
 
 @pytest.mark.parametrize("how", ["kill", "suspend"])
 def test_a_stub_that_is_dead_or_frozen_is_a_fault(own_triton: TritonServer, how: str) -> None:
     stub = stub_of(own_triton, "merge")
     getattr(stub, how)()
-    assert own_triton.is_ready("unet_tta"), "what Triton says does not tell"
+    assert own_triton.is_ready("unet_tta"), "Triton itself notices, and the probe shows nothing new"
     with pytest.raises(Fault, match=r"^'unet_tta' fails: .*merge_0_0' is not healthy"):
         check_triton(own_triton.address)
     own_triton.stop(0)
@@ -70,7 +70,7 @@ def test_a_frozen_server_is_a_fault(
     own_triton.stop(0)
 
 
-def test_nobody_there_is_a_fault() -> None:
+def test_a_server_that_is_not_there_is_a_fault() -> None:
     (port,) = free_ports(1)
     with pytest.raises(Fault, match="does not answer"):
         check_triton(f"{LOOPBACK}:{port}")

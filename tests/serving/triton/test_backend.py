@@ -100,7 +100,7 @@ def test_more_rows_than_the_batch_are_refused(triton_client: InferenceServerClie
     assert raised.value.status() == "StatusCode.INVALID_ARGUMENT"
 
 
-def test_a_failing_graph_is_told_without_paths_or_traceback(
+def test_a_failing_graph_is_reported_without_paths_or_traceback(
     triton_client: InferenceServerClient,
 ) -> None:
     with pytest.raises(InferenceServerException) as raised:
@@ -183,7 +183,7 @@ def test_settings_keep_the_answer(
     np.testing.assert_array_equal(run(triton_client, name, values), 2 * values)
 
 
-def test_a_missing_file_is_told(triton_client: InferenceServerClient, models: Path) -> None:
+def test_a_missing_file_is_named(triton_client: InferenceServerClient, models: Path) -> None:
     folder = triton_model(models, "missing", scaled(), GOOD)
     (folder / "1" / "model.onnx").unlink()
     assert "there is no model.onnx in version 1" in refusal(triton_client, "missing")

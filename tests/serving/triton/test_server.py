@@ -19,7 +19,7 @@ from tritonclient.utils import InferenceServerException
 from nuclei.errors import InvalidData, MissingPrerequisite
 from serving.process.ports import LOOPBACK, free_ports
 from serving.settings import TRITON_ENVIRONMENT
-from serving.triton.key import GRPC_HEADER
+from serving.triton.control_key import GRPC_HEADER
 from serving.triton.server import TritonServer
 from tests.serving.leftovers import living, regions
 from tests.serving.onnx_models import scaled, tensors, triton_model
@@ -133,7 +133,7 @@ def test_without_its_environment_it_says_how_to_make_it(
         make_server(environment=tmp_path / "none").start()
 
 
-def test_an_empty_repository_is_told(models: Path, make_server: MakeServer) -> None:
+def test_an_empty_repository_is_named(models: Path, make_server: MakeServer) -> None:
     shutil.rmtree(models)
     with pytest.raises(InvalidData, match="holds no model"):
         make_server().start()

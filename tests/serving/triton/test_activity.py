@@ -1,4 +1,4 @@
-"""Instances of one model that know of each other."""
+"""Which instances of a model are at work."""
 
 import subprocess
 import sys
@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from serving.triton.backend.others import Others
+from serving.triton.backend.activity import Activity
 
 AT_WORK = """
 import sys
 from pathlib import Path
-from serving.triton.backend.others import Others
-with Others(Path(sys.argv[1])).told() as at_work:
+from serving.triton.backend.activity import Activity
+with Activity(Path(sys.argv[1])).working() as at_work:
     print(at_work, flush=True)
     sys.stdin.readline()
 """
@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> Path:
 
 @contextmanager
 def another(model: Path) -> Iterator["tuple[subprocess.Popen[str], str]"]:
-    """An instance at work, and whether it was told of others."""
+    """An instance at work, and whether it saw others at work (True, False)."""
     with subprocess.Popen(
         [sys.executable, "-c", AT_WORK, model],
         stdin=subprocess.PIPE,
@@ -41,38 +41,38 @@ def another(model: Path) -> Iterator["tuple[subprocess.Popen[str], str]"]:
         process.communicate("done")
 
 
-def test_an_instance_alone_is_told_so_again_and_again(model: Path) -> None:
-    others = Others(model)
+def test_an_instance_alone_sees_no_other_again_and_again(model: Path) -> None:
+    activity = Activity(model)
     for _ in range(3):
-        with others.told() as at_work:
+        with activity.working() as at_work:
             assert not at_work
 
 
-def test_each_is_told_of_the_other(model: Path) -> None:
-    others = Others(model)
-    with others.told(), another(model) as (_, theirs):
+def test_each_sees_the_other(model: Path) -> None:
+    activity = Activity(model)
+    with activity.working(), another(model) as (_, theirs):
         assert theirs == "True"
-        with others.told() as ours:
+        with activity.working() as ours:
             assert ours
-    with others.told() as ours:
+    with activity.working() as ours:
         assert not ours
 
 
-def test_another_model_is_nobody(model: Path, tmp_path: Path) -> None:
+def test_instances_of_another_model_do_not_count(model: Path, tmp_path: Path) -> None:
     different = tmp_path / "different.onnx"
     different.touch()
-    with another(different), Others(model).told() as at_work:
+    with another(different), Activity(model).working() as at_work:
         assert not at_work
 
 
 def test_one_that_failed_is_no_longer_at_work(model: Path) -> None:
-    others = Others(model)
+    activity = Activity(model)
     with another(model) as (process, _):
         process.kill()
         process.wait()
-        with others.told() as at_work:
+        with activity.working() as at_work:
             assert not at_work
-    with pytest.raises(ValueError, match="inside"), others.told():
+    with pytest.raises(ValueError, match="inside"), activity.working():
         raise ValueError("inside")
     with another(model) as (_, theirs):
         assert theirs == "False"

@@ -1,4 +1,4 @@
-"""Instances of one model that know of each other. Triton's interpreter runs this file too."""
+"""Which instances of a model are at work. Triton's interpreter runs this file too."""
 
 import fcntl
 import os
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-class Others:
+class Activity:
     """Whether other instances of the same model, each a process, are at work.
 
     Each holds a read lock on the model's file while it works. The kernel takes back the lock of
@@ -23,15 +23,15 @@ class Others:
         self._file = path.open("rb")
 
     @contextmanager
-    def told(self) -> Iterator[bool]:
-        """Be at work inside; gives whether one of the others is."""
+    def working(self) -> Iterator[bool]:
+        """Count as at work inside; yields whether another instance is at work, too."""
         fcntl.lockf(self._file, fcntl.LOCK_SH)
         try:
-            yield self._at_work()
+            yield self._others_work()
         finally:
             fcntl.lockf(self._file, fcntl.LOCK_UN)
 
-    def _at_work(self) -> bool:
+    def _others_work(self) -> bool:
         """Whether a write lock would have to wait."""
         asked = struct.pack(self._FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         found = fcntl.fcntl(self._file, fcntl.F_GETLK, asked)

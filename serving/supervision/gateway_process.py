@@ -1,0 +1,158 @@
+"""The gateway as a child process: BentoML's server with its worker."""
+
+import math
+import os
+import sys
+import time
+from pathlib import Path
+
+from nuclei.errors import EngineFailed, InvalidOption
+from serving.gateway.settings import GatewaySettings
+from serving.process.child import Child
+from serving.process.ports import check_free
+from serving.repository.listing import list_models
+from serving.settings import ROOT, ServeSettings
+from serving.supervision.loopback import Loopback
+from serving.supervision.probe import Fault
+
+SERVICE = "serving.gateway.service:NucleiGateway"
+
+_POLL_S = 0.2
+_PROBE_S = 2.0
+_HUNG_S = 12.0
+_ERROR_LINES = 15
+# To write the answers of frames that are given up when the gateway's time for draining is over.
+_LAST_ANSWERS_S = 2.0
+
+
+class GatewayProcess:
+    """One gateway on the address of its settings."""
+
+    def __init__(
+        self, settings: ServeSettings, gateway: GatewaySettings, triton_address: str, key: str
+    ) -> None:
+        """Describe the process; `start` starts it.
+
+        Args:
+            settings: of the service.
+            gateway: what the process will read from the environment.
+            triton_address: host:port of Triton's gRPC API.
+            key: without which Triton refuses to be controlled.
+
+        Raises:
+            InvalidOption: the repository does not hold the default model that was asked for, or
+                the gateway's certificates cannot be used.
+            InvalidData: a model's configuration cannot be read.
+        """
+        self.loopback = Loopback(gateway)
+        self._settings = gateway
+        self._start_s, self._stop_s = settings.start_s, settings.stop_s
+        # BentoML wants a folder for each server.
+        home = settings.state.resolve() / f"gateway-{gateway.http_port}"
+        environment = {
+            **os.environ,
+            "BENTOML_HOME": str(home / "bentoml"),
+            "BENTOML_DO_NOT_TRACK": "True",
+            "NUCLEI_TRITON_ADDRESS": triton_address,
+            "NUCLEI_TRITON_KEY": key,
+            "NUCLEI_DEFAULT_MODEL": default_model(settings.repository, gateway),
+        }
+        command = gateway_command(gateway.drain_s)
+        self._child = Child("the gateway", command, environment, home / "gateway.log")
+        # The workers of the last time that it answered.
+        self._workers: frozenset[int] = frozenset()
+
+    @property
+    def running(self) -> bool:
+        return self._child.running
+
+    @property
+    def ending(self) -> str:
+        """How it ended, for messages."""
+        return self._child.ending
+
+    def cap_log(self) -> None:
+        """Keep its log from growing without bound."""
+        self._child.cap_log()
+
+    def check_ports(self) -> None:
+        """Raises MissingPrerequisite when a port is taken or may not be used."""
+        address = self._settings
+        check_free(address.host, address.http_port, "HTTP", "--http-port")
+        check_free(address.host, address.grpc_port, "gRPC", "--grpc-port")
+
+    def start(self, path: str) -> None:
+        """Start it and wait until it answers.
+
+        Args:
+            path: of the HTTP API: `/livez` once the process works, `/readyz` once Triton does too.
+
+        Raises:
+            EngineFailed: it ended, or did not answer in time.
+        """
+        self._child.start()
+        deadline = time.monotonic() + self._start_s
+        while not self.loopback.answers(path, _PROBE_S):
+            if not self._child.running:
+                raise EngineFailed(
+                    f"the gateway ended while it started ({self._child.ending}):\n"
+                    + self._child.last_lines(_ERROR_LINES)
+                )
+            if time.monotonic() > deadline:
+                raise EngineFailed(
+                    f"the gateway was not ready in {self._start_s:.0f} s:\n"
+                    + self._child.last_lines(_ERROR_LINES)
+                )
+            time.sleep(_POLL_S)
+        self._workers = self._child.children()
+
+    def stop(self, timeout_s: float | None = None) -> None:
+        """Stop it.
+
+        Args:
+            timeout_s: seconds that it has to finish its requests; None is the setting `stop_s`.
+        """
+        self._child.stop(self._stop_s if timeout_s is None else timeout_s)
+
+    def check_answers(self) -> None:
+        """Raises Fault when it is silent; a worker that BentoML starts again has time to start."""
+        silent = time.monotonic()
+        while not self.loopback.answers("/livez", _PROBE_S):
+            known = self._child.children() == self._workers
+            patience_s = _HUNG_S if known else self._start_s
+            if time.monotonic() - silent > patience_s:
+                raise Fault(f"no answer on /livez in {patience_s:.0f} s")
+            time.sleep(_POLL_S)
+        self._workers = self._child.children()
+
+
+def gateway_command(drain_s: float) -> list[str]:
+    """What starts the gateway.
+
+    Args:
+        drain_s: the gateway's setting, seconds. Without a limit of its own the HTTP server would
+            wait for idle TLS connections until their callers hang up.
+    """
+    return [
+        *(sys.executable, "-m", "bentoml", "serve", SERVICE),
+        *("--working-dir", str(ROOT)),
+        *("--timeout-graceful-shutdown", str(math.ceil(drain_s + _LAST_ANSWERS_S))),
+    ]
+
+
+def default_model(repository: Path, gateway: GatewaySettings) -> str:
+    """The model of the setting; when that is unset and the repository lacks it, the first.
+
+    Raises:
+        InvalidOption: the setting names a model that the repository lacks.
+        InvalidData: a model's configuration cannot be read.
+    """
+    names = [model.name for model in list_models(repository)]
+    if not names or gateway.default_model in names:
+        return gateway.default_model
+    if "default_model" in gateway.model_fields_set:
+        raise InvalidOption(
+            f"NUCLEI_DEFAULT_MODEL is {gateway.default_model!r}, which is not in {repository}; "
+            f"expected one of {', '.join(names)}"
+        )
+    return names[0]

@@ -1,0 +1,58 @@
+"""A real frame through the whole service, with every model."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from nuclei.client import Client
+from nuclei.errors import InvalidData, InvalidImage
+from nuclei.results.segmentation import Segmentation
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """What the check gave for one model.
+
+    Attributes:
+        frame: the frame that was segmented.
+        segmentation: what came back.
+        latency_ms: time of a request once the model is warm, milliseconds.
+    """
+
+    frame: Path
+    segmentation: Segmentation
+    latency_ms: float
+
+
+def self_check(client: Client, frame: Path, timeout_s: float) -> list[SelfCheck]:
+    """Segment a frame with every model through the gateway, over gRPC; the default model first.
+
+    Args:
+        client: of the gateway.
+        frame: image file with nuclei.
+        timeout_s: deadline of each request, seconds.
+
+    Raises:
+        InvalidImage: the frame cannot be read.
+        InvalidData: the default model finds nothing in it.
+        NucleiError: what the gateway answers.
+    """
+    if not frame.is_file():
+        raise InvalidImage(f"the frame for the self-check is missing: {frame}")
+    info = client.server_info()
+    others = sorted({model.name for model in info.models} - {info.default_model})
+    checks = [_check(client, frame, name, timeout_s) for name in (info.default_model, *others)]
+    if not len(checks[0].segmentation.nuclei):
+        raise InvalidData(
+            f"{info.default_model} finds no nucleus in {frame}; export another version of it, or "
+            "name a frame of the modality that it was trained for: NUCLEI_CHECK_FRAME=..."
+        )
+    return checks
+
+
+def _check(client: Client, frame: Path, model: str, timeout_s: float) -> SelfCheck:
+    # The first request may wait for what a model does once.
+    client.segment(frame, model=model, timeout_s=timeout_s)
+    started = time.perf_counter()
+    segmentation = client.segment(frame, model=model, timeout_s=timeout_s)
+    return SelfCheck(frame, segmentation, (time.perf_counter() - started) * 1000)

@@ -1,0 +1,85 @@
+"""The supervisor, with real processes that end, hang or cannot be started."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+# Supervises `sleep`, whose first start is broken in the way that the argument says.
+SUPERVISOR = """
+import os, sys
+from pathlib import Path
+from nuclei.errors import EngineFailed
+from serving.logs import write_logs
+from serving.process.child import Child
+from serving.settings import ProcessSettings, read_settings
+from serving.supervision.probe import Fault
+from serving.supervision.supervisor import Part, Supervisor
+write_logs(read_settings(ProcessSettings))
+child = Child("a part", ["sleep", "60"], os.environ, Path(sys.argv[2]))
+starts = 0
+def start():
+    global starts
+    starts += 1
+    if starts == 2 and sys.argv[1] == "fails to start":
+        raise EngineFailed("it is broken")
+    child.start()
+def check():
+    if starts == 1 and sys.argv[1] == "hangs":
+        raise Fault("it is silent")
+start()
+if sys.argv[1] != "hangs":
+    os.kill(child.pid, 9)
+ended = lambda: None if child.running else child.ending
+kill = lambda: child.stop(0)
+Supervisor([Part("sleep", start, kill, ended, check, 0.1, lambda: None)]).run()
+"""
+
+
+def events(how: str, count: int, folder: Path) -> list[dict[str, Any]]:
+    """The first events that a supervisor logs; times are left out."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SUPERVISOR, how, str(folder / "log")],
+        env={**os.environ, "NUCLEI_LOG_FORMAT": "json"},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as supervisor:
+        assert supervisor.stderr is not None
+        lines = [json.loads(supervisor.stderr.readline()) for _ in range(count)]
+        supervisor.kill()
+    kept = ("level", "message", "part", "attempt", "why", "next_try_s")
+    return [{key: line[key] for key in kept if key in line} for line in lines]
+
+
+RESTARTED = {"level": "INFO", "message": "restarted", "part": "sleep"}
+
+
+def failed(event: str, attempt: int, why: str, next_try_s: float) -> dict[str, Any]:
+    return {
+        **{"level": "WARNING", "message": event, "part": "sleep"},
+        **{"attempt": attempt, "why": why, "next_try_s": next_try_s},
+    }
+
+
+def test_a_part_that_ended_is_started_again(tmp_path: Path) -> None:
+    assert events("ends", 2, tmp_path) == [
+        failed("ended", 1, "killed by SIGKILL", 0.5),
+        {**RESTARTED, "attempt": 1},
+    ]
+
+
+def test_a_part_that_does_not_work_is_started_again(tmp_path: Path) -> None:
+    assert events("hangs", 2, tmp_path) == [
+        failed("broken", 1, "it is silent", 0.5),
+        {**RESTARTED, "attempt": 1},
+    ]
+
+
+def test_a_start_that_fails_is_tried_again_later(tmp_path: Path) -> None:
+    assert events("fails to start", 3, tmp_path) == [
+        failed("ended", 1, "killed by SIGKILL", 0.5),
+        failed("start_failed", 2, "it is broken", 1.0),
+        {**RESTARTED, "attempt": 2},
+    ]
