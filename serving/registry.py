@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nuclei.errors import InvalidData, ModelNotFound, RegistryUnavailable
-from nuclei.registry import SQLITE
+from nuclei.registry import SQLITE, import_mlflow
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -48,10 +48,11 @@ class Registry:
         Args:
             tracking_uri: `sqlite:///...`, `http://...` or another that MLflow knows.
         """
-        # Before the import of MLflow, which is slow and reads these then. Its own patience with a
-        # server that does not answer is minutes.
+        # MLflow reads these when it is imported; its own patience with a server that does not
+        # answer is minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        import_mlflow()
         self.tracking_uri = tracking_uri
         self._client: MlflowClient | None = None
 

@@ -1,6 +1,9 @@
 """Model versions of an MLflow registry."""
 
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -90,6 +93,16 @@ def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     database = tmp_path / "none.db"
     assert Registry(f"sqlite:///{database}").versions(MODEL) == []
     assert not database.exists()
+
+
+def test_reading_a_registry_switches_the_telemetry_of_mlflow_off() -> None:
+    code = "import os; from serving.registry import Registry; before = dict(os.environ)\n"
+    code += "Registry('sqlite:///none.db').versions('x')\n"
+    code += "print(before.get('MLFLOW_DISABLE_TELEMETRY'), os.environ['MLFLOW_DISABLE_TELEMETRY'])"
+    environment = {k: v for k, v in os.environ.items() if k != "MLFLOW_DISABLE_TELEMETRY"}
+    command = [sys.executable, "-c", code]
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert printed.stdout.split() == ["None", "true"]
 
 
 def test_a_server_that_does_not_answer_is_named() -> None:
