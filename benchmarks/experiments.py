@@ -209,7 +209,7 @@ def averages(members: Sequence[Training], bench: Bench) -> Outcome:
 
 
 def mean_score(members: Sequence[Training], bench: Bench) -> Outcome:
-    """Of what differs by chance only, so that a comparison does not hang on one's luck."""
+    """Mean score of trainings that differ by chance: a comparison must not depend on one seed."""
     outcomes = [member(bench) for member in members]
     scores = np.mean([outcome.scores for outcome in outcomes], axis=0)
     return Outcome(scores, tuple(options for outcome in outcomes for options in outcome.options))

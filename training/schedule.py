@@ -1,4 +1,4 @@
-"""How each family learns: the settings, without torch, for the command line tells of them."""
+"""The settings of each family's training, without torch: the command line's help shows them."""
 
 from dataclasses import dataclass, field
 
@@ -88,6 +88,6 @@ MASK_RCNN = Schedule(
     weight_decay=1e-4,
     validate_every=1000,
 )
-# Of ultralytics for a short training with one class.
+# ultralytics' own, for a short training with one class.
 YOLOV8 = Schedule(batch_size=16, weight_decay=5e-4)
 SAM = Schedule(steps=3000, batch_size=2, learning_rate=1e-4, patience=5)

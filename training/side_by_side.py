@@ -41,9 +41,9 @@ class _Together(nn.Module):
 
 @dataclass(frozen=True)
 class Together:
-    """A `Learner` of several networks that learn from the same crops: crops cost more than steps.
+    """A `Learner` of several networks on the same crops, because crops cost more than steps.
 
-    The gradients of all are cut together, else none knows of the others.
+    Their gradients are clipped together; apart from that they are independent.
 
     Attributes:
         recipes: by name, of one schedule and of the same targets.
@@ -69,7 +69,7 @@ class Together:
 
 
 class _Answered(nn.Module):
-    """A network that has answered already."""
+    """Gives an answer that was computed before, whatever the images."""
 
     def __init__(self, answer: Tensor) -> None:
         super().__init__()
@@ -80,15 +80,16 @@ class _Answered(nn.Module):
 
 
 def train_side_by_side(recipes: Mapping[str, Recipe], folder: Path) -> None:
-    """Train networks at the same time, and leave in the folder of each what `fit` leaves.
+    """Train networks at the same time, and leave in the folder of each what `fit` leaves there.
 
-    U-Nets and their kin of one schedule learn in one process, from the same crops; every other
-    network in its own. What is finished is left as it is, what was killed goes on.
+    Networks of `training.families.unet` with the same schedule are trained in one process, on the
+    same crops; every other network in a process of its own. A finished training is left as it is, a
+    killed one is continued.
 
     Args:
         recipes: of networks that learn, on the same images and split, by the name of the folder
             each gets.
-        folder: of the folders; each process writes what it has to say to a log file there.
+        folder: of the folders; each process writes a log file there.
 
     Raises:
         InvalidData: data that cannot be used; or a training failed, those beside it having gone on
@@ -128,7 +129,7 @@ def _train(
 ) -> None:
     name = JOINT.join(recipes)
     with (folder / f"{name}.log").open("a") as log:
-        # What libraries write unasked goes there, too.
+        # What libraries print goes there, too.
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
     for own, recipe in recipes.items():

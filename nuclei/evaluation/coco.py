@@ -47,7 +47,7 @@ class Candidates:
         """What a model's answer to a frame holds when no nucleus is too doubtful.
 
         The nuclei above the `min_score` of the parameters are those that are served: a doubtful
-        nucleus never takes a pixel of a surer one.
+        nucleus never takes a pixel of one with a higher score.
         """
         labels, scores = answer.label(replace(parameters, min_score=0.0), lambda: None)
         if scores is None:
@@ -132,7 +132,7 @@ def precisions(images: Sequence[Detections]) -> NDArray[np.float64]:
 
 
 def ap_interval(images: Sequence[Detections]) -> Interval:
-    """95 % interval of AP by resampling the images; there is a true nucleus."""
+    """95 % interval of AP, bootstrap over the images; at least one has a true nucleus."""
     matched = [_match(image, SIZES[""]) for image in images]
 
     def ap(chosen: NDArray[np.intp]) -> float:
@@ -223,7 +223,7 @@ def _best(
     fitting = np.flatnonzero(free & (iou >= threshold))
     for among in (fitting[~other_size[fitting]], fitting[other_size[fitting]]):
         if len(among):
-            # Of equals the last, as pycocotools does.
+            # The last of equals, as pycocotools does.
             return int(among[::-1][np.argmax(iou[among][::-1])])
     return None
 
@@ -233,7 +233,7 @@ def _within(area: NDArray[np.float64], limits: tuple[float, float]) -> NDArray[n
 
 
 def _boxes(labels: Labels) -> NDArray[np.float64]:
-    """Of each label, rising: float64 [N, 2, 2], ((y0, x0), (y1, x1)), the second just outside."""
+    """Box of each label, rising: float64 [N, 2, 2], ((y0, x0), (y1, x1)), the second outside it."""
     found = [box for box in ndimage.find_objects(labels.astype(np.int32)) if box is not None]
     corners = [[[side.start for side in box], [side.stop for side in box]] for box in found]
     return np.array(corners, np.float64).reshape(-1, 2, 2)
@@ -244,7 +244,7 @@ def _areas(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _box_iou(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Of every pair, [len(a), len(b)]."""
+    """IoU of every pair, [len(a), len(b)]."""
     top_left = np.maximum(a[:, None, 0], b[None, :, 0])
     bottom_right = np.minimum(a[:, None, 1], b[None, :, 1])
     shared = np.maximum(bottom_right - top_left, 0).prod(axis=2)

@@ -32,7 +32,7 @@ from training.job import LearnedRecipe
 from training.schedule import SAM, Schedule
 
 MASK_PX = 28
-# Of ImageNet's pixels in [0, 1]: what SAM was trained with.
+# Mean and deviation of ImageNet's pixels in [0, 1], with which SAM was trained.
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
 # A detector's box may cut a nucleus: its mask is looked for in a box so much larger.

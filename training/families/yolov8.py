@@ -30,7 +30,7 @@ PROTOTYPE_STRIDE = 4
 # Cells that a side of a box may lie from its centre: a distribution over 0, 1, ... 15.
 REACH = 16
 MASK_PX = 28
-# Pixels of the image to one of the masks that are learnt from.
+# Pixels of the image to a pixel of the masks it is trained on.
 TRUTH_STRIDE = 2
 MIN_SCORE = 0.05
 SAME_NUCLEUS_IOU = 0.6
@@ -47,7 +47,7 @@ class Detector(nn.Module):
     float32: bf16 tells 256 places apart, and a coordinate needs more.
     """
 
-    # Of ultralytics, whose types are not ours to rely on.
+    # A network of ultralytics, which has no types.
     network: Any
 
     def __init__(self, network: nn.Module, zoom: int) -> None:
@@ -94,7 +94,7 @@ class Detector(nn.Module):
         }
         with torch.autocast(images.device.type, enabled=False):
             criterion = _ultralytics("utils.loss").v8SegmentationLoss(self.network)
-            # Of the sums over the batch.
+            # Sums over the batch.
             parts: Tensor = criterion(raw, truth)[0]
         return parts.sum() / len(targets)
 

@@ -34,9 +34,10 @@ EXAMPLE_NUCLEI = 20
 class MergeMasks(nn.Module):
     """What a detector found in the eight views, each nucleus once.
 
-    Weighted boxes fusion (Solovyev et al. 2021, section 3), of masks as of boxes: what overlaps a
-    surer one by an IoU above one half is one nucleus with it. Its box and mask are the means
-    weighted by score; its score is the mean over the views of the surest there, 0 where is none.
+    Weighted boxes fusion (Solovyev et al. 2021, section 3), for masks as for boxes: detections that
+    overlap one of a higher score by an IoU above one half are the same nucleus. Its box and mask
+    are the means weighted by score. Its score is the mean over the views of the highest score
+    there, 0 in a view without a detection.
     """
 
     def forward(self, side: Tensor, *found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -52,10 +53,10 @@ class MergeMasks(nn.Module):
         boxes = [_turned_back(found[3 * k], side, k) for k in range(TTA_VIEWS)]
         masks = [_masks_turned_back(found[3 * k + 2], k).flatten(1) for k in range(TTA_VIEWS)]
         scores = found[1::3]
-        # The last lies outside of every image, with a score of 0: so nothing is ever empty.
+        # The last box lies outside the image, with a score of 0, so that no tensor is ever empty.
         of_all = torch.cat([*boxes, boxes[0].new_tensor([[-2.0, -2.0, -1.0, -1.0]])])
-        surest = nms(of_all, torch.cat([*scores, scores[0].new_zeros(1)]), SAME_NUCLEUS_IOU)
-        nuclei = of_all[surest]
+        kept = nms(of_all, torch.cat([*scores, scores[0].new_zeros(1)]), SAME_NUCLEUS_IOU)
+        nuclei = of_all[kept]
         sums = total = merged = nuclei.new_zeros(1)
         for of_view, sure, shown in zip(boxes, scores, masks, strict=True):
             weights = _weights(nuclei, of_view, sure)

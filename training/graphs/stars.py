@@ -74,7 +74,7 @@ class MergeStars(nn.Module):
 
 
 class SelectStars(nn.Module):
-    """STARS float16 [1, 1 + 32, h, w] to the deepest places, the surest first.
+    """STARS float16 [1, 1 + 32, h, w] to the deepest places, by falling score.
 
     POINTS float32 [N, 2] (y, x), pixels of the image; SCORES float32 [N], the depth; RAYS float32
     [N, 32], pixels. A place is taken where no neighbour lies deeper: those beside it would only be
