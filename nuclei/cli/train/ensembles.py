@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nuclei.cli.train.common import (
+from nuclei.cli.train.options import (
     DataArgument,
     DeviceOption,
     OutOption,

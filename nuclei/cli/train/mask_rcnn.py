@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from nuclei.cli.train.common import Training, trains
+from nuclei.cli.train.options import Training, trains
 from training.schedule import MASK_RCNN
 
 EPILOG = """

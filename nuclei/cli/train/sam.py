@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from nuclei.cli.train.common import Training, trains
+from nuclei.cli.train.options import Training, trains
 from nuclei.errors import InvalidOption
 from nuclei.registry import default_tracking_uri, home, registered_name
 from training.schedule import SAM

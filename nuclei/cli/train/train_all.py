@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from nuclei.cli.train.common import (
+from nuclei.cli.train.options import (
     DeviceOption,
     TrackingUriOption,
     best_device,

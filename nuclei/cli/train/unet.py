@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nuclei.cli.train.common import Training, trains
+from nuclei.cli.train.options import Training, trains
 from training.schedule import Augmentation, Schedule
 
 EPILOG = """
