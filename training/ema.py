@@ -26,10 +26,10 @@ class ExponentialMovingAverage:
 
     @torch.no_grad()
     def update(self, n_updates: int) -> None:
-        """Take the network's weights in, as they are now."""
+        """Update the average with the network's current weights."""
         decay = min(self._decay, (1 + n_updates) / (10 + n_updates))
         own, new = (list(tensors) for tensors in zip(*self._floats, strict=True))
-        # One kernel for all, which is what torch.optim.swa_utils does.
+        # One kernel for all tensors, as in torch.optim.swa_utils.
         torch._foreach_lerp_(own, new, 1 - decay)
         for own_count, value in self._integers:
             own_count.copy_(value)

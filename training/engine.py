@@ -29,7 +29,7 @@ class TorchEngine:
 
         Args:
             modules: by step, in evaluation mode.
-            contract: what the pipeline needs to know of the model.
+            contract: what the pipeline needs to know about the model.
             device: where the modules run.
             precision: makes the context that networks run in; the default is float32.
         """
@@ -69,5 +69,5 @@ class TorchEngine:
 
 
 def _channels_last(tensor: Tensor) -> Tensor:
-    """A batch of images in the order of memory that convolutions are fastest in."""
+    """A batch of images in the memory layout that is fastest for convolutions."""
     return tensor.contiguous(memory_format=torch.channels_last) if tensor.dim() == 4 else tensor

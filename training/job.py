@@ -1,4 +1,4 @@
-"""What every training does around its network: images in, a registered model version out."""
+"""A training from start to end: images in, a registered model version out."""
 
 import json
 from abc import ABC, abstractmethod
@@ -41,7 +41,7 @@ VERSION_FILE = "model_version.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(ABC):
-    """What a training is asked for, and what is its family's own.
+    """The options of a training, and the steps that are specific to its family.
 
     Attributes:
         data: folder or zip of images and masks (see `training.data.dataset`).
@@ -59,7 +59,7 @@ class Recipe(ABC):
 
     @abstractmethod
     def contract(self) -> Contract:
-        """What serving will need to know of the network; its post-processing is not tuned yet."""
+        """What serving needs to know about the network; its post-processing is not tuned yet."""
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -69,7 +69,7 @@ class Recipe(ABC):
     def fit(
         self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
     ) -> tuple[nn.Module, Progress]:
-        """The trained network on the CPU; goes on where a killed run stopped."""
+        """The trained network on the CPU; continues where a killed run stopped."""
 
     @abstractmethod
     def modules(self, network: nn.Module) -> Mapping[str, nn.Module]:
@@ -147,19 +147,19 @@ class TrainedModel:
 
 
 def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
-    """Train, tune, score, export and register a model; goes on where a killed run stopped.
+    """Train, tune, score, export and register a model; continues where a killed run stopped.
 
     Args:
         recipe: what to train, on what, and how.
-        folder: of this training: options, checkpoints, the id of its MLflow run, at the end the
-            model version.
+        folder: of this training: options, checkpoints, the id of its MLflow run and, at the end,
+            the model version.
         tracking_uri: of MLflow.
 
     Raises:
         InvalidData: data that cannot be used, or a checkpoint of another training.
         InvalidOption: an unknown encoder, loss and so on.
     """
-    # MLflow takes seconds to import, and a training that is not tracked does without it.
+    # MLflow takes seconds to import, and a training that is not tracked does not need it.
     from training.tracking import tracked_run
 
     training, validation = split(recipe)
@@ -183,7 +183,7 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
 
 
 def split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
-    """The images a recipe is to learn from, and those it holds out.
+    """The images a recipe learns from, and those it holds out.
 
     Raises:
         InvalidData: data that cannot be used, or too little of it.
@@ -292,7 +292,7 @@ def _final(evaluation: Evaluation) -> dict[str, float]:
 
 
 def _effort(network: nn.Module, progress: Progress) -> dict[str, float]:
-    """What the training took, for the contract."""
+    """The cost of the training, for the contract."""
     effort = {"parameters": float(n_parameters(network)), "minutes": progress.seconds / 60}
     if torch.cuda.is_available():
         effort["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20

@@ -26,7 +26,7 @@ from training.schedule import Schedule
 
 
 class Learner(Protocol):
-    """A network, what it learns of a crop, and how far from that it is. To be pickled.
+    """A network, its targets for a crop, and its loss. Must be picklable.
 
     Attributes:
         captures_graph: `loss_of` calls the network once, with the images, and the network runs the
@@ -41,14 +41,14 @@ class Learner(Protocol):
         ...
 
     def targets(self, labels: NDArray[np.uint16]) -> Any:
-        """What the network is to answer for a crop, from its label image uint16 [S, S].
+        """The targets of a crop, from its label image uint16 [S, S].
 
-        A crop is continued by reflection where its image ends, so parts of a label may lie apart.
+        A crop is reflected where its image ends, so parts of a label may lie apart.
         """
         ...
 
     def loss_of(self, network: nn.Module, images: Tensor, targets: Any) -> Tensor:
-        """How far from its targets a network is, a scalar.
+        """The loss of a network, a scalar.
 
         Args:
             network: in training mode.
@@ -66,13 +66,13 @@ FINISHED_FILE = "finished.json"
 NOTED_EVERY = 20
 RECENT_STEPS = 50
 MAX_STEPS = 2**31
-# Parts of the steps after which the rate falls tenfold: Detectron2's schedules.
+# Fractions of the steps after which the rate falls tenfold, as in Detectron2's schedules.
 SGD_MILESTONES = (2 / 3, 8 / 9)
 
 
 @dataclass
 class Progress:
-    """Where a run stands; all of it is in the checkpoint, and in a file when it is finished."""
+    """How far a run is; kept in the checkpoint, and in a file of its own once it is finished."""
 
     step: int = 0
     best_score: float = -1.0
@@ -96,7 +96,7 @@ def fit(
         samples: training images with labels.
         schedule: how to train.
         checkpoint: file written at each validation; the best averaged weights go beside it, and at
-            the end the progress, which then is all that is needed besides.
+            the end the progress; after that, nothing else is needed.
         validate: scores of the averaged network; `val_dsb_score` selects the best. None takes the
             last.
         report: called with (step, metrics) at each validation.
@@ -146,7 +146,7 @@ def best_network(learner: Learner, folder: Path) -> nn.Module:
     """The best network of the training in a folder, in evaluation mode, on the CPU.
 
     Raises:
-        InvalidData: it has none yet, or of another network.
+        InvalidData: it has no weights yet, or those of another network.
     """
     network = learner.build()
     try:
@@ -162,7 +162,7 @@ def best_network(learner: Learner, folder: Path) -> nn.Module:
 
 
 def finished_progress(folder: Path) -> Progress:
-    """What the training in a folder took.
+    """The progress of the finished training in a folder.
 
     Raises:
         InvalidData: it is not finished.
@@ -180,7 +180,7 @@ class _Optimisation:
 
     Attributes:
         ema: the moving average of the network's weights.
-        progress: where the training stands.
+        progress: how far the training is.
     """
 
     def __init__(self, learner: Learner, schedule: Schedule) -> None:
@@ -195,7 +195,7 @@ class _Optimisation:
         self._started: float | None = None
 
     def resume(self, checkpoint: Path) -> Progress:
-        """Go on from a checkpoint where there is one, and make ready for the first step.
+        """Resume from a checkpoint if there is one, and prepare the first step.
 
         Raises:
             InvalidData: it belongs to another schedule or network.
@@ -210,7 +210,7 @@ class _Optimisation:
     def step(self, images: Tensor, targets: Any) -> None:
         """Learn from one batch of crops."""
         if self._started is None:
-            # Not before: the processes that make the crops have to start.
+            # Start the clock here: the time to start the processes that make crops does not count.
             self._started = time.monotonic() - self.progress.seconds
         _set_learning_rate(self._optimizer, self._schedule, self.progress.step, self.done())
         images = images.to(self._device, non_blocking=True)
@@ -229,7 +229,7 @@ class _Optimisation:
         self._note_time()
 
     def done(self) -> float:
-        """The part of the training that is over, in [0, 1]."""
+        """The fraction of the training that is done, in [0, 1]."""
         if self._schedule.minutes is not None:
             return min(1.0, self.progress.seconds / 60 / self._schedule.minutes)
         return self.progress.step / self._schedule.steps
@@ -238,7 +238,7 @@ class _Optimisation:
         return self.done() >= 1
 
     def recent_loss(self) -> float:
-        """Mean of the last steps; looking at a loss waits for the GPU."""
+        """Mean loss of the last steps; reading a loss waits for the GPU."""
         return _mean(self._losses[-RECENT_STEPS:])
 
     def validated(self, validate: Validate | None) -> dict[str, float]:
@@ -322,7 +322,7 @@ def _capture_cuda_graph(network: nn.Module, schedule: Schedule) -> None:
         schedule.device, torch.bfloat16, schedule.precision == "bf16", cache_enabled=False
     ):
         torch.cuda.make_graphed_callables(network, (images,), allow_unused_input=True)
-    # The batch statistics hold the noise by now.
+    # The batch statistics now contain the random images.
     network.load_state_dict(before)
 
 
@@ -351,7 +351,7 @@ def _crops(
         collate_fn=_collated,
         num_workers=schedule.workers,
         worker_init_fn=_one_thread,
-        # A forked worker inherits OpenCV's thread pool without its threads and waits for ever.
+        # A forked worker inherits OpenCV's thread pool without its threads and waits forever.
         multiprocessing_context="spawn" if schedule.workers else None,
         pin_memory=schedule.device == "cuda",
     )
@@ -398,7 +398,7 @@ def _descend(
 def mixed_precision(device: str, precision: str) -> AbstractContextManager[Any]:
     """The context a network runs in: `bf16` where that loses nothing, or `fp32`.
 
-    A CPU that cannot compute in bf16 gets float32 for it, which is sixty times quicker there.
+    A CPU that cannot compute in bf16 gets float32 instead, which is sixty times faster there.
     """
     if precision == "bf16" and (device != "cpu" or _computes_in_bf16()):
         return torch.autocast(device, torch.bfloat16)
@@ -422,7 +422,7 @@ def _set_learning_rate(
 
 
 def _save(path: Path, state: dict[str, Any]) -> None:
-    """Write beside and move in, so that a kill never leaves half a file."""
+    """Write a temporary file and rename it, so that a kill never leaves half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     torch.save(state, partial)

@@ -22,7 +22,7 @@ ENCODER = "tu-regnetx_004"
 
 
 class Budget(StrEnum):
-    """What the machine can pay for."""
+    """What the machine can afford."""
 
     CPU = "cpu"
     GPU = "gpu"
@@ -34,8 +34,8 @@ class Planned:
 
     Attributes:
         name: of its folder.
-        make: its recipe, once those before it are trained.
-        ensemble: it is made of others, and learns nothing itself.
+        make: gives its recipe, once the models before it are trained.
+        ensemble: whether it is made of other models, and learns nothing itself.
     """
 
     name: str
@@ -44,9 +44,9 @@ class Planned:
 
 
 def budget_of(folder: Path, device: str) -> Budget:
-    """The budget the trainings of a folder were begun with; that of the device when there is none.
+    """The budget that a folder's trainings started with; that of the device if there are none.
 
-    A folder may be carried between machines: what a GPU began a CPU ends as it was meant.
+    A folder may move between machines: a CPU finishes what a GPU started, with the GPU's budget.
     """
     file = folder / PLAN_FILE
     if file.exists():
@@ -58,7 +58,7 @@ def budget_of(folder: Path, device: str) -> Budget:
 
 
 def carried(recipe: Recipe, folder: Path) -> Recipe:
-    """A recipe, with the options its training had where that is finished; on its own device."""
+    """The recipe with the options of its training, if that is finished; its device is kept."""
     if not (folder / FINISHED_FILE).exists():
         return recipe
     before = recipe.read(folder)
@@ -90,7 +90,7 @@ def plan(
         sized = replace(base, minutes=minutes, device=device)
         if not gpu:
             return replace(sized, steps=steps or cpu_steps)
-        # A GPU's steps are quick: validation would take longer than they do.
+        # Steps are fast on a GPU: with the default interval, validation would take longer.
         sized = replace(sized, validate_every=1000, batch_size=16, workers=workers)
         return replace(sized, steps=steps or gpu_steps)
 
@@ -121,7 +121,7 @@ def plan(
         ensemble=True,
     )
     if find_spec("ultralytics") is not None:
-        # Smaller crops, for the network sees them enlarged.
+        # Smaller crops, because the network sees them enlarged.
         yolo = schedule(replace(YOLOV8, batch_size=4, crop_px=192), 2500, 10000)
         size = "s" if gpu else "n"
         yield Planned("yolov8", lambda: YoloV8(data=data, size=size, schedule=yolo))

@@ -19,7 +19,7 @@ NUCLEUS_COLOURS = ("deepskyblue", "limegreen", "darkgrey")
 def effective_receptive_field(
     network: nn.Module, images: Tensor, reach_px: int, seed: int = 0
 ) -> NDArray[np.float64]:
-    """How much each pixel around weighs in the answer for one pixel.
+    """How much each surrounding pixel weighs in the output for one pixel.
 
     The mean over images of the absolute gradient of a logit by the image's channels (Luo et al.
     2016, section 2.1), at a pixel near the middle: its place within the network's stride matters.
@@ -53,7 +53,7 @@ def effective_receptive_field(
 
 
 def size_px(field: NDArray[np.float64]) -> float:
-    """Side of the square of as many pixels as weigh more than 4.55 % of the heaviest."""
+    """Side of a square with as many pixels as weigh more than 4.55% of the largest weight."""
     return float((field > LEAST_PART * field.max()).sum() ** 0.5)
 
 
@@ -76,8 +76,8 @@ def figure_of_receptive_field(
     Args:
         fields: float64 [K, 2R + 1, 2R + 1].
         names: of the K maps.
-        nuclei: what each is called, and its mask, bool [h, w].
-        halo_px: context that a tile has around what is used of it.
+        nuclei: the name and the mask, bool [h, w], of each.
+        halo_px: context of a tile around the part that is used.
     """
     reach = fields.shape[-1] // 2
     figure = Figure(figsize=(4 * (len(names) + 1), 4.2), layout="constrained")

@@ -38,7 +38,7 @@ class Schedule:
 
     Attributes:
         steps: optimiser steps in all.
-        minutes: how long to train, in place of the steps, where it is time that is given.
+        minutes: how long to train; replaces the number of steps. None trains for all steps.
         batch_size: crops per step.
         crop_px: side of a crop, pixels, multiple of 32.
         optimizer: `adamw`, whose rate falls as half a cosine to 1% of its peak; or `sgd` with
@@ -77,8 +77,8 @@ class Schedule:
     augmentation: Augmentation = field(default_factory=Augmentation)
 
 
-# Detectron2's for Mask R-CNN, but for the learning rate, which is 0.02 there: gradients of a norm
-# about 10 are cut to 1 here.
+# Detectron2's for Mask R-CNN, except for the learning rate, which is 0.02 there: gradients with a
+# norm of about 10 are clipped to 1 here.
 MASK_RCNN = Schedule(
     steps=12000,
     batch_size=4,

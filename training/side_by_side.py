@@ -1,6 +1,6 @@
-"""Trainings side by side on one GPU, for as long as it is there.
+"""Several trainings at the same time on one GPU, to use it fully while it is available.
 
-Validation, tuning and export are left for later: they are a CPU's work.
+Validation, tuning and export are left for later, because they run on a CPU.
 """
 
 import multiprocessing
@@ -46,7 +46,7 @@ class Together:
     Their gradients are clipped together; apart from that they are independent.
 
     Attributes:
-        recipes: by name, of one schedule and of the same targets.
+        recipes: by name, with the same schedule and the same targets.
     """
 
     recipes: Mapping[str, UNet]
@@ -69,7 +69,7 @@ class Together:
 
 
 class _Answered(nn.Module):
-    """Gives an answer that was computed before, whatever the images."""
+    """Returns an output that was computed before, whatever the images."""
 
     def __init__(self, answer: Tensor) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class _Answered(nn.Module):
 
 
 def train_side_by_side(recipes: Mapping[str, Recipe], folder: Path) -> None:
-    """Train networks at the same time, and leave in the folder of each what `fit` leaves there.
+    """Train networks at the same time; each gets a folder with the files that `fit` writes.
 
     Networks of `training.families.unet` with the same schedule are trained in one process, on the
     same crops; every other network in a process of its own. A finished training is left as it is, a
@@ -92,8 +92,7 @@ def train_side_by_side(recipes: Mapping[str, Recipe], folder: Path) -> None:
         folder: of the folders; each process writes a log file there.
 
     Raises:
-        InvalidData: data that cannot be used; or a training failed, those beside it having gone on
-            to their end.
+        InvalidData: data that cannot be used; or a training failed, after all others have ended.
     """
     samples, _ = split(next(iter(recipes.values())))
     groups: dict[Any, dict[str, LearnedRecipe]] = defaultdict(dict)

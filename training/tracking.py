@@ -28,7 +28,7 @@ class ModelVersion:
 
 
 class Run:
-    """The MLflow run that is going on.
+    """The current MLflow run.
 
     Attributes:
         id: of the run.
@@ -43,7 +43,7 @@ class Run:
         self._mlflow.log_metrics(dict(values), step=step)
 
     def history(self, points: Sequence[Mapping[str, float]]) -> None:
-        """Curves whole, with the points that were reached before this run began.
+        """Log whole curves, including the points reached before this run began.
 
         Args:
             points: metrics by name, and `step`.
@@ -90,10 +90,10 @@ def tracked_run(
     Parameters, the git commit, the installed packages and system metrics are logged.
 
     Args:
-        folder: of the training run; it remembers the run's id.
+        folder: of the training run; the run's id is stored in it.
         tracking_uri: any MLflow tracking URI.
         name: of the run.
-        parameters: what the training was asked for.
+        parameters: the options of the training.
     """
     mlflow = import_mlflow()
     mlflow.set_tracking_uri(tracking_uri)
@@ -109,7 +109,7 @@ def tracked_run(
         if run_id is None:
             mlflow.log_params(dict(parameters))
             remembered.write_text(active.info.run_id)
-        # What a resumed run ends with is what made its model.
+        # Logged again by a resumed run: its last environment is the one that made the model.
         mlflow.log_text(_installed_packages(), "environment.txt")
         mlflow.set_tag("git_commit", _git_commit())
         yield Run(active.info.run_id)
@@ -127,7 +127,7 @@ def _known(run_id: str) -> str | None:
 
 
 def _experiment(tracking_uri: str) -> str:
-    """Id of the experiment; beside a local database its artifacts get an absolute folder."""
+    """Id of the experiment; with a local database, artifacts go to an absolute folder beside it."""
     mlflow = import_mlflow()
     found = mlflow.get_experiment_by_name(EXPERIMENT)
     if found is not None:

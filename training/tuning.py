@@ -46,11 +46,11 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class Search:
-    """Where the parameters of a method are searched.
+    """The search space of a method's parameters.
 
     Attributes:
         grid: the values that are tried, by parameter.
-        starts: where the search may begin: at the best of them.
+        starts: possible starting points; the search begins at the best of them.
     """
 
     grid: Grid
@@ -63,7 +63,7 @@ SEARCHES: dict[Method, Search] = {
         WATERSHED,
         (
             WatershedParameters(),
-            # For networks that are unsure everywhere: no single step leads here from the first.
+            # For networks that are unsure everywhere: no change of one parameter leads here.
             WatershedParameters(foreground_threshold=0.5, h=0.1, min_score=0.0),
         ),
     ),
@@ -99,7 +99,7 @@ def coordinate_search(
 
 
 def predict_all(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[Accumulator]:
-    """What the engine of a model answers for every sample."""
+    """The outputs of a model's engine for every sample."""
 
     async def run(sample: Sample) -> Accumulator:
         frame = frame_from_array(sample.pixels)
@@ -112,8 +112,8 @@ def predict_all(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[Ac
 class Tuner:
     """Searches the parameters of post-processing, one at a time, for the best mean DSB score.
 
-    In that mean every modality weighs the square root of its count, as in training: else the
-    parameters would serve the commonest modality alone.
+    Every modality weighs the square root of its count in that mean, as in training: otherwise the
+    parameters would suit only the most common modality.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class Tuner:
     def cross_validated_score(self, seed: int) -> float:
         """Mean DSB score of each half of the samples with parameters tuned on the other half.
 
-        What tuning gains on images it has not seen; needs two samples or more.
+        Shows what tuning gains on images it has not seen; needs two samples or more.
         """
         order = np.random.default_rng(seed).permutation(len(self._samples))
         halves = np.array_split(order, 2)

@@ -27,7 +27,7 @@ class CocoImage:
     Attributes:
         file_name: path of the image, relative to the folder of the images.
         height, width: pixels.
-        annotations: its nuclei as the file has them; of any category.
+        annotations: its nuclei as the file lists them, whatever their category.
     """
 
     file_name: str
@@ -42,7 +42,7 @@ class CocoImage:
 
         Raises:
             InvalidData: masks that are empty, a single pixel, outside the image, hidden under
-                others or no masks at all; each annotation is named by its id.
+                others, or not masks; each annotation is named by its id.
             MissingPrerequisite: pycocotools is not installed.
         """
         rle = _pycocotools()
@@ -58,7 +58,7 @@ class CocoImage:
         hidden = set(coded) - set(np.unique(labels).tolist())
         problems += [
             f"annotation {self.annotations[number - 1].get('id')}: its mask lies under those of "
-            "others; expected a pixel of its own at least: remove it"
+            "others; expected at least one pixel of its own: remove it"
             for number in sorted(hidden)
         ]
         if problems:
@@ -145,7 +145,7 @@ def coco_images(text: bytes) -> list[CocoImage] | None:
 
 
 def coco_json(labels: Mapping[str, NDArray[np.integer]]) -> str:
-    """A COCO file of label images, masks as run-length codes: the same pixels.
+    """A COCO file of label images; masks are run-length codes, which keep every pixel.
 
     Args:
         labels: by the file name of their image; integer [H, W], 0 is background, 1..N.
@@ -212,7 +212,7 @@ def _twice(what: str, values: Sequence[Any]) -> Iterator[str]:
 
 
 def _decompressed(counts: str) -> list[int]:
-    """The runs of COCO's short code: five bits a character; differences to the last but one."""
+    """Runs of COCO's compressed code: 5 bits a character; differences from the run two before."""
     runs: list[int] = []
     value, shift = 0, 0
     for character in counts:

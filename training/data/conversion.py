@@ -15,21 +15,21 @@ from training.data.yolo import yolo_text
 
 COCO_FILE = "annotations.json"
 YOLO_FILE = "data.yaml"
-# As `nuclei train` splits by default, so that ultralytics' own training can be compared with ours.
+# The default split of `nuclei train`, so that ultralytics' own training can be compared with ours.
 VALIDATION_FRACTION, SEED = 0.1, 0
 
 
 def write_dataset(samples: Sequence[Sample], folder: Path, form: str) -> None:
-    """Write images as PNG, their modalities, and their nuclei in a form of `FORMS`.
+    """Write images as PNG, with their modalities, and their nuclei in one of `FORMS`.
 
     Args:
         samples: what to write.
         folder: new, or empty.
         form: `labels` (label images), `coco` (one JSON) or `yolo` (a text file per image, and what
-            ultralytics wants to know; see `training.data.yolo` for what its polygons cannot hold).
+            ultralytics needs besides; see `training.data.yolo` for what its polygons cannot hold).
 
     Raises:
-        InvalidOption: an unknown form, or the folder holds something.
+        InvalidOption: an unknown form, or the folder is not empty.
     """
     if form not in FORMS:
         raise InvalidOption(f"unknown form '{form}'; expected one of {', '.join(FORMS)}")

@@ -1,4 +1,4 @@
-"""Images with label images: reading the forms people keep them in, and naming what is wrong."""
+"""Images with label images, read from the common forms of data sets; errors name each file."""
 
 import csv
 import hashlib
@@ -45,11 +45,11 @@ with label images of whole numbers: 0 is background, one number per nucleus"""
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """One image with its truth.
+    """One image with its ground truth.
 
     Attributes:
         id: name of the image, without its folder and suffix.
-        modality: `fluorescence`, `histology`, `brightfield`, or any word of the manifest.
+        modality: `fluorescence`, `histology`, `brightfield`, or any word in the manifest.
         pixels: uint8 or uint16 [H, W, C], C is 1 or 3.
         labels: uint16 [H, W], 0 is background, nuclei are 1..N without gaps.
     """
@@ -67,7 +67,7 @@ def read_dataset(path: Path) -> list[Sample]:
         path: folder or zip in one of the forms of `FORMS`.
 
     Raises:
-        InvalidData: no such form, or pairs that cannot be used; each is named with its file.
+        InvalidData: none of these forms, or pairs that cannot be used; each file is named.
         MissingPrerequisite: masks are polygons or run-length codes, and pycocotools is missing.
     """
     files = Files.of(path)
@@ -91,7 +91,7 @@ def read_dataset(path: Path) -> list[Sample]:
         rest = f"\n  and {more} more" if more > 0 else ""
         raise InvalidData(
             f"{path}: {len(problems)} of {len(readers) + len(missing)} images cannot be used; "
-            f"mend or remove them\n  {shown}{rest}"
+            f"repair or remove them\n  {shown}{rest}"
         )
     return samples
 
@@ -116,7 +116,7 @@ def summary(samples: Sequence[Sample]) -> dict[str, tuple[int, int]]:
 
 
 def guess_modality(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
-    """Modality of an image [H, W, C] that no manifest names: by its colour, then its background."""
+    """Modality of an image [H, W, C] not in a manifest: by its colour, then its background."""
     values = pixels.astype(np.float32)
     scale = max(float(values.max()), 1.0)
     if float((values.max(axis=2) - values.min(axis=2)).mean()) > 0.05 * scale:
@@ -140,7 +140,7 @@ Read = Callable[[], Pair]
 
 
 def _pairs(files: Files, path: Path) -> Mapping[str, Read]:
-    """What reads each pair, by id."""
+    """The function that reads each pair, by id."""
     images = files.images()
     annotated = [*_coco(files, images), *_yolo(files, images)]
     rest = sorted(set(images) - {image for _, image, _ in annotated})
@@ -154,12 +154,12 @@ def _pairs(files: Files, path: Path) -> Mapping[str, Read]:
     return readers
 
 
-# Id, the image where there is one, and what reads the pair.
+# Id, the image if there is one, and the function that reads the pair.
 Annotated = tuple[str, PurePosixPath | None, Read]
 
 
 def _coco(files: Files, images: Sequence[PurePosixPath]) -> Iterator[Annotated]:
-    """Images that a COCO file lists; they lie somewhere below its folder, or beside that."""
+    """Images that a COCO file lists: anywhere below its folder, or in a folder beside that."""
     by_name: dict[str, list[PurePosixPath]] = defaultdict(list)
     for name in images:
         by_name[name.name].append(name)
@@ -187,7 +187,7 @@ def _read_listed(
     files: Files, file: PurePosixPath, listed: CocoImage, image: PurePosixPath | None
 ) -> Pair:
     if image is None:
-        raise InvalidData(f"{file} lists {listed.file_name}, and no such image lies by it; add it")
+        raise InvalidData(f"{file} lists {listed.file_name}, and there is no such image; add it")
     pixels = files.pixels(image)
     if pixels.shape[:2] != (listed.height, listed.width):
         raise InvalidData(
@@ -277,7 +277,7 @@ def _refuse_binary(name: PurePosixPath, labels: NDArray[np.uint32]) -> None:
         if n_parts > 1:
             raise InvalidData(
                 f"{name} holds the one value {values[0]} in {n_parts} separate places; expected a "
-                "label image with another number for every nucleus, not a binary mask"
+                "label image with a different number for every nucleus, not a binary mask"
             )
 
 

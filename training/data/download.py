@@ -25,7 +25,7 @@ def download(url: str, folder: Path, sha256: str | None = None) -> Path:
 
     Args:
         url: address of a zip.
-        folder: made when it is missing.
+        folder: created if missing.
         sha256: expected digest, hexadecimal; None takes the one kept beside the file, if any.
 
     Returns:
@@ -75,7 +75,7 @@ def _fetch(url: str, partial: Path) -> None:
     except httpx.HTTPError as error:
         raise EngineUnavailable(
             f"{url} could not be fetched ({error or type(error).__name__}); run the command again "
-            "to go on where it stopped, or fetch the file yourself"
+            "to continue where it stopped, or fetch the file yourself"
         ) from error
     if total and partial.stat().st_size != total:
         raise EngineUnavailable(

@@ -73,7 +73,7 @@ def is_yolo(name: PurePosixPath) -> bool:
 
 
 def naming(name: PurePosixPath, read: Callable[[], T]) -> T:
-    """What `read` gives; what is wrong with a file is said with its name.
+    """The result of `read`; errors name the file.
 
     Raises:
         InvalidData: `read` raised InvalidInput.

@@ -19,8 +19,8 @@ def balanced_weights(samples: Sequence[Sample]) -> NDArray[np.float64]:
     """Probability of each sample, float64 [N].
 
     Every modality weighs the square root of its count, and so does every size within its modality.
-    The square root is a compromise between equal weights of images (rare modalities are lost) and
-    of groups (the only image of a group would be memorised).
+    The square root is a compromise between equal weights for images (rare modalities are neglected)
+    and for groups (the only image of a group would be memorised).
     """
     modalities = Counter(sample.modality for sample in samples)
     groups = Counter((sample.modality, sample.labels.shape) for sample in samples)

@@ -55,8 +55,8 @@ def split_samples(
 def near_copies(samples: Sequence[Sample]) -> list[list[Sample]]:
     """Group images that show the same field: copies, shifted crops, neighbouring focal planes.
 
-    Two images of one size are near-copies when, at some shift that leaves a quarter of them (and of
-    their contrast) overlapping, their thumbnails correlate above 0.9 there.
+    Two images of one size are near-copies when their thumbnails correlate above 0.9 at some shift
+    that leaves a quarter of them (and of their contrast) overlapping.
     """
     parent = list(range(len(samples)))
 

@@ -1,7 +1,7 @@
-"""What a network learns of star-convex nuclei.
+"""Training targets for star-convex nuclei.
 
-Schmidt et al. 2018, "Cell Detection with Star-convex Polygons": for every cell of a grid, how deep
-it lies in a nucleus, and how far it is from there to the nucleus' outline in 32 directions.
+Schmidt et al. 2018, "Cell Detection with Star-convex Polygons": for every cell of a grid, its depth
+in a nucleus, and its distances to the nucleus' outline in 32 directions.
 """
 
 import math
@@ -15,7 +15,7 @@ from training.data.targets import distance
 
 N_RAYS = 32
 GRID_PX = 2
-# The ray of a cell that leaves the image before it ends.
+# A ray that leaves the image before it reaches the outline.
 UNKNOWN = -1.0
 STEP_PX = 0.25
 
@@ -25,15 +25,15 @@ _UINT16_2D = types.Array(uint16, 2, "C", readonly=True)
 def star_targets(labels: NDArray[np.uint16]) -> NDArray[np.float32]:
     """Targets of one label image.
 
-    A cell of the grid is a square of 2 x 2 pixels; its place is its centre, which turning and
-    mirroring an image leaves in place.
+    A cell of the grid is a square of 2 x 2 pixels, located at its centre, so rotating or mirroring
+    an image maps cells onto cells.
 
     Args:
         labels: uint16 [H, W], 0 is background, H and W even.
 
     Returns:
         float32 [1 + 32, H / 2, W / 2]: depth, the mean of `targets.distance` in a cell; then the
-        distances in pixels from its centre to the end of the nucleus its deepest pixel is of, at
+        distances in pixels from its centre to the edge of the nucleus with its deepest pixel, at
         the angles 2 pi k / 32 from +x towards +y, -1 where the image ends first; 0 in background.
     """
     depth, nucleus = _cells(distance(labels)), _cells(labels)
@@ -56,7 +56,7 @@ def _cells(values: NDArray[np.generic]) -> NDArray[np.generic]:
 def _measure_rays(
     rays: NDArray[np.float32], labels: NDArray[np.uint16], of_cell: NDArray[np.uint16]
 ) -> None:
-    """Fill rays [R, H / 2, W / 2] of the nuclei that cells are of."""
+    """Fill rays [R, H / 2, W / 2], from each cell to the edge of its nucleus."""
     height, width = labels.shape
     n_rays = rays.shape[0]
     centre = (GRID_PX - 1) / 2

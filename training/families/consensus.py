@@ -21,7 +21,7 @@ from training.graphs.step import export_steps
 
 
 class Pair(nn.Module):
-    """A network of maps and a detector, side by side."""
+    """A network that gives maps and a detector, side by side."""
 
     def __init__(self, unet: nn.Module, mask_rcnn: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the recipes of all detectors share: what they learn from, and the graph they become."""
+"""What the recipes of all detectors share: training targets and the exported graph."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from training.graphs.detections import detector_steps, view_modules
 from training.graphs.step import export_steps
 from training.job import LearnedRecipe
 
-# Half the side of the largest nuclei, as a nucleus is taken from the tile that holds its centre.
+# Half the side of the largest nuclei: a nucleus is taken from the tile that holds its centre.
 HALO_PX = 96
 
 

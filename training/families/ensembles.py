@@ -23,26 +23,26 @@ from training.optimisation import (
 
 @dataclass(frozen=True, kw_only=True)
 class EnsembleRecipe(Recipe):
-    """A model made of two networks that were trained before; it learns nothing itself.
+    """A model made of two networks that are already trained; it learns nothing itself.
 
     Attributes:
         members: for each member, the function that reads its recipe from the folder of its
-            training; that folder is the field of the member's name.
+            training; that folder is the field with the member's name.
     """
 
     members: ClassVar[Mapping[str, Callable[[Path], LearnedRecipe]]]
 
     @classmethod
     def of(cls, data: Path, folders: Mapping[str, Path], device: str) -> Self:
-        """The ensemble of the networks that two trainings gave.
+        """The ensemble of the networks from two trainings.
 
         Args:
             data: the images both were trained on.
-            folders: of the trainings, by member.
+            folders: training folders, by member.
             device: `cuda` or `cpu`.
 
         Raises:
-            InvalidData: a folder is of no such training, or the two held out different images.
+            InvalidData: a folder holds another training, or the two held out different images.
         """
         first, second = (read(folders[name]) for name, read in cls.members.items())
         splits = [(one.validation_fraction, one.schedule.seed) for one in (first, second)]
@@ -76,7 +76,7 @@ class EnsembleRecipe(Recipe):
     def fit(
         self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
     ) -> tuple[nn.Module, Progress]:
-        """The networks that were trained; steps and time are the sums of both trainings'."""
+        """The trained networks; steps and time are summed over both trainings."""
         trainings = zip(self.recipes(), self.folders(), strict=True)
         network = self.join([best_network(*training) for training in trainings]).eval()
         network.to(self.schedule.device)

@@ -1,4 +1,4 @@
-"""Mask R-CNN of torchvision's parts, fit for nuclei: hundreds in an image, all of them small."""
+"""Mask R-CNN from torchvision's parts, adapted to nuclei: hundreds in an image, all small."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -31,15 +31,15 @@ POOLED_PX = 7
 
 @dataclass(frozen=True)
 class Architecture:
-    """A backbone, and heads of a size that suits it.
+    """A backbone, and heads sized to match it.
 
     Attributes:
         backbone: makes it, with random weights.
-        levels: its layers of the strides 4, 8, 16, 32, and the channels of each.
+        levels: its layers with the strides 4, 8, 16, 32, and the channels of each.
         channels: of the feature pyramid and the convolutions of the heads.
         proposal_convolutions, box_convolutions, mask_convolutions: of the heads.
         hidden: width of the layer that boxes are classified from.
-        proposals: sampled of each training image.
+        proposals: sampled from each training image.
     """
 
     backbone: Callable[[], nn.Module]
@@ -91,7 +91,7 @@ class Detector(nn.Module):
     """A Mask R-CNN (He et al. 2017) with one class, the nucleus.
 
     Images are taken at their own size. Convolutions may run in mixed precision, all else float32:
-    bf16 tells 256 places apart, and a coordinate needs more.
+    bf16 has 8 significant bits, too few for a coordinate.
     """
 
     def __init__(self, network: detection.MaskRCNN) -> None:
@@ -105,7 +105,7 @@ class Detector(nn.Module):
             part.register_forward_hook(_in_float32)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `training.graphs.detections` calls a detector."""
+        """A detector's outputs, as `training.graphs.detections` defines them."""
         (found,), _ = self._run(three_channels(image), None)
         boxes = found["boxes"].index_select(1, torch.tensor([1, 0, 3, 2], device=image.device))
         return boxes, found["scores"], to_uint8(found["masks"][:, 0] * LEVELS)
@@ -137,7 +137,7 @@ def build_detector(architecture: str) -> Detector:
         architecture: a name of `ARCHITECTURES`.
 
     Raises:
-        InvalidOption: there is no architecture of that name.
+        InvalidOption: the architecture is unknown.
     """
     try:
         parts = ARCHITECTURES[architecture]
@@ -218,7 +218,7 @@ def _in_float32(module: nn.Module, inputs: Any, output: Any) -> Any:
 
 
 def _with_masks(target: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """As `Detector.losses` takes it; masks are made on the device."""
+    """One image's target for `Detector.losses`; masks are made on the device."""
     boxes, masks = boxes_and_masks(target, device)
     labels = torch.ones(len(boxes), dtype=torch.int64, device=device)
     return {"boxes": boxes, "labels": labels, "masks": masks.to(torch.uint8)}

@@ -35,11 +35,11 @@ MASK_PX = 28
 # Mean and deviation of ImageNet's pixels in [0, 1], with which SAM was trained.
 MEAN = (0.485, 0.456, 0.406)
 DEVIATION = (0.229, 0.224, 0.225)
-# A detector's box may cut a nucleus: its mask is looked for in a box so much larger.
+# A detector's box may cut off a nucleus, so its mask is sought in a box larger by this factor.
 MARGIN = 1.2
-# Boxes of one image that a training step looks at.
+# Boxes of each image in a training step.
 PROMPTS = 32
-# How far the corners of a true box are moved, standard deviation in parts of its side.
+# Standard deviation of the random shift of a true box's corners, as a fraction of its side.
 JITTER = 0.1
 FOCAL_GAMMA = 2.0
 # SAM, appendix A: focal and Dice loss are added 20:1.
@@ -107,10 +107,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """EMBEDDING, SIDE and the boxes and scores of a detector, to those of nuclei.
+    """EMBEDDING, SIDE and a detector's boxes and scores, to boxes, scores and masks of nuclei.
 
     BOXES_FOUND float32 [N, 4] (y0, x0, y1, x1), SCORES_FOUND float32 [N] to BOXES float32 [N, 4],
-    SCORES float32 [N] as they were, MASKS uint8 [N, 28, 28], 255 is probability 1.
+    SCORES float32 [N] unchanged, MASKS uint8 [N, 28, 28], 255 is probability 1.
     """
 
     def __init__(self, network: SamNetwork) -> None:
@@ -120,7 +120,7 @@ class Decoder(nn.Module):
     def forward(
         self, embedding: Tensor, side: Tensor, boxes: Tensor, scores: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        # One box more, for the decoder cannot be asked for none.
+        # One extra box, because the decoder needs at least one.
         asked = torch.cat([boxes, boxes.new_tensor([[0.0, 0.0, 1.0, 1.0]])])
         logits = self.network.decode(embedding, asked[None], side)[0]
         centre, half = (asked[:, :2] + asked[:, 2:]) / 2, (asked[:, 2:] - asked[:, :2]) / 2
@@ -130,7 +130,7 @@ class Decoder(nn.Module):
 
 
 def _within(logits: Tensor, boxes: Tensor, side: Tensor) -> Tensor:
-    """Probabilities [N, 28, 28] of logits [N, M, M] of the whole image, at the boxes' pixels."""
+    """Probabilities [N, 28, 28] within the boxes, from logits [N, M, M] of the whole image."""
     at = (torch.arange(MASK_PX, device=logits.device) + 0.5) / MASK_PX
     y = boxes[:, 0:1] + at * (boxes[:, 2:3] - boxes[:, 0:1])
     x = boxes[:, 1:2] + at * (boxes[:, 3:4] - boxes[:, 1:2])
@@ -159,7 +159,7 @@ class OnnxDetector(nn.Module):
 
 
 class PromptedDetector(nn.Module):
-    """A detector (see `training.graphs.detections`) whose masks SAM draws anew."""
+    """A detector (see `training.graphs.detections`) whose masks SAM redraws."""
 
     def __init__(self, network: SamNetwork, detector: Path) -> None:
         """Take a network and the ONNX file of a detector."""
@@ -245,7 +245,7 @@ class Sam(LearnedRecipe):
     def loss_of(
         self, network: nn.Module, images: Tensor, targets: Sequence[Mapping[str, Tensor]]
     ) -> Tensor:
-        """Focal and Dice loss of masks asked for by true boxes, moved as a detector's are."""
+        """Focal and Dice loss of masks prompted by true boxes, shifted at random."""
         assert isinstance(network, SamNetwork)
         kept = [index for index, target in enumerate(targets) if len(target["boxes"])]
         if not kept:

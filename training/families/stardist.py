@@ -20,7 +20,7 @@ from training.graphs.stars import star_modules, star_steps
 from training.graphs.step import export_steps
 from training.job import LearnedRecipe
 
-# Half of a large nucleus.
+# Half the side of a large nucleus.
 HALO_PX = 96
 RAY_WEIGHT = 0.2
 HEAD_CHANNELS = 64
@@ -70,7 +70,7 @@ class StarDist(LearnedRecipe):
 
 
 class _Head(nn.Sequential):
-    """Layers whose rays are measured in typical radii: in pixels they would be learned slowly."""
+    """Layers whose rays are in units of a typical radius: in pixels they would learn slowly."""
 
     def forward(self, features: Tensor) -> Tensor:
         for layer in self:
@@ -91,7 +91,7 @@ def build_star_network(encoder: str) -> nn.Module:
         `star_targets`.
 
     Raises:
-        InvalidOption: no encoder of that name.
+        InvalidOption: the encoder is unknown.
     """
     network: Any = build_network("unet", encoder)
     network.decoder.blocks = network.decoder.blocks[:-1]

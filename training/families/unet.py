@@ -33,14 +33,14 @@ CNN_LAYERS = 6
 
 @dataclass(frozen=True, kw_only=True)
 class UNet(LearnedRecipe):
-    """A U-Net, or another architecture that takes its place.
+    """A U-Net, or another architecture in its place.
 
     Attributes:
         architecture: its name (see `build_network`); the model is registered by it.
         encoder: the name of its encoder.
         loss: a name of `training.families.losses`.
         border_weight: how much more the pixels between two close nuclei weigh in a cross-entropy
-            that is added to the loss (w0 of Ronneberger et al. 2015, equation 2, whose own is 10).
+            that is added to the loss (w0 of Ronneberger et al. 2015, equation 2, who use 10).
     """
 
     architecture: str = "unet"
@@ -100,7 +100,7 @@ class Fcn(nn.Module):
 
 
 class Cnn(nn.Sequential):
-    """Plain 3x3 convolutions at full size, each of which sees one pixel further."""
+    """Plain 3x3 convolutions at full size; each widens the receptive field by one pixel a side."""
 
     def __init__(self) -> None:
         channels = (3, *[CNN_CHANNELS] * CNN_LAYERS)
@@ -150,7 +150,7 @@ def build_network(architecture: str, encoder: str) -> nn.Module:
         float32 [N, 3, H, W] in the order of `training.data.targets.MAPS`.
 
     Raises:
-        InvalidOption: no architecture or encoder of that name, or not together.
+        InvalidOption: an unknown architecture or encoder, or they do not fit together.
     """
     if architecture not in ARCHITECTURES:
         raise InvalidOption(

@@ -16,7 +16,7 @@ from training.families.unet import UNet
 from training.graphs.maps import map_modules, map_steps
 from training.graphs.step import export_steps
 
-# Keeps the logit of a probability of 0 or 1 finite, far closer than the 255 levels of a map.
+# Keeps the logits of 0 and 1 finite; far smaller than one of the 255 levels of a map.
 EPSILON = 1e-6
 
 

@@ -2,7 +2,7 @@
 
 The network and its loss are those of ultralytics, which is AGPL-3.0 and optional: nothing else
 imports it, and its licence is noted on each model version. Data, training, decoding and graphs are
-ours, as of every family.
+ours, as in every family.
 """
 
 import os
@@ -27,7 +27,7 @@ LICENCE = "AGPL-3.0"
 # Pixels of the enlarged image to a cell of each level, and to a pixel of the prototypes.
 STRIDES = (8, 16, 32)
 PROTOTYPE_STRIDE = 4
-# Cells that a side of a box may lie from its centre: a distribution over 0, 1, ... 15.
+# Distances of a box's sides from a cell's centre, in cells: a distribution over 0, 1, ... 15.
 REACH = 16
 MASK_PX = 28
 # Pixels of the image to a pixel of the masks it is trained on.
@@ -35,7 +35,7 @@ TRUTH_STRIDE = 2
 MIN_SCORE = 0.05
 SAME_NUCLEUS_IOU = 0.6
 MAX_DETECTIONS = 1000
-# The parts of the loss as ultralytics weighs them, and that each mask is an image of its own.
+# The weights of the loss's parts in ultralytics, and a separate image for each mask.
 LOSS = SimpleNamespace(box=7.5, cls=0.5, dfl=1.5, overlap_mask=False)
 
 
@@ -44,7 +44,7 @@ class Detector(nn.Module):
 
     It sees the image enlarged: the network was made for things larger than nuclei, and its masks
     have a quarter of its image's resolution. Convolutions may run in mixed precision, all else
-    float32: bf16 tells 256 places apart, and a coordinate needs more.
+    float32: bf16 has 8 significant bits, too few for a coordinate.
     """
 
     # A network of ultralytics, which has no types.
@@ -57,12 +57,12 @@ class Detector(nn.Module):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        # The head's own answers, not yet decoded, are wanted always.
+        # Always return the head's raw outputs, not yet decoded.
         self.network.model[-1].training = True
         return self
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """What `training.graphs.detections` calls a detector."""
+        """A detector's outputs, as `training.graphs.detections` defines them."""
         raw = self._raw(three_channels(image))
         with torch.autocast(image.device.type, enabled=False):
             scores = torch.sigmoid(raw["scores"][0, 0])
@@ -99,7 +99,7 @@ class Detector(nn.Module):
         return parts.sum() / len(targets)
 
     def _raw(self, images: Tensor) -> dict[str, Any]:
-        """What the head answers to the enlarged images, H and W pixels, float32.
+        """The head's raw outputs for the enlarged images of H x W pixels, float32.
 
         boxes [N, 4 * 16, A] for the A cells of all levels, scores [N, 1, A],
         mask_coefficient [N, 32, A], proto [N, 32, H / 4, W / 4], feats: features of each level.
@@ -120,7 +120,7 @@ def build_detector(size: str, zoom: int) -> Detector:
         zoom: how many times images are enlarged for it.
 
     Raises:
-        InvalidOption: there is no such size.
+        InvalidOption: the size is unknown.
         MissingPrerequisite: ultralytics is not installed.
     """
     if size not in SIZES:
@@ -161,15 +161,15 @@ class YoloV8(DetectorRecipe):
 
 
 def require_ultralytics() -> None:
-    """Raise MissingPrerequisite where it is not installed."""
+    """Raise MissingPrerequisite if ultralytics is not installed."""
     _ultralytics("nn.tasks")
 
 
 def _boxes(raw: Mapping[str, Any]) -> Tensor:
     """Boxes [A, 4] (x0, y0, x1, y1) of one image, pixels of the enlarged image.
 
-    A cell gives a distribution of the distance of each side from its centre, of which the mean is
-    taken (Li et al. 2020, Generalized Focal Loss, equation 3).
+    A cell gives a distribution of the distance of each side from its centre; its mean is used (Li
+    et al. 2020, Generalized Focal Loss, equation 3).
     """
     levels = [
         torch.stack([ones.cumsum(1), ones.cumsum(0), 1 / (ones * stride)]).flatten(1)
@@ -206,14 +206,14 @@ def _masks(prototypes: Tensor, coefficients: Tensor, boxes: Tensor) -> Tensor:
 
 
 def _with_masks(target: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """As `Detector.loss` takes it; masks are made on the device."""
+    """One image's target for `Detector.loss`; masks are made on the device."""
     boxes, masks = boxes_and_masks(target, device)
     shares = functional.avg_pool2d(masks[:, None].float(), TRUTH_STRIDE)[:, 0]
     return {"boxes": boxes, "masks": shares}
 
 
 def _ultralytics(module: str) -> Any:
-    """A module of the package, kept from installing, fetching or reporting anything."""
+    """A module of ultralytics, prevented from installing, downloading or reporting anything."""
     os.environ |= {name: "false" for name in ("YOLO_AUTOINSTALL", "YOLO_VERBOSE")}
     os.environ["YOLO_OFFLINE"] = "true"
     try:

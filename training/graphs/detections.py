@@ -137,7 +137,7 @@ def _weights(nuclei: Tensor, boxes: Tensor, scores: Tensor) -> Tensor:
 
 
 def _turned_back(boxes: Tensor, side: Tensor, view: int) -> Tensor:
-    """Boxes [N, 4] of a view, in the image."""
+    """Boxes [N, 4] of a view, in the image's coordinates."""
     for _ in range(view % 4):
         y0, x0, y1, x1 = boxes.unbind(dim=1)
         boxes = torch.stack([x0, side - y1, x1, side - y0], dim=1)
@@ -148,6 +148,6 @@ def _turned_back(boxes: Tensor, side: Tensor, view: int) -> Tensor:
 
 
 def _masks_turned_back(masks: Tensor, view: int) -> Tensor:
-    """Masks [N, M, M] of a view, in the image; float32 of the same levels."""
+    """Masks [N, M, M] of a view, oriented as the image; float32, same levels."""
     turned = quarter_turns(masks.to(torch.float32)[:, None], -view)
     return (turned.flip(3) if view >= TTA_VIEWS // 2 else turned)[:, 0]

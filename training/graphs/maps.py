@@ -19,14 +19,14 @@ from training.graphs.views import (
     views_step,
 )
 
-# Sides of an example that tell height from width.
+# Sides of an example, unequal so that height and width are not confused.
 EXAMPLE_SHAPE = (96, 128)
 
 
 class Network(nn.Module):
     """IMAGE float32 [N, C, H, W] in [0, 1] to MAPS uint8 [N, K, H, W], 255 is probability 1.
 
-    The maps are bytes because they are sent on: to the next step, to the gateway.
+    The maps are bytes because they are sent to the next step and to the gateway.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -84,7 +84,7 @@ def map_steps(network: nn.Module) -> dict[str, Step]:
             Network(network),
             (torch.rand(2, 3, *EXAMPLE_SHAPE),),
             ({0: views, 1: channels, 2: 32 * rows, 3: 32 * columns},),
-            # Changes one of 255 levels in 0.3 % of the pixels.
+            # Shifts 0.3% of the pixels by one of the 255 levels.
             half_weights=True,
         ),
         MERGE.name: _merge_step(),

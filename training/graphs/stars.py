@@ -26,7 +26,7 @@ from training.graphs.views import (
 )
 
 MAX_STARS = 2048
-# Below every threshold that is tuned.
+# Below every threshold that tuning tries.
 MIN_SCORE = 0.05
 
 
@@ -50,7 +50,7 @@ class StarNetwork(nn.Module):
 class MergeStars(nn.Module):
     """STARS_IN float16 [8, 1 + 32, S, S] of the views to their mean, STARS [1, 1 + 32, S, S].
 
-    Turning an image turns its rays: those of a view are renamed by their direction in the image.
+    Turning an image turns its rays: those of a view are reordered by their direction in the image.
     """
 
     sources: Tensor
@@ -74,18 +74,18 @@ class MergeStars(nn.Module):
 
 
 class SelectStars(nn.Module):
-    """STARS float16 [1, 1 + 32, h, w] to the deepest places, by falling score.
+    """STARS float16 [1, 1 + 32, h, w] to the points of greatest depth, by falling score.
 
     POINTS float32 [N, 2] (y, x), pixels of the image; SCORES float32 [N], the depth; RAYS float32
-    [N, 32], pixels. A place is taken where no neighbour lies deeper: those beside it would only be
-    left out later, and crowd out other nuclei.
+    [N, 32], pixels. A point is taken where no neighbour is deeper: its neighbours would only be
+    suppressed later, and displace other nuclei.
     """
 
     def forward(self, stars: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         maps = stars[0].float()
         depth, width = maps[:1], stars.shape[3]
         peaks = depth * (depth == functional.max_pool2d(depth, 3, stride=1, padding=1))
-        # An image may have fewer cells than stars are wanted.
+        # An image may have fewer cells than the most stars that are taken.
         padded = functional.pad(peaks.flatten(), (0, MAX_STARS))
         scores, places = padded.topk(MAX_STARS)
         sure = torch.nonzero(scores > MIN_SCORE)[:, 0]
@@ -145,7 +145,7 @@ def star_steps(network: nn.Module) -> dict[str, Step]:
 
 
 def _distinct(channels: int, height: int, width: int) -> Tensor:
-    """Maps in which no two cells are equally deep, for equal ones have no order."""
+    """Maps in which no two cells are equally deep, because ties have no order."""
     count = height * width
     depth = (torch.randperm(count).float() / count).view(1, height, width)
     return torch.cat([depth, 20 * torch.rand(channels - 1, height, width)])[None].to(torch.float16)

@@ -42,7 +42,7 @@ class GraphStep(ABC):
         """Write the ONNX file."""
 
     def run(self, *inputs: Tensor) -> list[NDArray[Any]]:
-        """What the module gives, as arrays in the order of the file's outputs."""
+        """The module's outputs as arrays, in the order of the file's."""
         with torch.inference_mode():
             outputs = self.module(*inputs)
         return [
@@ -72,12 +72,12 @@ class GraphStep(ABC):
 
 @dataclass(frozen=True, eq=False)
 class Step(GraphStep):
-    """A step that the exporter of torch's graphs writes.
+    """A step written by torch's graph exporter.
 
     Attributes:
         dynamic: axes of each input whose length varies, as `torch.export.Dim`.
-        half_weights: its layers' weights are float16 in the file, which is half as large then, and
-            float32 once it is loaded: a runtime folds the casts. A weight differs by one part in
+        half_weights: its layers' weights are float16 in the file, which halves its size, and
+            float32 once loaded, because a runtime folds the casts. A weight differs by one part in
             2,000 at most.
     """
 
@@ -90,7 +90,7 @@ class Step(GraphStep):
     @cached_property
     def _model(self) -> onnx.ModelProto:
         with warnings.catch_warnings():
-            # Square views share one name for their two equal sides, which the exporter remarks on.
+            # Square views share one name for their two equal sides, which the exporter warns about.
             warnings.filterwarnings("ignore", message="# The axis name")
             program = torch.onnx.export(
                 self.module.eval(),
@@ -104,7 +104,7 @@ class Step(GraphStep):
             )
         assert program is not None
         model: onnx.ModelProto = program.model_proto
-        # Stack traces of the exporting machine, and nothing that a runtime reads.
+        # Stack traces from the exporting machine, which no runtime reads.
         del model.metadata_props[:]
         for node in [*model.graph.node, *(node for f in model.functions for node in f.node)]:
             del node.metadata_props[:]
@@ -119,7 +119,7 @@ class Step(GraphStep):
 
 @dataclass(frozen=True, eq=False)
 class TracedStep(GraphStep):
-    """A step that the tracing exporter writes, which alone knows the operators of detectors.
+    """A step written by the tracing exporter, the only one that knows detectors' operators.
 
     Attributes:
         dynamic: names of the axes whose length varies, by tensor.
@@ -129,7 +129,7 @@ class TracedStep(GraphStep):
 
     def write(self, path: Path) -> None:
         with warnings.catch_warnings():
-            # It is deprecated, and warns of every shape that torchvision looks at.
+            # It is deprecated, and warns about every shape that torchvision reads.
             warnings.simplefilter("ignore")
             torch.onnx.export(
                 self.module,
@@ -147,7 +147,7 @@ class TracedStep(GraphStep):
         onnx.save(model, path)
 
     def parity(self, path: Path) -> dict[str, float]:
-        """As of every step; of nuclei by tensor (`nuclei.inference.parity.differences`)."""
+        """As for every step; for nuclei, by tensor (`nuclei.inference.parity.differences`)."""
         found = differences(*self._on_example(path))
         if SCORES in found:
             return {f"{self.file.name}/{tensor}": value for tensor, value in found.items()}

@@ -19,7 +19,7 @@ class Preprocess(nn.Module):
 
     def forward(self, image: Tensor, intensity: Tensor) -> Tensor:
         lo, hi = intensity[0], intensity[1]
-        # Channels first: onnxruntime is ten times slower over a last dimension of 1.
+        # Channels first: onnxruntime is ten times slower with a last dimension of 1.
         values = image.to(torch.float32).permute(2, 0, 1).unsqueeze(0)
         return ((values - lo) / (hi - lo)).clamp(0.0, 1.0)
 
@@ -70,7 +70,7 @@ def views_step() -> Step:
 
 
 def three_channels(image: Tensor) -> Tensor:
-    """[N, C, H, W], C 1 or 3, as [N, 3, H, W]: grey is taken three times, each colour once."""
+    """[N, C, H, W], C 1 or 3, as [N, 3, H, W]: grey is repeated three times, colour kept."""
     channels = torch.arange(3, device=image.device) * (image.shape[1] - 1) // 2
     return image.index_select(1, channels)
 
