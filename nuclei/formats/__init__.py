@@ -41,7 +41,7 @@ FORMATS = {
 
 
 def format_named(name: str) -> Format:
-    """The format of that name; raises InvalidOption when there is none."""
+    """The format with that name; raises InvalidOption when there is none."""
     if name not in FORMATS:
         raise InvalidOption(f"unknown format {name!r}; expected one of {', '.join(FORMATS)}")
     return FORMATS[name]

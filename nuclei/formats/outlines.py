@@ -15,7 +15,7 @@ def outlines(labels: NDArray[np.uint32]) -> list[tuple[int, list[NDArray[np.int3
     A vertex is a corner of a pixel, (0, 0) being the upper left corner of the frame, so pixel
     (x, y) covers the square from (x, y) to (x + 1, y + 1), as in QuPath and GeoJSON. A polygon
     without holes encloses exactly the pixels of the nucleus. Holes are filled. Parts that touch at
-    a corner only share a polygon; other parts are polygons of their own.
+    only a corner share a polygon; other parts are separate polygons.
 
     Args:
         labels: uint32 [H, W], contiguous, 0 is background.

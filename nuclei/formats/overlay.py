@@ -36,7 +36,7 @@ def overlay(frame: Frame, labels: NDArray[np.integer], width_px: int = 1) -> NDA
 
 
 def enlarged(frame: Frame) -> NDArray[np.uint8]:
-    """The frame with stretched contrast: uint8 RGB, of the size that `overlay` gives."""
+    """The frame with stretched contrast: uint8 RGB, the same size as from `overlay`."""
     picture = stretched(frame)
     height, width = picture.shape[:2]
     times = -(-MIN_SIDE_PX // max(height, width))
@@ -60,7 +60,7 @@ def draw_outlines(
     Args:
         picture: uint8 RGB [H * n, W * n, 3], drawn on.
         labels: integer [H, W], 0 is background.
-        colours: K times red, green, blue; nucleus k gets the one at k modulo K.
+        colours: K colours, each red, green, blue; nucleus k gets colour k modulo K.
         width_px: of the outline, in pixels of the picture.
     """
     times = len(picture) // len(labels)

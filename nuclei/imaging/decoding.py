@@ -28,7 +28,7 @@ MAX_PAGES = 100
 
 @dataclass(frozen=True)
 class Header:
-    """What an image file says of its pixels before any of them is decompressed.
+    """What an image file says about its pixels before any of them is decompressed.
 
     Attributes:
         height, width: pixels.
@@ -47,10 +47,10 @@ class Decoded:
     """Pixels as an image file stores them.
 
     Attributes:
-        pixels: [H, W] or [H, W, samples], of any type.
+        pixels: [H, W] or [H, W, samples], any dtype.
         pixel_size_um: micrometres; None when unknown.
-        palette: uint16 [3, entries], the colours that `pixels` are indices of; None when there is
-            no palette.
+        palette: uint16 [3, entries], the colours that `pixels` index; None when there is no
+            palette.
     """
 
     pixels: NDArray[Any]
@@ -274,7 +274,7 @@ def _is_for_opencv(page: tifffile.TiffPage) -> bool:
 
 
 def _check_segments(page: tifffile.TiffPage, data: bytes) -> None:
-    # Decoders fill missing data with zeros, and decompress without a limit.
+    # Decoders fill missing data with zeros, and decompress any amount.
     capacity = math.prod(page.chunks) * np.dtype(page.dtype).itemsize
     for offset, size in zip(page.dataoffsets, page.databytecounts, strict=True):
         segment = data[offset : offset + size]

@@ -1,4 +1,4 @@
-"""Frames and label images read from PNG, JPEG, TIFF and OME-TIFF, as arrays of one known form."""
+"""Frames and label images read from PNG, JPEG, TIFF and OME-TIFF, as arrays of a fixed layout."""
 
 import math
 from collections.abc import Callable
@@ -67,13 +67,13 @@ class FrameLimits:
 
 
 def probe_frame(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> Header:
-    """Read the header of a frame's file: what `read_frame` makes of it is no larger.
+    """Read the header of a frame's file: an upper bound of what `read_frame` returns.
 
     Nothing is decompressed; what follows the header is not checked, nor the type of the pixels.
 
     Raises:
-        InvalidImage: not an image, or its header is damaged, or says that it is not one plane of
-            a kind that is read.
+        InvalidImage: not an image, or its header is damaged, or says that it is not a single
+            plane of a supported kind.
         FrameTooLarge: over a limit.
     """
     return _naming(source, lambda: probe(_load(source, limits), limits.check_shape))
@@ -88,7 +88,7 @@ def read_frame(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> Fra
 
     Raises:
         InvalidImage: unreadable, not an image, truncated, zero-size, wrong dtype, several planes.
-        FrameTooLarge: over a limit; seen on the header, before anything is decompressed.
+        FrameTooLarge: over a limit; found in the header, before anything is decompressed.
     """
     return _naming(source, lambda: _frame(_decode(source, limits), limits))
 

@@ -1,4 +1,4 @@
-"""Decoders that log nothing: what is wrong with an image reaches the caller as an error of ours."""
+"""Decoders that log nothing: the caller learns what is wrong with an image from our errors."""
 
 import logging
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ _tifffile_logger = logging.getLogger("tifffile")
 
 
 class _Silence:
-    """Levels of the decoders' logs, which belong to the whole process, while images are decoded."""
+    """The decoders' log levels while images are decoded; they apply to the whole process."""
 
     def __init__(self) -> None:
         self._lock = Lock()
@@ -40,7 +40,7 @@ _silence = _Silence()
 
 @contextmanager
 def silent_decoders() -> Iterator[None]:
-    """Keep OpenCV and tifffile from logging; the last of several threads restores their levels."""
+    """Keep OpenCV and tifffile from logging; the last thread to finish restores their levels."""
     _silence.enter()
     try:
         yield

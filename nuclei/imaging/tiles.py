@@ -2,8 +2,8 @@
 
 Every pixel of the result comes from the tile in which it lies deepest, at least `halo` pixels from
 any edge of a tile that is not an edge of the frame: a network that looks no further than the halo
-gives the same maps with tiles of any size. A side of the frame that is shorter than the tile is
-continued as its mirror image up to the end of the tile.
+gives the same maps with tiles of any size. Where the frame is shorter than a tile, its mirror image
+fills the rest of the tile.
 """
 
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ class Tile:
 
     Attributes:
         y, x: first row and column of the tile, pixels of the frame.
-        rows, columns: the part of the frame that is taken from this tile.
+        rows, columns: the part of the frame for which this tile is used.
     """
 
     y: int
@@ -61,7 +61,7 @@ def plan_tiles(height: int, width: int, largest: int, halo: int, stride: int) ->
         stride: tile sides are multiples of this, pixels.
 
     Raises:
-        InvalidOption: `largest` is no multiple of `stride` or not above twice the halo.
+        InvalidOption: `largest` is not a multiple of `stride` or not above twice the halo.
     """
     if largest % stride or largest <= 2 * halo:
         raise InvalidOption(
@@ -84,7 +84,7 @@ def plan_tiles(height: int, width: int, largest: int, halo: int, stride: int) ->
 
 
 def mirrored(pixels: NDArray[Any], plan: TilePlan) -> NDArray[Any]:
-    """The frame [H, W, C], continued as in a mirror where a side is shorter than a tile."""
+    """The frame [H, W, C], padded by its mirror image where a side is shorter than a tile."""
     missing = [(0, max(0, plan.size - side)) for side in pixels.shape[:2]]
     if not any(after for _, after in missing):
         return pixels

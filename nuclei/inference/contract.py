@@ -19,7 +19,7 @@ class Contract:
 
     Attributes:
         family: name of the model family, and of its Triton ensemble (`unet`).
-        method: of post-processing.
+        method: the post-processing method.
         maps: names of the output maps in channel order; empty where there are none.
         tile_size: side of the largest square tile given to the network, pixels, multiple of stride.
         halo: context each tile keeps around the part that is used, pixels.
@@ -29,7 +29,7 @@ class Contract:
         validation: scores reached on the validation images, by name (`dsb_score`,
             `dsb_score/histology`, `tta/dsb_score`).
         held_out: names of the validation images, which the model was not trained on.
-        training: what the model took (`parameters`, `minutes`, on a GPU `gpu_memory_mb`).
+        training: cost of the training (`parameters`, `minutes`, on a GPU `gpu_memory_mb`).
     """
 
     family: str

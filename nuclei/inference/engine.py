@@ -1,4 +1,4 @@
-"""What runs the graphs of models, and what it answers."""
+"""The interface of engines, which run the graphs of models, and their answers."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -47,7 +47,7 @@ class Engine(Protocol):
 
         Args:
             graph: name of the graph: a model's, or a model's with the suffix `_tta`.
-            outputs: names of the tensors that are wanted.
+            outputs: names of the tensors to return.
             image: uint16 [S, S, C], S a multiple of the contract's stride, C 1 or 3.
             intensity: float32 [2], the range [lo, hi] of the whole frame.
             deadline: when the caller gives up.

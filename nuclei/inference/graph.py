@@ -10,18 +10,18 @@ from typing import Self
 
 # A model's graph with test-time augmentation (TTA) is named after the model, with this suffix.
 TTA_SUFFIX = "_tta"
-# Its views, in this order: the image turned by 0 to 3 quarter turns counter-clockwise, then its
-# mirror image (left and right exchanged) turned likewise.
+# Its views, in this order: the image rotated by 0 to 3 quarter turns counter-clockwise, then its
+# mirror image (left and right exchanged) with the same rotations.
 TTA_VIEWS = 8
 
-# What every graph takes: uint16 [H, W, C], and float32 [2], the range [lo, hi] of the whole frame.
+# Inputs of every graph: uint16 [H, W, C], and float32 [2], the range [lo, hi] of the whole frame.
 IMAGE, RANGE = "IMAGE", "RANGE"
-# What graphs give, see `nuclei.postprocessing.accumulation`.
+# Outputs of graphs, see `nuclei.postprocessing.accumulation`.
 MAPS = "MAPS"
 BOXES, SCORES, MASKS = "BOXES", "SCORES", "MASKS"
 POINTS, RAYS = "POINTS", "RAYS"
 DISAGREEMENT = "DISAGREEMENT"
-# What passes between steps.
+# Tensors between steps.
 INPUT, VIEWS, SIDE, STARS, EMBEDDING = "INPUT", "VIEWS", "SIDE", "STARS", "EMBEDDING"
 BOXES_FOUND, SCORES_FOUND = "BOXES_FOUND", "SCORES_FOUND"
 
@@ -101,7 +101,7 @@ class Graphs:
 
     Attributes:
         one_view: looks at the image as it is.
-        all_views: looks at its eight turned and mirrored views (TTA).
+        all_views: looks at its eight rotated and mirrored views (TTA).
     """
 
     one_view: tuple[Step, ...]
@@ -162,7 +162,7 @@ def view_by_view(*chain: Step) -> Graphs:
 
 
 def followed_by(graphs: Graphs, file: StepFile) -> Graphs:
-    """Graphs with one more step at the end of both."""
+    """Both graphs, each with one more step at the end."""
     last = Step.named_alike(file)
     return Graphs((*graphs.one_view, last), (*graphs.all_views, last))
 

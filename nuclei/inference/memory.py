@@ -4,9 +4,9 @@ from nuclei.inference.method import WATERSHED, Method
 from nuclei.inference.pipeline import TILES_IN_FLIGHT_PX
 from nuclei.postprocessing.bands import BAND_PX
 
-# The height of a pixel of a band, before and after smoothing, and its part of the lists of saddles.
+# For a pixel of a band: its height before and after smoothing, and its share of the saddle lists.
 LANDSCAPE_BYTES = 16
-# A frame smaller than its tile is continued by at most this.
+# A frame smaller than its tile is padded by at most this.
 MIRRORED_PX = 2**16
 # A tile on its way to the engine exists as an array and as messages.
 TILE_COPIES = 3
@@ -23,7 +23,7 @@ def memory_bytes(
         method: of the model.
     """
     pixels = height * width
-    # The frame, three maps and the labels; one byte more pays for the tables of the nuclei.
+    # The frame, three maps and the labels; one more byte covers the tables of the nuclei.
     whole = pixels * (channels * itemsize + 3 + 4 + 1)
     band = min(pixels, BAND_PX) * LANDSCAPE_BYTES
     tiles = min(pixels + MIRRORED_PX, TILES_IN_FLIGHT_PX) * (2 * channels + 3) * TILE_COPIES

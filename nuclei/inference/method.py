@@ -1,7 +1,7 @@
-"""Methods of post-processing: what a graph gives for a tile, and how nuclei are made of it.
+"""Methods of post-processing: what a graph gives for a tile, and how it becomes nuclei.
 
-A new method is one more `Method` here, over an accumulator of `nuclei.postprocessing`; training
-tunes it by one more entry of `training.tuning`.
+A new method is one more `Method` here, with an accumulator of `nuclei.postprocessing`; one more
+entry of `training.tuning` lets training tune it.
 """
 
 from collections.abc import Callable
@@ -28,8 +28,8 @@ class Method:
         accumulator: makes an empty accumulator of the names of the outputs, the names of the maps
             in channel order (empty where there are none), and the plan of a frame's tiles.
         graphs: how the ONNX files of a model are chained.
-        bytes_per_px: memory beside the maps and the labels, for each pixel of the frame, after all
-            tiles are answered.
+        bytes_per_px: memory in addition to the maps and the labels, for each pixel of the frame,
+            after all tiles are answered.
     """
 
     name: str
@@ -96,7 +96,7 @@ METHODS = {method.name: method for method in (WATERSHED, MASKS, STARS, PROMPTED,
 
 
 def method_named(name: str) -> Method:
-    """The method of that name; raises InvalidData when there is none."""
+    """The method with that name; raises InvalidData when there is none."""
     if name not in METHODS:
         raise InvalidData(f"unknown method {name!r}; expected one of {', '.join(METHODS)}")
     return METHODS[name]

@@ -48,7 +48,7 @@ def has_contract(config: ModelConfig) -> bool:
 
 
 def versions_of(model: Path) -> list[int]:
-    """The versions of a model's folder in a repository, ascending; none where it has none."""
+    """The versions in a model's folder of a repository, ascending; may be empty."""
     if not model.is_dir():
         return []
     return sorted(int(folder.name) for folder in model.iterdir() if folder.name.isdigit())

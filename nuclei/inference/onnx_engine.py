@@ -75,7 +75,7 @@ class LocalEngine:
 
         Args:
             graph: name of the ensemble.
-            outputs: names of the tensors that are wanted.
+            outputs: names of the tensors to return.
             image: uint16 [H, W, C], C 1 or 3.
             intensity: float32 [2], the range [lo, hi].
             deadline: when the caller gives up; checked between the steps.

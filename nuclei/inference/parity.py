@@ -14,8 +14,8 @@ SAME_PLACE_PX = 2.0
 def differences(a: Outputs, b: Outputs) -> dict[str, float]:
     """Largest absolute difference of each tensor, in its own units.
 
-    Where nuclei are found one by one, only those are compared that both answers hold; `UNMATCHED`
-    is the number of those that only one of them holds.
+    Where nuclei are found one by one, only those in both answers are compared; `UNMATCHED` is the
+    number of those in only one of them.
 
     Args:
         a, b: the tensors of a method (`nuclei.inference.method.Method.outputs`), by name.

@@ -1,4 +1,4 @@
-"""Frame -> tiles -> engine -> answers -> nuclei: how every frame is segmented, wherever it is."""
+"""Frame -> tiles -> engine -> answers -> nuclei: the one way to segment a frame."""
 
 import asyncio
 import threading
@@ -27,7 +27,7 @@ from nuclei.results.nuclei import Nuclei
 from nuclei.results.segmentation import Segmentation
 
 VERSION_CHANGES = 3
-# Pixels of the tiles of one frame that are with the engine at a time.
+# Pixels of the tiles of one frame that the engine has at a time.
 TILES_IN_FLIGHT_PX = 2**22
 
 Result = TypeVar("Result")
@@ -37,7 +37,7 @@ class Stopwatch:
     """Times the steps of one frame.
 
     Attributes:
-        stage_ms: time of each step done, milliseconds.
+        stage_ms: time of each finished step, milliseconds.
     """
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ async def segment(
 
     Args:
         frame: pixels uint8 or uint16 [H, W, C].
-        engine: what runs the graphs.
+        engine: runs the graphs.
         model: name of the model.
         tta: average over the eight rotated and mirrored views.
         deadline: when the caller gives up; never by default.
@@ -129,7 +129,7 @@ async def predict(
 async def _off_loop(
     executor: Executor | None, deadline: Deadline, step: Callable[..., Result], *arguments: object
 ) -> Result:
-    """Run a step in a thread; its last argument is a check that ends it once nobody waits."""
+    """Run a step in a thread; its last argument, a check, ends it once the caller is gone."""
     left = threading.Event()
 
     def check() -> None:

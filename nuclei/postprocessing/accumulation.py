@@ -30,7 +30,7 @@ class Accumulator(Protocol):
     """The answers to the tiles of one frame."""
 
     def add(self, index: int, outputs: Outputs) -> None:
-        """Take the answer to the tile of this index in the plan; it replaces an earlier one."""
+        """Take the answer to the tile with this index in the plan; it replaces an earlier one."""
         ...
 
     def label(self, parameters: Parameters, check: Check) -> tuple[Labels, Scores | None]:
@@ -38,7 +38,7 @@ class Accumulator(Protocol):
 
         Args:
             parameters: of the class that the method tunes.
-            check: called now and then; what it raises ends the work.
+            check: called at intervals; an exception that it raises ends the work.
 
         Returns:
             labels: uint32 [H, W], 0 is background, 1..N without gaps.
@@ -84,8 +84,8 @@ class Maps:
 class Instances:
     """Nuclei found one by one, in tiles that overlap.
 
-    A nucleus belongs to the tile in whose part of the frame its centre lies: the halo has to be
-    half a nucleus at least.
+    A nucleus belongs to the tile whose part of the frame contains its centre, so the halo must be
+    at least half a nucleus.
     """
 
     foreground = None
@@ -98,7 +98,7 @@ class Instances:
         self._found: dict[int, tuple[NDArray[np.float32], Scores, NDArray[Any]]] = {}
 
     def add(self, index: int, outputs: Outputs) -> None:
-        """Take the nuclei of a tile: where they are, their scores float32 [N], and their shapes.
+        """Take the nuclei of a tile: their places, their scores float32 [N], and their shapes.
 
         Places are boxes float32 [N, 4] (y0, x0, y1, x1) or points float32 [N, 2] (y, x), pixels of
         the tile.

@@ -1,4 +1,4 @@
-"""Bands of rows, in which whole frames are worked on with little memory beside their own."""
+"""Bands of rows, so that whole frames are processed with little additional memory."""
 
 from collections.abc import Iterator
 

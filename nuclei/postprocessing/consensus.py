@@ -9,7 +9,7 @@ from scipy.ndimage import find_objects
 
 from nuclei.postprocessing.watershed import WatershedParameters
 
-# Two nuclei whose IoU is above this are the same; no third can be the same too.
+# Two nuclei with an IoU above this are the same; no third can be the same as well.
 SAME_IOU = 0.5
 
 Labels = NDArray[np.uint32]
@@ -23,10 +23,9 @@ class ConsensusParameters(WatershedParameters):
 
     Attributes:
         min_score: nuclei with a lower vote are left out, in [0, 1]. The vote is the mean of the
-            scores that both segmenters give the nucleus, 0 being the score of one that does not
-            see it.
-        overlap: so are those of which nuclei with higher votes cover more than this part, in
-            [0, 1].
+            scores that both segmenters give the nucleus, 0 from one that does not see it.
+        overlap: nuclei are left out when nuclei with higher votes cover more than this part of
+            them, in [0, 1].
     """
 
     min_score: float = 0.45
@@ -60,10 +59,10 @@ def consensus(
 ) -> tuple[Labels, Scores]:
     """Keep the nuclei that two segmenters vote for.
 
-    The vote for a nucleus is the mean of both scores, 0 standing for a segmenter that does not see
-    it. Nuclei are rendered by falling vote, and one of which those before it cover more than a
-    given part is left out: where one segmenter sees two nuclei and the other sees one, the higher
-    votes decide. A nucleus that both see gets the outline of the first.
+    The vote for a nucleus is the mean of both scores, 0 from a segmenter that does not see it.
+    Nuclei are rendered by falling vote, and a nucleus is left out when earlier ones cover more than
+    a given part of it: where one segmenter sees two nuclei and the other sees one, the higher votes
+    decide. A nucleus that both see gets the outline of the first.
 
     Args:
         first, second: labels uint32 [H, W], 0 is background, 1..N without gaps; and the score of
@@ -71,7 +70,7 @@ def consensus(
         min_score: nuclei with a lower vote are left out, in [0, 1].
         overlap: part of its pixels, in [0, 1], that nuclei with higher votes may cover.
         min_area_px: nuclei with fewer free pixels are left out.
-        check: called now and then; what it raises ends the work.
+        check: called at intervals; an exception that it raises ends the work.
 
     Returns:
         labels: uint32 [H, W], 0 is background, 1..K without gaps, by falling vote.
@@ -116,7 +115,7 @@ def _candidates(
 
 
 def _commonest(labels: Labels) -> tuple[int, int]:
-    """The commonest label that is not 0, and its pixels; 0 and 0 where there is none."""
+    """The most common label other than 0, and its pixels; 0 and 0 when there is none."""
     found, counts = np.unique(labels[labels > 0], return_counts=True)
     if not len(found):
         return 0, 0

@@ -27,7 +27,7 @@ def measure(
         labels: uint32 [H, W], 0 is background; labels need not be consecutive.
         pixels: uint8 or uint16 [H, W, C].
         foreground: uint8 [H, W], 255 is probability 1; None makes all scores 0.
-        check: called every few megapixels; what it raises ends the work.
+        check: called every few megapixels; an exception that it raises ends the work.
     """
     size = int(labels.max(initial=0)) + 1
     sums = np.zeros((size, len(SUMS)), np.int64)

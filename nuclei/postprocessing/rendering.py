@@ -1,8 +1,8 @@
 """Nuclei found one by one, rendered into one label image in the order of their scores.
 
 Detectors of masks and of star-convex polygons find a nucleus more than once: at neighbouring
-pixels, in overlapping tiles, in several views. Rendering therefore is the non-maximum suppression
-too: a nucleus of which those with higher scores cover more than a given part is left out, any other
+pixels, in overlapping tiles, in several views. So rendering is also the non-maximum suppression: a
+nucleus is left out when nuclei with higher scores cover more than a given part of it; any other
 gets the pixels that are still free. Each nucleus is drawn within its own box, so the time grows
 with the pixels of the nuclei, not with those of the frame.
 """
@@ -32,9 +32,9 @@ class RenderingParameters:
 
     Attributes:
         min_score: nuclei with a lower score are left out, in [0, 1].
-        overlap: so are those of which nuclei with higher scores cover more than this part, in
-            [0, 1].
-        min_area_px: and those of which fewer pixels than this are not covered.
+        overlap: nuclei are left out when nuclei with higher scores cover more than this part of
+            them, in [0, 1].
+        min_area_px: nuclei with fewer free pixels are left out.
     """
 
     min_score: float = 0.5
@@ -85,11 +85,11 @@ def render_stars(
     """Render nuclei that are given as star-convex polygons (Schmidt et al. 2018, section 2).
 
     Args:
-        points: float32 [N, 2], (y, x) from which the rays start, the centre of the first pixel is
-            (0, 0).
+        points: float32 [N, 2], (y, x) where the rays start; (0, 0) is the centre of the first
+            pixel.
         scores: float32 [N]; the nucleus with the highest score is rendered first.
         rays: float32 [N, R], lengths in pixels at the angles 2 pi k / R, from +x towards +y.
-        shape, overlap, min_area_px, and what is returned: as `render_masks`.
+        shape, overlap, min_area_px, and the result: as for `render_masks`.
     """
     order = _by_falling_score(scores)
     labels = np.zeros(shape, np.uint32)

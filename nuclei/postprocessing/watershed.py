@@ -9,7 +9,7 @@ h-maxima transform (Soille, Morphological Image Analysis, 2nd ed., section 6.3.3
 the time.
 
 All of it happens in the label image, in bands of rows: a pixel first holds whether it belongs to a
-nucleus, then the pixel it climbs to, then its basin, then its nucleus. So a frame of any size needs
+nucleus, then the pixel it climbs to, then its basin, then its nucleus. A frame of any size needs
 little more memory than its labels, and there are no seams between the bands.
 """
 
@@ -42,7 +42,7 @@ class WatershedParameters:
         h: two neighbouring peaks of the distance map are two nuclei when the lower peak
             stands at least this much above the saddle between them, in [0, 1].
         smoothing_px: standard deviation of the Gaussian smoothing of the distance map, pixels.
-        border_weight: how much of the touching-border probability is taken off the distance map.
+        border_weight: how much of the touching-border probability is subtracted from the distance.
         min_area_px: smaller objects are discarded, pixels.
         min_score: objects whose mean foreground probability is below this are discarded, in [0, 1].
     """
@@ -66,7 +66,7 @@ def label_nuclei(
         maps: uint8 [3, H, W], contiguous, 255 is probability 1: foreground, touching border,
             distance; at most 2**31 - 1 pixels.
         parameters: see there.
-        check: called every few megapixels; what it raises ends the work.
+        check: called every few megapixels; an exception that it raises ends the work.
 
     Returns:
         labels: uint32 [H, W], 0 is background, 1..N without gaps, in row-major order of each
@@ -113,7 +113,7 @@ def _landscape(
 ) -> NDArray[np.float32]:
     """Heights in [0, 1], float32, of a band and of the row above and below it, where there is one.
 
-    Smoothing looks beyond those rows, so that each height is the same whatever the bands.
+    Smoothing looks beyond those rows, so the heights do not depend on the bands.
     """
     reach = math.ceil(BLUR_REACH * parameters.smoothing_px) + 1
     top, bottom = max(0, band.start - 1), min(len(border), band.stop + 1)
@@ -146,8 +146,8 @@ def _saddles(
 ) -> Saddles:
     """(basin, basin, height of the saddle between them), highest first.
 
-    Of a band, only the saddles of a maximum spanning forest are kept: the two basins of any other
-    are joined across higher saddles already, or stay apart because those are too deep.
+    In each band, only the saddles of a maximum spanning forest are kept: the two basins of any
+    other saddle are already joined across higher ones, or stay apart because those are too deep.
     """
     found: list[Saddles] = []
     for band in rows:
@@ -208,8 +208,8 @@ def _mark(
 def _fill_holes(labels: NDArray[np.uint32], smallest: int, start: int, stop: int) -> None:
     """Fill background holes of fewer than `smallest` pixels whose first pixel is in these rows.
 
-    A hole, 4-connected, is entered at a pixel with nothing of it above or to the left, and followed
-    no further than `smallest` pixels.
+    A hole is 4-connected. It is entered at a pixel that has none of it above or to the left, and
+    followed for at most `smallest` pixels.
     """
     height, width = labels.shape
     flat = labels.reshape(-1)
@@ -249,7 +249,7 @@ def _height(
     border_weight: float,
     heights: NDArray[np.float32],
 ) -> None:
-    """Distance less the weighted border, at least 0; 255 becomes 1."""
+    """Distance minus the weighted border, at least 0; 255 becomes 1."""
     height, width = border.shape
     for y in range(height):
         for x in range(width):
@@ -268,12 +268,12 @@ def _climb_band(
 ) -> int:
     """Put into each pixel of the mask 1 + the flat index of the neighbour it climbs to.
 
-    That is the highest of its four neighbours in the mask, or on level ground the one above or to
-    the left: so no two pixels climb to each other. A pixel with no such neighbour is a peak and
-    gets its number, with SETTLED; level ground may hold several, which merge at depth 0.
+    That is the highest of its four neighbours in the mask, or on a plateau the one above or to the
+    left, so no two pixels climb to each other. A pixel with no such neighbour is a peak and gets
+    its number, with SETTLED; a plateau may hold several, which merge at depth 0.
 
     Returns:
-        how many peaks there are; their heights are in `peaks`.
+        The number of peaks; their heights are in `peaks`.
     """
     height, width = labels.shape
     top = max(0, start - 1)
@@ -381,7 +381,7 @@ def _list_saddles(
 
 @kernel(uint32(uint32[::1], uint32))
 def _root(parent: NDArray[np.uint32], basin: int) -> int:
-    """The basin that this one was merged into, with the way there halved (Tarjan)."""
+    """The basin that this one was merged into; halves the path to it (Tarjan)."""
     while parent[basin] != basin:
         parent[basin] = parent[parent[basin]]
         basin = parent[basin]
@@ -392,7 +392,7 @@ def _root(parent: NDArray[np.uint32], basin: int) -> int:
 def _spanning_forest(
     first: NDArray[np.uint32], second: NDArray[np.uint32], n_basins: int
 ) -> NDArray[np.bool_]:
-    """Which pairs, taken in this order, join basins that nothing before has joined (Kruskal)."""
+    """Which pairs, taken in this order, join basins that are not joined yet (Kruskal)."""
     parent = np.arange(n_basins).astype(np.uint32)
     joins = np.zeros(len(first), np.bool_)
     for k in range(len(first)):
