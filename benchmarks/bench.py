@@ -3,7 +3,7 @@
 make bench                 writes benchmarks/RESULTS.md
 
 The limit is one process with nothing around it: the same network on the same threads, then the same
-post-processing, one frame after the other. It is measured anew before and after each load, for the
+post-processing, one frame after the other. It is measured before and after each load, because the
 machine's own speed changes by the minute.
 """
 
@@ -132,7 +132,7 @@ class InProcess:
     """Measures the limit for frames of one side."""
 
     def __init__(self, requests: IO[str], answers: IO[str], side: int) -> None:
-        """Args: the input and output of `network_in_process.py`; side of the frames, pixels."""
+        """Takes the input and output of `network_in_process.py`, and the frames' side in pixels."""
         self._requests, self._answers, self._side = requests, answers, side
         self._frame = Frame(example_pixels(side)[:, :, None])
         engine = LocalEngine(ROOT / "model_repository")

@@ -1,9 +1,9 @@
 """A learned score per candidate nucleus: what the winners of the 2018 Data Science Bowl did.
 
 The watershed at several thresholds and saddle depths gives candidates that overlap one another. A
-gradient-boosted regression predicts the IoU of each with the truth from features of its region, and
-the highest predicted are taken first, as `nuclei.postprocessing.rendering` takes masks (topcoders'
-description: github.com/selimsef/dsb2018_topcoders).
+gradient-boosted regression predicts the IoU of each with the truth from features of its region.
+Candidates are taken by falling predicted IoU, as `nuclei.postprocessing.rendering` takes masks
+(topcoders' description: github.com/selimsef/dsb2018_topcoders).
 """
 
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def learned(
     teaching: Sequence[Sample],
     of_teaching: Sequence[Maps],
 ) -> Outcome:
-    """Fit on the teaching images, use on the samples; thresholds from four folds of these."""
+    """Fit on the teaching images, apply to the samples; thresholds come from the other folds."""
     known = _found(teaching, of_teaching)
     model = HistGradientBoostingRegressor(
         max_iter=500, learning_rate=0.05, max_leaf_nodes=31, min_samples_leaf=40, random_state=0
@@ -126,7 +126,7 @@ def candidates(truth: NDArray[np.uint16], maps: Maps) -> Candidates:
     for number, labels in enumerate(levels):
         if not labels.any():
             continue
-        # How alike the best region of every other level is: a nucleus is stable, a clump is not.
+        # IoU of the best region of every level: a nucleus is stable over levels, a clump is not.
         alike = np.stack(
             [Overlap.of(labels, other).iou.max(axis=1, initial=0) for other in levels], axis=1
         )
@@ -191,8 +191,8 @@ def chosen(
         where: flat indices of the pixels of each.
         predicted: float64 [N].
         shape: of the image.
-        least: a candidate predicted to have less is not taken.
-        overlap: nor is one that has more than this part of its pixels in common with those taken.
+        least: candidates with a lower predicted IoU are not taken.
+        overlap: neither are those that share more than this part of their pixels with those taken.
     """
     labels = np.zeros(int(np.prod(shape)), np.uint32)
     taken = 0

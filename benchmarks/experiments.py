@@ -1,14 +1,14 @@
-"""What the literature tried, on the same validation images: the tables of docs/experiments.md.
+"""Methods from the literature on the same validation images: the tables of docs/experiments.md.
 
-    .venv-train/bin/python benchmarks/experiments.py stage1_train.zip           (all that are left)
+    .venv-train/bin/python benchmarks/experiments.py stage1_train.zip           (all not done yet)
     .venv-train/bin/python benchmarks/experiments.py stage1_train.zip loss-dice every-peak
     .venv-train/bin/python benchmarks/experiments.py --list
 
-An experiment's result stays in its folder, so a run that was stopped goes on; the document's tables
-and picture are written after each. Post-processing and views are tried on the network that is
-shipped. Trainings start from random weights and get the same modest budget of steps; the last
-network is taken. The options of post-processing are tuned on four fifths of the images and scored
-on the fifth, in turn, for every experiment.
+An experiment's result stays in its folder, so a stopped run can be continued; the document's tables
+and pictures are written after each. Post-processing and views are tried on the shipped network.
+Trainings start from random weights, get the same small budget of steps, and keep the last network.
+For every experiment, the options of post-processing are tuned on four fifths of the images and
+scored on the remaining fifth, in turn (five-fold cross-validation).
 """
 
 import argparse
@@ -57,10 +57,10 @@ RESULT_FILE = "result.json"
 
 @dataclass(frozen=True, kw_only=True)
 class PartOfMaps(UNet):
-    """A network that learns some of the maps only.
+    """A network that learns only some of the maps.
 
     Attributes:
-        learnt: names of `training.data.targets.MAPS`; the others mean nothing.
+        learnt: names of `training.data.targets.MAPS`; its other maps are meaningless.
     """
 
     learnt: tuple[str, ...] = MAPS
@@ -101,7 +101,7 @@ class Bench:
 
     @property
     def teaching(self) -> list[Sample]:
-        """Training images that what is fitted on a network's answers is fitted on."""
+        """Training images for methods that are fitted to a network's answers."""
         return self.split[0][::TEACHING_STRIDE]
 
     def shipped(self, view: View) -> list[Maps]:
@@ -110,7 +110,7 @@ class Bench:
         return self._shipped(name, self.validation, view)
 
     def shipped_teaching(self) -> list[Maps]:
-        """Its answers to the teaching images."""
+        """The shipped network's answers to the teaching images."""
         return self._shipped("shipped-teaching.npz", self.teaching, View())
 
     def _shipped(self, name: str, samples: list[Sample], view: View) -> list[Maps]:
@@ -118,7 +118,7 @@ class Bench:
         return self.kept(name, lambda: answers(samples, engine, MODEL, view))
 
     def kept(self, name: str, make: Callable[[], list[Maps]]) -> list[Maps]:
-        """Answers in a file of the folder, made where there is none."""
+        """Answers kept in a file of the folder, computed if it is missing."""
         path = self.folder / "maps" / name
         if not path.exists():
             path.parent.mkdir(exist_ok=True)
@@ -172,7 +172,7 @@ class Training:
         name: of the folder that its checkpoint stays in.
         options, schedule, augmentation: what differs from the first line's.
         recipe: of the network.
-        way: of post-processing.
+        way: how the maps are post-processed.
     """
 
     name: str
@@ -196,7 +196,7 @@ class Training:
         folder = bench.folder / self.name
         training, validation = bench.split
 
-        # No choice by the validation images.
+        # Without validation: these images must not choose the network.
         network, _ = recipe.fit(training, folder, None, lambda *_: None)
         engine = recipe.engine(network.to(schedule.device), recipe.contract(), "fp32")
         answers = predict_all(validation, engine, tta=False)
@@ -209,7 +209,7 @@ def averages(members: Sequence[Training], bench: Bench) -> Outcome:
 
 
 def mean_score(members: Sequence[Training], bench: Bench) -> Outcome:
-    """Mean score of trainings that differ by chance: a comparison must not depend on one seed."""
+    """Mean score of trainings that differ only by seed, so a comparison does not depend on one."""
     outcomes = [member(bench) for member in members]
     scores = np.mean([outcome.scores for outcome in outcomes], axis=0)
     return Outcome(scores, tuple(options for outcome in outcomes for options in outcome.options))
@@ -220,7 +220,7 @@ ENCODERS = ("tu-regnetx_002", "tu-regnetx_008", "resnet18", "resnet34", "resnet5
 ARCHITECTURES = ("linknet", "fpn", "unetplusplus", "deeplabv3plus", "fcn", "cnn")
 LOSSES = ("bce", "dice", "jaccard", "bce_log_dice", "focal", "hard_pixels", "bce+jaccard")
 
-# By topic; all others of a topic are compared with its first.
+# By topic; the others of a topic are compared with its first experiment.
 TOPICS: dict[str, dict[str, Experiment]] = {
     "markers": {
         "predicted-distance-and-border": Experiment(
@@ -248,7 +248,7 @@ TOPICS: dict[str, dict[str, Experiment]] = {
             partial(postprocessed, WAYS["components"]),
         ),
         "average-size": Experiment(
-            "as shipped, smoothing and least area in parts of the frame's median nucleus",
+            "as shipped, smoothing and minimum area relative to the frame's median nucleus",
             partial(postprocessed, WAYS["average-size"]),
         ),
         "learned-score": Experiment(
@@ -304,7 +304,7 @@ TOPICS: dict[str, dict[str, Experiment]] = {
             ),
         ),
         "foreground-only": Experiment(
-            "neither; h-maxima of the foreground's distance transform",
+            "neither map; h-maxima of the foreground's distance transform",
             Training(
                 "foreground-only",
                 {"learnt": ("foreground",)},
@@ -315,7 +315,7 @@ TOPICS: dict[str, dict[str, Experiment]] = {
     },
     "data": {
         "unbalanced": Experiment(
-            "every image as often as any other",
+            "all images equally often",
             Training("unbalanced", schedule={"balanced": False}),
         ),
         "no-colour": Experiment(
@@ -347,7 +347,7 @@ TOPICS: dict[str, dict[str, Experiment]] = {
 }
 # Topics whose lines are compared with the first line of another.
 COMPARED = {topic: "seeds" for topic in ("losses", "maps", "data", "encoders", "architectures")}
-# By the name in the file's.
+# By the name in the file's name.
 PICTURED = {"shipped": ("markers", "views"), "trainings": ("seeds", *COMPARED)}
 
 
@@ -359,7 +359,7 @@ class Result:
         scores: DSB score of each image, in one order for all.
         modalities: of the images.
         options: of post-processing, by fold.
-        minutes: that it took here.
+        minutes: how long it took on this machine.
     """
 
     scores: tuple[float, ...]
@@ -380,7 +380,7 @@ class Result:
 
 
 def read_results(folder: Path) -> dict[str, Result]:
-    """What there is, by name of the experiment."""
+    """The results so far, by name of the experiment."""
     files = folder.glob(f"*/{RESULT_FILE}")
     return {path.parent.name: Result(**json.loads(path.read_text())) for path in files}
 
@@ -430,7 +430,7 @@ def table(topic: str, results: Mapping[str, Result]) -> str:
 def picture(topics: Sequence[str], results: Mapping[str, Result]) -> Figure | None:
     """Difference of each experiment from the first of its topic, with its interval.
 
-    Behind trainings lies a band between the least and the greatest of the same by other seeds.
+    Trainings have a grey band behind them: the range of the baseline's differences by seed.
     """
     rows = [
         (topic, name, first)
@@ -461,9 +461,9 @@ def picture(topics: Sequence[str], results: Mapping[str, Result]) -> Figure | No
 
 
 def write_document(results: Mapping[str, Result], budget: str) -> None:
-    """Put the tables, the budget and the pictures in place of those in the document.
+    """Replace the tables, the budget and the pictures of the document.
 
-    A table of which nothing was run stays as it is, and so does a picture.
+    Tables and pictures without a result stay as they are.
     """
     text = DOCUMENT.read_text()
     tables = {topic: table(topic, results) for topic in TOPICS if set(TOPICS[topic]) & set(results)}
@@ -489,7 +489,7 @@ def described(schedule: Schedule) -> str:
 
 
 def claim(folder: Path, schedule: Schedule) -> None:
-    """Let a folder hold results of one budget only."""
+    """Bind a folder to one budget; raises InvalidOption if it holds results of another."""
     budget = {name: getattr(schedule, name) for name in ("steps", "batch_size", "crop_px")}
     path = folder / BUDGET_FILE
     folder.mkdir(parents=True, exist_ok=True)

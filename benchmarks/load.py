@@ -1,4 +1,4 @@
-"""Callers that send frames to a gateway and note how long each answer takes."""
+"""Callers that send frames to a gateway and record how long each answer takes."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ CHANNEL_OPTIONS = (
 
 @dataclass
 class Load:
-    """What a load gave.
+    """The measurements of a load.
 
     Attributes:
         seconds: how long it ran.
@@ -76,7 +76,7 @@ async def unary_load(
 async def stream_load(
     address: str, request: pb.SegmentRequest, in_flight: int, seconds: float
 ) -> Load:
-    """One stream that always has so many frames in flight; each is of a position of its own."""
+    """One stream with a constant number of frames in flight, each of a different position."""
     load = Load()
     free = asyncio.Semaphore(in_flight)
     sent: list[float] = []

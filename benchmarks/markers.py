@@ -1,8 +1,8 @@
-"""Ways from probability maps to nuclei that the literature tried, each with options to tune.
+"""Ways from probability maps to nuclei in the literature, each with options to tune.
 
 All of them are the shipped watershed (`nuclei.postprocessing.watershed`) over another landscape, so
-that only what marks a nucleus differs: h-maxima of one landscape, its connected components where it
-is level.
+only what marks a nucleus differs: the landscape's h-maxima, or its connected components where it is
+level.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -79,7 +79,7 @@ def foreground_peaks(maps: Maps, options: Options) -> Labels:
 def distance_transform(maps: Maps, options: Options) -> Labels:
     """The landscape is the distance to the background of the thresholded foreground.
 
-    In eighths of a pixel, level from 32 pixels on.
+    Steps are an eighth of a pixel; distances above 32 pixels count as 32.
     """
     mask = (maps[0] >= options["foreground_threshold"] * LEVELS).astype(np.uint8)
     depth = cv2.distanceTransform(mask, cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
@@ -87,7 +87,7 @@ def distance_transform(maps: Maps, options: Options) -> Labels:
 
 
 def sized(maps: Maps, options: Options) -> Labels:
-    """Smoothing and least area follow the median nucleus of the frame, found by a first pass."""
+    """Smoothing and minimum area scale with the frame's median nucleus, found in a first pass."""
     first = np.bincount(label_nuclei(maps, _parameters(options)).ravel())[1:]
     area = float(np.median(first)) if len(first) else 0.0
     own = replace(
@@ -126,11 +126,11 @@ WAYS = {
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a way reaches on images that its options were not tuned on.
+    """The scores of a way on images that its options were not tuned on.
 
     Attributes:
         scores: DSB score of each image, float64 [N].
-        options: those that were best on the other folds, by fold.
+        options: the best on the other folds, by fold.
     """
 
     scores: Scores
@@ -170,7 +170,7 @@ def dsb_scores(samples: Sequence[Sample], labelled: Sequence[Labels]) -> Scores:
 
 
 def folds(samples: Sequence[Sample]) -> NDArray[np.intp]:
-    """Fold of each image, int [N], every modality spread over all of them."""
+    """Fold of each image, int [N]; every modality is spread over all folds."""
     rng = np.random.default_rng(0)
     fold = np.zeros(len(samples), np.intp)
     modalities = np.array([sample.modality for sample in samples])

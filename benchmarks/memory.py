@@ -1,10 +1,10 @@
-"""Resident memory of the gateway while it segments frames of every size, however they come.
+"""Resident memory of the gateway while it segments frames of every size, sent in every way.
 
 .venv/bin/python benchmarks/memory.py                (ten minutes)
 .venv/bin/python benchmarks/memory.py --sides 2048
 
 Prints the peak of the gateway's worker, and of the worker and BentoML's process above it, read
-every 20 ms; and what the admission had set aside for the frame.
+every 20 ms; and the memory that admission reserved for the frame.
 """
 
 import argparse

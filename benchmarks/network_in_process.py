@@ -2,7 +2,7 @@
 
 .venv-triton/bin/python benchmarks/network_in_process.py
 
-Triton's environment is used, for its onnxruntime and accelerators; nothing of Triton runs. A
+Triton's environment is used for its onnxruntime and accelerators, but Triton does not run. A
 frame's tiles, all of one size, go through preprocessing and the network one after the other, on
 all threads. For each line "SIDE SECONDS" of its input it runs frames of that side for that time and
 prints the mean and the median time of a frame, milliseconds:
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def contract_of(repository: Path) -> Contract:
-    """The contract in the ensemble's configuration; there is no protobuf in this environment."""
+    """The contract in the ensemble's configuration; this environment has no protobuf to read it."""
     text = (repository / "unet" / "config.pbtxt").read_text()
     found = re.search(r'key: "contract"\s+value {\s+string_value: ("(?:[^"\\]|\\.)*")', text)
     assert found is not None, "the ensemble carries a contract"

@@ -2,10 +2,10 @@
 
 .venv/bin/python benchmarks/postprocessing.py
 
-The maps are the shipped network's, of a frame put together from the example frames. The chain is
-what one writes with scikit-image and scipy for the same parameters: threshold,
-remove_small_holes, Gaussian smoothing, regional maxima as markers, watershed, the merge of shallow
-basins, size and score filter, regionprops_table. Both run on one thread, by turns.
+The maps are the shipped network's, of a mosaic of example frames. The chain is the usual code with
+scikit-image and scipy for the same parameters: threshold, remove_small_holes, Gaussian smoothing,
+regional maxima as markers, watershed, the merge of shallow basins, size and score filter,
+regionprops_table. Both run on one thread, in turn.
 """
 
 import argparse
@@ -70,7 +70,7 @@ def main() -> None:
     console.print(times_table(chain_ms, ours_ms))
     console.print(
         f"nuclei: chain {expected.max()}, ours {labels.max()}; "
-        f"of the chain's, {same:.2%} are ours with IoU > 0.9"
+        f"{same:.2%} of the chain's match one of ours with IoU > 0.9"
     )
     encodings: list[Callable[[], object]] = [
         lambda: compress_labels(labels),
@@ -84,7 +84,7 @@ def main() -> None:
 
 
 def mosaic(pixels: NDArray[Any], side: int) -> NDArray[Any]:
-    """A frame of `side` pixels, [H, W, C], of copies of a smaller one, turned and mirrored."""
+    """A frame of `side` pixels, [H, W, C], made of mirrored copies of a smaller one."""
     rows, columns = (-(-side // length) for length in pixels.shape[:2])
     turned = [pixels, pixels[::-1], pixels[:, ::-1], pixels[::-1, ::-1]]
     whole = np.concatenate(
@@ -97,7 +97,7 @@ def mosaic(pixels: NDArray[Any], side: int) -> NDArray[Any]:
 
 
 def chain_labels(maps: NDArray[np.uint8], parameters: WatershedParameters) -> Labels:
-    """The nuclei by scikit-image and scipy, int [H, W]."""
+    """The nuclei found with scikit-image and scipy, int [H, W]."""
     foreground, border, distance = maps
     mask = foreground >= parameters.foreground_threshold * 255
     mask = remove_small_holes(mask, max_size=parameters.min_area_px - 1, connectivity=1)
@@ -152,7 +152,7 @@ def chain_measured(labels: Labels, pixels: NDArray[Any], foreground: NDArray[np.
 
 
 def by_turns(ways: list[Callable[[], object]], repeats: int) -> list[list[float]]:
-    """Times of each, milliseconds, after a first time that is not counted."""
+    """Times of each, milliseconds, after a warm-up run that is not counted."""
     times: list[list[float]] = [[] for _ in ways]
     for way in ways:
         way()

@@ -47,7 +47,7 @@ WAYS = {
 
 
 class Crops(CalibrationDataReader):  # type: ignore[misc]
-    """Training crops, as the calibration of the activations' ranges wants them."""
+    """Training crops in the form that calibration of the activations' ranges reads."""
 
     def __init__(self, samples: list[Sample]) -> None:
         crops = CropDataset(samples, np.asarray, 256, Augmentation(), seed=1)

@@ -33,7 +33,7 @@ PICTURE = Path(__file__).parents[1] / "docs" / "receptive_field.jpg"
 REACH_PX = 224
 CROP_PX = 512
 PARTS = (0.5, 0.9, 0.99)
-# Crops as they are: no augmentation but the place and the eight orientations.
+# No augmentation of the crops except their place and the eight orientations.
 AS_IT_IS = Augmentation(**dict.fromkeys(Augmentation.__dataclass_fields__, 0.0))
 
 
@@ -77,7 +77,7 @@ def modalities(samples: list[Sample]) -> list[str]:
 
 
 def largest(samples: list[Sample], modality: str) -> NDArray[np.bool_]:
-    """Mask of the nucleus of a modality with the longest box, bool [h, w]."""
+    """Mask of a modality's nucleus with the longest box, bool [h, w]."""
     boxes = [
         (max(rows.stop - rows.start, columns.stop - columns.start), sample, number, (rows, columns))
         for sample in samples

@@ -1,10 +1,10 @@
-"""A service under steady load, watched: memory, threads, file handles and shared memory over time.
+"""A service under steady load: memory, threads, file handles and shared memory over time.
 
 .venv-train/bin/python benchmarks/soak.py --minutes 60
 
 First measures how many frames a second the service takes with this mix of callers, then sends 80%
 of that at a steady rate: frames of 512 x 512 and 2048 x 2048 pixels, unary, by HTTP and on streams,
-some with TTA, some that cannot be read, some whose caller leaves. Writes soak.csv and soak.png.
+some with TTA, some unreadable, some whose caller hangs up. Writes soak.csv and soak.png.
 """
 
 import argparse
@@ -45,7 +45,7 @@ Send = Callable[[], Awaitable[str]]
 
 
 class Callers:
-    """Callers of every kind; each sends one frame and says what became of it."""
+    """Callers of every kind; each sends one frame and returns its outcome."""
 
     def __init__(self, served: Served) -> None:
         pixels = example_pixels(512)
@@ -67,7 +67,7 @@ class Callers:
         await self._channel.close()
 
     def mix(self) -> Iterator[Send]:
-        """Which caller sends next, for ever."""
+        """The next caller to send, without end."""
         kinds = [self._unary] * 8 + [self._stream] * 4 + [self._by_http] * 4
         kinds += [self._large_frame] * 2 + [self._with_tta, self._unreadable, self._leaving]
         chance = random.Random(0)
@@ -131,7 +131,7 @@ async def frames_per_s(callers: Callers) -> float:
 
 
 async def send_steadily(callers: Callers, per_s: float, seconds: float) -> Counter[str]:
-    """Send frames at a rate; returns what became of them."""
+    """Send frames at a rate; returns their outcomes."""
     outcomes: Counter[str] = Counter()
     running: set[asyncio.Task[None]] = set()
 
@@ -179,7 +179,7 @@ def _role(process: psutil.Process) -> str:
 
 
 async def watch(pid: int, seconds: float) -> list[dict[str, float]]:
-    """Samples, one every ten seconds; `minutes` is when."""
+    """Samples, one every ten seconds; `minutes` is the time of each."""
     started = time.monotonic()
     samples: list[dict[str, float]] = []
     for number in itertools.count():
@@ -194,7 +194,7 @@ async def watch(pid: int, seconds: float) -> list[dict[str, float]]:
 async def soak(served: Served, minutes: float, load: float) -> list[dict[str, float]]:
     console, callers = Console(), Callers(served)
     try:
-        console.print(f"Measuring the most frames a second, {CALIBRATION_S:.0f} s")
+        console.print(f"Measuring the highest rate of frames, {CALIBRATION_S:.0f} s")
         most = await frames_per_s(callers)
         per_s = load * most
         console.print(f"{most:.1f} frames/s at most; {per_s:.1f} frames/s for {minutes:g} min")
@@ -254,7 +254,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--minutes", type=float, default=60, help="how long [60]")
-    parser.add_argument("--load", type=float, default=0.8, help="part of the most it takes [0.8]")
+    parser.add_argument("--load", type=float, default=0.8, help="part of the highest rate [0.8]")
     parser.add_argument("--out", type=Path, default=ROOT / "docs", help="folder [docs]")
     arguments = parser.parse_args()
     with running_service() as served:

@@ -1,4 +1,4 @@
-"""What a model answers to turned, mirrored and scaled views of an image, averaged."""
+"""A model's answers to rotated, mirrored and scaled views of an image, averaged."""
 
 import asyncio
 from collections.abc import Iterable, Sequence
@@ -25,7 +25,7 @@ class View:
 
     Attributes:
         turns: quarter turns, counter-clockwise.
-        mirrored: left to right, before turning.
+        mirrored: left to right, before rotating.
         scale: size of the view over that of the image.
     """
 
@@ -56,7 +56,7 @@ def averaged(maps: Iterable[Sequence[Maps]]) -> list[Maps]:
 
 
 def answers(samples: Sequence[Sample], engine: Engine, model: str, view: View) -> list[Maps]:
-    """Maps of each image as seen through one view, turned back, uint8 [K, H, W]."""
+    """Maps of each image from one view, transformed back, uint8 [K, H, W]."""
     shown = track(samples, f"predicting {view}", transient=True)
     return [_answer(sample, engine, model, view) for sample in shown]
 
@@ -74,7 +74,7 @@ def _answer(sample: Sample, engine: Engine, model: str, view: View) -> Maps:
 
 
 def _resized(array: NDArray[Any], height: int, width: int) -> NDArray[Any]:
-    """[H, W, C] at another size; itself at its own."""
+    """[H, W, C] resized; unchanged at its own size."""
     if array.shape[:2] == (height, width):
         return array
     way = cv2.INTER_AREA if height < array.shape[0] else cv2.INTER_LINEAR
