@@ -29,7 +29,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
-from views import ALL, DIHEDRAL, MIRRORED, SCALED, TURNED, View, answers, averaged
+from views import ALL, DIHEDRAL, MIRRORED, SCALED, TURNED, View, averaged, predictions
 
 from nuclei.errors import InvalidOption
 from nuclei.evaluation.statistics import mean_interval, paired_test
@@ -81,7 +81,7 @@ class _Some(nn.Module):
 
 
 class Bench:
-    """The images, and the answers to them that several experiments share.
+    """The images, and the predictions to them that several experiments share.
 
     Attributes:
         folder: of the results.
@@ -101,21 +101,21 @@ class Bench:
 
     @property
     def teaching(self) -> list[Sample]:
-        """Training images for methods that are fitted to a network's answers."""
+        """Training images for methods that are fitted to a network's predictions."""
         return self.split[0][::TEACHING_STRIDE]
 
     def shipped(self, view: View) -> list[Maps]:
-        """The shipped network's answers to one view of the validation images."""
+        """The shipped network's predictions to one view of the validation images."""
         name = f"shipped-{view.turns}{'m' if view.mirrored else ''}-{view.scale}.npz"
         return self._shipped(name, self.validation, view)
 
     def shipped_teaching(self) -> list[Maps]:
-        """The shipped network's answers to the teaching images."""
+        """The shipped network's predictions to the teaching images."""
         return self._shipped("shipped-teaching.npz", self.teaching, View())
 
     def _shipped(self, name: str, samples: list[Sample], view: View) -> list[Maps]:
         engine = LocalEngine(ROOT / "model_repository")
-        return self.kept(name, lambda: answers(samples, engine, MODEL, view))
+        return self.kept(name, lambda: predictions(samples, engine, MODEL, view))
 
     def kept(self, name: str, make: Callable[[], list[Maps]]) -> list[Maps]:
         """Answers kept in a file of the folder, computed if it is missing."""
@@ -199,8 +199,8 @@ class Training:
         # Without validation: these images must not choose the network.
         network, _ = recipe.fit(training, folder, None, lambda *_: None)
         engine = recipe.engine(network.to(schedule.device), recipe.contract(), "fp32")
-        answers = predict_all(validation, engine, tta=False)
-        return [cast(MapsOfFrame, answer).maps for answer in answers]
+        predictions = predict_all(validation, engine, tta=False)
+        return [cast(MapsOfFrame, answer).maps for answer in predictions]
 
 
 def averages(members: Sequence[Training], bench: Bench) -> Outcome:

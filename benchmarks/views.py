@@ -55,7 +55,7 @@ def averaged(maps: Iterable[Sequence[Maps]]) -> list[Maps]:
     return [np.rint(sum_ / count).astype(np.uint8) for sum_ in total]
 
 
-def answers(samples: Sequence[Sample], engine: Engine, model: str, view: View) -> list[Maps]:
+def predictions(samples: Sequence[Sample], engine: Engine, model: str, view: View) -> list[Maps]:
     """Maps of each image from one view, transformed back, uint8 [K, H, W]."""
     shown = track(samples, f"predicting {view}", transient=True)
     return [_answer(sample, engine, model, view) for sample in shown]

@@ -25,6 +25,9 @@ def registered_name(family: str) -> str:
     return f"nuclei-{family.replace('_', '-')}"
 
 
+DEFAULT_MODEL = registered_name("unet")
+
+
 def import_mlflow() -> Any:
     """MLflow; imported here, it sends no telemetry, as it would by default."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

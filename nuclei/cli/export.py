@@ -14,7 +14,7 @@ from nuclei.cli.checkout import require_checkout
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
 from nuclei.console import output
 from nuclei.errors import InvalidOption
-from nuclei.registry import default_tracking_uri, registered_name
+from nuclei.registry import DEFAULT_MODEL, default_tracking_uri
 
 if TYPE_CHECKING:
     from serving.parity import Parity
@@ -29,8 +29,6 @@ nuclei export --alias champion --tracking-uri http://mlflow:5000
 
 nuclei export --from-folder artifacts/ --version 3
 """
-
-DEFAULT_MODEL = registered_name("unet")
 
 
 def export(

@@ -16,7 +16,7 @@ from nuclei.cli.gateway import (
 )
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
 from nuclei.console import output
-from nuclei.registry import default_tracking_uri, registered_name
+from nuclei.registry import DEFAULT_MODEL, default_tracking_uri
 
 EPILOG = """
 **Examples**
@@ -27,8 +27,6 @@ nuclei models --address localhost:50051              (also what a running gatewa
 
 nuclei models --tracking-uri http://mlflow:5000
 """
-
-DEFAULT_MODEL = registered_name("unet")
 
 
 def models(

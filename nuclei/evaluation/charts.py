@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nuclei.evaluation.coco import RECALLS, THRESHOLDS, precisions
 from nuclei.evaluation.metrics import DSB_THRESHOLDS, Labels, Overlap
-from nuclei.evaluation.scores import OVERALL, Evaluation
+from nuclei.evaluation.scores import ERRORS, OVERALL, Evaluation
 from nuclei.formats.overlay import draw_outlines, enlarged, overlay, stretched
 from nuclei.imaging.images import Frame
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's colours, distinguishable with any colour vision.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
-ERRORS = ("missed", "extra", "merged", "split")
 RESULTS = {
     "right": (30, 190, 70),
     "missed": (50, 130, 255),

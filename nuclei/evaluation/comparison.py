@@ -9,14 +9,13 @@ from rich.table import Table
 from rich.text import Text
 
 from nuclei.errors import InvalidData
-from nuclei.evaluation.scores import COUNTS, TABLE_ROWS, Evaluation, shown_interval
+from nuclei.evaluation.scores import COUNTS, ERRORS, TABLE_ROWS, Evaluation, shown_interval
 from nuclei.evaluation.statistics import PairedTest, paired_test
 
 if TYPE_CHECKING:
     from nuclei.evaluation.timing import Cost
 
 UNKNOWN = "\N{EN DASH}"
-ERRORS = ("missed", "extra", "merged", "split")
 LESS_IS_BETTER = ("count_error", *ERRORS)
 TESTED = "dsb_score"
 AP_SHOWN = ("ap_0.50", "ap_0.70", "ap_0.90")

@@ -12,9 +12,10 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from numpy.typing import NDArray
 
-from nuclei.evaluation.charts import ERRORS, RESULTS, charts_of_models, error_picture, outline_px
+from nuclei.evaluation.charts import RESULTS, charts_of_models, error_picture, outline_px
 from nuclei.evaluation.comparison import TESTED, Comparison
 from nuclei.evaluation.metrics import Labels
+from nuclei.evaluation.scores import ERRORS
 from nuclei.evaluation.statistics import CONFIDENCE
 from nuclei.formats.overlay import enlarged, overlay
 from nuclei.imaging.images import Frame

@@ -16,7 +16,8 @@ from nuclei.evaluation.coco import Candidates, Detections, ap_interval, coco_sco
 from nuclei.evaluation.metrics import Labels, Overlap, scores_of
 from nuclei.evaluation.statistics import Interval, mean_interval
 
-COUNTS = ("n_true", "n_predicted", "missed", "extra", "merged", "split")
+ERRORS = ("missed", "extra", "merged", "split")
+COUNTS = ("n_true", "n_predicted", *ERRORS)
 TABLE_ROWS = {
     "n_true": "nuclei",
     "n_predicted": "nuclei found",
@@ -240,7 +241,7 @@ class Evaluation:
     def coco(self) -> dict[str, float | None]:
         """COCO's scores of masks and boxes (`mask_ap`, `box_ar_small`); empty without candidates.
 
-        None for a size of which there is no true nucleus.
+        None for a size that no true nucleus has.
         """
         return _coco(self.images) if self.has_candidates else {}
 

@@ -12,7 +12,8 @@ Conventions that hold in every message:
   - The time limit of a call is its gRPC deadline; without one the server's default applies.
   - A failed call carries the trailing metadata `nuclei-error`: the name of the error's class
     (InvalidImage, FrameTooLarge, InvalidOption, ModelNotFound, DeadlineExceeded, Overloaded,
-    EngineUnavailable, EngineFailed, Unauthenticated, ...), more precise than the status code.
+    EngineUnavailable, EngineFailed, InternalError, Unauthenticated, ...), more precise than the
+    status code.
     The status message says what was wrong, what was expected and what to do.
   - A call that failed as Overloaded also carries `grpc-retry-pushback-ms`: the time to wait
     before it is sent again.

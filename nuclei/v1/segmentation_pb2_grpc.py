@@ -63,7 +63,7 @@ class SegmentationServicer:
         DEADLINE_EXCEEDED: the deadline passed.
         RESOURCE_EXHAUSTED: too much work at once; try again later.
         UNAVAILABLE: the inference server does not answer.
-        INTERNAL: the inference server failed.
+        INTERNAL: the inference server or the service itself failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -12,7 +12,8 @@ Conventions that hold in every message:
   - The time limit of a call is its gRPC deadline; without one the server's default applies.
   - A failed call carries the trailing metadata `nuclei-error`: the name of the error's class
     (InvalidImage, FrameTooLarge, InvalidOption, ModelNotFound, DeadlineExceeded, Overloaded,
-    EngineUnavailable, EngineFailed, Unauthenticated, ...), more precise than the status code.
+    EngineUnavailable, EngineFailed, InternalError, Unauthenticated, ...), more precise than the
+    status code.
     The status message says what was wrong, what was expected and what to do.
   - A call that failed as Overloaded also carries `grpc-retry-pushback-ms`: the time to wait
     before it is sent again.
@@ -56,7 +57,7 @@ class SegmentationStub:
     DEADLINE_EXCEEDED: the deadline passed.
     RESOURCE_EXHAUSTED: too much work at once; try again later.
     UNAVAILABLE: the inference server does not answer.
-    INTERNAL: the inference server failed.
+    INTERNAL: the inference server or the service itself failed.
     """
     SegmentStream: _grpc.StreamStreamMultiCallable[_segmentation_pb2.SegmentStreamRequest, _segmentation_pb2.SegmentStreamResponse]
     """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: with
@@ -87,7 +88,7 @@ class SegmentationAsyncStub(SegmentationStub):
     DEADLINE_EXCEEDED: the deadline passed.
     RESOURCE_EXHAUSTED: too much work at once; try again later.
     UNAVAILABLE: the inference server does not answer.
-    INTERNAL: the inference server failed.
+    INTERNAL: the inference server or the service itself failed.
     """
     SegmentStream: _aio.StreamStreamMultiCallable[_segmentation_pb2.SegmentStreamRequest, _segmentation_pb2.SegmentStreamResponse]  # type: ignore[assignment]
     """Segments the frames of an acquisition while it runs. Every frame is answered exactly once: with
@@ -121,7 +122,7 @@ class SegmentationServicer(metaclass=_abc_1.ABCMeta):
         DEADLINE_EXCEEDED: the deadline passed.
         RESOURCE_EXHAUSTED: too much work at once; try again later.
         UNAVAILABLE: the inference server does not answer.
-        INTERNAL: the inference server failed.
+        INTERNAL: the inference server or the service itself failed.
         """
 
     @_abc_1.abstractmethod

@@ -36,7 +36,7 @@ from serving.tracing import start_tracing
 logger = logging.getLogger(__name__)
 
 # BentoML's own timer starts with the upload and knows nothing of the data plane's deadlines, so it
-# must never fire: a day is for ever.
+# must never fire: no request takes a day.
 NEVER_S = 86_400.0
 
 

@@ -26,14 +26,14 @@ class Echo:
 
 
 def test_every_view_is_turned_back() -> None:
-    from views import ALL, answers
+    from views import ALL, predictions
 
     y, x = np.mgrid[:70, :101]
     pixels = (x + y // 2)[..., None].astype(np.uint8)
     sample = Sample("ramp", "fluorescence", pixels, np.zeros((70, 101), np.uint16))
     assert len(set(ALL)) == 24
     for view in ALL:
-        (maps,) = answers([sample], Echo(), "unet", view)
+        (maps,) = predictions([sample], Echo(), "unet", view)
         assert maps.shape == (3, 70, 101)
         assert np.abs(maps.astype(int) - pixels[..., 0]).max() <= 2, view
 

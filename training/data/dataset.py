@@ -223,10 +223,10 @@ def _with_label_images(files: Files, images: Sequence[PurePosixPath]) -> Iterato
         yield name, image, partial(_read_label_images, files, image, labels)
 
 
-Found = tuple[str, PurePosixPath, list[PurePosixPath]]
+LabelledFile = tuple[str, PurePosixPath, list[PurePosixPath]]
 
 
-def _label_images(images: Sequence[PurePosixPath]) -> Iterator[Found]:
+def _label_images(images: Sequence[PurePosixPath]) -> Iterator[LabelledFile]:
     """`images/x` with `masks/x` or `labels/x`, or `x` beside `x_labels` or `x_masks`."""
     kaggle = {image.parent.parent for image in images if is_kaggle(image)}
     rest = [name for name in images if name.parent.parent not in kaggle]

@@ -53,7 +53,7 @@ class Consensus(EnsembleRecipe):
             postprocessing=ConsensusParameters(),
         )
 
-    def join(self, networks: Sequence[nn.Module]) -> Pair:
+    def combine(self, networks: Sequence[nn.Module]) -> Pair:
         return Pair(*networks)
 
     def modules(self, network: nn.Module) -> dict[str, nn.Module]:

@@ -61,7 +61,7 @@ class EnsembleRecipe(Recipe):
         )
 
     @abstractmethod
-    def join(self, networks: Sequence[nn.Module]) -> nn.Module:
+    def combine(self, networks: Sequence[nn.Module]) -> nn.Module:
         """One module of the members' networks, in the order of `members`."""
 
     def recipes(self) -> list[LearnedRecipe]:
@@ -71,14 +71,14 @@ class EnsembleRecipe(Recipe):
         return [getattr(self, name) for name in self.members]
 
     def build(self) -> nn.Module:
-        return self.join([recipe.build() for recipe in self.recipes()])
+        return self.combine([recipe.build() for recipe in self.recipes()])
 
     def fit(
         self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
     ) -> tuple[nn.Module, Progress]:
         """The trained networks; steps and time are summed over both trainings."""
         trainings = zip(self.recipes(), self.folders(), strict=True)
-        network = self.join([best_network(*training) for training in trainings]).eval()
+        network = self.combine([best_network(*training) for training in trainings]).eval()
         network.to(self.schedule.device)
         before = [finished_progress(folder) for folder in self.folders()]
         step = sum(progress.best_step for progress in before)

@@ -26,7 +26,7 @@ from nuclei.inference.graph import DECODER, DETECTOR, ENCODER, MASK_NETWORK
 from nuclei.inference.method import MASKS, PROMPTED
 from training.data.targets import nuclei_tensors
 from training.graphs.detections import example_image, view_modules, view_steps
-from training.graphs.step import Step, export_steps
+from training.graphs.step import ExportedStep, export_steps
 from training.graphs.views import LEVELS, three_channels
 from training.job import LearnedRecipe
 from training.schedule import SAM, Schedule
@@ -172,7 +172,7 @@ class PromptedDetector(nn.Module):
         boxes, scores, masks = self.decoder(*self.encoder(image), found, scores_found)
         return boxes, scores, masks
 
-    def steps(self) -> dict[str, Step]:
+    def steps(self) -> dict[str, ExportedStep]:
         """SAM's own steps of the graph by file name; modules float32, on the CPU."""
         image = example_image()
         embedding, side = self.encoder(image)
@@ -181,13 +181,13 @@ class PromptedDetector(nn.Module):
         channels, found = Dim("channels", min=1, max=4), Dim("found", min=0, max=4096)
         height = Dim("height", min=32, max=2**12)
         return {
-            ENCODER.name: Step(
+            ENCODER.name: ExportedStep(
                 ENCODER,
                 self.encoder,
                 (image.contiguous(),),
                 ({1: channels, 2: height, 3: height},),
             ),
-            DECODER.name: Step(
+            DECODER.name: ExportedStep(
                 DECODER,
                 self.decoder,
                 (embedding.detach(), side, boxes, torch.rand(5)),

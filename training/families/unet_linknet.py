@@ -60,7 +60,7 @@ class UNetLinkNet(EnsembleRecipe):
     def contract(self) -> Contract:
         return Contract(self.family, pixel_size_um=self.pixel_size_um)
 
-    def join(self, networks: Sequence[nn.Module]) -> Average:
+    def combine(self, networks: Sequence[nn.Module]) -> Average:
         return Average(networks)
 
     def modules(self, network: nn.Module) -> dict[str, nn.Module]:

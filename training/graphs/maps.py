@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from nuclei.inference.graph import MAP_NETWORK, MERGE, PREPROCESS, TTA, TTA_VIEWS
-from training.graphs.step import Step
+from training.graphs.step import ExportedStep
 from training.graphs.views import (
     LEVELS,
     Preprocess,
@@ -68,7 +68,7 @@ def map_modules(network: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def map_steps(network: nn.Module) -> dict[str, Step]:
+def map_steps(network: nn.Module) -> dict[str, ExportedStep]:
     """The steps of the graph by file name.
 
     Args:
@@ -79,7 +79,7 @@ def map_steps(network: nn.Module) -> dict[str, Step]:
     return {
         PREPROCESS.name: preprocess_step(),
         TTA.name: views_step(),
-        MAP_NETWORK.name: Step(
+        MAP_NETWORK.name: ExportedStep(
             MAP_NETWORK,
             Network(network),
             (torch.rand(2, 3, *EXAMPLE_SHAPE),),
@@ -92,9 +92,9 @@ def map_steps(network: nn.Module) -> dict[str, Step]:
 
 
 @cache
-def _merge_step() -> Step:
+def _merge_step() -> ExportedStep:
     height, channels = Dim("height", min=1, max=2**14), Dim("channels", min=1, max=4)
-    return Step(
+    return ExportedStep(
         MERGE,
         Merge(),
         (torch.randint(0, 256, (TTA_VIEWS, 3, 64, 64)).to(torch.uint8),),

@@ -15,7 +15,7 @@ from nuclei.inference.graph import (
 )
 from training.data.stars import GRID_PX, N_RAYS
 from training.graphs.maps import EXAMPLE_SHAPE
-from training.graphs.step import Step
+from training.graphs.step import ExportedStep
 from training.graphs.views import (
     Preprocess,
     Views,
@@ -111,7 +111,7 @@ def star_modules(network: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def star_steps(network: nn.Module) -> dict[str, Step]:
+def star_steps(network: nn.Module) -> dict[str, ExportedStep]:
     """The steps of a star-convex network's graph by file name.
 
     Args:
@@ -123,19 +123,19 @@ def star_steps(network: nn.Module) -> dict[str, Step]:
     return {
         PREPROCESS.name: preprocess_step(),
         TTA.name: views_step(),
-        STAR_NETWORK.name: Step(
+        STAR_NETWORK.name: ExportedStep(
             STAR_NETWORK,
             StarNetwork(network),
             (torch.rand(2, 3, *EXAMPLE_SHAPE),),
             ({0: views, 1: channels, 2: 32 * rows, 3: 32 * columns},),
         ),
-        MERGE_STARS.name: Step(
+        MERGE_STARS.name: ExportedStep(
             MERGE_STARS,
             MergeStars(),
             (torch.rand(TTA_VIEWS, 1 + N_RAYS, 32, 32).to(torch.float16),),
             ({2: height, 3: height},),
         ),
-        SELECT_STARS.name: Step(
+        SELECT_STARS.name: ExportedStep(
             SELECT_STARS,
             SelectStars(),
             (_distinct(1 + N_RAYS, 24, 32),),

@@ -71,7 +71,7 @@ class GraphStep(ABC):
 
 
 @dataclass(frozen=True, eq=False)
-class Step(GraphStep):
+class ExportedStep(GraphStep):
     """A step written by torch's graph exporter.
 
     Attributes:

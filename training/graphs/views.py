@@ -9,7 +9,7 @@ from torch.onnx.operators import shape_as_tensor
 
 from nuclei.inference.graph import PREPROCESS, TTA, TTA_VIEWS
 from nuclei.postprocessing import probability
-from training.graphs.step import Step
+from training.graphs.step import ExportedStep
 
 LEVELS = float(probability.LEVELS)
 
@@ -46,10 +46,10 @@ class Split(nn.Module):
 
 # Steps without weights are always the same: exported once.
 @cache
-def preprocess_step() -> Step:
+def preprocess_step() -> ExportedStep:
     """The first step of every graph."""
     height, width = Dim("height", min=1, max=2**14), Dim("width", min=1, max=2**14)
-    return Step(
+    return ExportedStep(
         PREPROCESS,
         Preprocess(),
         (torch.randint(0, 4096, (64, 96, 3)).to(torch.uint16), torch.tensor([7.0, 900.0])),
@@ -58,10 +58,10 @@ def preprocess_step() -> Step:
 
 
 @cache
-def views_step() -> Step:
+def views_step() -> ExportedStep:
     """The step before a network that takes views as a batch."""
     side = Dim("height", min=1, max=2**14)
-    return Step(
+    return ExportedStep(
         TTA,
         Views(),
         (torch.rand(1, 3, 64, 64),),

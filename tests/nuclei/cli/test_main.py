@@ -3,6 +3,8 @@ import sys
 
 import pytest
 
+from nuclei.cli import gateway
+from nuclei.client import connection
 from nuclei.version import installed_version
 
 HEAVY = ("torch", "bentoml", "mlflow", "matplotlib", "onnxruntime", "cv2", "tritonclient")
@@ -54,3 +56,8 @@ def test_an_error_is_one_sentence_and_its_exit_code() -> None:
     assert failed.returncode == 2
     assert failed.stderr.startswith("unknown format 'svg'")
     assert len(failed.stderr.strip().splitlines()) == 1
+
+
+def test_commands_and_client_have_the_same_default_address() -> None:
+    # The commands do not import the client, and with it gRPC, before they use it.
+    assert gateway.DEFAULT_ADDRESS == connection.DEFAULT_ADDRESS

@@ -22,7 +22,7 @@ def labels(*columns: int) -> NDArray[np.uint16]:
 
 
 def evaluation(*found: tuple[int, ...], scored: bool = False) -> Evaluation:
-    """Of images with nuclei at 0 and 10, alternately of two modalities."""
+    """Scores of images with nuclei at 0 and 10, of two modalities in turn."""
     images = []
     for number, columns in enumerate(found):
         answer = labels(*columns)

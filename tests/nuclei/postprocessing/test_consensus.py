@@ -38,7 +38,7 @@ def test_what_one_sees_is_kept_where_it_is_sure(score: float, count: int) -> Non
         assert labels.max() == len(scores) == count
 
 
-def test_two_are_two_where_the_surer_says_so() -> None:
+def test_two_are_two_where_the_higher_score_says_so() -> None:
     one = (5, 5, 15, 25)
     halves = (5, 5, 15, 15), (5, 16, 15, 25)
     two = segmented(*((*half, 0.95) for half in halves))

@@ -51,7 +51,7 @@ def test_the_surest_keeps_its_pixels_and_the_rest_get_what_is_free() -> None:
 
 
 @pytest.mark.parametrize(("overlap", "count"), [(0.3, 1), (0.5, 2)])
-def test_what_lies_on_a_surer_one_is_left_out(overlap: float, count: int) -> None:
+def test_what_lies_on_a_higher_scored_one_is_left_out(overlap: float, count: int) -> None:
     pair = boxes((10, 10, 30, 30), (10, 22, 30, 42))
     labels, _ = render_masks(pair, floats(0.9, 0.6), np.stack([FULL] * 2), SHAPE, overlap, 1)
     assert labels.max() == count
@@ -74,7 +74,7 @@ def test_small_ones_and_those_outside_are_left_out() -> None:
     assert scores.tolist() == [0.5]
 
 
-def test_nothing_found_is_nothing_painted() -> None:
+def test_nothing_found_is_nothing_rendered() -> None:
     labels, scores = render_masks(boxes(), floats(), np.empty((0, 28, 28), np.uint8), SHAPE, 0.5, 1)
     assert not labels.any()
     assert len(scores) == 0

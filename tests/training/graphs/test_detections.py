@@ -16,7 +16,7 @@ from training.graphs.step import export_steps
 from training.graphs.views import Split, Views
 
 STEPS = ("preprocess", "split", "network", "merge_masks")
-Found = tuple[Tensor, Tensor, Tensor]
+Instances = tuple[Tensor, Tensor, Tensor]
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def shapes() -> Tensor:
     return torch.from_numpy(image)[None, None]
 
 
-def find(image: Tensor, score: float = 0.75) -> Found:
+def find(image: Tensor, score: float = 0.75) -> Instances:
     """The bright shapes of an image, as a detector gives them."""
     regions = regionprops(label(image[0, 0].numpy() > 0.5))
     masks = [
@@ -67,15 +67,15 @@ def find(image: Tensor, score: float = 0.75) -> Found:
     )
 
 
-def nothing() -> Found:
+def nothing() -> Instances:
     return find(torch.zeros(1, 1, 96, 96))
 
 
-def merged(found: list[Found]) -> Found:
+def merged(found: list[Instances]) -> Instances:
     return MergeMasks()(torch.tensor([96]), *(tensor for view in found for tensor in view))
 
 
-def by_place(found: Found) -> Found:
+def by_place(found: Instances) -> Instances:
     order = found[0][:, 0].argsort()
     return found[0][order], found[1][order], found[2][order]
 
@@ -139,7 +139,7 @@ def test_nothing_in_any_view_is_nothing(exported: Path) -> None:
         assert masks.shape == (0, 28, 28)
 
 
-def feeds(found: list[Found]) -> dict[str, np.ndarray]:
+def feeds(found: list[Instances]) -> dict[str, np.ndarray]:
     names = ("BOXES", "SCORES", "MASKS")
     return {
         "SIDE": np.array([96]),
