@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 MODELS = ("unet", "unet_tta")
 
-# Small enough to be exceeded quickly by the tests of limits.
+# Small, so the tests of limits exceed it quickly.
 MAX_REQUEST_BYTES = 8 * 2**20
 START_S = 60.0
 STOP_S = 30.0
@@ -38,7 +38,7 @@ TRAINING = [
         *("serving/test_families.py", "nuclei/cli/test_export.py"),
     )
 ]
-# Fixtures that give the tests which use them, directly or through others, a mark.
+# Fixtures that mark the tests that use them, directly or through other fixtures.
 MARKING_FIXTURES = {
     "train": {"artifacts"},
     "triton": {"triton", "own_triton"},
@@ -51,7 +51,7 @@ def _trains(path: Path) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let workers of pytest-xdist share the machine: one thread each, and ports of their own."""
+    """Let workers of pytest-xdist share the machine: one thread each, and separate ports."""
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     if workers > 1:
         number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
@@ -131,7 +131,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def version(repository: Path) -> str:
-    """The one of the model that ships."""
+    """The contract of the shipped model."""
     (network,) = (repository / "unet_network").glob("*/model.onnx")
     return network.parent.name
 
@@ -157,13 +157,13 @@ def triton(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture
 def own_repository(repository: Path, tmp_path: Path) -> Path:
-    """A copy of the test's own, to be changed."""
+    """A copy for one test, which may change it."""
     return shutil.copytree(repository, tmp_path / "repository")
 
 
 @pytest.fixture
 def own_triton(own_repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
-    """A running Triton of the test's own, on `own_repository`, to be killed and started again."""
+    """A running Triton for one test, on `own_repository`, which may kill and restart it."""
     with triton_server(own_repository, tmp_path / "triton") as running:
         yield running
 
@@ -184,7 +184,7 @@ def run_gateway() -> Callable[..., AbstractContextManager[Gateway]]:
 
 @pytest.fixture
 def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Gateway]]:
-    """Starts gateways of the test's own: `start_gateway(triton_address, NUCLEI_...=...)`."""
+    """Starts gateways for one test: `start_gateway(triton_address, NUCLEI_...=...)`."""
     with ExitStack() as stack:
 
         def start(triton_address: str, **settings: str) -> Gateway:

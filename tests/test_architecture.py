@@ -85,8 +85,8 @@ def test_the_contract_of_the_client_names_all_that_it_may_not_import() -> None:
     )
 
 
-# Run in an interpreter of its own: reports each change that a module of ours makes to the process
-# while it is imported. What other packages do to it is theirs.
+# Run in a separate interpreter: reports each change that a module of ours makes to the process
+# while it is imported. Changes by other packages do not count.
 WATCHED_IMPORTS = """
 import importlib, logging, os, pkgutil, sys, sysconfig, warnings
 

@@ -32,10 +32,10 @@ PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(TOP_FOLDERS)})/[\w./-]*")
 MODULE = re.compile(r"(?:nuclei|serving|training)(?:\.\w+)+")
 COMMAND = re.compile(r"(?:^|[\s=(])(?:[A-Z_]+=\S+ +)*(?:\S*/bin/)?(?<!from )nuclei +(.+)")
 TARGET = re.compile(r"(?:^|\s)make +([a-z][a-z0-9-]*)")
-# What a reader replaces.
+# Placeholders that a reader replaces.
 PLACEHOLDER = re.compile(r"NAME|FAMILY")
 COLUMNS = [f"nuclei.{field.name}" for field in fields(Nuclei)]
-# Names what there was before, too.
+# Also names what existed before.
 CHANGELOG = ROOT / "CHANGELOG.md"
 
 
@@ -99,7 +99,7 @@ def _check_command(words: str) -> None:
 
 
 def _words(words: str) -> list[str]:
-    """Up to what ends a command: a comment, a pipe, the next command."""
+    """The text up to the end of a command: a comment, a pipe, the next command."""
     try:
         split = shlex.split(words, comments=True)
     except ValueError:
@@ -109,7 +109,7 @@ def _words(words: str) -> list[str]:
 
 
 def _code(text: str) -> Iterator[str]:
-    """The lines of code blocks, continued ones joined, and what stands between backticks."""
+    """The lines of code blocks, continued ones joined, and the text between backticks."""
     for _, block in FENCED.findall(text):
         yield from block.replace("\\\n", " ").splitlines()
     prose = FENCED.sub("", text)

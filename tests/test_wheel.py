@@ -1,4 +1,4 @@
-"""The package as a caller gets it: built, and installed into environments of its own."""
+"""The package as a user gets it: built, and installed into separate environments."""
 
 import json
 import os

@@ -30,5 +30,5 @@ def samples() -> list[Sample]:
 
 @pytest.fixture(scope="session")
 def maps(samples: list[Sample]) -> list[NDArray[np.uint8]]:
-    """What a network without error would answer."""
+    """The maps that a perfect network would give."""
     return [np.rint(target_maps(sample.labels) * 255).astype(np.uint8) for sample in samples]

@@ -6,7 +6,7 @@ from training.data.dataset import Sample
 Maps = list[NDArray[np.uint8]]
 
 
-def test_the_surest_candidates_are_taken_and_those_they_cover_are_not() -> None:
+def test_the_best_candidates_are_taken_and_those_they_cover_are_not() -> None:
     from candidates import chosen
 
     whole, left, beside = np.arange(6), np.arange(3), np.arange(8, 12)

@@ -30,7 +30,7 @@ def test_markers_part_what_touches_and_components_do_not(samples: list[Sample], 
 
 
 def test_no_image_is_scored_with_options_that_it_chose(samples: list[Sample], maps: Maps) -> None:
-    """Two options, of which each image wants the one that all images of the other folds do not."""
+    """Two options; on each image the best one is the worst on the images of the other folds."""
     from markers import START, Way, cross_validated, folds
 
     fold = folds(samples)

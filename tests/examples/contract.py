@@ -1,4 +1,4 @@
-"""What every example client does, in whichever language it is written."""
+"""What every example client does, in any language."""
 
 import re
 import subprocess

@@ -1,4 +1,4 @@
-"""Strategies for frames and messages, good ones and bad ones."""
+"""Strategies for valid and invalid frames and messages."""
 
 from pathlib import Path
 
@@ -63,7 +63,7 @@ def _good_raw(values: np.ndarray) -> pb.RawPixels:
 
 
 def raw_frames() -> st.SearchStrategy[pb.RawPixels]:
-    """Raw pixels whose numbers fit, and such whose numbers do not."""
+    """Raw pixels whose numbers are consistent, and some whose numbers are not."""
     bad = st.builds(
         pb.RawPixels,
         data=st.binary(max_size=64),

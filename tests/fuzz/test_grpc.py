@@ -36,7 +36,7 @@ def channel(gateway: Any) -> Iterator[grpc.Channel]:
 
 
 def check_refusal(error: Any) -> None:
-    """A status that tells the caller what to change, with the class of the error."""
+    """A status that says what the caller should change, with the class of the error."""
     assert error.code() in REFUSALS, f"{error.code()}: {error.details()}"
     name = dict(error.trailing_metadata())["nuclei-error"]
     assert issubclass(getattr(errors, name), errors.NucleiError)
@@ -103,7 +103,7 @@ def test_streams_of_bytes(channel: grpc.Channel, sent: list[bytes]) -> None:
 
 
 def test_bad_messages_leave_nothing_behind(gateway: Any, channel: grpc.Channel) -> None:
-    """Memory, threads and files are as before, however many bad frames came."""
+    """Memory, threads and files are as before, even after many bad frames."""
     stub = SegmentationStub(channel)
     bad = [pb.SegmentRequest(frame=pb.Frame(encoded=p.read_bytes())) for p in corpus("decoding")]
     raw = pb.RawPixels(data=bytes(2**20), height=2**10, width=2**9, pixel_type=9)

@@ -1,4 +1,4 @@
-"""The HTTP routes explored from their OpenAPI document, and bodies that no document foresees."""
+"""The HTTP routes explored from their OpenAPI document, and bodies that it does not describe."""
 
 import socket
 from collections.abc import Iterator
@@ -48,7 +48,7 @@ def http(gateway: Any) -> Iterator[httpx.Client]:
 
 
 def check(response: httpx.Response) -> None:
-    """A result, or a problem that tells the caller what to change."""
+    """A result, or a problem that says what the caller should change."""
     if response.status_code == 200:
         return
     assert 400 <= response.status_code < 500, response.text
@@ -105,6 +105,6 @@ def test_bytes_that_may_be_no_request(gateway: Any, start: bytes, data: bytes) -
         answered = b""
         while received := connection.recv(2**16):
             answered += received
-    # Nothing, when the caller hung up within its headers.
+    # Empty when the caller hung up in the middle of its headers.
     assert not answered or answered.startswith((b"HTTP/1.1 4", b"HTTP/1.1 200"))
     assert httpx.get(f"{gateway.url}/livez").status_code == 200

@@ -14,7 +14,7 @@ def test_takes_read_only_and_writable_arrays_of_its_type_only() -> None:
 
     read_only = np.frombuffer(b"\x07\x08", np.uint8).reshape(1, 2)
     assert corner(read_only) == corner(read_only.copy()) == 7
-    # Anything else would be compiled while a frame waits.
+    # Any other type would have to be compiled while a frame waits.
     with pytest.raises(TypeError, match="No matching definition"):
         corner(read_only.astype(np.float32))
 

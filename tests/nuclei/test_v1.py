@@ -1,4 +1,4 @@
-"""The committed stubs are those of the committed proto, and it keeps to the released API."""
+"""The committed stubs match the committed proto, which is compatible with the released API."""
 
 import os
 import re
@@ -57,7 +57,7 @@ def buf(folder: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str
 
 @dataclass(frozen=True)
 class ChangedApi:
-    """A copy of the API, to be changed."""
+    """A copy of the API that tests may change."""
 
     folder: Path
 

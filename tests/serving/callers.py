@@ -1,4 +1,4 @@
-"""Callers that send one frame after the other, and note what became of each."""
+"""Callers that send one frame after the other, and record the outcome of each."""
 
 import itertools
 import threading
@@ -17,15 +17,15 @@ from nuclei.errors import NucleiError
 from tests.serving.served import Served
 
 FRAME_TIMEOUT_S = 10.0
-# A frame has an answer, or an error, after this time at the latest. A stream to a frozen gateway
-# ends with it: when the supervisor ends it, or HTTP/2's keep-alive (20 s + 10 s) does.
+# The longest time until a frame has an answer or an error. A stream to a frozen gateway ends when
+# the supervisor ends the gateway, or when HTTP/2's keep-alive (20 s + 10 s) runs out.
 ANSWERED_S = {"grpc": FRAME_TIMEOUT_S + 5, "http": FRAME_TIMEOUT_S + 5, "stream": 35.0}
 PAUSE_S = 0.05
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What became of one frame.
+    """The outcome of one frame.
 
     Attributes:
         caller: who sent it.
@@ -143,7 +143,7 @@ class Callers:
                 time.sleep(PAUSE_S)
 
     def _frames(self, sent: dict[int, float]) -> Iterator[bytes]:
-        """The frames of a stream; notes when each was sent, by its number."""
+        """The frames of a stream; records when each was sent, by its number."""
         for number in itertools.takewhile(lambda _: not self._stopped.is_set(), itertools.count()):
             sent[number] = time.monotonic()
             yield self._frame
@@ -165,7 +165,7 @@ def over_grpc(client: Client, frame: bytes, timeout_s: float = FRAME_TIMEOUT_S) 
 def over_http(
     http: httpx.Client, url: str, frame: bytes, timeout_s: float = FRAME_TIMEOUT_S
 ) -> str:
-    """The same over HTTP, where a connection that fails has no error of ours."""
+    """The same over HTTP, where a failed connection has no error of ours."""
     try:
         response = http.post(f"{url}/v1/segment", content=frame, timeout=timeout_s)
     except httpx.TimeoutException:

@@ -8,7 +8,7 @@ import psutil
 
 
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Those that still run; one that waits to be reaped by the system's init does not."""
+    """The processes that still run; zombies do not count."""
     found = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):

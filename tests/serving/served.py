@@ -1,4 +1,4 @@
-"""`nuclei serve`, as a person starts it."""
+"""`nuclei serve`, started as a user starts it."""
 
 import contextlib
 import os

@@ -78,7 +78,7 @@ async def test_readiness_asks_for_every_graph(engine: TritonEngine) -> None:
     assert not await engine.is_ready(["unet", "nosuch"], 2)
 
 
-async def test_absent_server_is_said_at_once() -> None:
+async def test_absent_server_is_reported_at_once() -> None:
     engine = TritonEngine("127.0.0.1:1", pixels=2**18, max_message_bytes=MESSAGE_BYTES)
     started = time.monotonic()
     with pytest.raises(EngineUnavailable):

@@ -1,4 +1,4 @@
-"""What every family of models does alike, from its export to Triton's answers."""
+"""What all families of models have in common, from their export to Triton's answers."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -48,9 +48,9 @@ class Family:
     """A family as it is tested.
 
     Attributes:
-        recipe: of a small network; of two, made of the trainings of others in a folder.
-        network: makes one that finds bright discs, and nothing where all is black, of a random one.
-        package: which it needs; without it the family is left out.
+        recipe: recipe of a small network; an ensemble's is made from other trainings in a folder.
+        network: turns a random network into one that finds bright discs, and nothing in black.
+        package: a package that it needs; without it the family is left out.
     """
 
     recipe: Callable[[Path], Recipe]
@@ -63,7 +63,7 @@ def folders(runs: Path, *members: str) -> dict[str, Path]:
 
 
 def bright_maps(_: nn.Module) -> nn.Module:
-    """Logits of foreground, border and distance: whether a pixel is bright, never, and as first."""
+    """Logits of three maps: foreground and distance are brightness, the border is never seen."""
     network = nn.Conv2d(3, 3, 1)
     nn.init.constant_(network.weight, 20 / 3)
     nn.init.constant_(network.bias, -10)
@@ -72,7 +72,7 @@ def bright_maps(_: nn.Module) -> nn.Module:
 
 
 def bright_boxes(network: nn.Module) -> nn.Module:
-    """Random features, which are 0 where all is black; larger ones give higher scores."""
+    """Random features that are 0 where the image is black; larger ones give higher scores."""
     assert isinstance(network, Detector)
     heads, proposals = network.roi_heads, network.rpn.head
     with torch.no_grad():
@@ -93,13 +93,13 @@ def bright_boxes(network: nn.Module) -> nn.Module:
 
 
 def bright_cells(network: nn.Module) -> nn.Module:
-    """As `bright_boxes`, of the finest cells of a YOLOv8, whose boxes are all of one size."""
+    """As `bright_boxes`, for the finest cells of a YOLOv8; all boxes have one size."""
     assert isinstance(network, Yolo)
     head = network.network.model[-1]
     with torch.no_grad():
         for layer in network.modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                # Features neither grow nor fade on their way.
+                # Features neither grow nor fade from layer to layer.
                 nn.init.normal_(layer.weight, std=1.7 / layer.weight[0].numel() ** 0.5)
                 if layer.bias is not None:
                     nn.init.zeros_(layer.bias)
@@ -261,7 +261,7 @@ def field(height: int, width: int) -> NDArray[np.uint8]:
 
 
 def check(segmentation: Segmentation, frame: Frame) -> None:
-    """A segmentation is one of this frame, and all of it fits together."""
+    """The segmentation belongs to this frame and is consistent."""
     labels, nuclei = segmentation.labels, segmentation.nuclei
     assert labels.shape == frame.pixels.shape[:2]
     assert labels.dtype == np.uint32
@@ -279,7 +279,7 @@ async def answer(
 
 
 def assert_alike(a: Inference, b: Inference) -> None:
-    """The same answer but for the last digits; nuclei that hang on those may come or go."""
+    """The same answer up to the last digits; a few borderline nuclei may differ."""
     found = differences(a.outputs, b.outputs)
     if "SCORES" in a.outputs:
         assert len(a.outputs["SCORES"]) > 20

@@ -1,7 +1,7 @@
-"""Failures of `nuclei serve` while frames stream: typed errors in bounded time, then whole again.
+"""Failures of `nuclei serve` while frames stream: typed errors in bounded time, then recovery.
 
-The tests share a service, which runs where its state folder and /dev/shm are small file systems of
-its own, so that they can be filled. What a failure leaves is what the next one finds.
+The tests share a service. Its state folder and /dev/shm are small file systems of its own, so that
+they can be filled. Each test starts from the state that the one before leaves.
 """
 
 import contextlib
@@ -63,11 +63,11 @@ def frame(tmp_path_factory: pytest.TempPathFactory, fluorescence_16bit: Path) ->
 
 @contextlib.contextmanager
 def small_file_systems(folder: Path) -> Iterator[tuple[list[str], Path]]:
-    """A place where .state of a folder and /dev/shm are small file systems of their own.
+    """A mount namespace where .state of a folder and /dev/shm are small file systems of their own.
 
     Yields:
-        A command that runs another there, and the root of that place, seen from outside. Nothing
-        and the usual root where the kernel does not allow such a place.
+        A command prefix that runs a command in it, and its root as seen from outside. An empty
+        prefix and the usual root if the kernel does not allow such a namespace.
     """
     (folder / ".state").mkdir()
     mounts = (
@@ -106,18 +106,18 @@ def served(confined: Confined) -> Served:
 
 
 def fail_and_recover(served: Served, frame: Path, fail: object, *lost: psutil.Process) -> float:
-    """Let something fail while frames stream; the seconds until the service was whole again.
+    """Let something fail while frames stream; returns the seconds until the service recovered.
 
     Args:
         fail: called once frames are answered.
-        lost: processes that are to be gone afterwards.
+        lost: processes that must be gone afterwards.
     """
     assert callable(fail)
     with Callers(served, frame) as callers:
         callers.wait_answered(GOOD_FRAMES, time.monotonic(), WHOLE_S)
         failed = time.monotonic()
         fail()
-        # Frames may be answered well for a moment after it: what counts is the last failure.
+        # Frames may still be answered for a moment after it: the last failure counts.
         whole_s = settled(callers, failed)
     callers.assert_typed_and_bounded(FAILURES)
     assert httpx.get(f"{served.http_url}/readyz", timeout=10).status_code == 200
@@ -159,7 +159,7 @@ def test_a_stub_is_killed(served: Served, frame: Path, instance: str) -> None:
     assert "an instance of a model has ended" in served.output[log:]
 
 
-# A probe under way meets a frozen merge itself; of two networks the other answers it.
+# A frozen merge stops the probe itself; with a frozen network, the other instance answers it.
 @pytest.mark.parametrize(
     ("instance", "noticed"),
     [
@@ -169,7 +169,7 @@ def test_a_stub_is_killed(served: Served, frame: Path, instance: str) -> None:
 )
 def test_a_stub_is_frozen(served: Served, instance: str, noticed: tuple[str, ...]) -> None:
     triton, stub = served.part("bin/tritonserver"), served.part(instance)
-    # Nobody asks for either now.
+    # No caller uses either instance now.
     log = len(served.output)
     stub.suspend()
     wait_for(served, "restarted part=", log)
@@ -260,7 +260,7 @@ def test_callers_that_vanish_hold_nothing(confined: Confined, frame: Path, histo
 def test_what_was_accepted_is_answered_when_it_is_stopped(
     confined: Confined, frame: Path, histology: Path
 ) -> None:
-    """The last one with this service."""
+    """Must be the last test that uses this service."""
     served = confined.served
     family = served.family()
     slow = SlowFrames(served, histology)
@@ -298,7 +298,7 @@ def test_the_guard_is_killed(repository: Path, tmp_path: Path, frame: Path) -> N
 
 
 class SlowFrames:
-    """Frames that are in work for a while, two over each protocol."""
+    """Frames that take a while, two over each protocol."""
 
     def __init__(self, served: Served, frame: Path) -> None:
         self._served = served
@@ -356,7 +356,7 @@ def vanish_amid_work(served: Served, frame: Path) -> None:
 
 
 def in_flight(served: Served) -> dict[str, float]:
-    """What the gateway holds for frames, by metric; those that are 0 are left out."""
+    """What the gateway holds for frames, by metric; zeros are left out."""
     lines = httpx.get(f"{served.http_url}/metrics", timeout=10).text.splitlines()
     values = dict(line.split(" ")[:2] for line in lines if not line.startswith("#"))
     names = ("nuclei_frames_in_flight", "nuclei_in_flight_bytes", "nuclei_frames_in_work")

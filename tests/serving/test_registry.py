@@ -18,7 +18,7 @@ MODEL = "nuclei-unet"
 
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a registry with three versions, the second of them the champion."""
+    """Folder of a registry with three versions; the second is the champion."""
     folder = tmp_path_factory.mktemp("registry")
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(uri, uri)

@@ -1,4 +1,4 @@
-"""One trace from the caller's span through the gateway into Triton, by a real OTLP receiver."""
+"""One trace from the caller's span through the gateway into Triton, at a real OTLP receiver."""
 
 import secrets
 import sys
@@ -90,7 +90,7 @@ def stream_frame(gateway: Any, frame: Path, parent: str) -> None:
 def wait_trace(
     receiver: TraceReceiver, trace_id: str, names: set[str], seconds: float = 30
 ) -> list[Span]:
-    """The trace, once it has these spans; what there is of it when the time is over."""
+    """The trace, once it has these spans; what has arrived of it when the time is up."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         spans = receiver.trace(trace_id)
@@ -195,7 +195,7 @@ def test_hostile_traceparent_is_ignored(traced: Any, fluorescence: Path) -> None
 
 
 def test_names_of_spans_are_bounded(traced: Any, receiver: TraceReceiver) -> None:
-    """No HTTP span of BentoML's beside ours, none for unknown paths."""
+    """No HTTP spans of BentoML's besides ours, and none for unknown paths."""
     for number in range(5):
         httpx.get(f"{traced.url}/nothing/{number}")
     httpx.get(f"{traced.url}/v1/models")
@@ -210,7 +210,7 @@ def test_names_of_spans_are_bounded(traced: Any, receiver: TraceReceiver) -> Non
     }
 
 
-def test_dead_collector_costs_nothing_and_is_said_once(
+def test_dead_collector_costs_nothing_and_is_reported_once(
     triton: TritonServer, run_gateway: Callable[..., Any], tmp_path: Path, fluorescence: Path
 ) -> None:
     (port,) = free_ports(1)

@@ -67,7 +67,7 @@ def test_a_model_version_carries_all_that_serving_needs(
     assert trained.contract.validation["coco_mask_ap"] == trained.evaluation.coco["mask_ap"]
 
 
-def test_the_run_can_be_looked_at(trained: TrainedModel, tracking_uri: str) -> None:
+def test_the_mlflow_run_is_complete(trained: TrainedModel, tracking_uri: str) -> None:
     mlflow.set_tracking_uri(tracking_uri)
     client = MlflowClient()
     run = client.get_run(trained.version.run_id)

@@ -42,7 +42,7 @@ def test_a_folder_keeps_the_budget_it_was_begun_with(tmp_path: Path) -> None:
     assert budget_of(tmp_path / "others", "cpu") is Budget.CPU
 
 
-def test_what_is_done_is_not_done_anew(samples: list[Sample], tmp_path: Path) -> None:
+def test_a_finished_training_is_not_repeated(samples: list[Sample], tmp_path: Path) -> None:
     write_dataset(samples, tmp_path / "data", "labels")
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     runs = tmp_path / "runs"

@@ -31,7 +31,7 @@ def test_the_field_of_a_convolution_is_its_kernel() -> None:
 
 
 def test_the_field_grows_with_the_layers_as_a_gaussian_does() -> None:
-    """Luo et al. 2016, section 2.2: the width goes with the square root of the layers."""
+    """Luo et al. 2016, section 2.2: the width grows with the square root of the layers."""
     box = torch.ones(3, 3)
     first = convolution(box)
     more = [nn.Conv2d(1, 1, 3, padding=1, bias=False) for _ in range(8)]

@@ -13,7 +13,7 @@ from training.tuning import Tuner
 
 
 def unsure(sample: Sample) -> Maps:
-    """The truth, as a network would answer that is never sure of anything."""
+    """The truth, as answered by a network that is always unsure."""
     maps = (target_maps(sample.labels) * 140).astype(np.uint8)
     side = -(-max(maps.shape[1:]) // 32) * 32
     found = Maps(("MAPS",), Contract("unet").maps, plan_tiles(*maps.shape[1:], side, 0, 32))

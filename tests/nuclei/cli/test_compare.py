@@ -20,7 +20,7 @@ def compare(*arguments: object) -> Result:
 
 
 def truth(name: str) -> NDArray[np.uint16]:
-    """Label image of three discs, another one for each name."""
+    """Label image of three discs, a different one for each name."""
     labels = np.zeros((96, 96), np.uint16)
     for label, centre in enumerate([(20, 20), (60, 25), (40, 70)], start=1):
         cv2.circle(labels, centre, 8 + ord(name) % 5, label, -1)

@@ -16,7 +16,7 @@ def data(*arguments: object) -> Result:
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """Two images of two nuclei; one nucleus has a hole of a pixel."""
+    """Two images with two nuclei each; one nucleus has a hole of one pixel."""
     for part in ("images", "masks"):
         (tmp_path / "in" / part).mkdir(parents=True)
     for name in ("a", "b"):
@@ -42,7 +42,7 @@ def test_convert_counts_what_goes_in_and_comes_out(
     assert changed in shown.stdout
 
 
-def test_there_and_back_again(images: Path, tmp_path: Path) -> None:
+def test_conversion_to_coco_and_back_keeps_the_labels(images: Path, tmp_path: Path) -> None:
     data("convert", images, tmp_path / "coco", "--to", "coco")
     data("convert", tmp_path / "coco", tmp_path / "back", "--to", "labels")
     for name in ("a", "b"):

@@ -25,7 +25,7 @@ def evaluate(*arguments: object) -> Result:
 
 
 def truth(name: str) -> np.ndarray:
-    """Label image of three discs, another one for each name."""
+    """Label image of three discs, a different one for each name."""
     labels = np.zeros((96, 96), np.uint16)
     for label, centre in enumerate([(20, 20), (60, 25), (40, 70)], start=1):
         cv2.circle(labels, centre, 8 + ord(name) % 5, label, -1)
@@ -133,7 +133,7 @@ def test_scores_only_what_the_model_was_not_trained_on(
     assert [image["name"] for image in scores["images"]] == [name]
 
 
-def test_a_data_set_without_held_out_images_is_said(dataset: Path, repository: Path) -> None:
+def test_a_data_set_without_held_out_images_is_refused(dataset: Path, repository: Path) -> None:
     result = evaluate(dataset, "--local", "--repository", repository, "--held-out")
     assert isinstance(result.exception, InvalidData)
     assert "leave out --held-out" in str(result.exception)

@@ -22,7 +22,7 @@ MODEL = "nuclei-unet"
 
 @pytest.fixture(scope="module")
 def uri(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A registry with two versions, the first of them the champion."""
+    """A registry with two versions; the first is the champion."""
     folder = tmp_path_factory.mktemp("registry")
     found = f"sqlite:///{folder / 'mlflow.db'}"
     client = MlflowClient(found, found)

@@ -36,7 +36,7 @@ def test_every_command_has_help(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["segment", "evaluate"])
-def test_help_teaches_by_examples(command: str) -> None:
+def test_help_gives_examples(command: str) -> None:
     shown = nuclei(command, "--help").stdout
     assert "Examples" in shown
     assert f"nuclei {command} " in shown

@@ -116,7 +116,7 @@ def test_folder_without_images_is_refused(tmp_path: Path, what: str) -> None:
     assert type(result.exception) is InvalidOption
 
 
-def test_help_teaches(folder: Path) -> None:
+def test_help_has_an_example(folder: Path) -> None:
     text = replay("--help").stdout
     assert "Examples" in text
     assert "--overflow latest_only" in text

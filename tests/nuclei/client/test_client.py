@@ -116,7 +116,9 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], type[errors.NucleiError]]] = {
 
 
 @pytest.mark.parametrize("name", BAD_CALLS)
-async def test_error_is_the_very_class(client: Client, gateway: Any, name: str) -> None:
+async def test_error_has_the_class_that_the_gateway_raised(
+    client: Client, gateway: Any, name: str
+) -> None:
     arguments, expected = BAD_CALLS[name]
     call = {"frame": Frame(np.zeros((64, 64, 1), np.uint8)), **arguments}
     with pytest.raises(errors.NucleiError) as blocking:
@@ -128,7 +130,7 @@ async def test_error_is_the_very_class(client: Client, gateway: Any, name: str) 
     assert str(blocking.value)
 
 
-def test_absent_gateway_is_said_at_once() -> None:
+def test_absent_gateway_is_reported_at_once() -> None:
     started = time.monotonic()
     with Client("127.0.0.1:1") as client, pytest.raises(errors.EngineUnavailable, match="start it"):
         client.segment(np.zeros((8, 8), np.uint8))

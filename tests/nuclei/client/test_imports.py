@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-# Those of the dependencies in pyproject.toml, and typing_extensions, which grpcio needs.
+# The dependencies in pyproject.toml, and typing_extensions, which grpcio needs.
 ALLOWED = {"nuclei", "numpy", "grpc", "google", "backports", "typing_extensions"}
 # grpc imports its own extensions where they are installed.
 OF_GRPC = {"grpc_health", "grpc_reflection", "grpc_status", "grpc_tools"}

@@ -117,13 +117,13 @@ def test_bad_frames_have_errors_of_their_own(client: Client) -> None:
     assert all(bool(o.segmentation) != bool(o.error) for o in outcomes)
 
 
-def test_unknown_model_is_said_of_every_frame(client: Client) -> None:
+def test_unknown_model_is_reported_for_every_frame(client: Client) -> None:
     outcomes = list(client.stream([SMALL, SMALL], model="nosuch"))
     assert [type(outcome.error) for outcome in outcomes] == [errors.ModelNotFound] * 2
 
 
 @pytest.mark.parametrize("overflow", ["drop_oldest", "latest_only"])
-def test_frames_that_are_given_up_are_said_to_be(client: Client, overflow: str) -> None:
+def test_skipped_frames_are_reported(client: Client, overflow: str) -> None:
     outcomes = list(client.stream(acquisition(60), overflow=overflow, outputs=[]))
     assert {outcome.sequence for outcome in outcomes} == set(range(60))
     skipped = [outcome for outcome in outcomes if outcome.skipped]
@@ -195,7 +195,7 @@ def wait_idle(gateway: "Gateway", seconds: float = 5.0) -> None:
     pytest.fail(f"frames are still held: {held}")
 
 
-def test_absent_gateway_is_said_at_once() -> None:
+def test_absent_gateway_is_reported_at_once() -> None:
     started = time.monotonic()
     with Client("127.0.0.1:1") as nobody, pytest.raises(errors.EngineUnavailable):
         list(nobody.stream([SMALL]))
@@ -218,7 +218,7 @@ async def test_async_stream_is_the_same(gateway: "Gateway", fluorescence: Path) 
     assert len(again) == 3
 
 
-async def test_async_stream_is_left_and_failed_alike(gateway: "Gateway") -> None:
+async def test_async_stream_can_be_left_and_can_fail(gateway: "Gateway") -> None:
     async def endless() -> AsyncIterator[np.ndarray]:
         while True:
             yield SMALL
@@ -240,7 +240,7 @@ async def test_async_stream_is_left_and_failed_alike(gateway: "Gateway") -> None
     await asyncio.to_thread(wait_idle, gateway)
 
 
-async def test_async_client_says_at_once_that_nobody_is_there() -> None:
+async def test_async_client_reports_an_absent_gateway_at_once() -> None:
     async with AsyncClient("127.0.0.1:1") as nobody:
         with pytest.raises(errors.EngineUnavailable):
             await streamed(nobody, list(acquisition(3)))

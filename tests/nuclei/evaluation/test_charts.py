@@ -50,7 +50,7 @@ def test_picture_of_thresholds_has_a_line_per_kind() -> None:
     np.testing.assert_allclose(lines["fluorescence"], 0.75)
 
 
-def test_picture_of_comparisons_tells_right_from_wrong() -> None:
+def test_picture_of_comparisons_shows_what_is_right_and_wrong() -> None:
     frame = Frame(np.zeros((10, 60, 1), np.uint8))
     image = PicturedImage("b", frame, labels(0, 10), labels(0, 30))
     figure = figure_of_comparisons([image, image])

@@ -30,7 +30,7 @@ MANY = 100_000
 
 
 def scene(seed: int) -> tuple[NDArray[np.uint16], Candidates]:
-    """Discs of all sizes, and what a mediocre model makes of them, with scores in coarse steps."""
+    """Discs of all sizes, and a mediocre model's detections, with scores in coarse steps."""
     rng = np.random.default_rng(seed)
     truth, found = np.zeros((2, 300, 400), np.uint16)
     for number in range(1, 40):

@@ -89,18 +89,18 @@ def test_errors_by_hand() -> None:
     assert errors(rows(slice(0, 10)), rows(slice(0, 9))) == (0, 0, 0, 0)
     assert errors(rows(slice(0, 10)), rows(slice(50, 60))) == (1, 1, 0, 0)
     assert errors(rows(slice(0, 10)), rows(slice(8, 18))) == (1, 1, 0, 0)
-    # A small nucleus beside a large one: the large one is matched all the same.
+    # A small nucleus beside a large one: the large one is still matched.
     assert errors(rows(slice(0, 20), slice(20, 23)), rows(slice(0, 23))) == (0, 0, 1, 0)
     assert errors(rows(slice(0, 23)), rows(slice(0, 20), slice(20, 23))) == (0, 0, 0, 1)
-    # One prediction over three nuclei is one merge, of none of which it is the match.
+    # One prediction over three nuclei is one merge, and matches none of them.
     three = rows(slice(0, 10), slice(10, 20), slice(20, 30))
     assert errors(three, rows(slice(0, 30))) == (0, 0, 1, 0)
-    # Exactly half inside is not most of it.
+    # Exactly half inside does not count as most of it.
     assert errors(rows(slice(0, 10), slice(10, 20)), rows(slice(5, 15))) == (2, 1, 0, 0)
 
 
 @given(PAIRS)
-def test_errors_turn_round_with_the_images(pair: tuple[Labels, Labels]) -> None:
+def test_errors_swap_with_the_images(pair: tuple[Labels, Labels]) -> None:
     missed, extra, merged, split = errors(*pair)
     assert errors(*pair[::-1]) == (extra, missed, split, merged)
 
@@ -129,7 +129,7 @@ def test_agrees_with_stardist(threshold: float) -> None:
         dy, dx = rng.integers(-2, 3, 2)
         if rng.random() < 0.8:
             predicted[max(y + dy, 0) : y + dy + height, max(x + dx, 0) : x + dx + width] = label
-    # A match of theirs is at the threshold or above it, of ours above it.
+    # StarDist matches at the threshold or above it, ours only above it.
     theirs = stardist.matching(truth, predicted, thresh=np.nextafter(threshold, 1))
     overlap = Overlap.of(truth, predicted)
     assert overlap.counts(threshold) == (theirs.tp, theirs.fp, theirs.fn)

@@ -42,7 +42,7 @@ def entry(name: str, answers: list[NDArray[np.uint16]], scored: bool) -> Entry:
 
 
 class Page(HTMLParser):
-    """The texts and addresses of a page, every tag of which is closed."""
+    """The texts and addresses of a page; checks that every tag is closed."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ def test_names_are_shown_as_they_are(page: Page) -> None:
     assert "<b>" in page.texts
 
 
-def test_the_page_tells_the_main_things_first(page: Page) -> None:
+def test_the_page_begins_with_the_main_results(page: Page) -> None:
     text = " ".join(page.texts)
     assert "3 images (2 fluorescence, 1 histology) with 9 nuclei" in text
     assert "right reaches a DSB score of 1.000" in text

@@ -35,7 +35,7 @@ def test_a_small_gain_on_every_image_is_found() -> None:
     assert (test.better, test.worse) == (40, 0)
 
 
-def test_alike_models_seldom_differ() -> None:
+def test_similar_models_rarely_differ() -> None:
     rng = np.random.default_rng(4)
     p = [paired_test(rng.random(30), rng.random(30)).p for _ in range(40)]
     assert sum(value < 0.05 for value in p) <= 6

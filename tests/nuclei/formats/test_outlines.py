@@ -18,7 +18,7 @@ ONE = np.ones((1, 1), np.uint32)
 
 
 def ellipses(side: int, spacing: int) -> NDArray[np.uint32]:
-    """A frame full of ellipses of many sizes and directions, some of them touching."""
+    """A frame full of ellipses of many sizes and directions; some touch."""
     random = np.random.default_rng(3)
     labels = np.zeros((side, side), np.int32)
     for label, (row, column) in enumerate(np.ndindex(side // spacing, side // spacing), start=1):

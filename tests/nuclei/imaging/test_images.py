@@ -305,7 +305,7 @@ HEADERS = {**READABLE, "jpeg": (JPEG, RGB8), "jpeg grey": (pillow(GREY8, "JPEG")
 
 
 @pytest.mark.parametrize("case", HEADERS)
-def test_the_header_tells_the_size_of_the_frame(case: str) -> None:
+def test_the_header_gives_the_size_of_the_frame(case: str) -> None:
     header, pixels = probe_frame(HEADERS[case][0]), read_frame(HEADERS[case][0]).pixels
     stated = header.height, header.width, header.channels, header.itemsize
     assert stated == (*pixels.shape, pixels.itemsize)
@@ -333,7 +333,7 @@ def test_refuses_bad_images(case: str) -> None:
     assert not isinstance(refused.value, FrameTooLarge)
 
 
-def test_several_planes_are_told_how_to_pick_one() -> None:
+def test_several_planes_are_refused_with_how_to_pick_one() -> None:
     with pytest.raises(InvalidImage, match="key=0"):
         read_frame(tiff(np.stack([GREY16] * 2), photometric="minisblack"))
 

@@ -33,7 +33,7 @@ NOISE = np.random.default_rng(0).integers(0, 65536, (2500, 3000, 1), dtype=np.ui
 
 
 class BlurEngine:
-    """An engine that looks `REACH_PX` pixels far: smoothed brightness is every map."""
+    """An engine with a reach of `REACH_PX` pixels: every map is the smoothed brightness."""
 
     def __init__(self, contract: Contract, versions: tuple[str, ...] = ("1",)) -> None:
         self._contract = contract
@@ -58,7 +58,7 @@ class BlurEngine:
         assert image.shape[0] % 32 == 0
         lo, hi = intensity
         bright = np.clip((image[:, :, 0].astype(np.float32) - lo) / (hi - lo), 0, 1)
-        # Two box filters on whole numbers: exact, so the same wherever a tile begins.
+        # Two box filters on whole numbers: exact, so the result does not depend on the tiles.
         window = (REACH_PX + 1, REACH_PX + 1)
         sums = np.round(bright * 255).astype(np.float64)
         for _ in range(2):
@@ -211,7 +211,7 @@ def test_post_processing_keeps_the_deadline() -> None:
 
 
 class BlindDetectorEngine(BlurEngine):
-    """One whose graph has a detector too, which finds nothing."""
+    """A `BlurEngine` whose graph also has a detector, which finds nothing."""
 
     async def infer(self, graph: str, outputs: tuple[str, ...], *tile: Any) -> Inference:
         maps = await super().infer(graph, outputs, *tile)

@@ -31,7 +31,7 @@ def test_what_both_see_has_the_outline_of_the_first_and_the_mean_of_the_scores()
 
 
 @pytest.mark.parametrize(("score", "count"), [(0.9, 1), (0.7, 0)])
-def test_what_one_sees_is_kept_where_it_is_sure(score: float, count: int) -> None:
+def test_what_only_one_sees_is_kept_if_its_score_is_high(score: float, count: int) -> None:
     alone, nothing = segmented((5, 5, 15, 15, score)), segmented()
     for pair in ((alone, nothing), (nothing, alone)):
         labels, scores = voted(*pair)
@@ -46,14 +46,14 @@ def test_two_are_two_where_the_higher_score_says_so() -> None:
     assert voted(segmented((*one, 0.99)), two)[0].max() == 1
 
 
-def test_the_free_part_of_a_nucleus_is_left_to_it() -> None:
+def test_a_nucleus_keeps_the_pixels_that_are_free() -> None:
     first, second = segmented((5, 5, 15, 15, 0.9)), segmented((5, 12, 15, 22, 0.85))
     labels, _ = voted(first, second)
     assert (labels[5:15, 5:15] == 1).all()
     assert (labels[5:15, 15:22] == 2).all()
 
 
-def test_nothing_is_the_consensus_of_nothing() -> None:
+def test_two_empty_segmentations_give_no_nuclei() -> None:
     labels, scores = voted(segmented(), segmented())
     assert not labels.any()
     assert len(scores) == 0

@@ -60,7 +60,7 @@ def test_measures_by_hand() -> None:
     assert nuclei.eccentricity[0] == 0
 
 
-def test_columns_have_the_promised_types() -> None:
+def test_columns_have_the_documented_types() -> None:
     nuclei = measure(ONE, np.ones((1, 1, 1), np.uint8), ONE.astype(np.uint8))
     types = {name: column.dtype for name, column in vars(nuclei).items()}
     assert types == {
@@ -117,7 +117,7 @@ def test_read_only_pixels_are_measured() -> None:
     assert nuclei.mean_intensity.tolist() == [5, 7]
 
 
-def test_nothing_more_is_done_once_the_check_fails() -> None:
+def test_a_failing_check_ends_the_work() -> None:
     def check() -> None:
         raise DeadlineExceeded("the time ran out")
 

@@ -26,7 +26,7 @@ def test_a_full_mask_is_its_box(y: int, x: int, height: int, width: int) -> None
     box = boxes((y, x, y + height, x + width))
     labels, scores = render_masks(box, floats(0.9), FULL[None], SHAPE, 0.5, 1)
     expected = np.zeros(SHAPE, np.uint32)
-    # At the rim the mask ends half a value before its box does.
+    # At the rim, the mask ends half a value inside its box.
     expected[y : y + height, x : x + width] = 1
     assert labels.shape == SHAPE
     assert (labels != expected).sum() <= 2 * (height + width)
@@ -41,7 +41,7 @@ def test_a_mask_is_stretched_over_its_box() -> None:
     assert not labels[:, 49:].any()
 
 
-def test_the_surest_keeps_its_pixels_and_the_rest_get_what_is_free() -> None:
+def test_the_highest_score_keeps_its_pixels_and_others_get_free_ones() -> None:
     pair = boxes((10, 10, 30, 30), (10, 22, 30, 42))
     labels, scores = render_masks(pair, floats(0.6, 0.9), np.stack([FULL] * 2), SHAPE, 0.5, 1)
     assert scores.tolist() == floats(0.9, 0.6).tolist()

@@ -90,7 +90,7 @@ def test_labels_are_gapless_and_a_deeper_saddle_never_splits_more(
 
 
 def random_maps(shape: tuple[int, int], seed: int, smoothness_px: float) -> NDArray[np.uint8]:
-    """Maps without any order: nuclei of all forms, holes, level ground."""
+    """Irregular maps: nuclei of all shapes, holes, plateaus."""
     noise = np.random.default_rng(seed).normal(size=(3, *shape)).astype(np.float32)
     smooth = np.stack([ndimage.gaussian_filter(one, smoothness_px) for one in noise])
     scaled = smooth / (2 * smooth.std(axis=(1, 2), keepdims=True) + 1e-9) + 0.6
@@ -135,7 +135,7 @@ def test_the_mask_is_kept_and_only_small_holes_are_filled() -> None:
     large = (np.bincount(components.ravel()) >= 6)[components] & filled
     assert (mask != filled).any()
     assert not (found > 0)[~filled].any()
-    # What is missing are small objects cut off by a deep saddle.
+    # Only small objects cut off by a deep saddle are missing.
     assert (found > 0)[large].mean() > 0.99
 
 
@@ -147,7 +147,7 @@ def test_frames_of_any_shape(shape: tuple[int, int]) -> None:
     assert (found == 1).all()
 
 
-def test_nothing_more_is_done_once_the_check_fails() -> None:
+def test_a_failing_check_ends_the_work() -> None:
     calls = 0
 
     def check() -> None:

@@ -17,7 +17,7 @@ EXAMPLES = Path(__file__).parents[3] / "examples"
 
 @dataclass(frozen=True)
 class BadFrame:
-    """An encoded frame, and what is to be said about it."""
+    """An encoded frame, and the error that is expected."""
 
     name: str
     encoded: Callable[[], bytes]

@@ -21,7 +21,7 @@ def admit(admission: Admission, caller: str, n_bytes: int = 0) -> Permit:
 
 
 def admitted(admission: Admission, caller: str, n_bytes: int = 0) -> list[Permit]:
-    """As many permits as the caller gets."""
+    """Takes permits until one is refused."""
     permits = []
     while admission.has_room(caller, n_bytes):
         permits.append(admit(admission, caller, n_bytes))
@@ -121,12 +121,12 @@ def test_resize_grows_within_the_limit_and_keeps_its_size_when_refused() -> None
     assert in_flight()[:2] == (2, 4 * MIB)
 
 
-def test_everything_comes_back() -> None:
+def test_all_permits_come_back() -> None:
     admission = Admission(8, 10 * MIB, 2)
     with admit(admission, "a", MIB) as permit:
         assert in_flight()[:2] == (1, MIB)
         permit.release()
-        permit.resize(2 * MIB)  # by work that learns too late that it is over
+        permit.resize(2 * MIB)  # by work that has not yet noticed that it was cancelled
     assert in_flight()[:2] == (0, 0)
 
 
@@ -143,7 +143,7 @@ def test_streams_are_limited() -> None:
 
 
 async def take_turns(admission: Admission, callers: str) -> list[str]:
-    """The order in which waiting callers get the one turn that is held at first."""
+    """The order in which waiting callers get the only turn, which is taken at first."""
     order: list[str] = []
     holder = admit(admission, "holder")
     started, end = asyncio.Event(), asyncio.Event()
@@ -206,7 +206,7 @@ async def test_cancelled_while_waiting_for_a_turn_leaks_nothing() -> None:
         await cancelled(lambda: work(second))
         granted = asyncio.ensure_future(work(second))
         await asyncio.sleep(0)
-    granted.cancel()  # has its turn already, but does not know yet
+    granted.cancel()  # already has its turn, but has not noticed yet
     with pytest.raises(asyncio.CancelledError):
         await granted
     await asyncio.wait_for(work(first), 1)

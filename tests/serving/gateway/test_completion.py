@@ -1,4 +1,4 @@
-"""Which of several things completes first, and what becomes of the others."""
+"""Which of several things completes first, and what happens to the others."""
 
 import asyncio
 

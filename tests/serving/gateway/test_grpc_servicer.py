@@ -48,7 +48,7 @@ def raw_frame(side: int = 64, **changes: Any) -> pb.Frame:
 
 
 def refusal(stub: SegmentationStub, request: pb.SegmentRequest, **call: Any) -> tuple[Any, str]:
-    """(status, name of the error) of a call that must fail; its message must not tell secrets."""
+    """(status, name of the error) of a call that must fail; its message must hold no secrets."""
     with pytest.raises(grpc.RpcError) as raised:
         stub.Segment(request, timeout=call.pop("timeout", 30))
     detail = raised.value.details()
@@ -58,7 +58,7 @@ def refusal(stub: SegmentationStub, request: pb.SegmentRequest, **call: Any) -> 
     return raised.value.code(), f"{name}: {detail}"
 
 
-def test_every_output_tells_of_the_same_nuclei(stub: SegmentationStub, fluorescence: Path) -> None:
+def test_every_output_describes_the_same_nuclei(stub: SegmentationStub, fluorescence: Path) -> None:
     frame = pb.Frame(encoded=fluorescence.read_bytes())
     reply = stub.Segment(pb.SegmentRequest(frame=frame, outputs=ALL_OUTPUTS))
     labels = decompress_labels(reply.labels.data, reply.labels.height, reply.labels.width)

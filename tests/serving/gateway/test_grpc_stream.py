@@ -255,7 +255,7 @@ def test_refusal_comes_before_the_frame_is_received(narrow: Any) -> None:
         while held(narrow)["nuclei_frames_in_flight"] < 2:
             assert time.monotonic() < deadline
             time.sleep(0.02)
-        # Nothing of this message is ever sent, and the refusal comes all the same.
+        # This message is never sent, and the refusal still comes.
         refused = other.stream_stream(METHOD + "Segment")(say_nothing())
         status = pool.submit(status_of, refused).result(5)
         assert status == (grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded")
@@ -305,7 +305,7 @@ def test_too_many_streams_are_refused(narrow: Any) -> None:
     wait_idle(narrow)
 
 
-def test_reader_who_takes_nothing_is_left(narrow: Any, histology: Path) -> None:
+def test_reader_who_takes_nothing_is_disconnected(narrow: Any, histology: Path) -> None:
     message = pb.SegmentStreamRequest()
     message.frame.request.frame.encoded = histology.read_bytes()
     message.frame.request.outputs.extend([pb.OUTPUT_LABELS, pb.OUTPUT_POLYGONS])
@@ -320,7 +320,7 @@ def test_reader_who_takes_nothing_is_left(narrow: Any, histology: Path) -> None:
         call = SegmentationStub(channel).SegmentStream(endless())
         deadline = time.monotonic() + 90
         quiet = 0
-        while quiet < 3:  # gRPC itself takes some megabytes for a client who does not read
+        while quiet < 3:  # gRPC itself buffers some megabytes for a client that does not read
             quiet = 0 if any(held(narrow).values()) else quiet + 1
             assert time.monotonic() < deadline, held(narrow)
             time.sleep(0.3)

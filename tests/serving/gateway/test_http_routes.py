@@ -60,7 +60,7 @@ def test_multipart_equals_the_raw_body(http: httpx.Client, histology: Path) -> N
     assert form.json()["nuclei"] == raw.json()["nuclei"]
 
 
-def test_every_format_tells_of_the_same_nuclei(
+def test_every_format_describes_the_same_nuclei(
     http: httpx.Client, fluorescence: Path, version: str
 ) -> None:
     def fetch(name: str, media_type: str) -> bytes:

@@ -1,4 +1,4 @@
-"""What is logged and reported of a request, whatever happens inside."""
+"""What is logged and reported about a request, whatever happens inside."""
 
 import asyncio
 import logging
@@ -15,7 +15,7 @@ def log(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     return caplog
 
 
-def test_unforeseen_error_keeps_its_details_to_the_log(log: pytest.LogCaptureFixture) -> None:
+def test_unexpected_error_is_detailed_only_in_the_log(log: pytest.LogCaptureFixture) -> None:
     with pytest.raises(InternalError) as raised, observed("http"):
         raise KeyError("/secret/path")
     assert "secret" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""What HTTP says of failures, and that it says nothing of the service's inside."""
+"""What HTTP says about failures, and that it reveals nothing about the service's internals."""
 
 import contextlib
 import re
@@ -38,11 +38,11 @@ def answers(gateway: Any, request: bytes) -> str:
     host, _, port = gateway.url.rpartition("//")[2].partition(":")
     with socket.create_connection((host, int(port)), timeout=20) as connection:
         connection.sendall(request)
-        # It may have answered and hung up already.
+        # It may already have answered and hung up.
         with contextlib.suppress(OSError):
             connection.shutdown(socket.SHUT_WR)
         received = b""
-        # A server that hangs up on what is too long may do so rudely.
+        # A server may reset the connection when a request is too long.
         with contextlib.suppress(ConnectionResetError):
             while chunk := connection.recv(65536):
                 received += chunk
@@ -104,8 +104,8 @@ def test_malformed_requests_learn_nothing(gateway: Any, request_: bytes) -> None
     assert httpx.get(f"{gateway.url}/livez").status_code == 200
 
 
-def test_unforeseen_failure_is_a_problem_without_details() -> None:
-    """A route fails in a way that nobody thought of: the app was never given its data plane."""
+def test_unexpected_failure_is_a_problem_without_details() -> None:
+    """A route fails unexpectedly: the app has no data plane."""
     app = http_app(GatewaySettings(), Token(GatewaySettings()))
     client = TestClient(app, raise_server_exceptions=False)
     for answer in (client.get("/readyz"), client.get("/v1/models"), client.post("/v1/segment")):
@@ -162,7 +162,7 @@ def test_unknown_calls_learn_nothing(gateway: Any) -> None:
 def test_caller_who_leaves_cancels_the_work(
     gateway: Any, http: httpx.Client, histology: Path
 ) -> None:
-    """After the upload, which is when nothing more is read from the caller."""
+    """After the upload, when nothing more is read from the caller."""
     body = histology.read_bytes()
     started = time.monotonic()
     assert http.post("/v1/segment?tta=true", content=body).status_code == 200

@@ -57,7 +57,7 @@ class Authority:
 
 
 def certificate(name: str, issuer: Authority | None) -> Authority:
-    """A certificate of the name, signed by the issuer, or an authority's own."""
+    """A certificate for a name, signed by the issuer; without an issuer, an authority's own."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
@@ -163,7 +163,7 @@ def public(
     with run_gateway(tmp_path_factory.mktemp("public"), triton.address, **settings) as gateway:
         yield secured(gateway, tls(pem))
         stopping = time.monotonic()
-    # Its caller is connected still, and idle: that is not waited for.
+    # Its caller is still connected, but idle; the gateway does not wait for it.
     assert time.monotonic() - stopping < 10
 
 
@@ -262,7 +262,7 @@ def test_reflection_needs_the_token_and_health_does_not(public: Secured, pem: Ce
 
 @pytest.mark.parametrize("path", CLOSED_PATHS)
 @pytest.mark.parametrize("headers", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "é"}])
-def test_without_the_token_http_tells_nothing(
+def test_without_the_token_http_reveals_nothing(
     public: Secured, path: str, headers: dict[str, str]
 ) -> None:
     sent = {name: value.encode() for name, value in headers.items()}
@@ -410,7 +410,7 @@ def test_loopback_needs_no_authentication(address: str) -> None:
     check(GatewaySettings(), {address})
 
 
-def test_token_in_plain_text_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_token_in_plain_text_gives_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     check(GatewaySettings(token=TOKEN), {"0.0.0.0"})
     assert "NUCLEI_TLS_CERTIFICATE" in caplog.text
     assert TOKEN not in caplog.text
@@ -469,7 +469,7 @@ def test_unusable_settings_are_named(pem: Certificates, bad: BadSettings) -> Non
         check(GatewaySettings(**bad.settings(pem)), {"127.0.0.1"})
 
 
-def test_own_certificate_that_the_gateway_refuses_is_said(pem: Certificates) -> None:
+def test_own_certificate_that_the_gateway_refuses_is_reported(pem: Certificates) -> None:
     settings = GatewaySettings(
         tls_certificate=Path(pem.server), tls_key=Path(pem.server_key),
         tls_client_ca=Path(pem.other_ca),

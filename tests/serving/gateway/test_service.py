@@ -38,7 +38,7 @@ def wait_health(address: str, status: int, seconds: float = 5) -> None:
         time.sleep(0.1)
 
 
-def test_dead_triton_is_said_at_once_and_found_again(
+def test_dead_triton_is_reported_at_once_and_found_again(
     own_triton: TritonServer, start_gateway: StartGateway, fluorescence: Path
 ) -> None:
     gateway = start_gateway(own_triton.address)
@@ -94,7 +94,7 @@ def test_sigterm_lets_running_requests_finish(
             client.segment(histology)
 
 
-def test_http_frame_that_outlasts_the_drain_is_told_so(
+def test_http_frame_that_outlasts_the_drain_gets_an_error(
     triton: TritonServer, start_gateway: StartGateway
 ) -> None:
     gateway = start_gateway(triton.address, NUCLEI_DRAIN_S="1")
@@ -111,7 +111,7 @@ def test_http_frame_that_outlasts_the_drain_is_told_so(
     assert "Traceback" not in gateway.process.log.read_text()
 
 
-def test_taken_grpc_port_is_said(triton: TritonServer, start_gateway: StartGateway) -> None:
+def test_taken_grpc_port_is_reported(triton: TritonServer, start_gateway: StartGateway) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         gateway = start_gateway(triton.address, NUCLEI_GRPC_PORT=str(port))

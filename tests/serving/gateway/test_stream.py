@@ -32,7 +32,7 @@ class Answer:
 
 @dataclass(eq=False)
 class SlowFrame:
-    """A frame that is done when the test says so."""
+    """A frame that the test completes."""
 
     name: str
     position: tuple[str, int] = ("", 0)
@@ -276,7 +276,7 @@ async def test_wrong_message_ends_the_stream() -> None:
 
 
 @pytest.mark.parametrize("overflow", OverflowPolicy)
-async def test_slow_reader_stops_the_reading_and_is_left_in_the_end(
+async def test_slow_reader_stops_the_reading_and_is_disconnected(
     overflow: OverflowPolicy,
 ) -> None:
     caller = Caller()

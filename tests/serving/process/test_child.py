@@ -85,7 +85,7 @@ time.sleep(60)
         time.sleep(0.05)
 
 
-def test_a_log_that_grew_long_is_put_aside_while_it_is_written(tmp_path: Path) -> None:
+def test_a_long_log_is_rotated_while_it_is_written(tmp_path: Path) -> None:
     code = """
 import sys, time
 sys.stdout.write("x" * (33 * 2**20) + "\\n"); sys.stdout.flush()

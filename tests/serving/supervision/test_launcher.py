@@ -1,4 +1,4 @@
-"""`nuclei serve`, as a person starts it."""
+"""`nuclei serve`, started as a user starts it."""
 
 import os
 import shutil
@@ -141,7 +141,7 @@ def test_it_checks_itself_whatever_it_serves_and_asks_of_callers(
     served = Served(other_model, tmp_path, NUCLEI_TOKEN="not-to-be-guessed-by-anyone")
     try:
         served.wait_ready()
-        # The only model is that of a request which names none.
+        # A request that names no model gets the only one.
         assert "fpn version 1" in served.output
         assert httpx.get(f"{served.http_url}/v1/models").status_code == 401
         assert httpx.get(f"{served.http_url}/readyz").status_code == 200

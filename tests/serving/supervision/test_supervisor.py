@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# Supervises `sleep`, whose first start is broken in the way that the argument says.
+# Supervises `sleep`, whose first start fails in the way given by the argument.
 SUPERVISOR = """
 import os, sys
 from pathlib import Path

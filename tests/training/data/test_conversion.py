@@ -24,7 +24,7 @@ def test_what_is_written_reads_as_the_same(
     assert {sample.id: sample.modality for sample in found} == modalities
 
 
-def test_yolo_is_told_which_images_are_held_out(samples: list[Sample], tmp_path: Path) -> None:
+def test_yolo_files_list_the_held_out_images(samples: list[Sample], tmp_path: Path) -> None:
     write_dataset(samples, tmp_path, "yolo")
     assert "train: train.txt\nval: val.txt\n" in (tmp_path / "data.yaml").read_text()
     training, held_out = (

@@ -223,7 +223,7 @@ def test_a_yolo_file_without_its_image_is_named(samples: list[Sample], tmp_path:
         read_dataset(tmp_path)
 
 
-def test_what_is_missing_for_coco_is_said_once(
+def test_what_is_missing_for_coco_is_reported_once(
     samples: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_coco(tmp_path, samples)
@@ -255,7 +255,7 @@ def test_what_is_no_data_set_says_what_is_expected(content: bytes | None, tmp_pa
         read_dataset(path)
 
 
-def test_a_folder_without_masks_teaches_the_forms(tmp_path: Path) -> None:
+def test_a_folder_without_masks_is_refused_with_the_forms(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match=r"images/<name>\.png"):
         read_dataset(tmp_path)
 

@@ -37,12 +37,12 @@ def test_rays_start_towards_x_and_turn_towards_y() -> None:
     np.testing.assert_allclose([right, below], 10, atol=0.8)
 
 
-def test_they_are_those_of_the_authors(samples: list[Sample]) -> None:
+def test_rays_agree_with_the_authors_code(samples: list[Sample]) -> None:
     geometry = pytest.importorskip("stardist.geometry")
     labels = samples[0].labels
     expected = geometry.star_dist(labels, N_RAYS, mode="cpp")[::2, ::2]
     found = star_targets(labels)
-    # Theirs start half a pixel further up and left; those at the edge end there.
+    # The authors' rays start half a pixel further up and left, and end at the image's edge.
     inner = (found[0] > 0.4) & (found[1:] >= 0).all(axis=0)
     assert inner.sum() > 50
     difference = (found[1:].transpose(1, 2, 0) - expected)[inner]
@@ -65,7 +65,7 @@ def test_turning_an_image_turns_its_targets() -> None:
     np.testing.assert_allclose(turned[0], straight[0], atol=1e-6)
     deep = straight[0] > 0.3
     difference = np.abs(turned[1:] - straight[1:][mirrored])[:, deep]
-    # A ray between two rows of pixels sees one of them.
+    # A ray between two rows of pixels follows one of them.
     assert difference.mean() < 0.1
     assert difference.max() < 2
 

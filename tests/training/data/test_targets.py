@@ -78,7 +78,7 @@ def test_nuclei_have_the_boxes_of_their_pixels() -> None:
     assert boxes.dtype == np.float32
 
 
-def test_parts_of_a_label_that_lie_apart_are_nuclei_of_their_own() -> None:
+def test_separate_parts_of_a_label_are_separate_nuclei() -> None:
     labels = np.zeros((20, 30), np.uint16)
     labels[2:8, :4] = labels[2:8, 26:] = 3
     assert nuclei_of(labels)[1].tolist() == [[0, 2, 4, 8], [26, 2, 30, 8]]
@@ -91,7 +91,7 @@ def test_neighbours_that_touch_stay_two() -> None:
     assert len(boxes) == parts.max() == 2
 
 
-def test_slivers_are_no_nuclei() -> None:
+def test_slivers_are_dropped() -> None:
     labels = np.zeros((20, 30), np.uint16)
     labels[0, :7] = 1
     labels[10:14, 10:14] = 2
@@ -100,7 +100,7 @@ def test_slivers_are_no_nuclei() -> None:
     assert set(np.unique(parts)) == {0, 1}
 
 
-def test_no_nucleus_is_no_box() -> None:
+def test_no_nucleus_gives_no_box() -> None:
     parts, boxes = nuclei_of(np.zeros((8, 8), np.uint16))
     assert boxes.shape == (0, 4)
     assert not parts.any()

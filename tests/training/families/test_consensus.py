@@ -30,7 +30,7 @@ def write(folder: Path, recipe: Recipe) -> Path:
 
 @pytest.fixture(scope="module")
 def trainings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders as trainings leave them, of networks that learned nothing."""
+    """Folders as trainings leave them, with untrained networks."""
     torch.manual_seed(0)
     folders = {}
     for name, recipe in RECIPES.items():
@@ -66,7 +66,7 @@ def test_its_options_survive_their_file(vote: Consensus, tmp_path: Path) -> None
     assert vote.tags() == {"encoder": "tu-regnetx_002", "backbone": "mobilenet_v3"}
 
 
-def test_images_that_one_was_trained_on_are_no_test(
+def test_networks_trained_on_different_images_are_refused(
     trainings: dict[str, Path], tmp_path: Path
 ) -> None:
     other = replace(RECIPES["mask_rcnn"], validation_fraction=0.3)

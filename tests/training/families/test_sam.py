@@ -1,4 +1,4 @@
-"""Segment Anything, in a small configuration with random weights: real ones cannot be had here."""
+"""Segment Anything, small and with random weights, because real weights are not available here."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -70,7 +70,7 @@ def recipe(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Sam:
 def exported(
     recipe: Sam, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Path, dict[str, float]]:
-    """Its artifacts, and how far they are from torch."""
+    """Its artifacts, and their differences from torch."""
     artifacts = tmp_path_factory.mktemp("artifacts")
     parity = recipe.export(recipe.build().eval(), artifacts)
     (artifacts / CONTRACT_FILE).write_text(recipe.contract().to_json())
@@ -106,7 +106,7 @@ def test_it_learns_to_draw_one_image(recipe: Sam) -> None:
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
-def test_a_crop_without_a_nucleus_teaches_nothing(recipe: Sam) -> None:
+def test_a_crop_without_a_nucleus_has_no_loss(recipe: Sam) -> None:
     network = recipe.build()
     target = recipe.targets(np.zeros((64, 64), np.uint16))
     loss = recipe.loss_of(network, torch.rand(1, 3, 64, 64), [target])
@@ -140,7 +140,7 @@ def test_every_number_of_boxes_is_answered(exported: tuple[Path, dict[str, float
         np.testing.assert_allclose(boxes.reshape(-1, 2, 2).mean(axis=1), corners + 10, rtol=1e-5)
 
 
-def test_the_detector_says_where(recipe: Sam, detector: Path) -> None:
+def test_the_boxes_are_the_detectors(recipe: Sam, detector: Path) -> None:
     prompted = PromptedDetector(recipe.build().eval(), detector / "network.onnx")
     session = onnxruntime.InferenceSession(detector / "network.onnx")
     image = example_image()
@@ -173,7 +173,7 @@ def test_options_survive_their_file(recipe: Sam, tmp_path: Path) -> None:
     assert Sam.read(tmp_path) == recipe
 
 
-def test_a_folder_without_weights_is_told(recipe: Sam, tmp_path: Path) -> None:
+def test_a_folder_without_weights_is_refused(recipe: Sam, tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="no weights of SAM"):
         replace(recipe, weights=tmp_path).build()
 

@@ -56,7 +56,7 @@ def test_it_learns_to_find_discs(
         recipe, samples, schedule, tmp_path / "checkpoint.pt", validate, lambda *_: None
     )
     contract = recipe.contract()
-    parameters = RenderingParameters(min_score=0.3)  # so early it is sure of nothing
+    parameters = RenderingParameters(min_score=0.3)  # barely trained, so scores are low
     for tta in (False, True):
         found = predict_all(samples, recipe.engine(network, contract, "fp32"), tta=tta)
         scores = [

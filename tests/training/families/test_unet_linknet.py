@@ -94,12 +94,12 @@ def test_it_is_a_family_of_its_own(trainings: dict[str, Path], tmp_path: Path) -
     assert UNetLinkNet.read(write(tmp_path / "run", average)) == average
 
 
-def test_the_networks_are_to_be_what_they_are_called(trainings: dict[str, Path]) -> None:
+def test_a_training_of_another_network_is_refused(trainings: dict[str, Path]) -> None:
     with pytest.raises(InvalidData, match="training of unet; expected one of linknet"):
         UNetLinkNet.of(Path("images"), {**trainings, "linknet": trainings["unet"]}, "cpu")
 
 
-def test_images_that_one_was_trained_on_are_no_test(
+def test_networks_trained_on_different_images_are_refused(
     trainings: dict[str, Path], tmp_path: Path
 ) -> None:
     other = write(tmp_path, replace(recipe("linknet"), schedule=replace(SCHEDULE, seed=1)))

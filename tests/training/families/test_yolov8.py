@@ -60,7 +60,7 @@ class TestWithUltralytics:
 
     @pytest.fixture(scope="class")
     def trained(self, scene: tuple[Tensor, np.ndarray]) -> Detector:
-        """Has learnt one scene by heart."""
+        """A detector that has memorised one scene."""
         torch.manual_seed(0)
         detector = RECIPE.build()
         for module in detector.modules():
@@ -99,7 +99,7 @@ class TestWithUltralytics:
         assert masks.dtype == torch.uint8
 
     @pytest.mark.parametrize("zoom", [1, 2])
-    def test_a_crop_without_nuclei_can_be_learnt_from(self, zoom: int) -> None:
+    def test_a_crop_without_nuclei_can_be_trained_on(self, zoom: int) -> None:
         detector = build_detector("n", zoom)
         nothing = RECIPE.targets(np.zeros((64, 64), np.uint16))
         loss = RECIPE.loss_of(detector, torch.rand(2, 3, 64, 64), [nothing, nothing])

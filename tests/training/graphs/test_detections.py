@@ -31,7 +31,7 @@ def exported(detector: Detector, tmp_path_factory: pytest.TempPathFactory) -> Pa
     parity = export_steps(detector_steps(detector), folder)
     assert {name.split("/")[0] for name in parity} == set(STEPS)
     for step in ("network", "merge_masks"):
-        # Scores that differ in their last digits may change places at a limit.
+        # Scores that differ only in their last digits may swap places at a limit.
         assert parity[f"{step}/UNMATCHED"] <= 10
         assert parity[f"{step}/BOXES"] < 1e-2
         assert parity[f"{step}/SCORES"] < 1e-4
@@ -112,11 +112,11 @@ def test_a_view_that_shows_a_nucleus_twice_counts_once() -> None:
     assert len(boxes) == 3
 
 
-def test_a_sure_view_weighs_more() -> None:
+def test_a_detection_with_a_high_score_weighs_more() -> None:
     sure, unsure = find(shapes(), 0.9), find(shapes(), 0.1)
     unsure = (unsure[0] + 1, unsure[1], torch.zeros_like(unsure[2]))
     nowhere = [nothing()] * 3
-    # The mirror image's views put the unsure boxes elsewhere: views 0 and 0 again.
+    # In another view the unsure boxes would lie elsewhere, so view 0 holds both.
     boxes, scores, masks = by_place(
         MergeMasks()(
             torch.tensor([96]),
@@ -129,7 +129,7 @@ def test_a_sure_view_weighs_more() -> None:
     assert (masks.int() - sure[2].int() * 0.9).abs().max() <= 1
 
 
-def test_nothing_in_any_view_is_nothing(exported: Path) -> None:
+def test_nothing_in_all_views_is_nothing_in_the_image(exported: Path) -> None:
     for boxes, scores, masks in (
         merged([nothing()] * 8),
         session(exported, "merge_masks").run(None, feeds([nothing()] * 8)),
@@ -184,7 +184,7 @@ def test_the_example_shows_nuclei() -> None:
     assert len(find(example_image())[1]) > 5
 
 
-def test_files_load_in_the_native_backend_and_tell_nothing_of_this_machine(exported: Path) -> None:
+def test_files_load_in_the_native_backend_without_this_machines_paths(exported: Path) -> None:
     for step in STEPS:
         data = (exported / f"{step}.onnx").read_bytes()
         model = onnx.load_from_string(data)

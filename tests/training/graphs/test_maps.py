@@ -89,7 +89,7 @@ def test_grey_is_three_equal_channels(network: nn.Module) -> None:
     np.testing.assert_array_equal(step.run(grey)[0], step.run(grey.expand(-1, 3, -1, -1))[0])
 
 
-def test_files_load_in_the_native_backend_and_tell_nothing_of_this_machine(exported: Path) -> None:
+def test_files_load_in_the_native_backend_without_this_machines_paths(exported: Path) -> None:
     for step in STEPS:
         data = (exported / f"{step}.onnx").read_bytes()
         model = onnx.load_from_string(data)

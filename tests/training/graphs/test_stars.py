@@ -50,7 +50,7 @@ def run(folder: Path, step: str, tensor: Tensor) -> list[np.ndarray]:
 
 
 def ellipses() -> np.ndarray:
-    """Labels of two ellipses that no turn and no mirror leaves as they are; [128, 128]."""
+    """Labels of two ellipses that every rotation and mirroring changes; [128, 128]."""
     y, x = np.mgrid[:128, :128] - 64.0
     one = ((y + 30) / 12) ** 2 + ((x + 20) / 25) ** 2 < 1
     other = ((y - 25 + 0.5 * x) / 20) ** 2 + ((x - 20) / 15) ** 2 < 1
@@ -86,7 +86,7 @@ def test_nothing_is_found_in_background(exported: Path) -> None:
         assert [tuple(tensor.shape) for tensor in found] == [(0, 2), (0,), (0, N_RAYS)]
 
 
-def test_a_crowd_is_limited_to_the_surest(exported: Path) -> None:
+def test_the_most_stars_are_those_with_the_highest_scores(exported: Path) -> None:
     depth = torch.zeros(200, 200)
     depth[::2, ::2] = torch.rand(100, 100) * 0.5 + 0.25
     stars = torch.cat([depth[None], torch.ones(N_RAYS, 200, 200)])[None].to(torch.float16)
