@@ -57,7 +57,7 @@ print(n)
 
 
 def run(*command: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a command where no file of the project is found by accident."""
+    """Run a command in a folder from which no file of the project is found by accident."""
     kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(
         [str(part) for part in command],

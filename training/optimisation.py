@@ -53,7 +53,7 @@ class Learner(Protocol):
         Args:
             network: in training mode.
             images: float32 [N, 3, S, S] in [0, 1], on the network's device.
-            targets: of the N crops, stacked where they are tensors, else a list; on the CPU.
+            targets: of the N crops; tensors are stacked, others come as a list; on the CPU.
         """
         ...
 
@@ -154,7 +154,7 @@ def best_network(learner: Learner, folder: Path) -> nn.Module:
         network.load_state_dict(weights)
     except OSError as error:
         raise InvalidData(
-            f"{folder} holds no weights yet ({error.strerror}); let its training go on"
+            f"{folder} holds no weights yet ({error.strerror}); continue its training"
         ) from error
     except RuntimeError as error:
         raise InvalidData(f"{folder} holds the weights of another network ({error})") from error
@@ -171,7 +171,7 @@ def finished_progress(folder: Path) -> Progress:
         return Progress(**json.loads((folder / FINISHED_FILE).read_text())["progress"])
     except OSError as error:
         raise InvalidData(
-            f"the training in {folder} is not finished ({error.strerror}); let it go on"
+            f"the training in {folder} is not finished ({error.strerror}); continue it"
         ) from error
 
 
@@ -269,7 +269,7 @@ class _Optimisation:
             self.ema.network.load_state_dict(state["averaged"])
         except RuntimeError as error:
             raise InvalidData(
-                f"{checkpoint} belongs to another network; remove it to start anew, or give its "
+                f"{checkpoint} belongs to another network; remove it to start over, or give its "
                 "encoder"
             ) from error
         self._optimizer.load_state_dict(state["optimizer"])
@@ -432,5 +432,5 @@ def _save(path: Path, state: dict[str, Any]) -> None:
 def _refuse_another(path: Path, written: dict[str, Any], schedule: Schedule) -> None:
     if (written["seed"], written["batch_size"]) != (schedule.seed, schedule.batch_size):
         raise InvalidData(
-            f"{path} was written with another seed or batch size; remove it to start anew"
+            f"{path} was written with another seed or batch size; remove it to start over"
         )

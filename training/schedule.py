@@ -53,8 +53,8 @@ class Schedule:
         precision: `bf16` (mixed precision) or `fp32`.
         device: `cuda` or `cpu`.
         workers: processes that make crops; 0 makes them in the training process.
-        balanced: take rare modalities and sizes of images more often than their share; else each
-            image as often as any other.
+        balanced: take rare modalities and sizes of images more often than their share; if
+            False, all images are equally likely.
         augmentation: random changes of the crops.
     """
 

@@ -107,7 +107,7 @@ def json_log(
     tmp_path_factory: pytest.TempPathFactory,
     fluorescence: Path,
 ) -> str:
-    """What a gateway logged of a frame that it segmented, and of one with an unknown model."""
+    """A gateway's log of a frame that it segmented, and of one with an unknown model."""
     folder = tmp_path_factory.mktemp("json")
     with run_gateway(folder, triton.address, NUCLEI_LOG_FORMAT="json") as gateway:
         gateway.wait_ready()

@@ -186,7 +186,7 @@ def _pycocotools() -> Any:
 def _problems(images: Any, annotations: Any) -> Iterator[str]:
     for what, entries in (("images", images), ("annotations", annotations)):
         if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-            yield f"its {what} are no list of objects; write it again"
+            yield f"its {what} are not a list of objects; write it again"
             return
     yield from _twice("image id", [image.get("id") for image in images])
     yield from _twice("file_name", [image.get("file_name") for image in images])

@@ -1,4 +1,4 @@
-"""What the recipes of all detectors share: training targets and the exported graph."""
+"""The common part of all detector recipes: training targets and the exported graph."""
 
 from collections.abc import Mapping
 from pathlib import Path

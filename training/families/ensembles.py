@@ -1,4 +1,4 @@
-"""What the recipes of all ensembles share: two trained networks that become one model."""
+"""The common part of all ensemble recipes: two trained networks that become one model."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
