@@ -335,7 +335,7 @@ def test_other_certificates_are_refused(
 
 
 def test_this_machine_can_check_its_gateway(mutual: Secured, pem: Certificates) -> None:
-    """Runs it as `nuclei serve` does: with the gateway's settings and nothing else."""
+    """Checks it as `nuclei serve` does: with the gateway's settings and nothing else."""
     settings = GatewaySettings(
         tls_certificate=Path(pem.server), tls_key=Path(pem.server_key), tls_client_ca=Path(pem.ca)
     )
