@@ -7,7 +7,8 @@ from types import TracebackType
 from nuclei.errors import MissingPrerequisite
 
 # The extra of pyproject.toml that brings what the modules of a package import.
-EXTRAS = {"nuclei": "local", "serving": "serve", "training": "train"}
+LOCAL = "local"
+EXTRAS = {"nuclei": LOCAL, "serving": "serve", "training": "train"}
 
 
 @contextmanager
@@ -36,12 +37,16 @@ def missing(package: str, extra: str) -> MissingPrerequisite:
 
 
 def _extra(traceback: TracebackType | None) -> str | None:
-    """The extra of the module of ours whose import failed, the innermost one."""
+    """The extra of the module of ours that was imported in vain.
+
+    The others contain `local`, so where a module of theirs imported one of `nuclei`, theirs.
+    """
     found = None
     while traceback is not None:
         module = traceback.tb_frame.f_globals.get("__name__", "")
-        if module != __name__:
-            found = EXTRAS.get(_root(module), found)
+        extra = EXTRAS.get(_root(module))
+        if module != __name__ and extra is not None and found in (None, LOCAL):
+            found = extra
         traceback = traceback.tb_next
     return found
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import struct
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,7 +21,8 @@ class Activity:
 
     def __init__(self, path: Path) -> None:
         """Args: path: the file of the model; every instance names the same."""
-        self._file = path.open("rb")
+        self._file = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._file)  # Triton drops a model without a word
 
     @contextmanager
     def working(self) -> Iterator[bool]:

@@ -14,6 +14,13 @@ def test_the_module_whose_import_failed_names_the_extra() -> None:
             exec(code, {"__name__": module})
 
 
+def test_the_extra_that_contains_the_other_is_named() -> None:
+    inner = compile("import nosuch_package", "inner", "exec")
+    outer = compile("exec(inner, {'__name__': 'nuclei.a'})", "outer", "exec")
+    with pytest.raises(MissingPrerequisite, match=r"\[serve\]"), named_extras():
+        exec(outer, {"__name__": "serving.b", "inner": inner})
+
+
 def test_a_module_of_ours_that_is_missing_is_a_fault() -> None:
     with pytest.raises(ModuleNotFoundError), named_extras():
         exec("import nuclei.nosuch", {"__name__": "nuclei.a"})

@@ -109,7 +109,8 @@ def test_the_log_of_the_time_before_is_kept(tmp_path: Path) -> None:
         started.start()
         wait_for(started, "once")
         started.stop(5)
-    assert started.log.with_name("log.txt.1").read_text() == "once\n"
+    # gRPC, if this process uses it, may write a line of its own where it is forked.
+    assert started.log.with_name("log.txt.1").read_text().splitlines()[-1] == "once"
 
 
 def test_it_says_how_it_ended(tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ SPOILED = [
     (spoil_image_of_annotation, "annotation 5 is of image 9, which is not listed"),
     (spoil_size, "image 1: expected an id, a file_name, a height and a width"),
     (spoil_image, "image 1: expected an id, a file_name, a height and a width"),
-    (spoil_list, "annotations are no list"),
+    (spoil_list, "annotations are not a list"),
 ]
 
 

@@ -44,11 +44,13 @@ def test_an_unknown_size_is_refused() -> None:
 
 class TestWithUltralytics:
     @pytest.fixture(scope="class", autouse=True)
-    def _installed(self) -> None:
+    @classmethod
+    def _installed(cls) -> None:
         pytest.importorskip("ultralytics")
 
     @pytest.fixture(scope="class")
-    def scene(self) -> tuple[Tensor, np.ndarray]:
+    @classmethod
+    def scene(cls) -> tuple[Tensor, np.ndarray]:
         """16 bright discs, the same in every view: image [1, 3, 128, 128], labels [128, 128]."""
         labels = np.zeros((128, 128), np.uint16)
         y, x = np.mgrid[:128, :128]
@@ -59,7 +61,8 @@ class TestWithUltralytics:
         return image.expand(1, 3, -1, -1), labels
 
     @pytest.fixture(scope="class")
-    def trained(self, scene: tuple[Tensor, np.ndarray]) -> Detector:
+    @classmethod
+    def trained(cls, scene: tuple[Tensor, np.ndarray]) -> Detector:
         """A detector that has memorised one scene."""
         torch.manual_seed(0)
         detector = RECIPE.build()
@@ -128,7 +131,8 @@ class TestWithUltralytics:
             assert area == pytest.approx(float(mask.sum()), rel=0.1)
 
     @pytest.fixture(scope="class")
-    def exported(self, trained: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    @classmethod
+    def exported(cls, trained: Detector, tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder = tmp_path_factory.mktemp("yolov8")
         parity = RECIPE.export(trained, folder)
         assert parity["network/UNMATCHED"] == 0
