@@ -128,7 +128,9 @@ for module in pkgutil.walk_packages(path, f"{package}."):
 """
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize(
+    "package", ["nuclei", "serving", pytest.param("training", marks=pytest.mark.slow)]
+)
 def test_importing_changes_nothing_for_the_process(package: str, tmp_path: Path) -> None:
     ours = [f"{ROOT / name}{os.sep}" for name in PACKAGES]
     run = subprocess.run(

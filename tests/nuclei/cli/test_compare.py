@@ -68,6 +68,7 @@ def test_compares_label_images_of_any_program(
     assert "0.667" in result.stdout
 
 
+@pytest.mark.slow
 def test_compares_a_model_with_and_without_views_and_a_folder(
     dataset: Path, label_folders: list[Path], repository: Path, tmp_path: Path
 ) -> None:
@@ -89,6 +90,7 @@ def test_what_is_no_model_and_no_folder_is_named(dataset: Path, repository: Path
     assert "nothing is neither a model" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_only_images_that_no_model_was_trained_on(
     dataset: Path, label_folders: list[Path], repository: Path, tmp_path: Path
 ) -> None:

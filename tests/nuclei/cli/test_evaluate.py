@@ -84,6 +84,7 @@ def test_reads_a_zip(dataset: Path, predictions: Path, tmp_path: Path) -> None:
     assert evaluate(archive, "--predictions", predictions).exit_code == 0
 
 
+@pytest.mark.slow
 def test_scores_a_model_in_this_process(dataset: Path, repository: Path, tmp_path: Path) -> None:
     out = tmp_path / "scores"
     result = evaluate(dataset, "--local", "--repository", repository, "--out", out)
@@ -119,6 +120,7 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path: Path, predictions: Path)
     assert "nowhere" in str(result.exception)
 
 
+@pytest.mark.slow
 def test_scores_only_what_the_model_was_not_trained_on(
     dataset: Path, repository: Path, tmp_path: Path
 ) -> None:

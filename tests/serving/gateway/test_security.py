@@ -368,6 +368,7 @@ def bentoml_serve(folder: Path, *arguments: str, **settings: str) -> subprocess.
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "settings"),
     [(("--host", "0.0.0.0"), {}), ((), {"NUCLEI_HOST": "0.0.0.0"}), ((), {"NUCLEI_HOST": "::"})],
