@@ -29,6 +29,9 @@ class Loopback:
         try:
             with self._http.open(self.http_url + path, timeout=timeout_s) as answer:
                 return bool(answer.status == 200)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
         except OSError:
             return False
 

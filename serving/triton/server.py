@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -270,6 +271,9 @@ class TritonServer:
         try:
             with _http.open(self.url + path, timeout=_PROBE_S) as answer:
                 return bool(answer.status == 200)
+        except urllib.error.HTTPError as error:
+            error.close()
+            return False
         except OSError:
             return False
 

@@ -154,11 +154,10 @@ with Client("{gateway.grpc_address}") as client:
         for outcome in client.stream(np.zeros((1024, 1024), np.uint16) for _ in range(1000)):
             print(outcome.sequence, flush=True)
 """
-    caller = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
-    assert caller.stdout is not None
-    caller.stdout.readline()
-    caller.kill()
-    caller.wait()
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as caller:
+        assert caller.stdout is not None
+        caller.stdout.readline()
+        caller.kill()
     wait_idle(gateway)
 
 

@@ -161,10 +161,12 @@ def public(
         "NUCLEI_DRAIN_S": "1",
     }
     with run_gateway(tmp_path_factory.mktemp("public"), triton.address, **settings) as gateway:
-        yield secured(gateway, tls(pem))
+        caller = secured(gateway, tls(pem))
+        yield caller
         stopping = time.monotonic()
     # Its caller is still connected, but idle; the gateway does not wait for it.
     assert time.monotonic() - stopping < 10
+    caller.https.close()
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +184,9 @@ def mutual(
         NUCLEI_DRAIN_S="1",
         **mtls(pem),
     ) as gateway:
-        yield secured(gateway, tls(pem, "client"))
+        caller = secured(gateway, tls(pem, "client"))
+        yield caller
+    caller.https.close()
 
 
 def mtls(pem: Certificates) -> dict[str, str]:
