@@ -20,7 +20,7 @@ PYTEST = .venv-train/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-r
 test: train-env .venv-triton/.made ## run the whole test suite (PYTEST_ARGS=... adds options)
 	@$(PYTEST) $(PYTEST_ARGS)
 
-test-fast: train-env ## run the tests that need no Triton and train no network (3 minutes)
+test-fast: train-env ## run the tests that need no Triton and train no network (a minute)
 	@$(PYTEST) -m "not slow and not train and not triton" $(PYTEST_ARGS)
 
 yolov8-env: .venv-train/.yolov8 ## add ultralytics (AGPL-3.0) to .venv-train, for `nuclei train yolov8`
