@@ -23,7 +23,7 @@ nuclei train all stage1_train.zip              (again after a stop: it skips wha
 
 nuclei train all stage1_train.zip --only unet --only linknet --only unet_linknet
 
-nuclei train all stage1_train.zip --minutes 9  (on a GPU that is available for ten minutes)
+nuclei train all stage1_train.zip --minutes 6.5  (on a GPU that is available for ten minutes)
 
 With `--minutes` the networks are only trained, side by side, for that long. Then copy the folder of
 runs to a machine with MLflow, and call it without `--minutes` to tune, export and register them.

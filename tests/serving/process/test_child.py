@@ -109,8 +109,9 @@ def test_the_log_of_the_time_before_is_kept(tmp_path: Path) -> None:
         started.start()
         wait_for(started, "once")
         started.stop(5)
+    lines = started.log.with_name("log.txt.1").read_text().splitlines(keepends=True)
     # gRPC, if this process uses it, may write a line of its own where it is forked.
-    assert started.log.with_name("log.txt.1").read_text().splitlines()[-1] == "once"
+    assert [line for line in lines if "ev_epoll1_linux.cc" not in line] == ["once\n"]
 
 
 def test_it_says_how_it_ended(tmp_path: Path) -> None:
