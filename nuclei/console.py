@@ -1,9 +1,18 @@
-"""What our commands print: results to standard output; progress and errors to standard error."""
+"""What our commands print: results to standard output; progress and errors to standard error.
+
+Whatever is printed is text, never markup: `[/x]` and `:smile:` in the name of a file are shown as
+they are, and control characters as escapes. Colour is a `style`, or a rich `Text` of our own words.
+"""
+
+from typing import Any
 
 from rich.console import Console
+from rich.text import Text
 
-# A file has no width, and 80 columns would cut the names and numbers of a table short.
-FILE_WIDTH = 200
+from nuclei.quoting import printable
+
+# A file has no width: its lines and tables are as long as they need.
+FILE_WIDTH = 10_000
 
 
 def output() -> Console:
@@ -17,18 +26,25 @@ def messages() -> Console:
 
 
 def print_error(error: object, console: Console | None = None) -> None:
-    """Print what went wrong in red, as it is, on one line however long.
+    """Print what went wrong in red, on one line however long.
 
     Args:
         error: the error, or a sentence.
         console: the one that shows progress meanwhile; None is `messages()`.
     """
     console = console or messages()
-    console.print(str(error), style="red", markup=False, soft_wrap=True)
+    console.print(str(error), style="red", soft_wrap=True)
+
+
+class _PlainConsole(Console):
+    """Takes every string as it is: in sentences, titles and cells."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(printable(text, keep="\n\t"), **options)
 
 
 def _console(stderr: bool) -> Console:
-    console = Console(stderr=stderr)
+    console = _PlainConsole(stderr=stderr, markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = FILE_WIDTH
     return console

@@ -84,7 +84,7 @@ class Grid:
                 Text(cell, "bold" if index in row.best else "")
                 for index, cell in enumerate(row.cells)
             )
-            table.add_row(Text(row.name), *cells)
+            table.add_row(row.name, *cells)
         return table
 
 

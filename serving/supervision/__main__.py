@@ -9,6 +9,7 @@ from types import FrameType
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from nuclei.console import output, print_error
 from nuclei.errors import NucleiError
@@ -75,7 +76,7 @@ def _print_ready(
     table.add_row("HTTP", service.loopback.http_url)
     table.add_row("gRPC", service.loopback.grpc_address)
     table.add_row("logs", str(service.settings.state))
-    console.print(f"[green]Ready[/green] in {seconds:.1f} s; Ctrl-C stops it")
+    console.print(Text("Ready", "green"), f"in {seconds:.1f} s; Ctrl-C stops it")
     console.print(table)
 
 

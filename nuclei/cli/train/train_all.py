@@ -90,7 +90,7 @@ def train_all(
     for number, one in enumerate(chosen, start=1):
         folder = out / one.name
         if not (folder / VERSION_FILE).exists():
-            console.rule(f"{one.name}, {number} of {len(chosen)}")
+            console.print(f"{one.name}, {number} of {len(chosen)}", style="bold")
             train(carried(one.make(), folder), folder, uri)
         version = json.loads((folder / VERSION_FILE).read_text())
         scores = (f"{version['scores'][name]:.3f}" for name in ("dsb_score", "tta/dsb_score"))

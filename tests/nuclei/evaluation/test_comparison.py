@@ -1,11 +1,10 @@
-import io
 import json
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from rich.console import Console
 
+from nuclei.console import output
 from nuclei.errors import InvalidData
 from nuclei.evaluation.coco import Candidates
 from nuclei.evaluation.comparison import UNKNOWN, Comparison, Entry, Grid, Row
@@ -91,11 +90,11 @@ def test_sizes_give_recall_and_precision() -> None:
     assert row("By size of nucleus", "under 100 px (8)").cells == ("0.875 / 1.000", "0.500 / 0.800")
 
 
-def test_grids_print_as_they_are() -> None:
-    file = io.StringIO()
-    odd = Grid("T", "note", ("[bold]",), (Row("[/x]", ("1",), (0,)),))
-    Console(file=file, width=80).print(odd.table())
-    assert "[/x]" in file.getvalue()
+def test_grids_print_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    odd = Grid("[/t]", "[/n]", ("[bold]",), (Row("[/x]\x1b", ("1",), (0,)),))
+    output().print(odd.table())
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("[/t]", "[/n]", "[bold]", r"[/x]\x1b"))
 
 
 def test_everything_is_json() -> None:
