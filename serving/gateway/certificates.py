@@ -49,7 +49,12 @@ def server_credentials(settings: GatewaySettings) -> grpc.ServerCredentials | No
     )
 
 
-def http_tls(settings: GatewaySettings) -> dict[str, Any]:
+def http_tls(settings: GatewaySettings) -> ssl.SSLContext | None:
+    """The same for the HTTP server."""
+    return None if settings.tls_certificate is None else _server_context(settings)
+
+
+def bentoml_tls(settings: GatewaySettings) -> dict[str, Any]:
     """The same for BentoML's HTTP server, as its `ssl` configuration."""
     if settings.tls_certificate is None:
         return {"enabled": False}
@@ -140,6 +145,7 @@ def _check_pair(certificate: Path | None, key: Path | None, prefix: str) -> None
 
 def _server_context(settings: GatewaySettings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers(CIPHERS)
     if settings.tls_certificate is not None:
         context.load_cert_chain(settings.tls_certificate, settings.tls_key)
     if settings.tls_client_ca is not None:

@@ -24,7 +24,7 @@ from nuclei.errors import InvalidOption, MissingPrerequisite
 from nuclei.version import installed_version
 from serving.engine import TritonEngine
 from serving.gateway import security
-from serving.gateway.certificates import http_tls
+from serving.gateway.certificates import bentoml_tls
 from serving.gateway.data_plane import DataPlane
 from serving.gateway.grpc_server import GrpcServer
 from serving.gateway.http_routes import http_app
@@ -74,7 +74,7 @@ class OnlyOurRoutes:
 @bentoml.service(
     name="NucleiGateway",
     http={"host": settings.host, "port": settings.http_port},
-    ssl=http_tls(settings),
+    ssl=bentoml_tls(settings),
     traffic={"timeout": NEVER_S},
     # The data plane logs, measures and traces every frame, in more detail and with bounded names.
     logging={"access": {"enabled": False}},
