@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any, Protocol
 
 import numpy as np
@@ -28,7 +28,7 @@ class MeasuredPixels(Protocol):
     def pixel_size_um(self) -> tuple[float, float] | None: ...
 
 
-FrameLike = MeasuredPixels | NDArray[Any] | bytes | Path
+FrameLike = MeasuredPixels | NDArray[Any] | str | PathLike[str] | bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class StreamFrame:
     """A frame to segment, and what is known about it.
 
     Attributes:
-        frame: a Frame, its pixels (uint8 or uint16 [H, W] or [H, W, C]), the bytes of an image
-            file, or the path of one.
+        frame: a Frame, its pixels (uint8 or uint16 [H, W] or [H, W, C]), the path of an image
+            file, or the bytes of one.
         index: its place in the acquisition; None when it is not part of one.
         stage_position: where the stage stood; with a pixel size, results are on the stage too.
-        pixel_size_um: (y, x), micrometres; None for that of the Frame or the file.
+        pixel_size_um: micrometres, one number or (y, x); None for that of the Frame or the file.
         pixel_to_stage: [2, 3], maps (x, y, 1) in pixels to the stage's (x, y) in micrometres, for
             cameras that are turned or mirrored; not together with pixel_size_um.
         request_id: names the frame in answers and the server's log; empty for a new one.
@@ -85,7 +85,7 @@ class StreamFrame:
     frame: FrameLike
     index: FrameIndex | None = None
     stage_position: StagePosition | None = None
-    pixel_size_um: tuple[float, float] | None = None
+    pixel_size_um: float | tuple[float, float] | None = None
     pixel_to_stage: ArrayLike | None = None
     request_id: str = ""
     timeout_s: float | None = None

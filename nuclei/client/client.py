@@ -28,14 +28,16 @@ from nuclei.client.acquisition import (
     StagePosition,
     StreamFrame,
 )
+from nuclei.client.arguments import DEFAULT_OUTPUTS, check_frames, seconds
 from nuclei.client.connection import (
     CHANNEL_OPTIONS,
     DEFAULT_ADDRESS,
     authorization,
+    checked_address,
     credentials,
     translated,
 )
-from nuclei.client.messages import DEFAULT_OUTPUTS, segment_request, segmentation_of
+from nuclei.client.messages import request_with, segmentation_of, write_frame
 from nuclei.client.stream import StreamMessages
 from nuclei.results.segmentation import Segmentation
 from nuclei.v1 import segmentation_pb2 as pb
@@ -55,9 +57,9 @@ class Client:
         address: str = DEFAULT_ADDRESS,
         *,
         token: str = "",
-        tls_ca: Path | None = None,
-        tls_certificate: Path | None = None,
-        tls_key: Path | None = None,
+        tls_ca: str | Path | None = None,
+        tls_certificate: str | Path | None = None,
+        tls_key: str | Path | None = None,
         channel: grpc.Channel | None = None,
     ) -> None:
         """Connect at the first call.
@@ -72,14 +74,16 @@ class Client:
             channel: used instead of a new one to `address`.
 
         Raises:
-            InvalidOption: the TLS files cannot be read, or some are missing.
+            InvalidOption: the address or the token cannot be one; the TLS files cannot be read, or
+                some are missing.
         """
+        self._metadata = authorization(token)
+        address = checked_address(address)
         tls = credentials(tls_ca, tls_certificate, tls_key)
         if channel is None and tls is not None:
             channel = grpc.secure_channel(address, tls, CHANNEL_OPTIONS)
         self._channel = channel or grpc.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub = SegmentationStub(self._channel)
-        self._metadata = authorization(token)
 
     def segment(
         self,
@@ -88,7 +92,7 @@ class Client:
         model: str = "",
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
-        pixel_size_um: tuple[float, float] | None = None,
+        pixel_size_um: float | tuple[float, float] | None = None,
         pixel_to_stage: ArrayLike | None = None,
         index: FrameIndex | None = None,
         stage_position: StagePosition | None = None,
@@ -98,20 +102,21 @@ class Client:
         """Segment one frame.
 
         Args:
-            frame: a Frame, its pixels (uint8 or uint16 [H, W] or [H, W, C]), the bytes of an image
-                file, or the path of one.
+            frame: a Frame, its pixels (uint8 or uint16 [H, W] or [H, W, C]), the path of an image
+                file, or the bytes of one.
             model: name of a model; empty for the server's default one.
             tta: average over the 8 rotations and reflections: better, about 8 times as slow.
             outputs: what to fetch, of `centroids`, `boxes`, `features`, `labels` and `polygons`.
                 What is left out is empty in the result: `labels` is [0, 0], columns have no rows,
                 `outlines` is None.
-            pixel_size_um: (y, x), micrometres; None for that of the Frame or the file.
+            pixel_size_um: micrometres, one number or (y, x); None for that of the Frame or the
+                file.
             pixel_to_stage: [2, 3], maps (x, y, 1) in pixels to the stage's (x, y) in micrometres;
                 not together with pixel_size_um.
             index: place of the frame in its acquisition.
             stage_position: where the stage stood; with a pixel size, gives centroids on the stage.
             request_id: names the request in the server's log; empty for a new one.
-            timeout_s: seconds until DeadlineExceeded.
+            timeout_s: seconds until DeadlineExceeded, above 0.
 
         Raises:
             InvalidImage, FrameTooLarge, InvalidOption: the request is wrong.
@@ -121,7 +126,9 @@ class Client:
         asked = StreamFrame(
             frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
         )
-        request = segment_request(asked, model, tta, outputs)
+        request = request_with(model, tta, outputs)
+        write_frame(request, asked)
+        timeout_s = seconds(timeout_s)
         with translated():
             reply = self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
         return segmentation_of(reply)
@@ -162,8 +169,10 @@ class Client:
         Raises:
             InvalidOption, Unauthenticated, Overloaded, EngineUnavailable, DeadlineExceeded: the
                 stream as a whole cannot start or go on. An error of one frame is in its
-                outcome. What `frames` raises is raised after the outcomes of the earlier frames.
+                outcome. What `frames` raises, of any class, is raised as it is, after the outcomes
+                of the earlier frames.
         """
+        check_frames(frames)
         messages = StreamMessages(
             overflow=overflow,
             queue_size=queue_size,
@@ -177,14 +186,16 @@ class Client:
     def _outcomes(
         self, frames: Iterable[FrameLike | StreamFrame], messages: StreamMessages
     ) -> Iterator[Outcome]:
-        failed: list[Exception] = []
+        failed: list[BaseException] = []
 
         def requests() -> Iterator[pb.SegmentStreamRequest]:
             yield messages.settings()
             try:
                 for frame in frames:
                     yield messages.frame(frame)
-            except Exception as error:
+            except GeneratorExit:  # the caller has left the loop
+                raise
+            except BaseException as error:  # gRPC's thread would end without ending the call
                 failed.append(error)
 
         with translated():
@@ -199,6 +210,7 @@ class Client:
 
     def server_info(self, timeout_s: float = 5) -> pb.GetServerInfoResponse:
         """The models and limits of the server; raises EngineUnavailable, DeadlineExceeded."""
+        timeout_s = seconds(timeout_s)
         with translated():
             return self._stub.GetServerInfo(
                 pb.GetServerInfoRequest(), timeout=timeout_s, metadata=self._metadata
@@ -231,18 +243,19 @@ class AsyncClient:
         address: str = DEFAULT_ADDRESS,
         *,
         token: str = "",
-        tls_ca: Path | None = None,
-        tls_certificate: Path | None = None,
-        tls_key: Path | None = None,
+        tls_ca: str | Path | None = None,
+        tls_certificate: str | Path | None = None,
+        tls_key: str | Path | None = None,
         channel: grpc.aio.Channel | None = None,
     ) -> None:
         """Connect at the first call; arguments and errors as in `Client`."""
+        self._metadata = authorization(token)
+        address = checked_address(address)
         tls = credentials(tls_ca, tls_certificate, tls_key)
         if channel is None and tls is not None:
             channel = grpc.aio.secure_channel(address, tls, CHANNEL_OPTIONS)
         self._channel = channel or grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
         self._stub = SegmentationStub(self._channel)
-        self._metadata = authorization(token)
 
     async def segment(
         self,
@@ -251,7 +264,7 @@ class AsyncClient:
         model: str = "",
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
-        pixel_size_um: tuple[float, float] | None = None,
+        pixel_size_um: float | tuple[float, float] | None = None,
         pixel_to_stage: ArrayLike | None = None,
         index: FrameIndex | None = None,
         stage_position: StagePosition | None = None,
@@ -262,7 +275,9 @@ class AsyncClient:
         asked = StreamFrame(
             frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
         )
-        request = segment_request(asked, model, tta, outputs)
+        request = request_with(model, tta, outputs)
+        write_frame(request, asked)
+        timeout_s = seconds(timeout_s)
         with translated():
             reply = await self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
         return segmentation_of(reply)
@@ -280,8 +295,10 @@ class AsyncClient:
     ) -> AsyncIterator[Outcome]:
         """Segment the frames of an acquisition while it runs.
 
-        As `Client.stream`; `frames` may be asynchronous, and is read in a task.
+        As `Client.stream`; `frames` may be asynchronous, and is read in a task: one that is not
+        must not block.
         """
+        check_frames(frames)
         messages = StreamMessages(
             overflow=overflow,
             queue_size=queue_size,
@@ -310,6 +327,7 @@ class AsyncClient:
 
     async def server_info(self, timeout_s: float = 5) -> pb.GetServerInfoResponse:
         """The models and limits of the server; raises EngineUnavailable, DeadlineExceeded."""
+        timeout_s = seconds(timeout_s)
         with translated():
             return await self._stub.GetServerInfo(
                 pb.GetServerInfoRequest(), timeout=timeout_s, metadata=self._metadata

@@ -7,6 +7,7 @@ from pathlib import Path
 import grpc
 
 from nuclei import errors
+from nuclei.client.arguments import checked
 from nuclei.client.messages import error_of
 
 DEFAULT_ADDRESS = "localhost:50051"
@@ -23,16 +24,37 @@ CHANNEL_OPTIONS = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
     ("grpc.http2.max_pings_without_data", 0),
+    # The address is that of the gateway itself; proxies of the environment are for the internet.
+    ("grpc.enable_http_proxy", 0),
 )
 
 
+def checked_address(address: str) -> str:
+    """The address; raises InvalidOption for one that gRPC cannot take."""
+    expected = "host:port of the gateway's gRPC server, such as localhost:50051"
+    with checked("address", address, expected):
+        address.encode()
+        if not address.isprintable() or not address or address.startswith(("http:", "https:")):
+            raise ValueError(address)
+    return address
+
+
 def authorization(token: str) -> tuple[tuple[str, str], ...]:
-    """The metadata that carries the token; empty without one."""
+    """The metadata that carries the token; empty without one.
+
+    Raises:
+        InvalidOption: it cannot be sent.
+    """
+    if not isinstance(token, str) or not (token.isascii() and token.isprintable()):
+        raise errors.InvalidOption(
+            "the token is not printable ASCII; expected the gateway's NUCLEI_TOKEN, without a line "
+            "end"
+        )
     return (("authorization", f"Bearer {token}"),) if token else ()
 
 
 def credentials(
-    ca: Path | None, certificate: Path | None, key: Path | None
+    ca: str | Path | None, certificate: str | Path | None, key: str | Path | None
 ) -> grpc.ChannelCredentials | None:
     """What a channel with TLS needs; None is plain text.
 
@@ -52,13 +74,16 @@ def credentials(
     )
 
 
-def _pem(path: Path) -> bytes:
+def _pem(path: str | Path) -> bytes:
     try:
-        return path.read_bytes()
+        data = Path(path).read_bytes()
     except OSError as error:
         raise errors.InvalidOption(
             f"{path} cannot be read ({error.strerror}); expected a PEM file"
         ) from error
+    if b"-----BEGIN " not in data:
+        raise errors.InvalidOption(f"{path} is no PEM file; expected one with -----BEGIN ...-----")
+    return data
 
 
 @contextmanager

@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import grpc
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nuclei import errors
-from nuclei.client.acquisition import FrameLike, StreamFrame
+from nuclei.client.acquisition import (
+    FrameIndex,
+    FrameLike,
+    MeasuredPixels,
+    StagePosition,
+    StreamFrame,
+)
+from nuclei.client.arguments import affine, checked, output_values, pixel_size, set_field, shown
 from nuclei.results.coordinates import PixelSize
 from nuclei.results.label_codec import decompress_labels
 from nuclei.results.nuclei import Nuclei
@@ -21,29 +30,34 @@ from nuclei.v1 import segmentation_pb2 as pb
 ERROR_METADATA = "nuclei-error"
 RETRY_METADATA = "grpc-retry-pushback-ms"
 
-OUTPUTS = {
-    "centroids": pb.OUTPUT_CENTROIDS,
-    "boxes": pb.OUTPUT_BOXES,
-    "features": pb.OUTPUT_FEATURES,
-    "labels": pb.OUTPUT_LABELS,
-    "polygons": pb.OUTPUT_POLYGONS,
-}
-DEFAULT_OUTPUTS = ("centroids", "boxes", "features", "labels")
 PIXEL_TYPES = {"u1": pb.PIXEL_TYPE_UINT8, "u2": pb.PIXEL_TYPE_UINT16}
 
+# A message holds 2 GiB; this leaves room for what is said about the image.
+MAX_IMAGE_BYTES = 2**31 - 2**20
 
-def segment_request(
-    frame: StreamFrame, model: str, tta: bool, outputs: Collection[str]
-) -> pb.SegmentRequest:
-    """The message that asks for one frame.
+
+def request_with(model: str, tta: bool, outputs: Collection[str]) -> pb.SegmentRequest:
+    """The message that asks for a frame, without the frame; raises InvalidOption."""
+    request = pb.SegmentRequest()
+    set_field(request, "model", model, "the name of a model, or an empty text")
+    set_field(request, "tta", tta, "True or False")
+    request.outputs.extend(output_values(outputs))
+    return request
+
+
+def write_frame(request: pb.SegmentRequest, frame: StreamFrame) -> None:
+    """Fill in the frame.
 
     Raises:
         InvalidImage: not an image that can be sent.
-        InvalidOption: an output that is not known, or an impossible place.
+        InvalidOption: an impossible name or place.
     """
-    request = pb.SegmentRequest()
-    write_request(request, frame, model, tta, outputs)
-    return request
+    # First, so that the answer to a frame that cannot be sent keeps its place in the order.
+    if frame.index is not None:
+        _write_index(request.frame.index, frame.index)
+    set_field(request, "request_id", frame.request_id, "text")
+    _write_place(request.frame, frame)
+    _write_image(request.frame, frame.frame)
 
 
 def segmentation_of(response: pb.SegmentResponse) -> Segmentation:
@@ -76,8 +90,7 @@ def error_of(error: Any) -> errors.NucleiError:
     status, detail = error.code(), error.details() or ""
     sent = {key: str(value) for key, value in error.trailing_metadata() or ()}
     if ERROR_METADATA in sent:
-        retry_after_ms = sent.get(RETRY_METADATA, "0")
-        return named_error(sent[ERROR_METADATA], detail, int(retry_after_ms) / 1e3)
+        return named_error(sent[ERROR_METADATA], detail, _retry_after_s(sent))
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in detail:
         return errors.FrameTooLarge(f"the server refused the message ({detail}); crop the frame")
     kind: type[errors.NucleiError]
@@ -87,6 +100,12 @@ def error_of(error: Any) -> errors.NucleiError:
         grpc.StatusCode.RESOURCE_EXHAUSTED: (errors.Overloaded, "try again later"),
     }.get(status, (errors.EngineFailed, "is it a nuclei gateway?"))
     return kind(f"the gateway did not answer ({status.name}: {detail}); {advice}")
+
+
+def _retry_after_s(sent: dict[str, str]) -> float:
+    """0 when the server says none, or, as gRPC allows, that nothing should be sent again."""
+    text = sent.get(RETRY_METADATA, "")
+    return int(text) / 1e3 if text.isdecimal() else 0.0
 
 
 def named_error(name: str, detail: str, retry_after_s: float) -> errors.NucleiError:
@@ -101,90 +120,92 @@ def named_error(name: str, detail: str, retry_after_s: float) -> errors.NucleiEr
     return errors.EngineFailed(detail)
 
 
-def write_request(
-    request: pb.SegmentRequest,
-    frame: StreamFrame,
-    model: str,
-    tta: bool,
-    outputs: Collection[str],
-) -> None:
-    """Fill in the message that asks for one frame; raises what `segment_request` raises."""
-    request.request_id = frame.request_id
-    request.model = model
-    request.tta = tta
-    request.outputs.extend(output_values(outputs))
-    _write_place(request.frame, frame)
-    _write_image(request.frame, frame.frame)
-
-
-def output_values(outputs: Collection[str]) -> list[pb.Output.ValueType]:
-    """What to ask for, only the count for none; raises InvalidOption for an unknown name."""
-    for output in outputs:
-        if output not in OUTPUTS:
-            raise errors.InvalidOption(
-                f"output {output!r} is not known; expected some of {', '.join(OUTPUTS)}"
-            )
-    return [OUTPUTS[output] for output in outputs] or [pb.OUTPUT_COUNT]
+def _write_index(message: pb.FrameIndex, index: FrameIndex) -> None:
+    if not isinstance(index, FrameIndex):
+        raise errors.InvalidOption(f"index is {shown(index)}; expected a FrameIndex")
+    set_field(message, "acquisition_uid", index.acquisition_uid, "text")
+    for name in ("position", "t", "c", "z"):
+        set_field(message, name, getattr(index, name), "a whole number from 0 to 2**32 - 1")
 
 
 def _write_place(message: pb.Frame, frame: StreamFrame) -> None:
-    if frame.index is not None:
-        index = frame.index
-        message.index.acquisition_uid, message.index.position = (
-            index.acquisition_uid,
-            index.position,
-        )
-        message.index.t, message.index.c, message.index.z = index.t, index.c, index.z
     if frame.stage_position is not None:
-        place = frame.stage_position
-        message.stage_position.x_um, message.stage_position.y_um = place.x_um, place.y_um
-        if place.z_um is not None:
-            message.stage_position.z_um = place.z_um
+        _write_stage_position(message.stage_position, frame.stage_position)
     if frame.pixel_to_stage is not None:
         _write_affine(message.pixel_to_stage, frame.pixel_to_stage)
-    pixel_size_um = frame.pixel_size_um
-    if pixel_size_um is None and frame.pixel_to_stage is None:
-        pixel_size_um = getattr(frame.frame, "pixel_size_um", None)
-    if pixel_size_um is not None:
-        message.pixel_size.y_um, message.pixel_size.x_um = pixel_size_um
+    if frame.pixel_size_um is not None:
+        message.pixel_size.y_um, message.pixel_size.x_um = pixel_size(frame.pixel_size_um)
 
 
-def _write_affine(affine: pb.Affine, matrix: ArrayLike) -> None:
-    numbers = np.asarray(matrix, np.float64)
-    if numbers.shape != (2, 3):
-        raise errors.InvalidOption(
-            f"pixel_to_stage has shape {list(numbers.shape)}; expected [2, 3]: the rows that give "
-            "the stage's x and y"
-        )
-    (affine.xx, affine.xy, affine.x_offset_um), (affine.yx, affine.yy, affine.y_offset_um) = (
-        numbers.tolist()
+def _write_stage_position(message: pb.StagePosition, place: StagePosition) -> None:
+    if not isinstance(place, StagePosition):
+        raise errors.InvalidOption(f"stage_position is {shown(place)}; expected a StagePosition")
+    for name in ("x_um", "y_um", "z_um"):
+        if (number := getattr(place, name)) is not None or name != "z_um":
+            set_field(message, name, number, "micrometres")
+
+
+def _write_affine(message: pb.Affine, matrix: ArrayLike) -> None:
+    (message.xx, message.xy, message.x_offset_um), (message.yx, message.yy, message.y_offset_um) = (
+        affine(matrix).tolist()
     )
 
 
 def _write_image(message: pb.Frame, frame: FrameLike) -> None:
-    if isinstance(frame, bytes):
-        message.encoded = frame
-    elif isinstance(frame, Path):
-        message.encoded = _read(frame)
-    elif isinstance(frame, np.ndarray):
-        _write_raw(message.raw, frame)
-    else:
-        _write_raw(message.raw, frame.pixels)
+    expected = (
+        "the path of an image file, the bytes of one, or an array of pixels: uint8 or uint16, "
+        "[height, width] or [height, width, channels]"
+    )
+    with checked("the frame", frame, expected, errors.InvalidImage):
+        if isinstance(frame, str | os.PathLike):
+            message.encoded = _read(Path(os.fsdecode(frame)))
+        elif isinstance(frame, bytes | bytearray) or _is_flat(frame):
+            _check_size(len(frame))
+            message.encoded = bytes(frame)
+        elif isinstance(frame, np.ndarray | memoryview):
+            _write_raw(message.raw, np.asarray(frame))
+        else:
+            _write_measured(message, frame)
+
+
+def _is_flat(frame: object) -> TypeGuard[memoryview]:
+    return isinstance(frame, memoryview) and frame.ndim == 1
+
+
+def _write_measured(message: pb.Frame, frame: MeasuredPixels) -> None:
+    if not isinstance(frame.pixels, np.ndarray):
+        raise TypeError(frame)
+    _write_raw(message.raw, frame.pixels)
+    placed = message.HasField("pixel_size") or message.HasField("pixel_to_stage")
+    if not placed and frame.pixel_size_um is not None:
+        message.pixel_size.y_um, message.pixel_size.x_um = pixel_size(frame.pixel_size_um)
 
 
 def _read(path: Path) -> bytes:
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise errors.InvalidImage(f"{path} is not a file; expected the path of an image file")
+        _check_size(found.st_size)
         return path.read_bytes()
     except OSError as error:
         raise errors.InvalidImage(f"{path} cannot be read: {error.strerror}") from error
 
 
+def _check_size(n_bytes: int) -> None:
+    if n_bytes > MAX_IMAGE_BYTES:
+        raise errors.FrameTooLarge(
+            f"the frame has {n_bytes} bytes; a message holds {MAX_IMAGE_BYTES}: crop the frame"
+        )
+
+
 def _write_raw(raw: pb.RawPixels, pixels: NDArray[Any]) -> None:
-    if pixels.dtype.str[1:] not in PIXEL_TYPES or pixels.ndim not in (2, 3):
+    if pixels.dtype.str[1:] not in PIXEL_TYPES or pixels.ndim not in (2, 3) or not pixels.size:
         raise errors.InvalidImage(
             f"pixels are {pixels.dtype} {list(pixels.shape)}; expected uint8 or uint16, "
             "[height, width] or [height, width, channels]: pick one plane, scale to 16 bit"
         )
+    _check_size(pixels.nbytes)
     raw.data = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False).tobytes()
     raw.height, raw.width = pixels.shape[:2]
     raw.channels = pixels.shape[2] if pixels.ndim == 3 else 1

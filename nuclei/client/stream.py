@@ -12,7 +12,8 @@ from nuclei.client.acquisition import (
     StagePosition,
     StreamFrame,
 )
-from nuclei.client.messages import named_error, output_values, segmentation_of, write_request
+from nuclei.client.arguments import checked, seconds, set_field
+from nuclei.client.messages import named_error, request_with, segmentation_of, write_frame
 from nuclei.v1 import segmentation_pb2 as pb
 
 OVERFLOW = {
@@ -20,7 +21,6 @@ OVERFLOW = {
     "drop_oldest": pb.OVERFLOW_POLICY_DROP_OLDEST,
     "latest_only": pb.OVERFLOW_POLICY_LATEST_ONLY,
 }
-MAX_TIMEOUT_MS = 2**32 - 1
 
 
 class StreamMessages:
@@ -37,16 +37,12 @@ class StreamMessages:
         timeout_s: float,
     ) -> None:
         """Check the options of all frames; raises InvalidOption."""
-        if overflow not in OVERFLOW:
-            raise errors.InvalidOption(
-                f"overflow={overflow!r} is not known; expected one of {', '.join(OVERFLOW)}"
-            )
-        output_values(outputs)
-        self._settings = pb.StreamSettings(overflow=OVERFLOW[overflow], queue_size=queue_size)
-        self._model = model
-        self._tta = tta
-        self._outputs = outputs
-        self._timeout_s = timeout_s
+        self._settings = pb.StreamSettings()
+        with checked("overflow", overflow, f"one of {', '.join(OVERFLOW)}"):
+            self._settings.overflow = OVERFLOW[overflow]
+        set_field(self._settings, "queue_size", queue_size, "a number of frames")
+        self._request = request_with(model, tta, outputs)
+        self._timeout_s = seconds(timeout_s)
         self._sent = 0
         self._local_errors: dict[int, errors.NucleiError] = {}
 
@@ -62,18 +58,23 @@ class StreamMessages:
         """
         frame = given if isinstance(given, StreamFrame) else StreamFrame(given)
         message = pb.SegmentStreamRequest()
-        timeout_s = self._timeout_s if frame.timeout_s is None else frame.timeout_s
-        message.frame.timeout_ms = min(max(1, round(timeout_s * 1e3)), MAX_TIMEOUT_MS)
+        message.frame.request.CopyFrom(self._request)
+        timeout_s = self._timeout_s
         try:
-            write_request(message.frame.request, frame, self._model, self._tta, self._outputs)
+            write_frame(message.frame.request, frame)
+            if frame.timeout_s is not None:
+                timeout_s = seconds(frame.timeout_s)
         except errors.NucleiError as error:
+            message.frame.request.frame.ClearField("image")
             self._local_errors[self._sent] = error
+        message.frame.timeout_ms = max(1, round(timeout_s * 1e3))
         self._sent += 1
         return message
 
     def outcome(self, answer: pb.SegmentStreamResponse) -> Outcome:
         """The outcome that an answer stands for."""
         index = stage_position = segmentation = error = None
+        local_error = self._local_errors.pop(answer.sequence, None)
         if answer.HasField("index"):
             echoed = answer.index
             index = FrameIndex(
@@ -87,8 +88,9 @@ class StreamMessages:
             segmentation = segmentation_of(answer.result)
         elif not answer.HasField("skipped"):
             failure = answer.error
-            error = named_error(failure.name, failure.message, failure.retry_after_ms / 1e3)
-            error = self._local_errors.pop(answer.sequence, error)
+            error = local_error or named_error(
+                failure.name, failure.message, failure.retry_after_ms / 1e3
+            )
         return Outcome(
             sequence=answer.sequence,
             request_id=answer.request_id,

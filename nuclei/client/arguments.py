@@ -1,0 +1,103 @@
+"""What callers pass, checked and turned into what messages hold."""
+
+from __future__ import annotations
+
+import os
+import reprlib
+from collections.abc import AsyncIterable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from nuclei import errors
+from nuclei.v1 import segmentation_pb2 as pb
+
+OUTPUTS = {
+    "centroids": pb.OUTPUT_CENTROIDS,
+    "boxes": pb.OUTPUT_BOXES,
+    "features": pb.OUTPUT_FEATURES,
+    "labels": pb.OUTPUT_LABELS,
+    "polygons": pb.OUTPUT_POLYGONS,
+}
+DEFAULT_OUTPUTS = ("centroids", "boxes", "features", "labels")
+# Milliseconds are a uint32 in messages.
+MAX_TIMEOUT_S = (2**32 - 1) / 1e3
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = 80
+
+
+@contextmanager
+def checked(
+    name: str,
+    given: object,
+    expected: str,
+    kind: type[errors.InvalidInput] = errors.InvalidOption,
+) -> Iterator[None]:
+    """Raise what an argument cannot be used for as an error that names it.
+
+    Args:
+        name: of the argument.
+        given: its value.
+        expected: ends the sentence "..., expected".
+        kind: the class of the error.
+    """
+    try:
+        yield
+    except errors.NucleiError:
+        raise
+    except Exception as error:  # the conversion runs methods of the caller's own classes
+        raise kind(f"{name} is {shown(given)}; expected {expected}") from error
+
+
+def shown(given: object) -> str:
+    """A value on one line, short."""
+    return " ".join(_REPR.repr(given).split())
+
+
+def set_field(message: Any, field: str, given: object, expected: str) -> None:
+    """Set a field of a message; raises InvalidOption for a value that it cannot hold."""
+    with checked(field, given, expected):
+        setattr(message, field, given)
+
+
+def seconds(timeout_s: float) -> float:
+    """A time limit that gRPC and messages can hold; raises InvalidOption."""
+    with checked("timeout_s", timeout_s, "seconds, above 0"):
+        number = float(timeout_s)
+        if not number > 0:
+            raise ValueError(number)
+    return min(number, MAX_TIMEOUT_S)
+
+
+def pixel_size(size_um: float | Iterable[float]) -> tuple[float, float]:
+    """(y, x) of one number, for square pixels, or of two; raises InvalidOption."""
+    expected = "micrometres: one number, or the two of (y, x)"
+    with checked("pixel_size_um", size_um, expected):
+        y, x = size_um if isinstance(size_um, Iterable) else (size_um, size_um)
+        return float(y), float(x)
+
+
+def affine(matrix: ArrayLike) -> NDArray[np.float64]:
+    """float64 [2, 3]; raises InvalidOption."""
+    expected = "numbers [2, 3]: the rows that give the stage's x and y"
+    with checked("pixel_to_stage", matrix, expected):
+        return np.asarray(matrix, np.float64).reshape(2, 3)
+
+
+def output_values(outputs: Collection[str]) -> list[pb.Output.ValueType]:
+    """What to ask for, only the count for none; raises InvalidOption for an unknown name."""
+    with checked("outputs", outputs, f"some of {', '.join(OUTPUTS)}"):
+        names = [outputs] if isinstance(outputs, str) else list(outputs)
+        return [OUTPUTS[name] for name in names] or [pb.OUTPUT_COUNT]
+
+
+def check_frames(frames: object) -> None:
+    """Raises InvalidOption for what holds no frames, such as a single one."""
+    several = isinstance(frames, Iterable | AsyncIterable)
+    if not several or isinstance(frames, str | bytes | bytearray | memoryview | os.PathLike):
+        raise errors.InvalidOption(
+            f"frames is {shown(frames)}; expected an iterable of frames: put a single one in a list"
+        )
