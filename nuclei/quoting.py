@@ -1,6 +1,13 @@
 """What others wrote (users, files, registries), made fit to be shown: printable and short."""
 
+import reprlib
+
 QUOTED_CHARACTERS = 80
+# gRPC encodes a status in its trailers, of which 8 kB arrive for sure.
+SENTENCE_CHARACTERS = 800
+
+_REPR = reprlib.Repr()
+_REPR.maxstring = _REPR.maxother = QUOTED_CHARACTERS
 
 
 def printable(text: str, keep: str = "") -> str:
@@ -31,8 +38,14 @@ def shortened(text: str, longest: int) -> str:
 
 
 def quoted(value: object) -> str:
-    """A value that was given, in quotes, for an error message: bounded and printable."""
-    text = value if isinstance(value, str) else repr(value)
-    if len(text) <= QUOTED_CHARACTERS:
-        return f"'{printable(text)}'"
-    return f"'{printable(text[:QUOTED_CHARACTERS])}...' ({len(text)} characters)"
+    """A value that was given, for an error message: printable and short; text is in quotes."""
+    if not isinstance(value, str):
+        return printable(" ".join(_REPR.repr(value).split()))
+    if len(value) <= QUOTED_CHARACTERS:
+        return f"'{printable(value)}'"
+    return f"'{printable(value[:QUOTED_CHARACTERS])}...' ({len(value)} characters)"
+
+
+def sentence(error: object) -> str:
+    """What an error says, fit for a status, a reply and a line of a log."""
+    return printable(shortened(str(error), SENTENCE_CHARACTERS))

@@ -4,13 +4,24 @@ import json
 import logging
 import sys
 from datetime import datetime
+from textwrap import indent
+from types import TracebackType
 from typing import TextIO
 
+from nuclei.quoting import printable, shortened
 from serving.settings import ProcessSettings
 
 # Loggers that follow the setting; all others write at least warnings only.
 OURS = ("serving", "nuclei", "bentoml")
 
+# Longest value of a field, longest message, and longest traceback.
+FIELD_CHARACTERS = 2_000
+MESSAGE_CHARACTERS = 8_000
+TRACEBACK_CHARACTERS = 32_000
+
+ExceptionInfo = (
+    tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]
+)
 Value = str | int | float | bool | None
 
 
@@ -23,7 +34,11 @@ class Event:
     def __init__(self, name: str, /, **fields: Value) -> None:
         """Args: name: what happened; fields: those that are None or empty are left out."""
         self.name = name
-        self.fields = {key: value for key, value in fields.items() if value not in (None, "")}
+        self.fields = {
+            key: shortened(value, FIELD_CHARACTERS) if isinstance(value, str) else value
+            for key, value in fields.items()
+            if value not in (None, "")
+        }
 
     def __str__(self) -> str:
         return " ".join([self.name, *(f"{key}={_text(v)}" for key, v in self.fields.items())])
@@ -50,24 +65,39 @@ def write_logs(settings: ProcessSettings, stream: TextIO | None = None) -> None:
         logging.getLogger(name).setLevel(level)
 
 
-class _TextFormatter(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return f"{_time(record)} {record.levelname} {super().format(record)}"
+class _Formatter(logging.Formatter):
+    def formatException(self, info: ExceptionInfo) -> str:  # noqa: N802
+        return shortened(super().formatException(info), TRACEBACK_CHARACTERS)
 
 
-class _JsonFormatter(logging.Formatter):
+class _TextFormatter(_Formatter):
+    """A line a record, and indented lines for a traceback; no other control character passes."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        message = printable(_message(record))
+        return f"{_time(record)} {record.levelname} {message}"
+
+    def formatException(self, info: ExceptionInfo) -> str:  # noqa: N802
+        return indent(printable(super().formatException(info), keep="\n"), "  ")
+
+
+class _JsonFormatter(_Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event = record.msg if isinstance(record.msg, Event) else None
         line: dict[str, Value] = {
             "time": _time(record),
             "level": record.levelname,
             "logger": record.name,
-            "message": event.name if event else record.getMessage(),
+            "message": event.name if event else _message(record),
             **(event.fields if event else {}),
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line)
+
+
+def _message(record: logging.LogRecord) -> str:
+    return shortened(record.getMessage(), MESSAGE_CHARACTERS)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nuclei.errors import InvalidData, ModelNotFound, RegistryUnavailable
+from nuclei.names import check_name
 from nuclei.registry import SQLITE, import_mlflow
 
 if TYPE_CHECKING:
@@ -60,8 +61,10 @@ class Registry:
         """All versions of a model, newest first; none when it was never registered.
 
         Raises:
+            InvalidOption: `model` is no name.
             RegistryUnavailable: the registry does not answer.
         """
+        check_name(model, "registered model")
         if self._is_missing_database():
             return []
         with self._translated(model):
@@ -77,9 +80,12 @@ class Registry:
         """One version: the given, the alias's, or else the newest.
 
         Raises:
+            InvalidOption: `model` or `alias` is no name.
             ModelNotFound: the registry has no such model, version or alias.
             RegistryUnavailable: the registry does not answer.
         """
+        if alias is not None:
+            check_name(alias, "alias")
         for entry in self.versions(model):
             wanted_version = version is None or entry.version == version
             wanted_alias = alias is None or alias in entry.aliases

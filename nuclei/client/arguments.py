@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import reprlib
 from collections.abc import AsyncIterable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nuclei import errors
+from nuclei.quoting import quoted
 from nuclei.v1 import segmentation_pb2 as pb
 
 OUTPUTS = {
@@ -24,9 +24,6 @@ OUTPUTS = {
 DEFAULT_OUTPUTS = ("centroids", "boxes", "features", "labels")
 # Milliseconds are a uint32 in messages.
 MAX_TIMEOUT_S = (2**32 - 1) / 1e3
-
-_REPR = reprlib.Repr()
-_REPR.maxstring = _REPR.maxother = 80
 
 
 @contextmanager
@@ -49,12 +46,7 @@ def checked(
     except errors.NucleiError:
         raise
     except Exception as error:  # the conversion runs methods of the caller's own classes
-        raise kind(f"{name} is {shown(given)}; expected {expected}") from error
-
-
-def shown(given: object) -> str:
-    """A value on one line, short."""
-    return " ".join(_REPR.repr(given).split())
+        raise kind(f"{name} is {quoted(given)}; expected {expected}") from error
 
 
 def set_field(message: Any, field: str, given: object, expected: str) -> None:
@@ -99,5 +91,6 @@ def check_frames(frames: object) -> None:
     several = isinstance(frames, Iterable | AsyncIterable)
     if not several or isinstance(frames, str | bytes | bytearray | memoryview | os.PathLike):
         raise errors.InvalidOption(
-            f"frames is {shown(frames)}; expected an iterable of frames: put a single one in a list"
+            f"frames is {quoted(frames)}; expected an iterable of frames: put a single one in a "
+            "list"
         )

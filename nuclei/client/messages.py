@@ -20,7 +20,9 @@ from nuclei.client.acquisition import (
     StagePosition,
     StreamFrame,
 )
-from nuclei.client.arguments import affine, checked, output_values, pixel_size, set_field, shown
+from nuclei.client.arguments import affine, checked, output_values, pixel_size, set_field
+from nuclei.names import check_id, check_name
+from nuclei.quoting import quoted
 from nuclei.results.coordinates import PixelSize
 from nuclei.results.label_codec import decompress_labels
 from nuclei.results.nuclei import Nuclei
@@ -39,7 +41,9 @@ MAX_IMAGE_BYTES = 2**31 - 2**20
 def request_with(model: str, tta: bool, outputs: Collection[str]) -> pb.SegmentRequest:
     """The message that asks for a frame, without the frame; raises InvalidOption."""
     request = pb.SegmentRequest()
-    set_field(request, "model", model, "the name of a model, or an empty text")
+    if _is_given(model):
+        check_name(model, "model")
+        request.model = model
     set_field(request, "tta", tta, "True or False")
     request.outputs.extend(output_values(outputs))
     return request
@@ -55,7 +59,9 @@ def write_frame(request: pb.SegmentRequest, frame: StreamFrame) -> None:
     # First, so that the answer to a frame that cannot be sent keeps its place in the order.
     if frame.index is not None:
         _write_index(request.frame.index, frame.index)
-    set_field(request, "request_id", frame.request_id, "text")
+    if _is_given(frame.request_id):
+        check_id(frame.request_id, "request_id")
+        request.request_id = frame.request_id
     _write_place(request.frame, frame)
     _write_image(request.frame, frame.frame)
 
@@ -120,12 +126,18 @@ def named_error(name: str, detail: str, retry_after_s: float) -> errors.NucleiEr
     return errors.EngineFailed(detail)
 
 
+def _is_given(name: object) -> bool:
+    return not isinstance(name, str) or name != ""
+
+
 def _write_index(message: pb.FrameIndex, index: FrameIndex) -> None:
     if not isinstance(index, FrameIndex):
-        raise errors.InvalidOption(f"index is {shown(index)}; expected a FrameIndex")
-    set_field(message, "acquisition_uid", index.acquisition_uid, "text")
+        raise errors.InvalidOption(f"index is {quoted(index)}; expected a FrameIndex")
     for name in ("position", "t", "c", "z"):
         set_field(message, name, getattr(index, name), "a whole number from 0 to 2**32 - 1")
+    if _is_given(index.acquisition_uid):
+        check_id(index.acquisition_uid, "acquisition_uid")
+        message.acquisition_uid = index.acquisition_uid
 
 
 def _write_place(message: pb.Frame, frame: StreamFrame) -> None:
@@ -139,7 +151,7 @@ def _write_place(message: pb.Frame, frame: StreamFrame) -> None:
 
 def _write_stage_position(message: pb.StagePosition, place: StagePosition) -> None:
     if not isinstance(place, StagePosition):
-        raise errors.InvalidOption(f"stage_position is {shown(place)}; expected a StagePosition")
+        raise errors.InvalidOption(f"stage_position is {quoted(place)}; expected a StagePosition")
     for name in ("x_um", "y_um", "z_um"):
         if (number := getattr(place, name)) is not None or name != "z_um":
             set_field(message, name, number, "micrometres")

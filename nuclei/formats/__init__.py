@@ -10,6 +10,7 @@ from nuclei.formats.overlay import overlay
 from nuclei.formats.png import encode_png
 from nuclei.formats.tables import csv_table, json_report
 from nuclei.imaging.images import Frame
+from nuclei.quoting import quoted
 from nuclei.results.segmentation import Segmentation
 
 
@@ -43,5 +44,5 @@ FORMATS = {
 def format_named(name: str) -> Format:
     """The format with that name; raises InvalidOption when there is none."""
     if name not in FORMATS:
-        raise InvalidOption(f"unknown format {name!r}; expected one of {', '.join(FORMATS)}")
+        raise InvalidOption(f"unknown format {quoted(name)}; expected one of {', '.join(FORMATS)}")
     return FORMATS[name]

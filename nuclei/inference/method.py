@@ -15,6 +15,7 @@ from nuclei.postprocessing.accumulation import Accumulator, Maps, Masks, Paramet
 from nuclei.postprocessing.consensus import ConsensusParameters
 from nuclei.postprocessing.rendering import RenderingParameters
 from nuclei.postprocessing.watershed import WatershedParameters
+from nuclei.quoting import quoted
 
 
 @dataclass(frozen=True)
@@ -98,5 +99,5 @@ METHODS = {method.name: method for method in (WATERSHED, MASKS, STARS, PROMPTED,
 def method_named(name: str) -> Method:
     """The method with that name; raises InvalidData when there is none."""
     if name not in METHODS:
-        raise InvalidData(f"unknown method {name!r}; expected one of {', '.join(METHODS)}")
+        raise InvalidData(f"unknown method {quoted(name)}; expected one of {', '.join(METHODS)}")
     return METHODS[name]

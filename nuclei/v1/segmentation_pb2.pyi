@@ -177,7 +177,9 @@ class FrameIndex(_message.Message):
     C_FIELD_NUMBER: _builtins.int
     Z_FIELD_NUMBER: _builtins.int
     acquisition_uid: _builtins.str
-    """Names the acquisition, for example a useq-schema MDASequence uid. Empty when there is none."""
+    """Names the acquisition, for example a useq-schema MDASequence uid: up to 128 printable ASCII
+    characters without spaces. Empty when there is none.
+    """
     position: _builtins.int
     """Index of the stage position (useq `p`), and of time point, channel and slice. 0 when absent."""
     t: _builtins.int
@@ -372,7 +374,9 @@ class SegmentRequest(_message.Message):
     Empty: the server makes one.
     """
     model: _builtins.str
-    """Name of a model of GetServerInfo. Empty: the server's default model."""
+    """Name of a model of GetServerInfo: up to 64 of A-Z a-z 0-9 _ . -. Empty: the server's default
+    model.
+    """
     tta: _builtins.bool
     """Test-time augmentation: the mean over the 8 rotations and reflections of the frame. More
     accurate, and takes about 8 times as long. Absent: false.

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from nuclei.errors import DeadlineExceeded, InvalidOption
+from nuclei.errors import DeadlineExceeded
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.images import Frame, FrameLimits
 from nuclei.inference import pipeline
@@ -16,6 +16,7 @@ from nuclei.inference.deadline import Deadline
 from nuclei.inference.graph import TTA_SUFFIX
 from nuclei.inference.memory import memory_bytes
 from nuclei.inference.method import Method
+from nuclei.names import check_id, check_name
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import installed_version
 from serving.engine import ServedModel, TritonEngine
@@ -23,7 +24,6 @@ from serving.gateway.admission import Admission, Permit
 from serving.gateway.observation import Observation
 from serving.gateway.settings import GatewaySettings
 
-MAX_REQUEST_ID_LENGTH = 128
 READINESS_TIMEOUT_S = 1.0
 
 Result = TypeVar("Result")
@@ -46,15 +46,12 @@ class Options:
     deadline: Deadline | None = None
 
     def __post_init__(self) -> None:
-        """Raises InvalidOption for a request id that would break a log line."""
+        """Raises InvalidOption for a request id or a model that is no name."""
         if not self.request_id:
             object.__setattr__(self, "request_id", uuid.uuid4().hex)
-        printable = all("!" <= character <= "~" for character in self.request_id)
-        if len(self.request_id) > MAX_REQUEST_ID_LENGTH or not printable:
-            raise InvalidOption(
-                f"the request id has {len(self.request_id)} characters; expected at most "
-                f"{MAX_REQUEST_ID_LENGTH}, printable ASCII without spaces: use a UUID"
-            )
+        check_id(self.request_id, "request_id")
+        if self.model:
+            check_name(self.model, "model")
 
 
 class FrameSource(Protocol):

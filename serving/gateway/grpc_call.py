@@ -10,6 +10,7 @@ from google.protobuf.message import DecodeError, Message
 from nuclei.client.messages import ERROR_METADATA, RETRY_METADATA
 from nuclei.errors import DeadlineExceeded, InvalidOption, NucleiError, Overloaded
 from nuclei.inference.deadline import Deadline
+from nuclei.quoting import sentence
 from serving.gateway.grpc_messages import retry_after_ms
 from serving.gateway.observation import only_known_errors
 from serving.gateway.settings import UPLOAD_S
@@ -101,7 +102,7 @@ class Call:
         if isinstance(error, Overloaded):
             metadata.append((RETRY_METADATA, str(retry_after_ms(error))))
         status = grpc.StatusCode[error.grpc_status]
-        await self._context.abort(status, str(error), tuple(metadata))
+        await self._context.abort(status, sentence(error), tuple(metadata))
 
 
 Method = Callable[[Call], Awaitable[None]]

@@ -12,6 +12,8 @@ from nuclei.formats.outlines import outlines
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.images import Frame, FrameLimits, frame_from_array, probe_frame, read_frame
 from nuclei.inference.deadline import Deadline
+from nuclei.names import check_id, check_name
+from nuclei.quoting import sentence
 from nuclei.results.coordinates import PixelSize, StageTransform
 from nuclei.results.label_codec import compress_labels
 from nuclei.results.nuclei import Nuclei
@@ -38,6 +40,10 @@ class FrameRequest:
     """
 
     def __init__(self, message: pb.SegmentRequest) -> None:
+        self._refused = _impossible_name(message)
+        if self._refused is not None:
+            # What breaks the rules of names is neither kept nor repeated: it may be a gigabyte.
+            message = pb.SegmentRequest()
         self.request_id = message.request_id or uuid.uuid4().hex
         self.frame = pb.Frame()
         for name in PLACE:
@@ -67,6 +73,8 @@ class FrameRequest:
         Raises:
             InvalidOption: an impossible one.
         """
+        if self._refused is not None:
+            raise self._refused
         checked_outputs(self._outputs)
         return Options(self.request_id, self._model, self._tta, deadline)
 
@@ -131,6 +139,20 @@ class FrameRequest:
         pixels = np.frombuffer(self._pixels, dtype)
         shape = (header.height, header.width, header.channels)
         return frame_from_array(pixels.reshape(shape), pixel_size_um, limits)
+
+
+def _impossible_name(message: pb.SegmentRequest) -> InvalidOption | None:
+    """Why the message's names and ids cannot be used; None when they can. Absent ones are empty."""
+    try:
+        if message.request_id:
+            check_id(message.request_id, "request_id")
+        if message.frame.index.acquisition_uid:
+            check_id(message.frame.index.acquisition_uid, "acquisition_uid")
+        if message.model:
+            check_name(message.model, "model")
+    except InvalidOption as error:
+        return error
+    return None
 
 
 def checked_outputs(requested: Collection[int]) -> frozenset[int]:
@@ -266,7 +288,7 @@ def write_error(message: pb.FrameError, error: NucleiError) -> None:
     """Fill in what a failed Segment call would carry in its status and trailing metadata."""
     message.name = type(error).__name__
     message.code = grpc.StatusCode[error.grpc_status].value[0]
-    message.message = str(error)
+    message.message = sentence(error)
     if isinstance(error, Overloaded):
         message.retry_after_ms = retry_after_ms(error)
 

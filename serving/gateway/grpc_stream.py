@@ -110,7 +110,7 @@ class GrpcFrame:
         self.deadline = Deadline.after(
             message.timeout_ms / 1e3 or stream.settings.default_timeout_s
         )
-        index = message.request.frame.index
+        index = self._request.frame.index
         self.position = (index.acquisition_uid, index.position)
         self.n_bytes = self._request.n_bytes
 

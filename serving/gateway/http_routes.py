@@ -26,6 +26,7 @@ from nuclei.errors import (
 from nuclei.formats import format_named
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.images import Frame, FrameLimits, probe_frame, read_frame
+from nuclei.quoting import quoted
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import DISTRIBUTION, installed_version
 from serving.gateway import metrics
@@ -217,11 +218,13 @@ def _options(request: Request) -> tuple[Options, str]:
     for name in query:
         if name not in PARAMETERS:
             raise InvalidOption(
-                f"query parameter {name!r} is not known; expected some of "
+                f"query parameter {quoted(name)} is not known; expected some of "
                 f"{', '.join(sorted(PARAMETERS))}"
             )
         if len(query.getlist(name)) > 1:
-            raise InvalidOption(f"query parameter {name!r} is given more than once; send it once")
+            raise InvalidOption(
+                f"query parameter {quoted(name)} is given more than once; send it once"
+            )
     options = Options(
         request_id=request.headers.get(REQUEST_ID_HEADER, ""),
         model=query.get("model", ""),
@@ -233,7 +236,9 @@ def _options(request: Request) -> tuple[Options, str]:
 def _flag(query: Mapping[str, str], name: str) -> bool:
     value = query.get(name, "false")
     if value not in FLAGS:
-        raise InvalidOption(f"{name}={value!r} is no flag; expected one of {', '.join(FLAGS)}")
+        raise InvalidOption(
+            f"{name}={quoted(value)} is no flag; expected one of {', '.join(FLAGS)}"
+        )
     return FLAGS[value]
 
 

@@ -13,6 +13,7 @@ from opentelemetry.trace import SpanKind
 
 from nuclei.errors import EngineFailed, EngineUnavailable, InternalError, NucleiError
 from nuclei.inference.pipeline import Stopwatch
+from nuclei.quoting import sentence
 from nuclei.results.segmentation import Segmentation
 from serving import tracing
 from serving.gateway import metrics
@@ -184,7 +185,7 @@ def _log(
         **{f"{stage}_ms": round(value, 1) for stage, value in request.stage_ms.items()},
     }
     if error is not None:
-        fields |= {"error": type(error).__name__, "detail": str(error)}
+        fields |= {"error": type(error).__name__, "detail": sentence(error)}
     # Failures of the service stand out; mistakes of callers are everyday.
     serious = isinstance(error, InternalError | EngineFailed | EngineUnavailable)
     logger.log(

@@ -63,7 +63,11 @@ def _segment() -> dict[str, Any]:
     return {
         "summary": "Segment the nuclei of one frame",
         "parameters": [
-            _query("model", {"type": "string"}, "name of a model; absent: the default one"),
+            _query(
+                "model",
+                {"type": "string", "pattern": "^[A-Za-z0-9_.-]{0,64}$"},
+                "name of a model; absent or empty: the default one",
+            ),
             _query("tta", {"type": "boolean"}, "mean over 8 rotations and reflections"),
             _query("format", {"enum": list(FORMATS), "default": "json"}, "what to answer"),
             {

@@ -15,6 +15,7 @@ from nuclei.errors import (
     Overloaded,
     Unauthenticated,
 )
+from nuclei.quoting import sentence
 from serving.gateway.observation import UNEXPECTED
 
 UNAVAILABLE_RETRY_S = 1
@@ -33,7 +34,7 @@ def problem(error: NucleiError) -> Response:
             "type": f"urn:nuclei:error:{name}",
             "title": name,
             "status": error.http_status,
-            "detail": str(error),
+            "detail": sentence(error),
         },
         status_code=error.http_status,
         headers=_headers(error),

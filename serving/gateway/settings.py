@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from nuclei.imaging.images import FrameLimits
+from nuclei.names import check_name
 from serving.process.ports import LOOPBACK
 from serving.settings import ProcessSettings
 
@@ -19,6 +21,11 @@ _ANY_ADDRESSES = ("0.0.0.0", "::", "")
 
 def number_of_processors() -> int:
     return os.cpu_count() or 1
+
+
+def _model_name(name: str) -> str:
+    check_name(name, "NUCLEI_DEFAULT_MODEL")
+    return name
 
 
 class GatewaySettings(ProcessSettings):
@@ -43,7 +50,7 @@ class GatewaySettings(ProcessSettings):
         ge=1,
         description="Threads that decode, post-process and encode.",
     )
-    default_model: str = Field(
+    default_model: Annotated[str, AfterValidator(_model_name)] = Field(
         default="unet",
         description="Model of a request that names none; the service is ready when Triton serves "
         "it. Where it is not set and the repository has no `unet`, `nuclei serve` takes the first "

@@ -152,7 +152,7 @@ def default_model(repository: Path, gateway: GatewaySettings) -> str:
         return gateway.default_model
     if "default_model" in gateway.model_fields_set:
         raise InvalidOption(
-            f"NUCLEI_DEFAULT_MODEL is {gateway.default_model!r}, which is not in {repository}; "
+            f"NUCLEI_DEFAULT_MODEL is '{gateway.default_model}', which is not in {repository}; "
             f"expected one of {', '.join(names)}"
         )
     return names[0]

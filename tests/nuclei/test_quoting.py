@@ -25,7 +25,7 @@ def test_quotes_are_short_and_printable(value: object) -> None:
 
 def test_a_quote_says_how_long_the_whole_is() -> None:
     assert quoted("unet") == "'unet'"
-    assert quoted(None) == "'None'"
+    assert quoted(None) == "None"
     assert quoted("x" * 10**6) == f"'{80 * 'x'}...' (1000000 characters)"
 
 

@@ -39,11 +39,26 @@ except ValueError:
 library.warning("from %s", "elsewhere")
 logging.getLogger("other").info("chatter")
 """
+# Logs what an attacker would like to see in a log.
+HOSTILE_PROGRAM = """
+import logging, sys
+from serving.logs import Event, write_logs
+from serving.settings import ProcessSettings, read_settings
+write_logs(read_settings(ProcessSettings), sys.stdout)
+hostile = "\\x1b[2J\\r\\n2026 INFO forged " + "x" * 10**6
+ours = logging.getLogger("serving.part")
+ours.info(Event("frame", detail=hostile))
+ours.info("%s", hostile)
+try:
+    raise ValueError(hostile)
+except ValueError:
+    ours.exception("unforeseen")
+"""
 
 
-def logged(**settings: str) -> list[str]:
+def logged(program: str = PROGRAM, **settings: str) -> list[str]:
     ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
@@ -60,11 +75,22 @@ def test_event_is_text_of_words_for_any_formatter() -> None:
     assert "\n" not in str(Event("frame", detail="one\ntwo"))
 
 
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_nothing_that_is_logged_is_obeyed_forged_or_long(log_format: str) -> None:
+    lines = logged(HOSTILE_PROGRAM, NUCLEI_LOG_FORMAT=log_format)
+    text = "\n".join(lines)
+    assert "forged" in text
+    assert len(text) < 64 * 2**10
+    assert not [line for line in lines if line.startswith("2026 INFO forged")]
+    assert "\x1b" not in text
+    assert "\r" not in text
+
+
 def test_text_is_the_default() -> None:
     lines = logged()
     assert lines[0].endswith("INFO frame request_id='é 1' total_ms=1.5 lost=False")
     assert lines[-1].endswith("WARNING from elsewhere")
-    assert "Traceback (most recent call last):" in lines
+    assert "  Traceback (most recent call last):" in lines
 
 
 def test_json_is_one_object_a_line_with_fields_of_their_types() -> None:

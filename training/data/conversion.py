@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nuclei.errors import InvalidOption
 from nuclei.formats.png import encode_png
+from nuclei.quoting import quoted
 from training.data.coco import coco_json
 from training.data.dataset import LABEL_FOLDERS, Sample
 from training.data.files import IMAGES_FOLDER, MANIFEST, YOLO_FOLDER
@@ -32,7 +33,7 @@ def write_dataset(samples: Sequence[Sample], folder: Path, form: str) -> None:
         InvalidOption: an unknown form, or the folder is not empty.
     """
     if form not in FORMS:
-        raise InvalidOption(f"unknown form '{form}'; expected one of {', '.join(FORMS)}")
+        raise InvalidOption(f"unknown form {quoted(form)}; expected one of {', '.join(FORMS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidOption(f"{folder} is not empty and is never overwritten; name a new folder")
     (folder / IMAGES_FOLDER).mkdir(parents=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from nuclei.errors import InvalidOption
+from nuclei.quoting import quoted
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 HARD_FRACTION = 0.25
@@ -88,8 +89,8 @@ def _parse_term(term: str, name: str) -> tuple[float, Loss]:
         return float(weight or 1), LOSSES[loss.strip()]
     except (KeyError, ValueError):
         raise InvalidOption(
-            f"loss {name!r}: {term.strip()!r} is unknown; join any of {', '.join(LOSSES)} with "
-            "'+', for example bce+0.5*dice"
+            f"loss {quoted(name)}: {quoted(term.strip())} is unknown; join any of "
+            f"{', '.join(LOSSES)} with '+', for example bce+0.5*dice"
         ) from None
 
 

@@ -18,6 +18,7 @@ from torchvision.models.resnet import resnet18, resnet50
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
 from nuclei.errors import InvalidOption
+from nuclei.quoting import quoted
 from training.families.detectors import DetectorRecipe, boxes_and_masks
 from training.graphs.views import LEVELS, three_channels, to_uint8
 from training.schedule import MASK_RCNN, Schedule
@@ -143,7 +144,8 @@ def build_detector(architecture: str) -> Detector:
         parts = ARCHITECTURES[architecture]
     except KeyError as error:
         raise InvalidOption(
-            f"architecture {architecture!r} is unknown; expected one of {', '.join(ARCHITECTURES)}"
+            f"architecture {quoted(architecture)} is unknown; expected one of "
+            f"{', '.join(ARCHITECTURES)}"
         ) from error
     channels, norm = parts.channels, nn.BatchNorm2d
     pyramid = BackboneWithFPN(

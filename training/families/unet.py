@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from nuclei.errors import InvalidOption
 from nuclei.inference.contract import Contract
+from nuclei.quoting import quoted
 from training.data.targets import MAPS, border_closeness, target_maps
 from training.families.losses import loss_by_name, weighted_bce
 from training.graphs.maps import map_modules, map_steps
@@ -154,14 +155,15 @@ def build_network(architecture: str, encoder: str) -> nn.Module:
     """
     if architecture not in ARCHITECTURES:
         raise InvalidOption(
-            f"architecture {architecture!r} is unknown; expected one of {', '.join(ARCHITECTURES)}"
+            f"architecture {quoted(architecture)} is unknown; expected one of "
+            f"{', '.join(ARCHITECTURES)}"
         )
     try:
         return ARCHITECTURES[architecture](encoder)
     except (KeyError, RuntimeError, ValueError) as error:
         raise InvalidOption(
-            f"encoder {encoder!r} is unknown or no match for {architecture} ({error}); expected a "
-            f"timm backbone as 'tu-<name>' or one of {', '.join(get_encoder_names())}"
+            f"encoder {quoted(encoder)} is unknown or no match for {architecture} ({error}); "
+            f"expected a timm backbone as 'tu-<name>' or one of {', '.join(get_encoder_names())}"
         ) from error
 
 

@@ -18,6 +18,7 @@ from torch.nn import functional
 from torchvision.ops import nms, roi_align
 
 from nuclei.errors import InvalidOption, MissingPrerequisite
+from nuclei.quoting import quoted
 from training.families.detectors import DetectorRecipe, boxes_and_masks
 from training.graphs.views import LEVELS, three_channels, to_uint8
 from training.schedule import YOLOV8, Schedule
@@ -124,7 +125,7 @@ def build_detector(size: str, zoom: int) -> Detector:
         MissingPrerequisite: ultralytics is not installed.
     """
     if size not in SIZES:
-        raise InvalidOption(f"size {size!r} is unknown; expected one of {', '.join(SIZES)}")
+        raise InvalidOption(f"size {quoted(size)} is unknown; expected one of {', '.join(SIZES)}")
     network = _ultralytics("nn.tasks").SegmentationModel(
         f"yolov8{size}-seg.yaml", ch=3, nc=1, verbose=False
     )

@@ -168,8 +168,8 @@ REFUSED: dict[str, tuple[dict[str, Any], type[errors.NucleiError], str]] = {
     "no time": ({"timeout_s": 0}, errors.InvalidOption, "timeout_s is 0"),
     "three sizes": ({"pixel_size_um": (1, 2, 3)}, errors.InvalidOption, "one number, or the two"),
     "output": ({"outputs": ["volume"]}, errors.InvalidOption, "some of centroids"),
-    "request id": ({"request_id": 7}, errors.InvalidOption, "request_id is 7; expected text"),
-    "model": ({"model": None}, errors.InvalidOption, "model is None; expected the name"),
+    "request id": ({"request_id": 7}, errors.InvalidOption, "request_id is 7; expected at most"),
+    "model": ({"model": None}, errors.InvalidOption, "model is None; expected a name"),
 }
 
 
