@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nuclei.errors import FrameTooLarge, InvalidData, InvalidImage, InvalidOption
 from nuclei.imaging.decoding import Decoded, Header, decode, probe
+from nuclei.imaging.selection import EVERYTHING, Selection
 from nuclei.results.coordinates import PixelSize
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -66,7 +67,9 @@ class FrameLimits:
             )
 
 
-def probe_frame(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> Header:
+def probe_frame(
+    source: Path | bytes, limits: FrameLimits = FrameLimits(), selection: Selection = EVERYTHING
+) -> Header:
     """Read the header of a frame's file: an upper bound of what `read_frame` returns.
 
     Nothing is decompressed; what follows the header is not checked, nor the type of the pixels.
@@ -76,10 +79,12 @@ def probe_frame(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> He
             plane of a supported kind.
         FrameTooLarge: over a limit.
     """
-    return _naming(source, lambda: probe(_load(source, limits), limits.check_shape))
+    return _naming(source, lambda: probe(_load(source, limits), limits.check_shape, selection))
 
 
-def read_frame(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> Frame:
+def read_frame(
+    source: Path | bytes, limits: FrameLimits = FrameLimits(), selection: Selection = EVERYTHING
+) -> Frame:
     """Read a frame from a file or from its encoded bytes.
 
     PNG, JPEG, TIFF or OME-TIFF; 8 or 16 bit; grey, RGB, RGBA (alpha is dropped), palette, 1 bit
@@ -90,7 +95,7 @@ def read_frame(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> Fra
         InvalidImage: unreadable, not an image, truncated, zero-size, wrong dtype, several planes.
         FrameTooLarge: over a limit; found in the header, before anything is decompressed.
     """
-    return _naming(source, lambda: _frame(_decode(source, limits), limits))
+    return _naming(source, lambda: _frame(_decode(source, limits, selection), limits))
 
 
 def frame_from_array(
@@ -140,7 +145,7 @@ def read_labels(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> ND
         FrameTooLarge: over a limit.
         InvalidData: not labels: floats, 1 bit, colours, negative or above 2**32 - 1.
     """
-    return _naming(source, lambda: _labels(_decode(source, limits)))
+    return _naming(source, lambda: _labels(_decode(source, limits, EVERYTHING)))
 
 
 def _pixel_size(given: tuple[float, float]) -> PixelSize:
@@ -154,7 +159,7 @@ def _pixel_size(given: tuple[float, float]) -> PixelSize:
 def _naming(source: Path | bytes, read: Callable[[], T]) -> T:
     try:
         return read()
-    except (InvalidImage, InvalidData) as error:
+    except (InvalidImage, InvalidData, InvalidOption) as error:
         if isinstance(source, Path):
             raise type(error)(f"{source}: {error}") from error
         raise
@@ -163,12 +168,9 @@ def _naming(source: Path | bytes, read: Callable[[], T]) -> T:
 def _frame(decoded: Decoded, limits: FrameLimits) -> Frame:
     pixels = decoded.pixels
     if decoded.palette is not None:
-        indices = pixels.astype(np.uint16)
-        pixels = (np.moveaxis(decoded.palette[:, indices], 0, -1) >> 8).astype(np.uint8)
+        pixels = decoded.palette[pixels]
     if pixels.dtype == np.bool_:
         pixels = pixels.astype(np.uint8) * 255
-    if pixels.ndim == 3 and pixels.shape[2] == 2:  # grey and alpha
-        pixels = pixels[:, :, 0]
     return frame_from_array(pixels, decoded.pixel_size_um, limits)
 
 
@@ -187,8 +189,8 @@ def _labels(decoded: Decoded) -> NDArray[np.uint32]:
     return np.ascontiguousarray(pixels, dtype=np.uint32)
 
 
-def _decode(source: Path | bytes, limits: FrameLimits) -> Decoded:
-    return decode(_load(source, limits), limits.check_shape)
+def _decode(source: Path | bytes, limits: FrameLimits, selection: Selection) -> Decoded:
+    return decode(_load(source, limits), limits.check_shape, selection)
 
 
 def _load(source: Path | bytes, limits: FrameLimits) -> bytes:

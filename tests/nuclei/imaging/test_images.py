@@ -265,20 +265,20 @@ BAD = {
     "tiff cut in the middle": (TIFF[: len(TIFF) // 2], "truncated"),
     "tiff cut at the end": (TIFF[:-5], "truncated"),
     "tiff uncompressed, cut": (tiff(GREY16)[:-5], "truncated"),
-    "tiff that inflates without end": (tiff_bomb(2**28), "inflates to more pixels"),
-    "tiff whose pages go round": (tiff_circle(), "at least 100 planes"),
+    "tiff that inflates without end": (tiff_bomb(2**28), "do not give the pixels"),
+    "tiff whose pages go round": (tiff_circle(), "circle"),
     "tiff lzw, cut": (pillow(RGB8, "TIFF", compression="tiff_lzw")[:-20], "truncated"),
     "tiff float": (tiff(GREY16.astype(np.float32)), "float32; expected uint8 or uint16"),
     "tiff signed": (tiff(GREY16.astype(np.int16)), "int16; expected uint8 or uint16"),
     "tiff 32 bit": (tiff(GREY16.astype(np.uint32)), "uint32; expected uint8 or uint16"),
-    "tiff of five planes": (tiff(np.stack([GREY16] * 5), photometric="minisblack"), "5 planes"),
+    "tiff of five planes": (tiff(np.stack([GREY16] * 5), photometric="minisblack"), "5 pages"),
     "imagej stack": (
         tiff(np.stack([GREY16] * 5), imagej=True, metadata={"axes": "ZYX"}),
-        "5 plane",
+        "5 focal planes",
     ),
     "ome-tiff of channels": (
         tiff(np.stack([GREY16] * 3), ome=True, metadata={"axes": "CYX"}, photometric="minisblack"),
-        "3 planes",
+        "3 channels",
     ),
     "tiff of five channels": (
         tiff(np.dstack([GREY16] * 5), photometric="minisblack", planarconfig="contig"),
@@ -294,10 +294,6 @@ BAD = {
     ),
     "tiff cmyk": (pillow(Image.fromarray(RGB8).convert("CMYK"), "TIFF"), "save it as grey or RGB"),
     "tiff lab": (pillow(Image.fromarray(RGB8).convert("LAB"), "TIFF"), "save it as grey or RGB"),
-    "tiff lzw palette": (
-        pillow(Image.fromarray(GREY8).convert("P"), "TIFF", compression="tiff_lzw"),
-        "uncompressed or with deflate",
-    ),
 }
 
 
@@ -315,7 +311,7 @@ def test_the_header_gives_the_size_of_the_frame(case: str) -> None:
     ("data", "shape"),
     [
         (png_header(16_000, 16_000), (16_000, 16_000)),
-        (JPEG[: len(JPEG) // 2], (40, 50)),
+        (JPEG, (40, 50)),
         (tiff_bomb(2**28), (16, 16)),
     ],
     ids=["png", "jpeg", "tiff"],
@@ -334,7 +330,7 @@ def test_refuses_bad_images(case: str) -> None:
 
 
 def test_several_planes_are_refused_with_how_to_pick_one() -> None:
-    with pytest.raises(InvalidImage, match="key=0"):
+    with pytest.raises(InvalidImage, match=r"`plane` \(0 to 1\)"):
         read_frame(tiff(np.stack([GREY16] * 2), photometric="minisblack"))
 
 

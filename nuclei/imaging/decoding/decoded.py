@@ -1,0 +1,105 @@
+"""What decoders give: the header of an image file, and its pixels."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nuclei.imaging.selection import COLOURS, Selection
+from nuclei.results.coordinates import PixelSize
+
+CheckShape = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Header:
+    """What an image file says about the pixels to read before any of them is decompressed.
+
+    Attributes:
+        height, width: pixels.
+        channels: 1 (grey) or 3 (colour, or indices of a palette), alpha not counted.
+        itemsize: bytes of one value of a channel.
+        decoding_bytes: upper bound of the memory that decoding takes at its peak, with the pixels
+            that it returns and without the file.
+    """
+
+    height: int
+    width: int
+    channels: int
+    itemsize: int
+    decoding_bytes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """Pixels as an image file stores them.
+
+    Attributes:
+        pixels: [H, W] or [H, W, 3] (RGB), any dtype.
+        pixel_size_um: micrometres; None when unknown.
+        palette: uint8 [entries, 3], the colours (RGB) that `pixels` index, or [entries] of one
+            selected colour; None when there is no palette.
+        is_lossy: the values of the pixels are only near to what was saved.
+        warnings: what was guessed, dropped or is doubtful, one sentence each.
+    """
+
+    pixels: NDArray[Any]
+    pixel_size_um: PixelSize | None = None
+    palette: NDArray[np.uint8] | None = None
+    is_lossy: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.palette is None:
+            return
+        if self.pixels.dtype.kind != "u" or len(self.palette) <= self.pixels.max():
+            raise ValueError("its palette does not have the colours of its pixels")
+
+    def with_colour(self, selection: Selection) -> "Decoded":
+        """The selected one of its colours; itself where none is selected.
+
+        Raises:
+            InvalidOption: it does not have the selected channel.
+        """
+        if selection.channel is None:
+            return self
+        in_colour = self.palette is not None or self.pixels.ndim == 3
+        channel = selection.channel_among(COLOURS if in_colour else ("",))
+        if self.palette is not None:
+            return replace(self, palette=self.palette[:, channel])
+        return replace(self, pixels=self.pixels[:, :, channel]) if in_colour else self
+
+
+def with_samples(pixels: NDArray[Any], samples: slice) -> NDArray[Any]:
+    """Some samples of each pixel, moved together within the memory of `pixels`.
+
+    Args:
+        pixels: [H, W, S], C-contiguous; its contents are lost.
+        samples: which to keep, start and stop.
+
+    Returns:
+        [H, W] for one sample, else [H, W, samples].
+    """
+    height, width, stored = pixels.shape
+    count = samples.stop - samples.start
+    shape = (height, width, count) if count > 1 else (height, width)
+    if count < stored:
+        values, row_values = pixels.reshape(-1), width * count
+        for row in range(height):
+            # A row goes to where earlier ones were, so that no second frame is needed.
+            start = row * row_values
+            values[start : start + row_values] = pixels[row, :, samples].reshape(-1)
+        pixels = values[: height * row_values]
+    return pixels.reshape(shape)
+
+
+def orientation_warning(orientation: int) -> tuple[str, ...]:
+    """A sentence where a file asks for its pixels to be turned or flipped, else nothing."""
+    if orientation == 1:
+        return ()
+    return (
+        f"the file asks for its pixels to be turned or flipped (orientation {orientation}); they "
+        "are taken in the order in which they are stored",
+    )

@@ -1,0 +1,327 @@
+"""TIFF: one decoder, tifffile with imagecodecs, for every compression and layout."""
+
+import io
+import math
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+
+from nuclei.errors import InvalidImage
+from nuclei.imaging.decoding import jpeg
+from nuclei.imaging.decoding.decoded import (
+    CheckShape,
+    Decoded,
+    Header,
+    orientation_warning,
+    with_samples,
+)
+from nuclei.imaging.decoding.directories import (
+    MAX_SEGMENTS,
+    Directories,
+    Directory,
+    directories,
+)
+from nuclei.imaging.decoding.stacks import Stack, ome_channel_names, stack_of
+from nuclei.imaging.metadata import tiff_pixel_size
+from nuclei.imaging.selection import Selection, described_channels
+
+_COMPRESSION, _PHOTOMETRIC = tifffile.COMPRESSION, tifffile.PHOTOMETRIC
+_JPEG, _CCITT = _COMPRESSION.JPEG, (2, 3, 4)
+_JPEG_2000 = (_COMPRESSION.APERIO_JP2000_RGB, _COMPRESSION.JPEG2000)
+_DEFLATE = (_COMPRESSION.ADOBE_DEFLATE, _COMPRESSION.DEFLATE)
+_READ = (
+    *(_COMPRESSION.NONE, _COMPRESSION.LZW, *_DEFLATE, _COMPRESSION.PACKBITS, _COMPRESSION.ZSTD),
+    *(_JPEG, *_JPEG_2000, *_CCITT, _COMPRESSION.LZMA),
+)
+_GREY = (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.MINISWHITE)
+_COLOUR = (_PHOTOMETRIC.RGB, _PHOTOMETRIC.YCBCR)
+_ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
+# Formats of other programs whose readers in tifffile follow offsets of their own.
+_NOT_FOLLOWED: Any = {"is_ndpi": False, "is_scanimage": False}
+# Pixels of all tiles, for each pixel of the image: small images in large tiles have many.
+MAX_PADDING, FREE_PADDING_PX = 4, 2**24
+# OpenJPEG keeps each sample as 32 bit, twice.
+JPEG_2000_BYTES = 8
+# tifffile reads so many bytes of strips or tiles at a time.
+BUFFER_BYTES = 2**26
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A file, and the planes of it that are to be read.
+
+    Attributes:
+        page: the first of them.
+        numbers: of all of them.
+        samples: of a pixel that are kept.
+    """
+
+    tiff: tifffile.TiffFile
+    found: Directories
+    stack: Stack
+    page: tifffile.TiffPage
+    numbers: list[int]
+    samples: slice
+    warnings: tuple[str, ...]
+
+    @property
+    def channel_is_taken(self) -> bool:
+        """Whether the channel was chosen among planes or samples that are no colours."""
+        colours = 3 if self.page.photometric in _COLOUR else 1
+        return len(self.stack.channel_names) > 1 or self.samples.stop - self.samples.start < colours
+
+
+def probe(data: bytes, check_shape: CheckShape, selection: Selection) -> Header:
+    """As `nuclei.imaging.decoding.probe`."""
+    with _opened(data, check_shape, selection) as file:
+        return _header(file, selection)
+
+
+def decode(data: bytes, check_shape: CheckShape, selection: Selection) -> Decoded:
+    """As `nuclei.imaging.decoding.decode`."""
+    with _opened(data, check_shape, selection) as file:
+        planes = (_plane(file, number, check_shape, data) for number in file.numbers)
+        pixels = next(planes)
+        for plane in planes:
+            np.maximum(pixels, plane, out=pixels)
+        size, doubts = tiff_pixel_size(file.tiff, file.page)
+        warnings = file.warnings + doubts
+        warnings += orientation_warning(_directory(file, file.numbers[0]).orientation)
+        if file.found.is_cut:
+            warnings += ("the file names a further page beyond its end: it may be truncated",)
+        palette = _palette(file)
+        if palette is not None and pixels.dtype == np.bool_:
+            pixels = pixels.view(np.uint8)
+        is_lossy = file.page.compression in (_JPEG, *_JPEG_2000)
+        decoded = Decoded(pixels, size, palette, is_lossy, warnings)
+        return decoded if file.channel_is_taken else decoded.with_colour(selection)
+
+
+@contextmanager
+def _opened(data: bytes, check_shape: CheckShape, selection: Selection) -> Iterator[_Opened]:
+    found = directories(data)
+    with tifffile.TiffFile(io.BytesIO(data), **_NOT_FOLLOWED) as tiff:
+        stack, warnings = stack_of(tiff, found)
+        numbers = stack.selected(selection)
+        page = _page(tiff, stack, numbers[0])
+        _check_page(page, check_shape)
+        samples, dropped = _samples(page, stack, selection)
+        yield _Opened(tiff, found, stack, page, numbers, samples, warnings + dropped)
+
+
+def _page(tiff: tifffile.TiffFile, stack: Stack, number: int) -> tifffile.TiffPage:
+    return tiff.pages[0 if stack.are_contiguous else number].aspage()
+
+
+def _directory(file: _Opened, number: int) -> Directory:
+    index = 0 if file.stack.are_contiguous else number
+    return next(page for page in file.found.pages if page.index == index)
+
+
+def _header(file: _Opened, selection: Selection) -> Header:
+    page = file.page
+    kept = file.samples.stop - file.samples.start
+    channels = 3 if _has_palette(file) else kept
+    if selection.channel is not None:
+        channels = 1
+    itemsize = np.dtype(page.dtype).itemsize
+    segment = math.prod(page.chunks)
+    codec_bytes = JPEG_2000_BYTES if page.compression in _JPEG_2000 else 4 * itemsize
+    planes = 2 if len(file.numbers) > 1 else 1
+    separate = kept > 1 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
+    peak = (
+        math.prod(page.shaped) * itemsize * planes
+        + page.imagelength * page.imagewidth * kept * itemsize * separate
+        + segment * codec_bytes
+        + min(sum(page.databytecounts), BUFFER_BYTES) * 2
+        + _directory(file, file.numbers[0]).value_bytes * 16
+        + 2**20
+    )
+    return Header(page.imagelength, page.imagewidth, channels, itemsize, peak)
+
+
+def _has_palette(file: _Opened) -> bool:
+    # The palette of an ImageJ file is for display: its indices are the intensities.
+    return file.page.photometric == _PHOTOMETRIC.PALETTE and not file.tiff.is_imagej
+
+
+def _palette(file: _Opened) -> NDArray[np.uint8] | None:
+    if not _has_palette(file):
+        return None
+    if file.page.colormap is None:
+        raise ValueError("it has no palette")
+    return (file.page.colormap.T >> 8).astype(np.uint8)
+
+
+def _check_page(page: tifffile.TiffPage, check_shape: CheckShape) -> None:
+    """Raises InvalidImage for a coding that is not read, and whatever `check_shape` does."""
+    check_shape(page.imagelength, page.imagewidth)
+    if page.is_tiled:
+        check_shape(page.tilelength, page.tilewidth)
+    name = _coding(page)
+    if page.compression not in _READ or (
+        page.photometric == _PHOTOMETRIC.YCBCR and page.compression != _JPEG
+    ):
+        raise InvalidImage(
+            f"the TIFF has {name}, which is not read: save it as grey or RGB, uncompressed or with "
+            "deflate"
+        )
+    if page.photometric not in (*_GREY, *_COLOUR, _PHOTOMETRIC.PALETTE):
+        raise InvalidImage(f"the TIFF has {name}, which is not read: save it as grey or RGB")
+    if page.dtype is None or page.imagedepth != 1 or not isinstance(page.bitspersample, int):
+        raise InvalidImage(
+            f"the TIFF has {name} with samples of {page.bitspersample} bit in "
+            f"{page.imagedepth} layers, which is not read: save it with 8 or 16 bit, one plane"
+        )
+    _check_segments(page)
+
+
+def _coding(page: tifffile.TiffPage) -> str:
+    try:
+        photometric = _PHOTOMETRIC(page.photometric).name
+    except ValueError:
+        photometric = f"photometric {page.photometric}"
+    return f"{photometric} pixels with {_compression(page)} compression"
+
+
+def _compression(page: tifffile.TiffPage) -> str:
+    try:
+        return _COMPRESSION(page.compression).name
+    except ValueError:
+        return f"number {page.compression}"
+
+
+def _check_segments(page: tifffile.TiffPage) -> None:
+    """Bound the work before it starts, and refuse files that end early.
+
+    Decoders give zeros for strips and tiles that are missing.
+    """
+    n_segments = math.prod(page.chunked)
+    pixels = page.imagelength * page.imagewidth
+    padded = n_segments * math.prod(page.chunks[-3:-1] if page.ndim > 2 else page.chunks)
+    samples = page.samplesperpixel
+    if padded > (MAX_PADDING * pixels + FREE_PADDING_PX) * samples:
+        raise InvalidImage(
+            f"the tiles of the TIFF have {padded} pixels for an image of {pixels}: save it with "
+            "smaller tiles"
+        )
+    if n_segments > MAX_SEGMENTS:
+        raise InvalidImage(
+            f"the TIFF is cut into {n_segments} strips or tiles; at most {MAX_SEGMENTS} are read: "
+            "save it with larger ones"
+        )
+    end = page.parent.filehandle.size
+    segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))[:n_segments]
+    if len(segments) < n_segments or any(
+        size == 0 or offset + size > end for offset, size in segments
+    ):
+        raise InvalidImage(
+            "the TIFF is truncated (pixel data beyond the end of the file); expected a whole "
+            "file: send it again"
+        )
+
+
+def _samples(
+    page: tifffile.TiffPage, stack: Stack, selection: Selection
+) -> tuple[slice, tuple[str, ...]]:
+    """The samples of a pixel that are kept, and a sentence about one that is left out."""
+    count, extra = page.samplesperpixel, tuple(page.extrasamples)
+    main = 3 if page.photometric in _COLOUR else 1
+    if count == main or (count == main + 1 and len(extra) == 1 and extra[0] in _ALPHA):
+        return slice(0, main), ()
+    if page.photometric == _PHOTOMETRIC.RGB and count == 4:
+        return slice(0, 3), (
+            "the fourth channel of the RGB image was taken for alpha and left out",
+        )
+    if len(stack.channel_names) > 1:
+        raise InvalidImage(
+            f"the TIFF holds {described_channels(stack.channel_names)} with {count} samples a "
+            "pixel each; save the channel to segment"
+        )
+    names = ome_channel_names(page.parent)
+    names = names if len(names) == count else ("",) * count
+    if selection.channel is None:
+        raise InvalidImage(
+            f"the TIFF holds {described_channels(names)}: choose one with `channel` (number or "
+            "name)"
+        )
+    channel = selection.channel_among(names)
+    return slice(channel, channel + 1), ()
+
+
+def _plane(file: _Opened, number: int, check_shape: CheckShape, data: bytes) -> NDArray[Any]:
+    """[H, W] or [H, W, 3], bytes in the order of the processor; not shared."""
+    page = _page(file.tiff, file.stack, number)
+    if file.stack.are_contiguous:
+        stored = _contiguous(page, number, data)
+    else:
+        if page.shaped != file.page.shaped or page.dtype != file.page.dtype:
+            raise InvalidImage("the planes of the TIFF differ in size or type: choose one")
+        _check_page(page, check_shape)
+        _check_streams(page, data)
+        try:
+            stored = page.asarray(squeeze=False, maxworkers=1)
+        except MemoryError:
+            raise
+        except Exception as error:  # each codec has its own
+            raise InvalidImage(
+                f"the {_compression(page)} data of the TIFF do not give the pixels that it "
+                "declares: it is truncated or damaged; send it again"
+            ) from error
+    pixels = _arranged(stored, file.samples)
+    if page.photometric == _PHOTOMETRIC.MINISWHITE:
+        if pixels.dtype == np.bool_:
+            np.logical_not(pixels, out=pixels)
+        else:
+            np.subtract((1 << page.bitspersample) - 1, pixels, out=pixels)
+    return pixels
+
+
+def _contiguous(page: tifffile.TiffPage, number: int, data: bytes) -> NDArray[Any]:
+    """A plane that has no directory of its own: it follows the one that has, as the others do."""
+    dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
+    start = page.dataoffsets[0] + number * page.nbytes
+    count = math.prod(page.shaped)
+    pixels = np.frombuffer(data, dtype, count, start).astype(dtype.newbyteorder("="))
+    return pixels.reshape(page.shaped)
+
+
+def _arranged(stored: NDArray[Any], samples: slice) -> NDArray[Any]:
+    """[H, W] or [H, W, S] of tifffile's [separate samples, 1, H, W, samples of a pixel]."""
+    native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    if len(native) == 1:
+        return with_samples(native[0, 0], samples)
+    chosen = native[samples, 0, :, :, 0]
+    return chosen[0] if len(chosen) == 1 else np.ascontiguousarray(np.moveaxis(chosen, 0, -1))
+
+
+def _check_streams(page: tifffile.TiffPage, data: bytes) -> None:
+    """Refuse strips and tiles that state a size of their own which is not the page's."""
+    if page.compression not in (_JPEG, *_JPEG_2000):
+        return
+    size_of = _jpeg_size if page.compression == _JPEG else _jpeg_2000_size
+    height, width = page.chunks[:2] if page.axes[0] != "S" else page.chunks[1:3]
+    for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
+        stated = size_of(data[offset : offset + length])
+        if not (0 < stated[0] <= height and 0 < stated[1] <= width):
+            raise ValueError(f"a tile of {height} x {width} pixels holds {stated[0]} x {stated[1]}")
+
+
+def _jpeg_size(stream: bytes) -> tuple[int, int]:
+    frame = jpeg.frame_of(stream)
+    return frame.height, frame.width
+
+
+def _jpeg_2000_size(stream: bytes) -> tuple[int, int]:
+    """Height and width that the marker SIZ states."""
+    start = stream.find(b"\xff\x4f\xff\x51")
+    if start < 0:
+        raise ValueError("a tile is no JPEG 2000 stream")
+    width, height, left, top = struct.unpack_from(">4I", stream, start + 8)
+    return height - top, width - left
