@@ -25,7 +25,7 @@ from nuclei.cli.gateway import (
     TlsKeyOption,
     TokenOption,
 )
-from nuclei.cli.segment import find_jobs
+from nuclei.cli.inputs import find_inputs
 from nuclei.cli.segmenter import TtaOption
 from nuclei.console import messages, output, print_error
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError
@@ -169,7 +169,7 @@ def replay(
 def _images(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise InvalidOption(f"{folder} is not a folder; expected one with images")
-    return [job.source for job in find_jobs([str(folder)])]
+    return [job.source for job in find_inputs([str(folder)]).jobs]
 
 
 def _checked_fps(fps: float) -> float:

@@ -1,15 +1,15 @@
 """`nuclei segment`: frames to label images, outlines and tables."""
 
-import glob
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
 from rich import box
+from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
@@ -22,6 +22,8 @@ from nuclei.cli.gateway import (
     TlsKeyOption,
     TokenOption,
 )
+from nuclei.cli.inputs import Inputs, Job, find_inputs
+from nuclei.cli.results_folder import ResultsFolder
 from nuclei.cli.segmenter import (
     DEFAULT_REPOSITORY,
     LocalOption,
@@ -32,10 +34,11 @@ from nuclei.cli.segmenter import (
     open_segmenter,
 )
 from nuclei.console import messages, output, print_error
-from nuclei.errors import EngineUnavailable, InvalidInput, InvalidOption, ModelNotFound, NucleiError
+from nuclei.errors import EngineUnavailable, ModelNotFound, NucleiError, Unauthenticated
 
 if TYPE_CHECKING:
     from nuclei.formats import Format
+    from nuclei.imaging.images import Frame
     from nuclei.results.segmentation import Segmentation
 
 DEFAULT_SAVE = "labels.tif,overlay.png,geojson,csv"
@@ -52,13 +55,27 @@ nuclei segment '*.tif' --out results --tta --address gpu-server:50051
 
 Formats = dict[str, "Format"]
 
+# What would fail for every other frame as well.
+STOPPING = (ModelNotFound, EngineUnavailable, Unauthenticated)
+# Skipped files that are named, of each reason.
+NAMED = 10
 
-@dataclass(frozen=True)
-class Job:
-    """A frame to segment; `stem` is the path of its results in the output folder."""
 
-    source: Path
-    stem: Path
+@dataclass
+class Tally:
+    """What became of the frames so far.
+
+    Attributes:
+        table: a row for each frame that was segmented.
+        done: number of frames with all their results.
+        failed: number of the others; one whose results were not all written has a row, too.
+        failures: why, at least one for each that failed.
+    """
+
+    table: Table
+    done: int = 0
+    failed: int = 0
+    failures: list[NucleiError] = field(default_factory=list)
 
 
 def segment(
@@ -90,84 +107,25 @@ def segment(
     - NAME.geojson: outlines that QuPath opens
     - NAME.csv: one line per nucleus
 
-    A frame that cannot be read is reported; the others are segmented.
+    Files that are no frames are named and skipped. A frame that cannot be segmented, or one of its
+    results that cannot be written, is named; the others are written, and the exit code is not 0.
     """
     formats = _formats(save)
-    jobs = find_jobs(paths)
+    inputs = find_inputs(paths)
+    folder = ResultsFolder(out)
     console = messages()
-    table = _table()
-    failures = 0
+    _print_skipped(inputs, console)
+    tally = Tally(_table())
     gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
-    with open_segmenter(model, tta, local, gateway, repository) as segmenter:
-        for job in track(jobs, "Segmenting", console=console, transient=True):
-            try:
-                table.add_row(*_segment_one(job, out, formats, segmenter))
-            except (ModelNotFound, EngineUnavailable):
-                raise
-            except NucleiError as error:
-                failures += 1
-                reason = str(error).removeprefix(f"{job.source}: ")
-                print_error(f"{job.source}: {reason}", console)
-    if failures < len(jobs):
-        output().print(table)
-    if failures:
-        raise InvalidInput(
-            f"{failures} of {len(jobs)} frames could not be segmented; they are named above"
-        )
-
-
-def find_jobs(paths: list[str]) -> list[Job]:
-    """The frames that the arguments name, each once, and the places of their results.
-
-    A folder stands for all frames in it and its subfolders, except files that this command wrote;
-    results keep the subfolders. A pattern stands for the files that match.
-
-    Raises:
-        InvalidOption: no frame is found, or two frames would write the same results.
-    """
-    jobs: dict[Path, Job] = {}
-    for path in paths:
-        for job in _jobs(path):
-            taken = jobs.setdefault(job.stem, job)
-            if taken.source.resolve() != job.source.resolve():
-                raise InvalidOption(
-                    f"{taken.source} and {job.source} would write the same results, "
-                    f"{job.stem}.*: segment them into two folders"
-                )
-    return list(jobs.values())
-
-
-def _jobs(path: str) -> Iterator[Job]:
-    if Path(path).is_dir():
-        yield from _jobs_in_folder(Path(path))
-        return
-    matches = [path] if Path(path).exists() else sorted(glob.glob(path, recursive=True))
-    for match in matches or [path]:
-        if Path(match).is_dir():
-            yield from _jobs_in_folder(Path(match))
-        else:
-            yield Job(Path(match), Path(Path(match).stem))
-
-
-def _jobs_in_folder(folder: Path) -> Iterator[Job]:
-    from nuclei.formats import FORMATS
-    from nuclei.imaging.images import FRAME_SUFFIXES
-
-    results = tuple(f".{name}" for name in FORMATS)
-    frames = [
-        path
-        for path in sorted(folder.rglob("*"))
-        if path.suffix.lower() in FRAME_SUFFIXES
-        and not path.name.startswith(".")
-        and not path.name.endswith(results)
-        and path.is_file()
-    ]
-    if not frames:
-        raise InvalidOption(
-            f"no frame in {folder}; expected files ending in {', '.join(FRAME_SUFFIXES)}"
-        )
-    for path in frames:
-        yield Job(path, path.relative_to(folder).with_suffix(""))
+    try:
+        with open_segmenter(model, tta, local, gateway, repository) as segmenter:
+            for job in _tracked(inputs.jobs, console):
+                _segment_one(job, folder, formats, segmenter, tally, console)
+    finally:
+        _print_summary(inputs, tally, console)
+    if tally.failures:
+        kind = type(tally.failures[0])
+        raise kind(f"{tally.failed} of {len(inputs.jobs)} frames failed, for the reasons above")
 
 
 def _formats(save: str) -> Formats:
@@ -176,26 +134,78 @@ def _formats(save: str) -> Formats:
     return {name: format_named(name) for name in save.replace(" ", "").split(",")}
 
 
-def _segment_one(job: Job, out: Path, formats: Formats, segmenter: Segmenter) -> tuple[str, ...]:
+def _tracked(jobs: list[Job], console: Console) -> Iterable[Job]:
+    quiet = not console.is_terminal
+    return track(jobs, "Segmenting", console=console, transient=True, disable=quiet)
+
+
+def _segment_one(
+    job: Job,
+    folder: ResultsFolder,
+    formats: Formats,
+    segmenter: Segmenter,
+    tally: Tally,
+    console: Console,
+) -> None:
+    """Segment a frame and write its results; raises only what would fail for every frame."""
     from nuclei.imaging.images import read_frame
 
     started = time.perf_counter()
-    frame = read_frame(job.source)
-    segmentation = segmenter(frame)
-    milliseconds = (time.perf_counter() - started) * 1000
-    for name, form in formats.items():
-        data = form.encode(segmentation, frame)
-        _write(out / f"{job.stem}.{name}", data)
-    frame_name = str(job.stem.with_name(job.source.name))
-    return (frame_name, *_summary(segmentation), f"{milliseconds:.0f}")
-
-
-def _write(path: Path, data: bytes) -> None:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(data)
-    except OSError as error:
-        raise InvalidOption(f"{path} cannot be written: {error.strerror}") from error
+        frame = read_frame(job.source)
+        segmentation = segmenter(frame)
+    except STOPPING:
+        raise
+    except NucleiError as error:
+        failures = [error]
+    else:
+        milliseconds = (time.perf_counter() - started) * 1000
+        name = str(job.stem.with_name(job.source.name))
+        tally.table.add_row(name, *_summary(segmentation), f"{milliseconds:.0f}")
+        failures = _write_results(job, folder, formats, segmentation, frame)
+    for failure in failures:
+        print_error(f"{job.source}: {str(failure).removeprefix(f'{job.source}: ')}", console)
+    tally.failures += failures
+    tally.failed += bool(failures)
+    tally.done += not failures
+
+
+def _write_results(
+    job: Job,
+    folder: ResultsFolder,
+    formats: Formats,
+    segmentation: "Segmentation",
+    frame: "Frame",
+) -> list[NucleiError]:
+    """Write each format; one that fails does not keep the others back."""
+    failures: list[NucleiError] = []
+    for name, form in formats.items():
+        try:
+            folder.write(f"{job.stem}.{name}", form.encode(segmentation, frame))
+        except NucleiError as error:
+            failures.append(error)
+    return failures
+
+
+def _print_skipped(inputs: Inputs, console: Console) -> None:
+    for reason, paths in inputs.skipped.items():
+        more = len(paths) - NAMED
+        names = ", ".join(map(str, paths[:NAMED])) + (f" and {more} more" if more > 0 else "")
+        console.print(f"skipped {len(paths)}, {reason}: {names}", soft_wrap=True)
+
+
+def _print_summary(inputs: Inputs, tally: Tally, console: Console) -> None:
+    """The table, and what became of every file where not all are in it."""
+    if tally.table.rows:
+        output().print(tally.table)
+    counts = {
+        "done": tally.done,
+        "failed": tally.failed,
+        "not tried": len(inputs.jobs) - tally.done - tally.failed,
+        "skipped": sum(map(len, inputs.skipped.values())),
+    }
+    if tally.done < sum(counts.values()):
+        console.print(", ".join(f"{number} {what}" for what, number in counts.items() if number))
 
 
 def _table() -> Table:

@@ -1,6 +1,7 @@
 """Frames and label images read from PNG, JPEG, TIFF and OME-TIFF, as arrays of a fixed layout."""
 
 import math
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,7 +199,10 @@ def _load(source: Path | bytes, limits: FrameLimits) -> bytes:
         limits.check_bytes(len(source))
         return source
     try:
-        limits.check_bytes(source.stat().st_size)
+        found = source.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for, a device has no end
+            raise InvalidImage("not a file; expected an image file")
+        limits.check_bytes(found.st_size)
         return source.read_bytes()
     except OSError as error:
         raise InvalidImage(f"cannot be read: {error.strerror}") from error

@@ -1,5 +1,6 @@
 import csv
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,8 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from nuclei.cli.app import app
-from nuclei.cli.segment import find_jobs
-from nuclei.errors import EngineUnavailable, InvalidInput, InvalidOption, ModelNotFound, NucleiError
+from nuclei.errors import EngineUnavailable, InvalidImage, InvalidOption, ModelNotFound, NucleiError
 from nuclei.evaluation.metrics import score_image
 from nuclei.imaging.images import read_frame, read_labels
 from serving.process.ports import LOOPBACK, free_ports
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tests.conftest import Gateway
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
+FORMS = ("labels.png", "csv", "json")
 KINDS = ("fluorescence.png", "fluorescence_16bit.tif", "histology.png", "brightfield.png")
 
 
@@ -30,12 +31,6 @@ def segment(*arguments: object) -> Result:
 def failure(result: Result) -> NucleiError:
     assert isinstance(result.exception, NucleiError), result.output
     return result.exception
-
-
-def touch(folder: Path, *names: str) -> None:
-    for name in names:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).touch()
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +86,8 @@ def test_a_bad_frame_is_named_and_the_others_go_on(repository: Path, tmp_path: P
     out = tmp_path / "out"
     result = segment(frames, "--out", out, "--local", "--repository", repository, "--save", "csv")
     error = failure(result)
-    assert isinstance(error, InvalidInput)
-    assert str(error).startswith("2 of 4 frames")
+    assert isinstance(error, InvalidImage)
+    assert str(error).startswith("2 of 4 frames failed")
     assert result.stderr.count("cut.png: the image is truncated") == 1
     assert result.stderr.count("text.tif: not an image") == 1
     assert sorted(path.name for path in out.iterdir()) == ["good.csv", "histology.csv"]
@@ -126,40 +121,72 @@ def test_a_gateway_that_is_not_there_stops_at_once(tmp_path: Path) -> None:
     assert isinstance(failure(result), EngineUnavailable)
 
 
-def test_a_folder_that_cannot_be_written_is_named(repository: Path, tmp_path: Path) -> None:
+def test_an_out_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) -> None:
     out = tmp_path / "file"
     out.touch()
-    frame = EXAMPLES / "fluorescence.png"
-    result = segment(frame, "--out", out, "--local", "--repository", repository)
-    assert result.exit_code != 0
-    assert "cannot be written" in result.stderr
+    result = segment(EXAMPLES, "--out", out, "--local", "--repository", tmp_path / "nosuch")
+    assert isinstance(failure(result), InvalidOption)
+    assert str(result.exception).startswith(f"{out} is not a folder, so {out} cannot be written")
 
 
-def test_jobs_of_folders_keep_subfolders_and_skip_results(tmp_path: Path) -> None:
-    touch(tmp_path, "a/1.png", "b/1.TIF", "2.jpeg", "notes.txt", ".hidden.png")
-    touch(tmp_path, "2.overlay.png", "2.labels.tif", "2.labels.png")
-    jobs = {str(job.stem): job.source.name for job in find_jobs([str(tmp_path)])}
-    assert jobs == {"2": "2.jpeg", "a/1": "1.png", "b/1": "1.TIF"}
-
-
-def test_jobs_of_patterns_and_files(tmp_path: Path) -> None:
-    touch(tmp_path, "a.png", "b.png", "deep/c.png", "[1].png")
-    stems = [str(job.stem) for job in find_jobs([f"{tmp_path}/*.png", f"{tmp_path}/a.png"])]
-    assert sorted(stems) == ["[1]", "a", "b"]
-    assert [str(job.stem) for job in find_jobs([f"{tmp_path}/[1].png"])] == ["[1]"]
-    deep = find_jobs([f"{tmp_path}/**/*.png"])
-    assert sorted(job.source.name for job in deep) == ["[1].png", "a.png", "b.png", "c.png"]
-
-
-@pytest.mark.parametrize("names", [("a.png", "a.tif"), ("x/a.png", "y/a.png")])
-def test_results_that_would_overwrite_each_other_are_refused(
-    tmp_path: Path, names: tuple[str, str]
+def test_a_result_that_cannot_be_written_keeps_no_other_back(
+    repository: Path, tmp_path: Path
 ) -> None:
-    touch(tmp_path, *names)
-    with pytest.raises(InvalidOption, match="would write the same results"):
-        find_jobs([str(tmp_path / name) for name in names])
+    (tmp_path / "fluorescence.csv").mkdir()
+    frames = [EXAMPLES / "fluorescence.png", EXAMPLES / "histology.png"]
+    saved = ("--save", "labels.png,csv,json")
+    result = segment(*frames, "--out", tmp_path, "--local", "--repository", repository, *saved)
+    assert isinstance(failure(result), InvalidOption)
+    assert str(result.exception).startswith("1 of 2 frames failed")
+    assert "fluorescence.csv cannot be written: Is a directory" in result.stderr
+    assert result.stderr.endswith("1 done, 1 failed\n")
+    names = {f"{name}.{form}" for name in ("fluorescence", "histology") for form in FORMS}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert "fluorescence.png" in result.stdout
 
 
-def test_a_folder_without_frames_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InvalidOption, match=r"no frame in .*\.png"):
-        find_jobs([str(tmp_path)])
+def test_every_file_is_accounted_for(repository: Path, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    shutil.copy(EXAMPLES / "histology.png", frames / "[dapi] A01.png")
+    for name in ("plate.czi", "stack.nd2", "[dapi] A01.overlay.png", ".DS_Store"):
+        (frames / name).touch()
+    (frames / "gone.tif").symlink_to(tmp_path / "nosuch.tif")
+    os.mkfifo(frames / "pipe.png")
+    out = tmp_path / "out"
+    result = segment(frames, "--out", out, "--local", "--repository", repository, "--save", "csv")
+    assert isinstance(failure(result), InvalidImage)
+    assert "[dapi] A01.png" in result.stdout
+    assert result.stderr.splitlines() == [
+        f"skipped 1, hidden: {frames}/.DS_Store",
+        f"skipped 1, results of this command: {frames}/[dapi] A01.overlay.png",
+        "skipped 2, not PNG, JPEG or TIFF (export a microscope's own files as OME-TIFF): "
+        f"{frames}/plate.czi, {frames}/stack.nd2",
+        f"{frames}/gone.tif: cannot be read: No such file or directory",
+        f"{frames}/pipe.png: not a file; expected an image file",
+        "1 done, 2 failed, 4 skipped",
+    ]
+
+
+def test_frames_that_a_stop_left_out_are_counted(repository: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.png"
+    bad.write_text("no image")
+    result = segment(
+        *(bad, EXAMPLES / "fluorescence.png", EXAMPLES / "histology.png"),
+        *("--out", tmp_path, "--local", "--repository", repository, "--model", "none"),
+    )
+    assert isinstance(failure(result), ModelNotFound)
+    assert result.stderr.endswith("1 failed, 2 not tried\n")
+
+
+def test_a_folder_that_was_written_into_is_segmented_alike_again(
+    repository: Path, tmp_path: Path
+) -> None:
+    shutil.copy(EXAMPLES / "histology.png", tmp_path)
+    call = (tmp_path, "--out", tmp_path, "--local", "--repository", repository)
+    assert segment(*call).exit_code == 0
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    again = segment(*call)
+    assert again.exit_code == 0
+    assert again.stderr.startswith("skipped 4, results of this command: ")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written

@@ -1,0 +1,136 @@
+"""The frames that the arguments of a command name, and what they name besides."""
+
+import glob
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from nuclei.errors import InvalidOption
+
+RESULT = "results of this command"
+NO_FRAME = "not PNG, JPEG or TIFF (export a microscope's own files as OME-TIFF)"
+HIDDEN = "hidden"
+FOLDER_LINK = "links to folders (name the folders themselves)"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A frame to segment; `stem` is the path of its results in the output folder."""
+
+    source: Path
+    stem: Path
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What arguments name.
+
+    Attributes:
+        jobs: the frames, each once.
+        skipped: the other files and folders, by the reason.
+    """
+
+    jobs: list[Job]
+    skipped: dict[str, list[Path]] = field(default_factory=dict)
+
+
+def find_inputs(paths: Iterable[str]) -> Inputs:
+    """The frames that the arguments name, each once, and the places of their results.
+
+    A folder stands for all frames in it and its subfolders; results keep the subfolders. A pattern
+    stands for the files that match. Files that `nuclei segment` wrote are never frames. A file
+    that is named is a frame, whether it is there and can be read or not.
+
+    Raises:
+        InvalidOption: there is no frame, a folder cannot be read, or two frames would write the
+            same results.
+    """
+    jobs: dict[Path, Job] = {}
+    skipped: dict[str, dict[Path, None]] = {}
+    for path in paths:
+        for found in _found(path):
+            if isinstance(found, Job):
+                _add(jobs, found)
+            else:
+                skipped.setdefault(found.reason, {})[found.path] = None
+    if not jobs:
+        raise InvalidOption(_no_frame(paths, skipped))
+    return Inputs(list(jobs.values()), {reason: list(names) for reason, names in skipped.items()})
+
+
+@dataclass(frozen=True)
+class _Skipped:
+    path: Path
+    reason: str
+
+
+def _add(jobs: dict[Path, Job], job: Job) -> None:
+    taken = jobs.setdefault(job.stem, job)
+    if os.path.realpath(taken.source) != os.path.realpath(job.source):
+        raise InvalidOption(
+            f"{taken.source} and {job.source} would write the same results, "
+            f"{job.stem}.*: segment them into two folders"
+        )
+
+
+def _found(path: str) -> Iterator[Job | _Skipped]:
+    if not path:
+        raise InvalidOption("the name of a frame is empty; expected a file, folder or pattern")
+    matches = [path] if os.path.lexists(path) else sorted(glob.glob(path, recursive=True))
+    for match in map(Path, matches or [path]):
+        if os.path.isdir(match):  # Path.is_dir raises for names that are too long
+            yield from _in_folder(match)
+        elif _is_result(match.name):
+            yield _Skipped(match, RESULT)
+        else:
+            yield Job(match, Path(match.stem))
+
+
+def _in_folder(folder: Path) -> Iterator[Job | _Skipped]:
+    """The files of a folder and its subfolders, in the order of their names."""
+    for parent, folders, files in os.walk(folder, onerror=_refuse):
+        folders.sort()
+        for name in list(folders):
+            path = Path(parent, name)
+            if name.startswith(".") or path.is_symlink():
+                folders.remove(name)
+                yield _Skipped(path, HIDDEN if name.startswith(".") else FOLDER_LINK)
+        for name in sorted(files):
+            path = Path(parent, name)
+            reason = _reason(name)
+            stem = path.relative_to(folder).with_suffix("")
+            yield Job(path, stem) if reason is None else _Skipped(path, reason)
+
+
+def _refuse(error: OSError) -> None:
+    raise InvalidOption(
+        f"{error.filename} cannot be read: {error.strerror}; make it readable, or name the others"
+    ) from error
+
+
+def _reason(name: str) -> str | None:
+    """Why a file in a folder is no frame; None for a frame."""
+    from nuclei.imaging.images import FRAME_SUFFIXES
+
+    if name.startswith("."):
+        return HIDDEN
+    if _is_result(name):
+        return RESULT
+    return None if name.lower().endswith(FRAME_SUFFIXES) else NO_FRAME
+
+
+def _is_result(name: str) -> bool:
+    from nuclei.formats import FORMATS
+
+    return name.endswith(tuple(f".{form}" for form in FORMATS))
+
+
+def _no_frame(paths: Iterable[str], skipped: Iterable[str]) -> str:
+    from nuclei.imaging.images import FRAME_SUFFIXES
+
+    found = f", only {'; '.join(skipped)}" if skipped else ""
+    return (
+        f"no frame in {', '.join(paths)}{found}; expected files ending in "
+        f"{', '.join(FRAME_SUFFIXES)}"
+    )
