@@ -48,4 +48,6 @@ def quoted(value: object) -> str:
 
 def sentence(error: object) -> str:
     """What an error says, fit for a status, a reply and a line of a log."""
-    return printable(shortened(str(error), SENTENCE_CHARACTERS))
+    # Shortened twice: escapes are longer than what they stand for.
+    text = printable(shortened(str(error), SENTENCE_CHARACTERS))
+    return shortened(text, SENTENCE_CHARACTERS)

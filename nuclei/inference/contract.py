@@ -3,14 +3,56 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Annotated, ClassVar, Self
+
+from pydantic import (
+    AfterValidator,
+    Field,
+    PlainValidator,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+)
+from pydantic_core import from_json
 
 from nuclei.errors import InvalidData
+from nuclei.inference.graph import TTA_SUFFIX
 from nuclei.inference.method import WATERSHED, Method, method_named
+from nuclei.names import is_name
 from nuclei.postprocessing.accumulation import Parameters
+from nuclei.postprocessing.parameters import CHECKED
 from nuclei.postprocessing.watershed import WatershedParameters
+from nuclei.quoting import quoted, sentence
 
 CONTRACT_FILE = "contract.json"
+# A million names of held-out images.
+MAX_BYTES = 2**26
+# What decides the result; in code these have defaults, in a file a default would be a guess.
+REQUIRED = ("family", "method", "maps", "tile_size", "halo", "stride", "postprocessing")
+
+
+def _family(name: str) -> str:
+    if not is_name(name) or name.endswith(TTA_SUFFIX):
+        raise ValueError(f"{quoted(name)} is no name of a family")
+    return name
+
+
+def _method(name: object) -> Method:
+    return method_named(str(name))
+
+
+def _parameters(given: object, info: ValidationInfo) -> Parameters:
+    """Those of the method, which has been read before."""
+    if "method" not in info.data:
+        raise ValueError("they belong to no method")
+    kind: type[Parameters] = info.data["method"].parameters
+    # As JSON, because strict pydantic takes no dict of Python for a dataclass.
+    parameters: Parameters = TypeAdapter(kind).validate_json(json.dumps(given))
+    return parameters
+
+
+Text = Annotated[str, Field(max_length=1024)]
+Numbers = Annotated[dict[Text, float], Field(max_length=1024)]
 
 
 @dataclass(frozen=True)
@@ -32,25 +74,32 @@ class Contract:
         training: cost of the training (`parameters`, `minutes`, on a GPU `gpu_memory_mb`).
     """
 
-    family: str
-    method: Method = WATERSHED
-    maps: tuple[str, ...] = ("foreground", "border", "distance")
-    tile_size: int = 512
-    halo: int = 64
-    stride: int = 32
-    pixel_size_um: float | None = None
-    postprocessing: Parameters = field(default_factory=WatershedParameters)
-    validation: dict[str, float] = field(default_factory=dict)
-    held_out: tuple[str, ...] = ()
-    training: dict[str, float] = field(default_factory=dict)
+    __pydantic_config__: ClassVar = CHECKED
+
+    family: Annotated[str, AfterValidator(_family)]
+    method: Annotated[Method, PlainValidator(_method)] = WATERSHED
+    maps: Annotated[tuple[Text, ...], Field(max_length=64)] = ("foreground", "border", "distance")
+    tile_size: Annotated[int, Field(ge=32, le=8192)] = 512
+    halo: Annotated[int, Field(ge=0, le=4096)] = 64
+    stride: Annotated[int, Field(ge=1, le=1024)] = 32
+    pixel_size_um: Annotated[float, Field(gt=0, le=1000)] | None = None
+    postprocessing: Annotated[Parameters, PlainValidator(_parameters)] = field(
+        default_factory=WatershedParameters
+    )
+    validation: Numbers = field(default_factory=dict)
+    held_out: Annotated[tuple[Text, ...], Field(max_length=2**20)] = ()
+    training: Numbers = field(default_factory=dict)
 
     def to_json(self) -> str:
+        """The text of its file; raises InvalidData as `from_json` would of the same."""
         fields = {
             **vars(self),
             "method": self.method.name,
             "postprocessing": asdict(self.postprocessing),
         }
-        return json.dumps(fields, indent=2, sort_keys=True)
+        text = json.dumps(fields, indent=2, sort_keys=True)
+        self.from_json(text)
+        return text
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -59,16 +108,20 @@ class Contract:
         Raises:
             InvalidData: not JSON, or a field is missing, unknown or impossible.
         """
-        try:
-            fields = json.loads(text)
-            fields["maps"], fields["held_out"] = tuple(fields["maps"]), tuple(fields["held_out"])
-            fields["method"] = method = method_named(fields["method"])
-            fields["postprocessing"] = method.parameters(**fields["postprocessing"])
-            contract = cls(**fields)
-        except (ValueError, KeyError, TypeError, InvalidData) as error:
+        if len(text) > MAX_BYTES:
             raise InvalidData(
-                f"{CONTRACT_FILE} cannot be read ({error}); export the model again"
-            ) from error
+                f"{CONTRACT_FILE} has {len(text)} bytes; expected at most {MAX_BYTES}: train or "
+                "export the model again"
+            )
+        try:
+            contract = TypeAdapter(cls).validate_json(text)
+            missing = [name for name in REQUIRED if name not in from_json(text)]
+        except (ValidationError, InvalidData) as error:
+            raise InvalidData(
+                f"{CONTRACT_FILE} cannot be used: {_reason(error)}; export the model again"
+            ) from None
+        if missing:
+            raise InvalidData(f"{CONTRACT_FILE} lacks {', '.join(missing)}; export the model again")
         if contract.tile_size % contract.stride or contract.tile_size <= 2 * contract.halo:
             raise InvalidData(
                 f"{CONTRACT_FILE}: tile_size {contract.tile_size} must be a multiple of "
@@ -80,6 +133,16 @@ class Contract:
     def read(cls, path: Path) -> Self:
         """Read `contract.json`; raises InvalidData as `from_json` does, or when it is missing."""
         try:
-            return cls.from_json(path.read_bytes())
+            with path.open("rb") as file:
+                return cls.from_json(file.read(MAX_BYTES + 1))
         except OSError as error:
             raise InvalidData(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _reason(error: ValidationError | InvalidData) -> str:
+    """The first thing that is wrong."""
+    if isinstance(error, InvalidData):
+        return str(error)
+    first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+    field_name = ".".join(map(str, first["loc"]))
+    return sentence(f"{field_name}: {first['msg']}" if field_name else first["msg"])

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import find_objects
 
+from nuclei.postprocessing.parameters import Fraction
 from nuclei.postprocessing.watershed import WatershedParameters
 
 # Two nuclei with an IoU above this are the same; no third can be the same as well.
@@ -28,8 +29,8 @@ class ConsensusParameters(WatershedParameters):
             them, in [0, 1].
     """
 
-    min_score: float = 0.45
-    overlap: float = 0.4
+    min_score: Fraction = 0.45
+    overlap: Fraction = 0.4
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ with the pixels of the nuclei, not with those of the frame.
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numba import boolean, float32, float64, int64, types, uint8, uint32, void
 from numpy.typing import NDArray
 
 from nuclei.jit import kernel
+from nuclei.postprocessing.parameters import CHECKED, Area, Fraction
 from nuclei.postprocessing.probability import LEVELS
 
 _MASK = types.Array(uint8, 2, "C", readonly=True)
@@ -37,9 +39,11 @@ class RenderingParameters:
         min_area_px: nuclei with fewer free pixels are left out.
     """
 
-    min_score: float = 0.5
-    overlap: float = 0.4
-    min_area_px: int = 8
+    __pydantic_config__: ClassVar = CHECKED
+
+    min_score: Fraction = 0.5
+    overlap: Fraction = 0.4
+    min_area_px: Area = 8
 
 
 def render_masks(

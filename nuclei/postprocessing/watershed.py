@@ -17,14 +17,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated, ClassVar
 
 import cv2
 import numpy as np
 from numba import boolean, float32, float64, int64, uint32, void
 from numpy.typing import NDArray
+from pydantic import Field
 
 from nuclei.jit import FLOAT32_2D, UINT8_2D, UINT32_2D, kernel
 from nuclei.postprocessing.bands import bands
+from nuclei.postprocessing.parameters import CHECKED, Area, Fraction
 from nuclei.postprocessing.probability import LEVELS
 
 # cv2's kernel for float images reaches four standard deviations.
@@ -47,12 +50,14 @@ class WatershedParameters:
         min_score: objects whose mean foreground probability is below this are discarded, in [0, 1].
     """
 
-    foreground_threshold: float = 0.6
-    h: float = 0.22
-    smoothing_px: float = 1.5
-    border_weight: float = 0.75
-    min_area_px: int = 8
-    min_score: float = 0.8
+    __pydantic_config__: ClassVar = CHECKED
+
+    foreground_threshold: Fraction = 0.6
+    h: Fraction = 0.22
+    smoothing_px: Annotated[float, Field(ge=0, le=64)] = 1.5
+    border_weight: Annotated[float, Field(ge=0, le=8)] = 0.75
+    min_area_px: Area = 8
+    min_score: Fraction = 0.8
 
 
 def label_nuclei(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nuclei.quoting import printable, quoted, shortened
+from nuclei.quoting import printable, quoted, sentence, shortened
 
 
 @given(st.text())
@@ -32,3 +32,10 @@ def test_a_quote_says_how_long_the_whole_is() -> None:
 def test_shortened_keeps_both_ends() -> None:
     assert shortened("short", 100) == "short"
     assert shortened("a" + "-" * 500 + "z", 10) == "a---- ... ----z (502 characters)"
+
+
+def test_a_sentence_fits_into_a_status_whatever_it_repeats() -> None:
+    for character in "x\n\x1b\U0001f600\u202e":
+        said = sentence(ValueError(character * 10**6))
+        assert said.isprintable()
+        assert len(said) < 1000
