@@ -36,6 +36,12 @@ def print_error(error: object, console: Console | None = None) -> None:
     console.print(str(error), style="red", soft_wrap=True)
 
 
+def print_warning(warning: str, console: Console | None = None) -> None:
+    """Print what is doubtful in yellow; arguments as `print_error`."""
+    console = console or messages()
+    console.print(warning, style="yellow", soft_wrap=True)
+
+
 class _PlainConsole(Console):
     """Takes every string as it is: in sentences, titles and cells."""
 

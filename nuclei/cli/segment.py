@@ -33,11 +33,12 @@ from nuclei.cli.segmenter import (
     TtaOption,
     open_segmenter,
 )
-from nuclei.console import messages, output, print_error
+from nuclei.console import messages, output, print_error, print_warning
 from nuclei.errors import EngineUnavailable, ModelNotFound, NucleiError, Unauthenticated
 
 if TYPE_CHECKING:
     from nuclei.formats import Format
+    from nuclei.imaging.frame_options import FrameOptions
     from nuclei.imaging.images import Frame
     from nuclei.results.segmentation import Segmentation
 
@@ -92,6 +93,33 @@ def segment(
             "geojson, csv, json."
         ),
     ] = DEFAULT_SAVE,
+    channel: Annotated[
+        str,
+        typer.Option(help="Channel to segment: its name, or its number from 0.", metavar="NAME"),
+    ] = "",
+    plane: Annotated[
+        str, typer.Option(help="Plane of a stack to segment, from 0.", metavar="NUMBER")
+    ] = "",
+    project: Annotated[
+        str, typer.Option(help="Make one plane of a stack: max.", metavar="max")
+    ] = "",
+    pixel_size: Annotated[
+        str,
+        typer.Option(
+            help="Size of a pixel, micrometres, in place of the file's: 0.325, or y,x.",
+            metavar="UM",
+        ),
+    ] = "",
+    intensity_range: Annotated[
+        str,
+        typer.Option(
+            help="Values of the frame that become black and white for the network.",
+            metavar="LO,HI",
+        ),
+    ] = "",
+    intensity_percentiles: Annotated[
+        str, typer.Option(help="The same as percentiles, 0 to 100.", metavar="LO,HI")
+    ] = "",
     address: AddressOption = DEFAULT_ADDRESS,
     token: TokenOption = "",
     tls_ca: TlsCaOption = None,
@@ -110,7 +138,12 @@ def segment(
     Files that are no frames are named and skipped. A frame that cannot be segmented, or one of its
     results that cannot be written, is named; the others are written, and the exit code is not 0.
     """
+    from nuclei.imaging.frame_options import FrameOptions
+
     formats = _formats(save)
+    options = FrameOptions.of_text(
+        channel, plane, project, pixel_size, intensity_range, intensity_percentiles
+    )
     inputs = find_inputs(paths)
     folder = ResultsFolder(out)
     console = messages()
@@ -120,7 +153,7 @@ def segment(
     try:
         with open_segmenter(model, tta, local, gateway, repository) as segmenter:
             for job in _tracked(inputs.jobs, console):
-                _segment_one(job, folder, formats, segmenter, tally, console)
+                _segment_one(job, folder, options, formats, segmenter, tally, console)
     finally:
         _print_summary(inputs, tally, console)
     if tally.failures:
@@ -142,6 +175,7 @@ def _tracked(jobs: list[Job], console: Console) -> Iterable[Job]:
 def _segment_one(
     job: Job,
     folder: ResultsFolder,
+    options: "FrameOptions",
     formats: Formats,
     segmenter: Segmenter,
     tally: Tally,
@@ -152,7 +186,7 @@ def _segment_one(
 
     started = time.perf_counter()
     try:
-        frame = read_frame(job.source)
+        frame = read_frame(job.source, options=options)
         segmentation = segmenter(frame)
     except STOPPING:
         raise
@@ -163,6 +197,8 @@ def _segment_one(
         name = str(job.stem.with_name(job.source.name))
         tally.table.add_row(name, *_summary(segmentation), f"{milliseconds:.0f}")
         failures = _write_results(job, folder, formats, segmentation, frame)
+        for warning in segmentation.warnings:
+            print_warning(f"{job.source}: {warning}", console)
     for failure in failures:
         print_error(f"{job.source}: {str(failure).removeprefix(f'{job.source}: ')}", console)
     tally.failures += failures

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterable, Collection, Iterable, Iterator
 from contextlib import contextmanager
+from operator import index
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nuclei import errors
+from nuclei.imaging.frame_options import FrameOptions
+from nuclei.imaging.selection import Projection, Selection
 from nuclei.quoting import quoted
 from nuclei.v1 import segmentation_pb2 as pb
 
@@ -70,6 +73,33 @@ def pixel_size(size_um: float | Iterable[float]) -> tuple[float, float]:
     with checked("pixel_size_um", size_um, expected):
         y, x = size_um if isinstance(size_um, Iterable) else (size_um, size_um)
         return float(y), float(x)
+
+
+def frame_options(
+    channel: int | str | None,
+    plane: int | None,
+    project: Projection | None,
+    intensity_range: Iterable[float] | None,
+    intensity_percentiles: Iterable[float] | None,
+) -> FrameOptions:
+    """How frames are to be read; raises InvalidOption."""
+    with checked("channel", channel, "the name of a channel, or its number from 0"):
+        channel = channel if channel is None or isinstance(channel, str) else index(channel)
+    with checked("plane", plane, "the number of a plane from 0"):
+        plane = None if plane is None else index(plane)
+    return FrameOptions(
+        Selection(channel, plane, project),
+        intensity_range=_bounds("intensity_range", intensity_range),
+        intensity_percentiles=_bounds("intensity_percentiles", intensity_percentiles),
+    )
+
+
+def _bounds(name: str, given: Iterable[float] | None) -> tuple[float, float] | None:
+    if given is None:
+        return None
+    with checked(name, given, "the two numbers (lo, hi)"):
+        lo, hi = given
+        return float(lo), float(hi)
 
 
 def affine(matrix: ArrayLike) -> NDArray[np.float64]:

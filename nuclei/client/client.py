@@ -28,7 +28,7 @@ from nuclei.client.acquisition import (
     StagePosition,
     StreamFrame,
 )
-from nuclei.client.arguments import DEFAULT_OUTPUTS, check_frames, seconds
+from nuclei.client.arguments import DEFAULT_OUTPUTS, check_frames, frame_options, seconds
 from nuclei.client.connection import (
     CHANNEL_OPTIONS,
     DEFAULT_ADDRESS,
@@ -39,6 +39,7 @@ from nuclei.client.connection import (
 )
 from nuclei.client.messages import request_with, segmentation_of, write_frame
 from nuclei.client.stream import StreamMessages
+from nuclei.imaging.selection import Projection
 from nuclei.results.segmentation import Segmentation
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
@@ -92,6 +93,11 @@ class Client:
         model: str = "",
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
+        channel: int | str | None = None,
+        plane: int | None = None,
+        project: Projection | None = None,
+        intensity_range: tuple[float, float] | None = None,
+        intensity_percentiles: tuple[float, float] | None = None,
         pixel_size_um: float | tuple[float, float] | None = None,
         pixel_to_stage: ArrayLike | None = None,
         index: FrameIndex | None = None,
@@ -102,13 +108,20 @@ class Client:
         """Segment one frame.
 
         Args:
-            frame: a Frame, its pixels (uint8 or uint16 [H, W] or [H, W, C]), the path of an image
-                file, or the bytes of one.
+            frame: a Frame, its pixels (integers or floats [H, W], [H, W, C] or [C, H, W], or a
+                stack of these), the path of an image file, or the bytes of one.
             model: name of a model; empty for the server's default one.
             tta: average over the 8 rotations and reflections: better, about 8 times as slow.
             outputs: what to fetch, of `centroids`, `boxes`, `features`, `labels` and `polygons`.
                 What is left out is empty in the result: `labels` is [0, 0], columns have no rows,
                 `outlines` is None.
+            channel: the channel that is segmented, its number from 0 or its name; None for all
+                channels of an image in colour, and the only one of any other.
+            plane: the plane of a stack that is segmented, from 0.
+            project: `max` for the largest value over all planes of a stack.
+            intensity_range: (lo, hi), the values that become black and white for the network, in
+                the units of the frame; None for what the server finds.
+            intensity_percentiles: the same as percentiles, 0 to 100; instead of intensity_range.
             pixel_size_um: micrometres, one number or (y, x); None for that of the Frame or the
                 file.
             pixel_to_stage: [2, 3], maps (x, y, 1) in pixels to the stage's (x, y) in micrometres;
@@ -127,11 +140,12 @@ class Client:
             frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
         )
         request = request_with(model, tta, outputs)
-        write_frame(request, asked)
+        options = frame_options(channel, plane, project, intensity_range, intensity_percentiles)
+        sent = write_frame(request, asked, options)
         timeout_s = seconds(timeout_s)
         with translated():
             reply = self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
-        return segmentation_of(reply)
+        return sent.completed(segmentation_of(reply))
 
     def stream(
         self,
@@ -142,6 +156,11 @@ class Client:
         model: str = "",
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
+        channel: int | str | None = None,
+        plane: int | None = None,
+        project: Projection | None = None,
+        intensity_range: tuple[float, float] | None = None,
+        intensity_percentiles: tuple[float, float] | None = None,
         timeout_s: float = 30,
     ) -> Iterator[Outcome]:
         """Segment the frames of an acquisition while it runs.
@@ -163,7 +182,8 @@ class Client:
                 wait, the oldest is skipped. `latest_only`: of each position only the newest waits,
                 the others are skipped.
             queue_size: for `drop_oldest`; 0 for the server's default.
-            model, tta, outputs: as in `segment`, for all frames.
+            model, tta, outputs, channel, plane, project, intensity_range, intensity_percentiles:
+                as in `segment`, for all frames.
             timeout_s: time that each frame has from its arrival at the server, seconds.
 
         Raises:
@@ -179,6 +199,7 @@ class Client:
             model=model,
             tta=tta,
             outputs=outputs,
+            options=frame_options(channel, plane, project, intensity_range, intensity_percentiles),
             timeout_s=timeout_s,
         )
         return self._outcomes(frames, messages)
@@ -264,6 +285,11 @@ class AsyncClient:
         model: str = "",
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
+        channel: int | str | None = None,
+        plane: int | None = None,
+        project: Projection | None = None,
+        intensity_range: tuple[float, float] | None = None,
+        intensity_percentiles: tuple[float, float] | None = None,
         pixel_size_um: float | tuple[float, float] | None = None,
         pixel_to_stage: ArrayLike | None = None,
         index: FrameIndex | None = None,
@@ -276,11 +302,12 @@ class AsyncClient:
             frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
         )
         request = request_with(model, tta, outputs)
-        write_frame(request, asked)
+        options = frame_options(channel, plane, project, intensity_range, intensity_percentiles)
+        sent = write_frame(request, asked, options)
         timeout_s = seconds(timeout_s)
         with translated():
             reply = await self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
-        return segmentation_of(reply)
+        return sent.completed(segmentation_of(reply))
 
     def stream(
         self,
@@ -291,6 +318,11 @@ class AsyncClient:
         model: str = "",
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
+        channel: int | str | None = None,
+        plane: int | None = None,
+        project: Projection | None = None,
+        intensity_range: tuple[float, float] | None = None,
+        intensity_percentiles: tuple[float, float] | None = None,
         timeout_s: float = 30,
     ) -> AsyncIterator[Outcome]:
         """Segment the frames of an acquisition while it runs.
@@ -305,6 +337,7 @@ class AsyncClient:
             model=model,
             tta=tta,
             outputs=outputs,
+            options=frame_options(channel, plane, project, intensity_range, intensity_percentiles),
             timeout_s=timeout_s,
         )
         return self._outcomes(frames, messages)

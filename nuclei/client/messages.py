@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -21,6 +22,10 @@ from nuclei.client.acquisition import (
     StreamFrame,
 )
 from nuclei.client.arguments import affine, checked, output_values, pixel_size, set_field
+from nuclei.imaging.arrays import one_channel, one_plane
+from nuclei.imaging.frame_options import FrameOptions
+from nuclei.imaging.scaling import AS_STORED, Scale
+from nuclei.imaging.selection import EVERYTHING, Projection
 from nuclei.names import check_id, check_name
 from nuclei.quoting import quoted
 from nuclei.results.coordinates import PixelSize
@@ -32,10 +37,48 @@ from nuclei.v1 import segmentation_pb2 as pb
 ERROR_METADATA = "nuclei-error"
 RETRY_METADATA = "grpc-retry-pushback-ms"
 
-PIXEL_TYPES = {"u1": pb.PIXEL_TYPE_UINT8, "u2": pb.PIXEL_TYPE_UINT16}
+PIXEL_TYPES = {
+    "u1": pb.PIXEL_TYPE_UINT8,
+    "u2": pb.PIXEL_TYPE_UINT16,
+    "i2": pb.PIXEL_TYPE_INT16,
+    "u4": pb.PIXEL_TYPE_UINT32,
+    "i4": pb.PIXEL_TYPE_INT32,
+    "f4": pb.PIXEL_TYPE_FLOAT32,
+    "f8": pb.PIXEL_TYPE_FLOAT64,
+}
+# Sent as another type that holds all of their values, or nearly.
+CONVERTED = {"i1": np.int16, "f2": np.float32, "i8": np.float64, "u8": np.float64}
+PROJECTIONS: dict[Projection | None, pb.Projection.ValueType] = {
+    None: pb.PROJECTION_UNSPECIFIED,
+    "max": pb.PROJECTION_MAX,
+}
 
 # A message holds 2 GiB; this leaves room for what is said about the image.
 MAX_IMAGE_BYTES = 2**31 - 2**20
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What the server does not know of a frame that this process has read.
+
+    Attributes:
+        warnings: of reading it.
+        scale: from the pixels that were sent to the values of the frame.
+    """
+
+    warnings: tuple[str, ...] = ()
+    scale: Scale = AS_STORED
+
+    def completed(self, found: Segmentation) -> Segmentation:
+        """The result in the frame's units, with these warnings before those of the server."""
+        mean_intensity = self.scale.value(found.nuclei.mean_intensity)
+        used = found.intensity_range
+        return replace(
+            found,
+            nuclei=replace(found.nuclei, mean_intensity=mean_intensity),
+            warnings=(*self.warnings, *found.warnings),
+            intensity_range=used and (self.scale.value(used[0]), self.scale.value(used[1])),
+        )
 
 
 def request_with(model: str, tta: bool, outputs: Collection[str]) -> pb.SegmentRequest:
@@ -49,12 +92,20 @@ def request_with(model: str, tta: bool, outputs: Collection[str]) -> pb.SegmentR
     return request
 
 
-def write_frame(request: pb.SegmentRequest, frame: StreamFrame) -> None:
+def write_frame(request: pb.SegmentRequest, frame: StreamFrame, options: FrameOptions) -> Sent:
     """Fill in the frame.
+
+    Args:
+        request: all but the frame.
+        frame: what is known about it; its pixel size goes before that of the options.
+        options: how it is to be read.
+
+    Returns:
+        What completes the answer.
 
     Raises:
         InvalidImage: not an image that can be sent.
-        InvalidOption: an impossible name or place.
+        InvalidOption: an impossible name or place, or no such plane or channel.
     """
     # First, so that the answer to a frame that cannot be sent keeps its place in the order.
     if frame.index is not None:
@@ -63,7 +114,7 @@ def write_frame(request: pb.SegmentRequest, frame: StreamFrame) -> None:
         check_id(frame.request_id, "request_id")
         request.request_id = frame.request_id
     _write_place(request.frame, frame)
-    _write_image(request.frame, frame.frame)
+    return _write_image(request.frame, frame.frame, options)
 
 
 def segmentation_of(response: pb.SegmentResponse) -> Segmentation:
@@ -82,6 +133,10 @@ def segmentation_of(response: pb.SegmentResponse) -> Segmentation:
         model=response.model,
         version=response.model_version,
         stage_ms=dict(response.stage_ms),
+        warnings=tuple(response.warnings),
+        intensity_range=_bounds(response.intensity_range)
+        if response.HasField("intensity_range")
+        else None,
         centroids_stage_um=_centroids_stage_um(response.nuclei),
         outlines=_outlines(response.polygons) if response.HasField("polygons") else None,
     )
@@ -163,34 +218,70 @@ def _write_affine(message: pb.Affine, matrix: ArrayLike) -> None:
     )
 
 
-def _write_image(message: pb.Frame, frame: FrameLike) -> None:
+def _write_image(message: pb.Frame, frame: FrameLike, options: FrameOptions) -> Sent:
+    """Write the image and how it is to be read; of an array, only what is segmented."""
     expected = (
-        "the path of an image file, the bytes of one, or an array of pixels: uint8 or uint16, "
+        "the path of an image file, the bytes of one, or an array of pixels: integers or floats, "
         "[height, width] or [height, width, channels]"
     )
     with checked("the frame", frame, expected, errors.InvalidImage):
         if isinstance(frame, str | os.PathLike):
             message.encoded = _read(Path(os.fsdecode(frame)))
-        elif isinstance(frame, bytes | bytearray) or _is_flat(frame):
+            return _write_options(message, options)
+        if isinstance(frame, bytes | bytearray) or _is_flat(frame):
             _check_size(len(frame))
             message.encoded = bytes(frame)
-        elif isinstance(frame, np.ndarray | memoryview):
-            _write_raw(message.raw, np.asarray(frame))
-        else:
-            _write_measured(message, frame)
+            return _write_options(message, options)
+        if isinstance(frame, np.ndarray | memoryview):
+            return _write_array(message, np.asarray(frame), options, Sent())
+        return _write_measured(message, frame, options)
 
 
 def _is_flat(frame: object) -> TypeGuard[memoryview]:
     return isinstance(frame, memoryview) and frame.ndim == 1
 
 
-def _write_measured(message: pb.Frame, frame: MeasuredPixels) -> None:
+def _write_measured(message: pb.Frame, frame: MeasuredPixels, options: FrameOptions) -> Sent:
     if not isinstance(frame.pixels, np.ndarray):
         raise TypeError(frame)
-    _write_raw(message.raw, frame.pixels)
     placed = message.HasField("pixel_size") or message.HasField("pixel_to_stage")
     if not placed and frame.pixel_size_um is not None:
         message.pixel_size.y_um, message.pixel_size.x_um = pixel_size(frame.pixel_size_um)
+    asked = options.intensity_range or options.intensity_percentiles
+    if asked is None:
+        options = replace(options, intensity_range=getattr(frame, "intensity_range", None))
+    sent = Sent(getattr(frame, "warnings", ()), getattr(frame, "scale", AS_STORED))
+    return _write_array(message, frame.pixels, options, sent)
+
+
+def _write_array(
+    message: pb.Frame, pixels: NDArray[Any], options: FrameOptions, sent: Sent
+) -> Sent:
+    plane = one_plane(pixels, options.selection)
+    if options.selection.channel is not None:
+        plane, said = one_channel(plane, options.selection)
+        sent = replace(sent, warnings=(*sent.warnings, said))
+    _write_raw(message.raw, plane)
+    if options.intensity_range is not None:
+        lo, hi = options.intensity_range
+        options = replace(options, intensity_range=(sent.scale.pixel(lo), sent.scale.pixel(hi)))
+    _write_options(message, replace(options, selection=EVERYTHING))
+    return sent
+
+
+def _write_options(message: pb.Frame, options: FrameOptions) -> Sent:
+    selection = options.selection
+    if selection.channel is not None:
+        set_field(message, "channel", str(selection.channel), "the name of a channel")
+    if selection.plane is not None:
+        set_field(message, "plane", selection.plane, "the number of a plane from 0")
+    message.projection = PROJECTIONS[selection.project]
+    if options.intensity_range is not None:
+        message.intensity_range.lo, message.intensity_range.hi = options.intensity_range
+    if options.intensity_percentiles is not None:
+        percentiles = message.intensity_percentiles
+        percentiles.lo, percentiles.hi = options.intensity_percentiles
+    return Sent()
 
 
 def _read(path: Path) -> bytes:
@@ -212,16 +303,23 @@ def _check_size(n_bytes: int) -> None:
 
 
 def _write_raw(raw: pb.RawPixels, pixels: NDArray[Any]) -> None:
-    if pixels.dtype.str[1:] not in PIXEL_TYPES or pixels.ndim not in (2, 3) or not pixels.size:
+    """Write pixels [H, W, C]."""
+    if pixels.dtype == np.bool_:
+        pixels = pixels.astype(np.uint8) * np.uint8(255)
+    pixels = pixels.astype(CONVERTED.get(pixels.dtype.str[1:], pixels.dtype), copy=False)
+    if pixels.dtype.str[1:] not in PIXEL_TYPES or not pixels.size:
         raise errors.InvalidImage(
-            f"pixels are {pixels.dtype} {list(pixels.shape)}; expected uint8 or uint16, "
-            "[height, width] or [height, width, channels]: pick one plane, scale to 16 bit"
+            f"pixels are {pixels.dtype} {list(pixels.shape)}; expected integers or floats, at "
+            "least one of them: convert them"
         )
     _check_size(pixels.nbytes)
     raw.data = pixels.astype(pixels.dtype.newbyteorder("<"), copy=False).tobytes()
-    raw.height, raw.width = pixels.shape[:2]
-    raw.channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    raw.height, raw.width, raw.channels = pixels.shape
     raw.pixel_type = PIXEL_TYPES[pixels.dtype.str[1:]]
+
+
+def _bounds(message: pb.IntensityRange) -> tuple[float, float]:
+    return message.lo, message.hi
 
 
 def _nuclei(response: pb.SegmentResponse) -> Nuclei:

@@ -13,7 +13,14 @@ from nuclei.client.acquisition import (
     StreamFrame,
 )
 from nuclei.client.arguments import checked, seconds, set_field
-from nuclei.client.messages import named_error, request_with, segmentation_of, write_frame
+from nuclei.client.messages import (
+    Sent,
+    named_error,
+    request_with,
+    segmentation_of,
+    write_frame,
+)
+from nuclei.imaging.frame_options import FrameOptions
 from nuclei.v1 import segmentation_pb2 as pb
 
 OVERFLOW = {
@@ -34,6 +41,7 @@ class StreamMessages:
         model: str,
         tta: bool,
         outputs: Collection[str],
+        options: FrameOptions,
         timeout_s: float,
     ) -> None:
         """Check the options of all frames; raises InvalidOption."""
@@ -43,8 +51,10 @@ class StreamMessages:
         set_field(self._settings, "queue_size", queue_size, "a number of frames")
         self._request = request_with(model, tta, outputs)
         self._timeout_s = seconds(timeout_s)
-        self._sent = 0
-        self._local_errors: dict[int, errors.NucleiError] = {}
+        self._options = options
+        self._count = 0
+        # Of the frames without an outcome: what completes their answers.
+        self._sent: dict[int, Sent | errors.NucleiError] = {}
 
     def settings(self) -> pb.SegmentStreamRequest:
         """The first message."""
@@ -61,20 +71,20 @@ class StreamMessages:
         message.frame.request.CopyFrom(self._request)
         timeout_s = self._timeout_s
         try:
-            write_frame(message.frame.request, frame)
+            self._sent[self._count] = write_frame(message.frame.request, frame, self._options)
             if frame.timeout_s is not None:
                 timeout_s = seconds(frame.timeout_s)
         except errors.NucleiError as error:
             message.frame.request.frame.ClearField("image")
-            self._local_errors[self._sent] = error
+            self._sent[self._count] = error
         message.frame.timeout_ms = max(1, round(timeout_s * 1e3))
-        self._sent += 1
+        self._count += 1
         return message
 
     def outcome(self, answer: pb.SegmentStreamResponse) -> Outcome:
         """The outcome that an answer stands for."""
         index = stage_position = segmentation = error = None
-        local_error = self._local_errors.pop(answer.sequence, None)
+        sent = self._sent.pop(answer.sequence, Sent())
         if answer.HasField("index"):
             echoed = answer.index
             index = FrameIndex(
@@ -86,11 +96,13 @@ class StreamMessages:
             stage_position = StagePosition(place.x_um, place.y_um, z_um)
         if answer.HasField("result"):
             segmentation = segmentation_of(answer.result)
+            if isinstance(sent, Sent):
+                segmentation = sent.completed(segmentation)
         elif not answer.HasField("skipped"):
             failure = answer.error
-            error = local_error or named_error(
-                failure.name, failure.message, failure.retry_after_ms / 1e3
-            )
+            error = named_error(failure.name, failure.message, failure.retry_after_ms / 1e3)
+            if isinstance(sent, errors.NucleiError):
+                error = sent
         return Outcome(
             sequence=answer.sequence,
             request_id=answer.request_id,

@@ -37,7 +37,14 @@ def feature_collection(segmentation: Segmentation) -> bytes:
             outlines(segmentation.labels), _measurements(segmentation), strict=True
         )
     ]
-    return json_bytes({"type": "FeatureCollection", "features": features})
+    # A foreign member (RFC 7946, 6.1), which readers leave aside.
+    return json_bytes(
+        {
+            "type": "FeatureCollection",
+            "features": features,
+            "warnings": segmentation.warnings,
+        }
+    )
 
 
 def _measurements(segmentation: Segmentation) -> list[dict[str, float]]:

@@ -23,7 +23,7 @@ def csv_table(segmentation: Segmentation) -> bytes:
 
 
 def json_report(segmentation: Segmentation) -> bytes:
-    """Model, version, size, times and the features of each nucleus."""
+    """Model, version, size, times, warnings and the features of each nucleus."""
     columns = _columns(segmentation)
     height, width = segmentation.labels.shape
     return json_bytes(
@@ -33,6 +33,8 @@ def json_report(segmentation: Segmentation) -> bytes:
             "height_px": height,
             "width_px": width,
             "pixel_size_um": _named_size(segmentation.pixel_size_um),
+            "intensity_range": _named_range(segmentation.intensity_range),
+            "warnings": segmentation.warnings,
             "stage_ms": {name: round(ms, 3) for name, ms in segmentation.stage_ms.items()},
             "count": len(segmentation.nuclei),
             "nuclei": [
@@ -80,6 +82,10 @@ def _columns(segmentation: Segmentation) -> dict[str, list[Any]]:
 def _boxes(box: NDArray[Any], unit: str) -> dict[str, NDArray[Any]]:
     corners = {"x0": 1, "y0": 0, "x1": 3, "y1": 2}
     return {f"box_{name}_{unit}": box[:, column] for name, column in corners.items()}
+
+
+def _named_range(range_: tuple[float, float] | None) -> dict[str, float] | None:
+    return None if range_ is None else {"lo": range_[0], "hi": range_[1]}
 
 
 def _named_size(size: PixelSize | None) -> dict[str, float] | None:

@@ -1,9 +1,8 @@
 """Frames and label images read from PNG, JPEG, TIFF and OME-TIFF, as arrays of a fixed layout."""
 
-import math
 import stat
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,11 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.errors import FrameTooLarge, InvalidData, InvalidImage, InvalidOption
+from nuclei.imaging.arrays import channel_names, one_channel, one_plane
 from nuclei.imaging.decoding import Decoded, Header, decode, probe
-from nuclei.imaging.selection import EVERYTHING, Selection
+from nuclei.imaging.frame_options import AS_IT_IS, FrameOptions
+from nuclei.imaging.scaling import AS_STORED, Scale, scaled
+from nuclei.imaging.selection import EVERYTHING, Selection, described_channels
 from nuclei.results.coordinates import PixelSize
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
+
+# More are no channels but an axis of another kind.
+MAX_CHANNELS = 256
 
 T = TypeVar("T")
 
@@ -27,10 +32,17 @@ class Frame:
     Attributes:
         pixels: uint8 or uint16 [H, W, C], C is 1 (grey) or 3 (RGB), H and W at least 1.
         pixel_size_um: None when unknown.
+        warnings: what was guessed, chosen or is doubtful, plain sentences.
+        scale: from `pixels` to the values of the file or array.
+        intensity_range: (lo, hi), the values that are to become black and white for the network;
+            None leaves that to `nuclei.imaging.intensity`.
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
     pixel_size_um: PixelSize | None = None
+    warnings: tuple[str, ...] = ()
+    scale: Scale = AS_STORED
+    intensity_range: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,56 +96,55 @@ def probe_frame(
 
 
 def read_frame(
-    source: Path | bytes, limits: FrameLimits = FrameLimits(), selection: Selection = EVERYTHING
+    source: Path | bytes, limits: FrameLimits = FrameLimits(), options: FrameOptions = AS_IT_IS
 ) -> Frame:
     """Read a frame from a file or from its encoded bytes.
 
-    PNG, JPEG, TIFF or OME-TIFF; 8 or 16 bit; grey, RGB, RGBA (alpha is dropped), palette, 1 bit
-    (0 becomes 0, 1 becomes 255). The pixel size is taken from OME or ImageJ metadata, or from the
-    resolution tags of a TIFF.
+    PNG, JPEG, TIFF or OME-TIFF; any integer or float type; grey, RGB, RGBA (alpha is dropped),
+    palette, 1 bit (0 becomes 0, 1 becomes 255). The pixel size is taken from OME or ImageJ
+    metadata, or from the resolution tags of a TIFF, where the options give none.
 
     Raises:
-        InvalidImage: unreadable, not an image, truncated, zero-size, wrong dtype, several planes.
+        InvalidImage: unreadable, not an image, truncated, zero-size, not numbers; several planes or
+            channels of which the options choose none.
         FrameTooLarge: over a limit; found in the header, before anything is decompressed.
+        InvalidOption: there is no plane or channel such as the options choose.
     """
-    return _naming(source, lambda: _frame(_decode(source, limits, selection), limits))
+    return _naming(
+        source, lambda: _frame(_decode(source, limits, options.selection), options, limits)
+    )
 
 
 def frame_from_array(
-    pixels: NDArray[Any],
-    pixel_size_um: tuple[float, float] | None = None,
-    limits: FrameLimits = FrameLimits(),
+    pixels: NDArray[Any], options: FrameOptions = AS_IT_IS, limits: FrameLimits = FrameLimits()
 ) -> Frame:
     """Make a frame from an array.
 
     Args:
-        pixels: uint8 or uint16 [H, W] or [H, W, C], C is 1 (grey), 3 (RGB) or 4 (RGBA, alpha is
-            dropped).
-        pixel_size_um: (y, x), micrometres; None when unknown.
+        pixels: integers or floats [H, W], [H, W, C] or [C, H, W], or a stack of these, as
+            `nuclei.imaging.arrays.one_plane` says. C is 1 (grey), 3 (RGB) or 4 (RGBA, alpha is
+            dropped), or any number when a channel is chosen.
+        options: how it is to be read.
         limits: the largest frame that is accepted.
 
     Raises:
-        InvalidImage: wrong dtype or shape.
+        InvalidImage: wrong shape, not numbers; several planes or channels of which the options
+            choose none.
         FrameTooLarge: over a limit.
-        InvalidOption: the pixel size is not two positive numbers.
+        InvalidOption: there is no plane or channel such as the options choose.
     """
-    native = pixels.dtype.newbyteorder("=")
-    if native not in (np.uint8, np.uint16):
+    return frame_from_plane(one_plane(pixels, options.selection), options, limits)
+
+
+def frame_from_plane(
+    pixels: NDArray[Any], options: FrameOptions = AS_IT_IS, limits: FrameLimits = FrameLimits()
+) -> Frame:
+    """Make a frame from one plane, [H, W, C]; else as `frame_from_array`."""
+    if pixels.shape[2] > MAX_CHANNELS:
         raise InvalidImage(
-            f"pixels are {pixels.dtype}; expected uint8 or uint16: scale to 16 bit and convert"
+            f"the image has {pixels.shape[2]} channels; expected at most {MAX_CHANNELS}: pick one"
         )
-    if pixels.ndim == 2:
-        pixels = pixels[:, :, None]
-    if pixels.ndim != 3 or pixels.shape[2] not in (1, 3, 4):
-        raise InvalidImage(
-            f"the image has shape {list(pixels.shape)}; expected one plane, [height, width] or "
-            "[height, width, channels] with 1, 3 or 4 channels: pick one plane or channel"
-        )
-    limits.check_shape(*pixels.shape[:2])
-    size = None if pixel_size_um is None else _pixel_size(pixel_size_um)
-    if pixels.shape[2] == 4:
-        pixels = pixels[:, :, :3]
-    return Frame(np.ascontiguousarray(pixels, dtype=native), size)
+    return _frame_of(pixels, options, limits, channel_names(pixels.shape[2]))
 
 
 def read_labels(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> NDArray[np.uint32]:
@@ -149,14 +160,6 @@ def read_labels(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> ND
     return _naming(source, lambda: _labels(_decode(source, limits, EVERYTHING)))
 
 
-def _pixel_size(given: tuple[float, float]) -> PixelSize:
-    if len(given) != 2 or not all(math.isfinite(side) and side > 0 for side in given):
-        raise InvalidOption(
-            f"pixel size is {tuple(given)}; expected (y, x) in micrometres, both above 0"
-        )
-    return PixelSize(*given)
-
-
 def _naming(source: Path | bytes, read: Callable[[], T]) -> T:
     try:
         return read()
@@ -166,13 +169,43 @@ def _naming(source: Path | bytes, read: Callable[[], T]) -> T:
         raise
 
 
-def _frame(decoded: Decoded, limits: FrameLimits) -> Frame:
+def _frame(decoded: Decoded, options: FrameOptions, limits: FrameLimits) -> Frame:
     pixels = decoded.pixels
     if decoded.palette is not None:
         pixels = decoded.palette[pixels]
-    if pixels.dtype == np.bool_:
-        pixels = pixels.astype(np.uint8) * 255
-    return frame_from_array(pixels, decoded.pixel_size_um, limits)
+    size = options.pixel_size_um or decoded.pixel_size_um
+    # The decoder has selected.
+    options = replace(options, selection=EVERYTHING, pixel_size_um=size)
+    frame = frame_from_array(pixels, options, limits)
+    return replace(frame, warnings=(*decoded.warnings, *frame.warnings))
+
+
+def _frame_of(
+    pixels: NDArray[Any], options: FrameOptions, limits: FrameLimits, names: Sequence[str]
+) -> Frame:
+    """A frame of one plane [H, W, C]; `names` are those of its channels."""
+    height, width, count = pixels.shape
+    limits.check_shape(height, width)
+    warnings: list[str] = []
+    if options.selection.channel is not None:
+        pixels, said = one_channel(pixels, options.selection, names)
+        warnings.append(said)
+    elif count not in (1, 3, 4):
+        raise InvalidImage(
+            f"the image has {described_channels(names)}; expected 1, 3 (RGB) or 4 (RGBA): choose "
+            "one with `channel`"
+        )
+    stored, scale, doubts = scaled(pixels[:, :, :3])
+    frame = Frame(stored, options.pixel_size_um, (*warnings, *doubts), scale)
+    return replace(frame, intensity_range=_asked_range(frame, options))
+
+
+def _asked_range(frame: Frame, options: FrameOptions) -> tuple[float, float] | None:
+    if options.intensity_percentiles is None:
+        return options.intensity_range
+    lo, hi = np.percentile(frame.pixels, options.intensity_percentiles).tolist()
+    # A frame whose percentiles are the same becomes black, as a constant one.
+    return frame.scale.value(lo), frame.scale.value(max(hi, lo + 1))
 
 
 def _labels(decoded: Decoded) -> NDArray[np.uint32]:

@@ -59,11 +59,15 @@ class Prediction:
         accumulator: of the answers.
         contract: of the version that answered.
         version: the model version that answered.
+        intensity: float32 [2], the range of the frame's pixels that the network saw as 0 to 1.
+        warnings: what is doubtful about that range.
     """
 
     accumulator: Accumulator
     contract: Contract
     version: str
+    intensity: NDArray[np.float32]
+    warnings: tuple[str, ...]
 
 
 async def segment(
@@ -95,8 +99,16 @@ async def segment(
         frame, engine, model, tta=tta, deadline=deadline, executor=executor, stopwatch=watch
     )
     labels, nuclei = await _off_loop(executor, deadline, _label, frame, prediction, watch)
+    lo, hi = prediction.intensity.tolist()
     return Segmentation(
-        labels, nuclei, frame.pixel_size_um, model, prediction.version, watch.stage_ms
+        labels,
+        nuclei,
+        frame.pixel_size_um,
+        model,
+        prediction.version,
+        warnings=(*frame.warnings, *prediction.warnings),
+        intensity_range=(frame.scale.value(lo), frame.scale.value(hi)),
+        stage_ms=watch.stage_ms,
     )
 
 
@@ -116,14 +128,14 @@ async def predict(
     height, width = frame.pixels.shape[:2]
     with watch.timed("tile"):
         plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
-        pixels, intensity = await _off_loop(executor, deadline, _prepare, frame, plan)
+        pixels, intensity, warnings = await _off_loop(executor, deadline, _prepare, frame, plan)
     with watch.timed("infer"):
         graph = model + TTA_SUFFIX if tta else model
         accumulator = contract.method.accumulate(contract.maps, plan)
         ask = partial(engine.infer, graph, contract.method.outputs)
         version = await _infer(ask, pixels, plan, intensity, deadline, accumulator)
     contract = await engine.contract(model)  # that of the version that answered
-    return Prediction(accumulator, contract, version)
+    return Prediction(accumulator, contract, version, intensity, warnings)
 
 
 async def _off_loop(
@@ -146,10 +158,14 @@ async def _off_loop(
 
 def _prepare(
     frame: Frame, plan: TilePlan, check: Callable[[], None]
-) -> tuple[NDArray[Any], NDArray[np.float32]]:
-    """The pixels from which tiles are cut, and their range."""
+) -> tuple[NDArray[Any], NDArray[np.float32], tuple[str, ...]]:
+    """The pixels from which tiles are cut, their range, and what is doubtful about it."""
     check()
-    return mirrored(frame.pixels, plan), intensity_range(frame.pixels)
+    pixels = mirrored(frame.pixels, plan)
+    if frame.intensity_range is None:
+        return pixels, intensity_range(frame.pixels), ()
+    asked = [frame.scale.pixel(value) for value in frame.intensity_range]
+    return pixels, np.array(asked, np.float32), ()
 
 
 async def _infer(
@@ -205,4 +221,5 @@ def _label(
         labels, scores = accumulator.label(contract.postprocessing, check)
     with watch.timed("measure"):
         nuclei = measure(labels, frame.pixels, accumulator.foreground, check)
-        return labels, nuclei if scores is None else replace(nuclei, score=scores)
+    nuclei = replace(nuclei, mean_intensity=frame.scale.value(nuclei.mean_intensity))
+    return labels, nuclei if scores is None else replace(nuclei, score=scores)

@@ -20,6 +20,10 @@ class Segmentation:
         model: name of the model (`unet`, `unet_tta`).
         version: its version.
         stage_ms: time of each step, milliseconds, by the step's name (`decode`, `infer`, ...).
+        warnings: what was guessed, chosen or is doubtful about the frame or the result, plain
+            sentences.
+        intensity_range: (lo, hi), the values that became black and white for the network, in the
+            units of the frame; None when unknown.
         centroids_stage_um: float64 [N, 2] of (x, y), centroids on the stage, micrometres; None
             when the frame's place is unknown. From a gateway, as what follows.
         outlines: (label, polygons) as `nuclei.formats.outlines` gives them; None when they were not
@@ -32,5 +36,7 @@ class Segmentation:
     model: str
     version: str
     stage_ms: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    intensity_range: tuple[float, float] | None = None
     centroids_stage_um: NDArray[np.float64] | None = None
     outlines: list[tuple[int, list[NDArray[np.int32]]]] | None = None

@@ -87,13 +87,43 @@ class _PixelTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_PixelType.V
     PIXEL_TYPE_UNSPECIFIED: _PixelType.ValueType  # 0
     PIXEL_TYPE_UINT8: _PixelType.ValueType  # 1
     PIXEL_TYPE_UINT16: _PixelType.ValueType  # 2
+    PIXEL_TYPE_INT16: _PixelType.ValueType  # 3
+    PIXEL_TYPE_UINT32: _PixelType.ValueType  # 4
+    PIXEL_TYPE_INT32: _PixelType.ValueType  # 5
+    PIXEL_TYPE_FLOAT32: _PixelType.ValueType  # 6
+    PIXEL_TYPE_FLOAT64: _PixelType.ValueType  # 7
 
 class PixelType(_PixelType, metaclass=_PixelTypeEnumTypeWrapper): ...
 
 PIXEL_TYPE_UNSPECIFIED: PixelType.ValueType  # 0
 PIXEL_TYPE_UINT8: PixelType.ValueType  # 1
 PIXEL_TYPE_UINT16: PixelType.ValueType  # 2
+PIXEL_TYPE_INT16: PixelType.ValueType  # 3
+PIXEL_TYPE_UINT32: PixelType.ValueType  # 4
+PIXEL_TYPE_INT32: PixelType.ValueType  # 5
+PIXEL_TYPE_FLOAT32: PixelType.ValueType  # 6
+PIXEL_TYPE_FLOAT64: PixelType.ValueType  # 7
 Global___PixelType: _TypeAlias = PixelType  # noqa: Y015
+
+class _Projection:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ProjectionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Projection.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    PROJECTION_UNSPECIFIED: _Projection.ValueType  # 0
+    """They do not: one plane is segmented."""
+    PROJECTION_MAX: _Projection.ValueType  # 1
+    """The largest value of each pixel."""
+
+class Projection(_Projection, metaclass=_ProjectionEnumTypeWrapper):
+    """How the planes of a stack become one."""
+
+PROJECTION_UNSPECIFIED: Projection.ValueType  # 0
+"""They do not: one plane is segmented."""
+PROJECTION_MAX: Projection.ValueType  # 1
+"""The largest value of each pixel."""
+Global___Projection: _TypeAlias = Projection  # noqa: Y015
 
 class _OverflowPolicy:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -143,9 +173,14 @@ class RawPixels(_message.Message):
     width: _builtins.int
     """Columns; at least 1."""
     channels: _builtins.int
-    """1 (grey), 3 (red, green, blue) or 4 (the fourth, alpha, is dropped). Absent or 0 means 1."""
+    """1 (grey), 3 (red, green, blue) or 4 (the fourth, alpha, is dropped); any number when
+    Frame.channel chooses one. Absent or 0 means 1.
+    """
     pixel_type: Global___PixelType.ValueType
-    """Required."""
+    """Required. UINT8 and UINT16 are segmented as they are, whole numbers that span less than 65536
+    too. Others are scaled to 16 bit by the range of the frame, and a warning says so; numbers that
+    are infinite or NaN are an error.
+    """
     def __init__(
         self,
         *,
@@ -162,6 +197,56 @@ class RawPixels(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RawPixels: _TypeAlias = RawPixels  # noqa: Y015
+
+@_typing.final
+class IntensityRange(_message.Message):
+    """Two values of a frame, in its own units: what becomes black and what becomes white for the
+    network. hi is above lo.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LO_FIELD_NUMBER: _builtins.int
+    HI_FIELD_NUMBER: _builtins.int
+    lo: _builtins.float
+    hi: _builtins.float
+    def __init__(
+        self,
+        *,
+        lo: _builtins.float = ...,
+        hi: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hi", b"hi", "lo", b"lo"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IntensityRange: _TypeAlias = IntensityRange  # noqa: Y015
+
+@_typing.final
+class IntensityPercentiles(_message.Message):
+    """The same as percentiles of all pixels, 0 to 100. hi is above lo."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LO_FIELD_NUMBER: _builtins.int
+    HI_FIELD_NUMBER: _builtins.int
+    lo: _builtins.float
+    hi: _builtins.float
+    def __init__(
+        self,
+        *,
+        lo: _builtins.float = ...,
+        hi: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hi", b"hi", "lo", b"lo"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IntensityPercentiles: _TypeAlias = IntensityPercentiles  # noqa: Y015
 
 @_typing.final
 class FrameIndex(_message.Message):
@@ -309,10 +394,26 @@ class Frame(_message.Message):
     STAGE_POSITION_FIELD_NUMBER: _builtins.int
     PIXEL_TO_STAGE_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
+    CHANNEL_FIELD_NUMBER: _builtins.int
+    PLANE_FIELD_NUMBER: _builtins.int
+    PROJECTION_FIELD_NUMBER: _builtins.int
+    INTENSITY_RANGE_FIELD_NUMBER: _builtins.int
+    INTENSITY_PERCENTILES_FIELD_NUMBER: _builtins.int
     encoded: _builtins.bytes
-    """The bytes of a PNG, JPEG, TIFF or OME-TIFF file: one plane, 8 or 16 bits per channel, grey or
-    colour (alpha is dropped).
+    """The bytes of a PNG, JPEG, TIFF or OME-TIFF file, grey or colour (alpha is dropped). Of several
+    planes or channels, one must be chosen.
     """
+    channel: _builtins.str
+    """The channel that is segmented: its name, or its number from 0; a name that is equal comes before
+    a number. The channels of RGB are named red, green and blue. Empty: all channels of an image in
+    colour, the only one of any other.
+    """
+    plane: _builtins.int
+    """The plane that is segmented, from 0 in the order of the file. Absent: the only one. Not together
+    with projection.
+    """
+    projection: Global___Projection.ValueType
+    """Makes one plane of all."""
     @_builtins.property
     def raw(self) -> Global___RawPixels:
         """Uncompressed pixels: the fastest choice for a camera on a fast network."""
@@ -340,6 +441,10 @@ class Frame(_message.Message):
     def index(self) -> Global___FrameIndex:
         """Absent: not part of an acquisition."""
 
+    @_builtins.property
+    def intensity_range(self) -> Global___IntensityRange: ...
+    @_builtins.property
+    def intensity_percentiles(self) -> Global___IntensityPercentiles: ...
     def __init__(
         self,
         *,
@@ -349,14 +454,28 @@ class Frame(_message.Message):
         stage_position: Global___StagePosition | None = ...,
         pixel_to_stage: Global___Affine | None = ...,
         index: Global___FrameIndex | None = ...,
+        channel: _builtins.str = ...,
+        plane: _builtins.int | None = ...,
+        projection: Global___Projection.ValueType = ...,
+        intensity_range: Global___IntensityRange | None = ...,
+        intensity_percentiles: Global___IntensityPercentiles | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "image", b"image", "index", b"index", "pixel_size", b"pixel_size", "pixel_to_stage", b"pixel_to_stage", "raw", b"raw", "stage_position", b"stage_position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_plane", b"_plane", "encoded", b"encoded", "image", b"image", "index", b"index", "intensity", b"intensity", "intensity_percentiles", b"intensity_percentiles", "intensity_range", b"intensity_range", "pixel_size", b"pixel_size", "pixel_to_stage", b"pixel_to_stage", "plane", b"plane", "raw", b"raw", "stage_position", b"stage_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["encoded", b"encoded", "image", b"image", "index", b"index", "pixel_size", b"pixel_size", "pixel_to_stage", b"pixel_to_stage", "raw", b"raw", "stage_position", b"stage_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_plane", b"_plane", "channel", b"channel", "encoded", b"encoded", "image", b"image", "index", b"index", "intensity", b"intensity", "intensity_percentiles", b"intensity_percentiles", "intensity_range", b"intensity_range", "pixel_size", b"pixel_size", "pixel_to_stage", b"pixel_to_stage", "plane", b"plane", "projection", b"projection", "raw", b"raw", "stage_position", b"stage_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__plane: _TypeAlias = _typing.Literal["plane"]  # noqa: Y015
+    _WhichOneofArgType__plane: _TypeAlias = _typing.Literal["_plane", b"_plane"]  # noqa: Y015
     _WhichOneofReturnType_image: _TypeAlias = _typing.Literal["encoded", "raw"]  # noqa: Y015
     _WhichOneofArgType_image: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    _WhichOneofReturnType_intensity: _TypeAlias = _typing.Literal["intensity_range", "intensity_percentiles"]  # noqa: Y015
+    _WhichOneofArgType_intensity: _TypeAlias = _typing.Literal["intensity", b"intensity"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__plane) -> _WhichOneofReturnType__plane | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_image) -> _WhichOneofReturnType_image | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_intensity) -> _WhichOneofReturnType_intensity | None: ...
 
 Global___Frame: _TypeAlias = Frame  # noqa: Y015
 
@@ -630,6 +749,8 @@ class SegmentResponse(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     STAGE_MS_FIELD_NUMBER: _builtins.int
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
+    INTENSITY_RANGE_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """That of the request, or the one that the server made."""
     model: _builtins.str
@@ -670,6 +791,18 @@ class SegmentResponse(_message.Message):
         encode), milliseconds.
         """
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What was guessed, chosen or is doubtful about the frame or the result: plain sentences for a
+        person. Empty when nothing is.
+        """
+
+    @_builtins.property
+    def intensity_range(self) -> Global___IntensityRange:
+        """The values that became black and white for the network, in the frame's own units: those of the
+        request, or those that the server found.
+        """
+
     def __init__(
         self,
         *,
@@ -687,10 +820,12 @@ class SegmentResponse(_message.Message):
         labels: Global___LabelImage | None = ...,
         stage_ms: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         server_version: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
+        intensity_range: Global___IntensityRange | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "labels", b"labels", "nuclei", b"nuclei", "pixel_size", b"pixel_size", "polygons", b"polygons", "stage_position", b"stage_position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "intensity_range", b"intensity_range", "labels", b"labels", "nuclei", b"nuclei", "pixel_size", b"pixel_size", "polygons", b"polygons", "stage_position", b"stage_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "height", b"height", "index", b"index", "labels", b"labels", "model", b"model", "model_version", b"model_version", "nuclei", b"nuclei", "pixel_size", b"pixel_size", "polygons", b"polygons", "request_id", b"request_id", "server_version", b"server_version", "stage_ms", b"stage_ms", "stage_position", b"stage_position", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "height", b"height", "index", b"index", "intensity_range", b"intensity_range", "labels", b"labels", "model", b"model", "model_version", b"model_version", "nuclei", b"nuclei", "pixel_size", b"pixel_size", "polygons", b"polygons", "request_id", b"request_id", "server_version", b"server_version", "stage_ms", b"stage_ms", "stage_position", b"stage_position", "warnings", b"warnings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

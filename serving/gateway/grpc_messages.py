@@ -6,11 +6,14 @@ from typing import Any
 
 import grpc
 import numpy as np
+from google.protobuf.descriptor import FieldDescriptor
 
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError, Overloaded
 from nuclei.formats.outlines import outlines
 from nuclei.imaging.decoding import Header
-from nuclei.imaging.images import Frame, FrameLimits, frame_from_array, probe_frame, read_frame
+from nuclei.imaging.frame_options import FrameOptions
+from nuclei.imaging.images import Frame, FrameLimits, frame_from_plane, probe_frame, read_frame
+from nuclei.imaging.selection import Projection, Selection
 from nuclei.inference.deadline import Deadline
 from nuclei.names import check_id, check_name
 from nuclei.quoting import sentence
@@ -26,8 +29,17 @@ NUCLEI_OUTPUTS = frozenset({pb.OUTPUT_CENTROIDS, pb.OUTPUT_BOXES, pb.OUTPUT_FEAT
 DTYPES: dict[int, np.dtype[Any]] = {
     pb.PIXEL_TYPE_UINT8: np.dtype("u1"),
     pb.PIXEL_TYPE_UINT16: np.dtype("<u2"),
+    pb.PIXEL_TYPE_INT16: np.dtype("<i2"),
+    pb.PIXEL_TYPE_UINT32: np.dtype("<u4"),
+    pb.PIXEL_TYPE_INT32: np.dtype("<i4"),
+    pb.PIXEL_TYPE_FLOAT32: np.dtype("<f4"),
+    pb.PIXEL_TYPE_FLOAT64: np.dtype("<f8"),
 }
-PLACE = ("pixel_size", "stage_position", "pixel_to_stage", "index")
+PROJECTIONS: dict[int, Projection | None] = {
+    pb.PROJECTION_UNSPECIFIED: None,
+    pb.PROJECTION_MAX: "max",
+}
+IMAGE = ("encoded", "raw")
 
 
 class FrameRequest:
@@ -46,9 +58,9 @@ class FrameRequest:
             message = pb.SegmentRequest()
         self.request_id = message.request_id or uuid.uuid4().hex
         self.frame = pb.Frame()
-        for name in PLACE:
-            if message.frame.HasField(name):  # type: ignore[arg-type]
-                getattr(self.frame, name).CopyFrom(getattr(message.frame, name))
+        for field in pb.Frame.DESCRIPTOR.fields:
+            if field.name not in IMAGE:
+                _copy_field(message.frame, self.frame, field)
         self._model = message.model
         self._tta = message.tta
         self._outputs = tuple(message.outputs)
@@ -88,7 +100,7 @@ class FrameRequest:
             height, width, channels = self._decoded.pixels.shape
             return Header(height, width, channels, self._decoded.pixels.itemsize)
         if self._kind == "encoded":
-            return probe_frame(self._pixels, limits)
+            return probe_frame(self._pixels, limits, _frame_options(self.frame).selection)
         if self._kind == "raw":
             return _probe_raw(self._pixels, self.frame.raw, limits)
         raise InvalidImage("the request holds no image; expected encoded bytes or raw pixels")
@@ -130,15 +142,24 @@ class FrameRequest:
             reply.stage_position.CopyFrom(self.frame.stage_position)
 
     def _read(self, limits: FrameLimits) -> Frame:
-        pixel_size_um = _pixel_size_um(self.frame)
+        options = _frame_options(self.frame)
         if self._kind == "encoded":
-            read = read_frame(self._pixels, limits)
-            return frame_from_array(read.pixels, pixel_size_um or read.pixel_size_um, limits)
+            return read_frame(self._pixels, limits, options)
         header = self.probe(limits)
         dtype = DTYPES[self.frame.raw.pixel_type]
         pixels = np.frombuffer(self._pixels, dtype)
         shape = (header.height, header.width, header.channels)
-        return frame_from_array(pixels.reshape(shape), pixel_size_um, limits)
+        return frame_from_plane(pixels.reshape(shape), options, limits)
+
+
+def _copy_field(source: pb.Frame, target: pb.Frame, field: FieldDescriptor) -> None:
+    if field.has_presence and not source.HasField(field.name):
+        return
+    value = getattr(source, field.name)
+    if field.message_type is None:
+        setattr(target, field.name, value)
+    else:
+        getattr(target, field.name).CopyFrom(value)
 
 
 def _impossible_name(message: pb.SegmentRequest) -> InvalidOption | None:
@@ -169,8 +190,8 @@ def checked_outputs(requested: Collection[int]) -> frozenset[int]:
 def _probe_raw(data: bytes, raw: pb.RawPixels, limits: FrameLimits) -> Header:
     if raw.pixel_type not in DTYPES:
         raise InvalidImage(
-            f"pixel type {raw.pixel_type} is not known; expected PIXEL_TYPE_UINT8 or "
-            "PIXEL_TYPE_UINT16: scale to 16 bit and convert"
+            f"pixel type {raw.pixel_type} is not known; expected a value of nuclei.v1.PixelType "
+            "other than PIXEL_TYPE_UNSPECIFIED: update the client or the server"
         )
     limits.check_shape(raw.height, raw.width)
     header = Header(raw.height, raw.width, raw.channels or 1, DTYPES[raw.pixel_type].itemsize)
@@ -181,6 +202,29 @@ def _probe_raw(data: bytes, raw: pb.RawPixels, limits: FrameLimits) -> Header:
             f"{header.width} pixels with {header.channels} channels of {header.itemsize} bytes"
         )
     return header
+
+
+def _frame_options(frame: pb.Frame) -> FrameOptions:
+    if frame.projection not in PROJECTIONS:
+        raise InvalidOption(
+            f"projection {frame.projection} is not known; expected a value of "
+            "nuclei.v1.Projection: update the client or the server"
+        )
+    asked = frame.WhichOneof("intensity")
+    intensity = {} if asked is None else {asked: _bounds(getattr(frame, asked))}
+    return FrameOptions(
+        Selection(
+            frame.channel or None,
+            frame.plane if frame.HasField("plane") else None,
+            PROJECTIONS[frame.projection],
+        ),
+        _pixel_size_um(frame),
+        **intensity,
+    )
+
+
+def _bounds(message: pb.IntensityRange | pb.IntensityPercentiles) -> tuple[float, float]:
+    return message.lo, message.hi
 
 
 def _pixel_size_um(frame: pb.Frame) -> PixelSize | None:
@@ -228,6 +272,9 @@ def _write_result(
     reply.count = len(segmentation.nuclei)
     reply.height, reply.width = height, width
     reply.stage_ms.update(segmentation.stage_ms)
+    reply.warnings.extend(segmentation.warnings)
+    if segmentation.intensity_range is not None:
+        reply.intensity_range.lo, reply.intensity_range.hi = segmentation.intensity_range
     if segmentation.pixel_size_um is not None:
         size = segmentation.pixel_size_um
         reply.pixel_size.y_um, reply.pixel_size.x_um = size.y, size.x

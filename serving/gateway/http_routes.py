@@ -1,6 +1,7 @@
 """The HTTP side of the data plane: from bodies and query strings to files and problems."""
 
 import asyncio
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -25,6 +26,7 @@ from nuclei.errors import (
 )
 from nuclei.formats import format_named
 from nuclei.imaging.decoding import Header
+from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits, probe_frame, read_frame
 from nuclei.quoting import quoted
 from nuclei.results.segmentation import Segmentation
@@ -41,8 +43,20 @@ from serving.gateway.security import Token, TokenMiddleware
 from serving.gateway.settings import ENVELOPE_BYTES, UPLOAD_S, GatewaySettings
 
 REQUEST_ID_HEADER = "X-Request-ID"
+WARNINGS_HEADER = "X-Nuclei-Warnings"
+# Proxies refuse headers of 8 kB and more.
+MAX_WARNINGS_LENGTH = 4000
 FORM_FIELD = "file"
-PARAMETERS = frozenset({"model", "tta", "format"})
+# How the frame is to be read: the arguments of FrameOptions.of_text.
+FRAME_PARAMETERS = (
+    "channel",
+    "plane",
+    "project",
+    "pixel_size",
+    "intensity_range",
+    "intensity_percentiles",
+)
+PARAMETERS = frozenset({"model", "tta", "format", *FRAME_PARAMETERS})
 # Logged by proxies only, the caller has left; nginx's number.
 CLIENT_CLOSED_REQUEST = 499
 FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -118,16 +132,17 @@ class ServerHeader:
 class EncodedFrame:
     """The file of a frame: a `serving.gateway.data_plane.FrameSource`, to be read once."""
 
-    def __init__(self, file: bytes) -> None:
+    def __init__(self, file: bytes, options: FrameOptions) -> None:
         self._file = file
+        self._options = options
 
     def probe(self, limits: FrameLimits) -> Header:
-        return probe_frame(self._file, limits)
+        return probe_frame(self._file, limits, self._options.selection)
 
     def read(self, limits: FrameLimits) -> Frame:
         # The file is not kept beside its pixels.
         file, self._file = self._file, b""
-        return read_frame(file, limits)
+        return read_frame(file, limits, self._options)
 
 
 async def _livez(request: Request) -> Response:
@@ -161,11 +176,11 @@ async def _segment(
     observation: Observation,
     permit: Permit,
 ) -> Response:
-    options, format_name = _options(request)
+    options, frame_options, format_name = _options(request)
     chosen = format_named(format_name)
     body = await first_completed(_body(request, max_request_bytes, permit), _stopping(request))
     observation.bytes_in = len(body)
-    source = EncodedFrame(body)
+    source = EncodedFrame(body, frame_options)
     del body  # only the source holds it, until it is decoded
 
     def encode(segmentation: Segmentation, frame: Frame) -> tuple[bytes, Segmentation]:
@@ -186,6 +201,7 @@ async def _segment(
             "X-Model-Version": segmentation.version,
             "X-Nuclei-Count": str(len(segmentation.nuclei)),
             "Server-Timing": _server_timing(observation.stage_ms),
+            **_warnings(segmentation),
         },
     )
 
@@ -212,8 +228,18 @@ def _server_timing(stage_ms: Mapping[str, float]) -> str:
     return ", ".join(f"{stage};dur={value:.1f}" for stage, value in stage_ms.items())
 
 
-def _options(request: Request) -> tuple[Options, str]:
-    """Options and the name of the format."""
+def _warnings(segmentation: Segmentation) -> dict[str, str]:
+    """The header with the warnings, a JSON list of strings in ASCII; none when there are none."""
+    shown = list(segmentation.warnings)
+    if not shown:
+        return {}
+    while len(header := json.dumps(shown)) > MAX_WARNINGS_LENGTH:
+        shown = [*shown[:-2], "..."]
+    return {WARNINGS_HEADER: header}
+
+
+def _options(request: Request) -> tuple[Options, FrameOptions, str]:
+    """How to segment, how to read the frame, and the name of the format."""
     query = request.query_params
     for name in query:
         if name not in PARAMETERS:
@@ -230,7 +256,8 @@ def _options(request: Request) -> tuple[Options, str]:
         model=query.get("model", ""),
         tta=_flag(query, "tta"),
     )
-    return options, query.get("format", "json")
+    frame_options = FrameOptions.of_text(*(query.get(name, "") for name in FRAME_PARAMETERS))
+    return options, frame_options, query.get("format", "json")
 
 
 def _flag(query: Mapping[str, str], name: str) -> bool:

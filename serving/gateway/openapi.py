@@ -22,10 +22,14 @@ _HEADERS = {
     "X-Model": "the model that answered",
     "X-Model-Version": "its version",
     "X-Nuclei-Count": "number of nuclei",
+    "X-Nuclei-Warnings": "what was guessed, chosen or is doubtful: a JSON list of sentences, in "
+    "ASCII; absent when nothing is",
     "Server": "version of the service, such as nuclei-serving/0.2.0",
     "Server-Timing": "time of each step (wait, decode, tile, infer, postprocess, measure, encode) "
     "on the server, milliseconds",
 }
+
+_NUMBERS = {"type": "string", "pattern": "^[-+.0-9e]+(,[-+.0-9e]+)?$"}
 
 
 def openapi_document(server_version: str) -> dict[str, Any]:
@@ -69,6 +73,19 @@ def _segment() -> dict[str, Any]:
                 "name of a model; absent or empty: the default one",
             ),
             _query("tta", {"type": "boolean"}, "mean over 8 rotations and reflections"),
+            _query(
+                "channel", {"type": "string"}, "the channel to segment: its name or number from 0"
+            ),
+            _query("plane", {"type": "integer", "minimum": 0}, "the plane to segment, from 0"),
+            _query("project", {"enum": ["max"]}, "how the planes of a stack become one"),
+            _query("pixel_size", _NUMBERS, "micrometres: one number, or y,x; else the file's"),
+            _query(
+                "intensity_range",
+                _NUMBERS,
+                "lo,hi: values of the frame that become black and "
+                "white for the network; absent: found by the server",
+            ),
+            _query("intensity_percentiles", _NUMBERS, "lo,hi: the same as percentiles, 0 to 100"),
             _query("format", {"enum": list(FORMATS), "default": "json"}, "what to answer"),
             {
                 "name": "X-Request-ID",

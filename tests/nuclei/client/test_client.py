@@ -99,8 +99,8 @@ def test_own_channel_is_used(gateway: Any, fluorescence: Path) -> None:
 BAD_CALLS: dict[str, tuple[dict[str, Any], type[errors.NucleiError]]] = {
     "not an image": ({"frame": b"text"}, errors.InvalidImage),
     "no file": ({"frame": Path("nosuch.png")}, errors.InvalidImage),
-    "float": ({"frame": np.zeros((8, 8), np.float32)}, errors.InvalidImage),
-    "signed": ({"frame": np.zeros((8, 8), np.int16)}, errors.InvalidImage),
+    "not numbers": ({"frame": np.full((8, 8), np.nan, np.float32)}, errors.InvalidImage),
+    "complex": ({"frame": np.zeros((8, 8), np.complex64)}, errors.InvalidImage),
     "stack": ({"frame": np.zeros((2, 8, 8, 3), np.uint8)}, errors.InvalidImage),
     "vector": ({"frame": np.zeros(8, np.uint8)}, errors.InvalidImage),
     "zero-size": ({"frame": np.zeros((0, 8), np.uint8)}, errors.InvalidImage),

@@ -92,7 +92,7 @@ def test_bad_frames_have_errors_of_their_own(client: Client) -> None:
     frames: list[Any] = [
         SMALL,
         b"no image",
-        SMALL.astype(np.float32),
+        SMALL.astype(np.complex64),
         Path("nosuch.tif"),
         np.zeros((2, 16385), np.uint8),
         StreamFrame(SMALL, pixel_size_um=(0, 1)),
