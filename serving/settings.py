@@ -14,6 +14,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nuclei.errors import InvalidOption
+from nuclei.repository import default_repository
 
 ROOT = Path(__file__).parents[1]
 TRITON_ENVIRONMENT = ROOT / ".venv-triton"
@@ -44,8 +45,9 @@ class ServeSettings(ProcessSettings):
     """Settings of `nuclei serve`; `NUCLEI_STATE=/var/lib/nuclei` sets `state`."""
 
     repository: Path = Field(
-        default=Path("model_repository"),
-        description="Model repository.",
+        default_factory=default_repository,
+        description="Model repository; by default `model_repository` in the current folder, or "
+        "beside the installed package.",
     )
     state: Path = Field(
         default=Path(".state"),

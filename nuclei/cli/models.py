@@ -21,7 +21,7 @@ from nuclei.registry import DEFAULT_MODEL, default_tracking_uri
 EPILOG = """
 **Examples**
 
-nuclei models                                        (registry and model_repository/)
+nuclei models                                        (registry and model repository)
 
 nuclei models --address localhost:50051              (also what a running gateway serves)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nuclei.cli.gateway import Gateway
+from nuclei.repository import default_repository
 
 if TYPE_CHECKING:
     from nuclei.imaging.images import Frame
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 
 Segmenter = Callable[["Frame"], "Segmentation"]
 
-DEFAULT_REPOSITORY = Path("model_repository")
+DEFAULT_REPOSITORY = default_repository()
 GATEWAY_TIMEOUT_S = 600.0
 
 ModelOption = Annotated[str, typer.Option(help="Name of the model.")]

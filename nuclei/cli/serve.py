@@ -32,7 +32,11 @@ def serve(
     ] = None,
     repository: Annotated[
         Path | None,
-        typer.Option(help="Model repository [model_repository].", show_default=False),
+        typer.Option(
+            help="Model repository; by default `model_repository` in the current folder, or beside "
+            "the installed package.",
+            show_default=False,
+        ),
     ] = None,
     state: Annotated[
         Path | None,

@@ -23,6 +23,7 @@ from nuclei.inference.model_config import (
     parse_model_config,
     versions_of,
 )
+from nuclei.repository import searched
 
 Tensors = dict[str, NDArray[Any]]
 
@@ -47,8 +48,8 @@ class LocalEngine:
         self._repository = repository
         if not self._names():
             raise InvalidData(
-                f"{repository} is no model repository: expected folders with a {CONFIG_FILE}; "
-                "export a model into it or name another folder"
+                f"no models in {searched(repository)}; expected folders with a {CONFIG_FILE}: "
+                "name a model repository (--repository), or make one with `nuclei export`"
             )
         self._configs: dict[str, ModelConfig] = {}
         self._sessions: dict[str, onnxruntime.InferenceSession] = {}

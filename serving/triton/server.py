@@ -14,6 +14,7 @@ from typing import Any, Self
 
 from nuclei.errors import EngineFailed, InvalidData, MissingPrerequisite
 from nuclei.inference.model_config import CONFIG_FILE
+from nuclei.repository import searched
 from serving.process.child import Child
 from serving.process.ports import LOOPBACK, check_free
 from serving.settings import TRITON_ENVIRONMENT
@@ -131,7 +132,7 @@ class TritonServer:
             check_free(LOOPBACK, port, f"Triton's {name}", setting)
         if not self._wanted():
             raise InvalidData(
-                f"{self._repository} holds no model: expected folders with a config.pbtxt; "
+                f"no models in {searched(self._repository)}; expected folders with a config.pbtxt: "
                 "run `nuclei export` or name another folder with --repository"
             )
 

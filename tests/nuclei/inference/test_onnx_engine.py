@@ -67,7 +67,7 @@ async def test_time_can_run_out(engine: LocalEngine) -> None:
 
 
 def test_folder_without_models_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidData, match="no model repository"):
+    with pytest.raises(InvalidData, match="no models in"):
         LocalEngine(tmp_path)
 
 
