@@ -60,14 +60,13 @@ def tiff(pixels: NDArray[np.uint16]) -> bytes:
 
 
 class Peak:
-    """The most memory of the gateway's processes inside a `with` block, MiB."""
+    """The most memory of the gateway inside a `with` block, MiB."""
 
     def __init__(self, served: Served) -> None:
         processes = psutil.Process(served.pid).children(recursive=True)
-        (self._worker,) = (p for p in processes if "_bentoml_impl.worker" in " ".join(p.cmdline()))
-        self._master = self._worker.parent()
+        (self._gateway,) = (p for p in processes if "serving.gateway" in p.cmdline())
         self._ended = threading.Event()
-        self.worker = self.both = 0.0
+        self.mib = 0.0
 
     def __enter__(self) -> "Peak":
         self._thread = threading.Thread(target=self._watch)
@@ -82,9 +81,7 @@ class Peak:
         ended = False
         while not ended:  # also read once after the end: a small frame takes less than the wait
             ended = self._ended.wait(SAMPLE_S)
-            worker = self._worker.memory_info().rss / MIB
-            master = 0.0 if self._master is None else self._master.memory_info().rss / MIB
-            self.worker, self.both = max(self.worker, worker), max(self.both, worker + master)
+            self.mib = max(self.mib, self._gateway.memory_info().rss / MIB)
 
 
 def main() -> None:
@@ -93,7 +90,7 @@ def main() -> None:
     )
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES_PX, help="pixels")
     arguments = parser.parse_args()
-    table = Table("frame, 16 bit", "sent as", "nuclei", "s", "worker MiB", "both MiB", "estimate")
+    table = Table("frame, 16 bit", "sent as", "nuclei", "s", "gateway MiB", "estimate")
     ways: dict[str, Send] = {
         "raw, gRPC": raw_over_grpc,
         "TIFF, gRPC": file_over_grpc,
@@ -110,7 +107,7 @@ def main() -> None:
                     nuclei = send(served, pixels)
                 seconds = time.perf_counter() - started
                 estimate = memory_bytes(side, side, 1, 2) / MIB
-                figures = (seconds, peak.worker, peak.both, estimate)
+                figures = (seconds, peak.mib, estimate)
                 shown = (f"{seconds:.1f}", *(f"{figure:.0f}" for figure in figures[1:]))
                 table.add_row(f"{side} x {side}", way, str(nuclei), *shown)
     Console().print(table)

@@ -175,7 +175,7 @@ def _role(process: psutil.Process) -> str:
         return "stubs"
     if "tritonserver" in name:
         return "triton"
-    return "gateway" if "_bentoml_impl.worker" in command else "others"
+    return "gateway" if "serving.gateway" in command else "others"
 
 
 async def watch(pid: int, seconds: float) -> list[dict[str, float]]:

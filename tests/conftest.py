@@ -15,7 +15,7 @@ from nuclei.client import Client
 from serving.process import ports
 from serving.process.child import Child
 from serving.process.ports import LOOPBACK, free_ports
-from serving.supervision.gateway_process import gateway_command
+from serving.supervision.gateway_process import COMMAND
 from serving.triton.server import TritonServer
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +77,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @dataclass(frozen=True)
 class Gateway:
-    """A gateway that was started: `bentoml serve` with its workers."""
+    """A gateway that was started."""
 
     process: Child
     url: str
@@ -104,16 +104,13 @@ def running_gateway(folder: Path, triton_address: str, **settings: str) -> Itera
     http_port, grpc_port = free_ports(2)
     environment = {
         **os.environ,
-        "BENTOML_HOME": str(folder / "bentoml"),
-        "BENTOML_DO_NOT_TRACK": "True",
         "NUCLEI_TRITON_ADDRESS": triton_address,
         "NUCLEI_HTTP_PORT": str(http_port),
         "NUCLEI_GRPC_PORT": str(grpc_port),
         "NUCLEI_MAX_REQUEST_BYTES": str(MAX_REQUEST_BYTES),
         **settings,
     }
-    command = gateway_command(float(settings.get("NUCLEI_DRAIN_S", "10")))
-    process = Child("gateway", command, environment, folder / "gateway.log")
+    process = Child("gateway", COMMAND, environment, folder / "gateway.log")
     process.start()
     try:
         yield Gateway(process, f"http://{LOOPBACK}:{http_port}", f"{LOOPBACK}:{grpc_port}")

@@ -1,4 +1,7 @@
-"""The BentoML service: `bentoml serve serving.gateway.service:NucleiGateway`."""
+"""The BentoML service. `python -m serving.gateway` runs it in one process, as `nuclei serve` does.
+
+`bentoml serve serving.gateway.service:NucleiGateway` runs it too, in BentoML's worker process.
+"""
 
 import asyncio
 import gc
@@ -42,12 +45,12 @@ NEVER_S = 86_400.0
 
 def _settings() -> GatewaySettings:
     """The settings; ends the process with a sentence when one is impossible."""
-    with _ending_the_process():
+    with ending_the_process():
         return read_settings(GatewaySettings)
 
 
 @contextmanager
-def _ending_the_process() -> Iterator[None]:
+def ending_the_process() -> Iterator[None]:
     """End this process with a sentence when it cannot run with its settings."""
     try:
         yield
@@ -95,7 +98,7 @@ class NucleiGateway:
         command = click.get_current_context(silent=True)
         # `bentoml serve --host` overrides the setting.
         host = command.params.get("host") if command is not None else None
-        with _ending_the_process():
+        with ending_the_process():
             security.check(settings, {settings.host, host or settings.host})
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
@@ -115,10 +118,10 @@ class NucleiGateway:
         self._data_plane = DataPlane(self._engine, self._executor, settings)
         app.state.data_plane = self._data_plane
         self._grpc = GrpcServer(self._data_plane, settings, token)
-        with _ending_the_service():
+        with ending_the_service():
             await self._grpc.start()
             security.check(settings, security.listening_addresses())
-        _on_sigterm(self._begin_draining)
+        _on_stop_signals(self._begin_draining)
         # What exists by now stays: collections need not traverse it every few frames.
         gc.collect()
         gc.freeze()
@@ -141,27 +144,28 @@ NucleiGateway.add_asgi_middleware(OnlyOurRoutes)  # type: ignore[attr-defined]
 
 
 @contextmanager
-def _ending_the_service() -> Iterator[None]:
-    """End BentoML's process too after a failure that starting again cannot cure."""
+def ending_the_service() -> Iterator[None]:
+    """End after a failure that starting again cannot cure; BentoML's own process too, if any."""
     try:
         yield
     except (InvalidOption, MissingPrerequisite) as error:
-        command = click.get_current_context(silent=True)
-        if command is None or command.params.get("worker_id") is None:
-            raise
         logger.critical("%s", error)
-        os.kill(os.getppid(), signal.SIGTERM)
+        command = click.get_current_context(silent=True)
+        if command is not None and command.params.get("worker_id") is not None:
+            os.kill(os.getppid(), signal.SIGTERM)
         os._exit(error.exit_code)
 
 
-def _on_sigterm(begin: Callable[[], None]) -> None:
-    """At SIGTERM, call `begin` in the running loop, then the handler that was installed before."""
+def _on_stop_signals(begin: Callable[[], None]) -> None:
+    """At SIGTERM or SIGINT, call `begin` in the running loop, then the handler of before."""
     loop = asyncio.get_running_loop()
-    handled = signal.getsignal(signal.SIGTERM)
+    handled = {each: signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)}
 
     def handle(number: int, stack: FrameType | None) -> None:
         loop.call_soon_threadsafe(begin)
-        if callable(handled):
-            handled(number, stack)
+        before = handled[signal.Signals(number)]
+        if callable(before):
+            before(number, stack)
 
-    signal.signal(signal.SIGTERM, handle)
+    for each in handled:
+        signal.signal(each, handle)

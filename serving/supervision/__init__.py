@@ -3,8 +3,7 @@
 nuclei serve                      guard: starts the supervisor again when something kills it
 └─ serving.supervision            supervisor: watches the two below, starts them again
    ├─ tritonserver                one process per model instance below it
-   └─ bentoml serve               starts the gateway's worker again when that ends
-      └─ gateway's worker
+   └─ serving.gateway             BentoML's service: HTTP, and beside it gRPC
 
 Each is a child of the one above it (`serving.process.child`) and ends when that ends, however it
 ends. Modules, in the order in which they come into play:

@@ -1,6 +1,5 @@
-"""The gateway as a child process: BentoML's server with its worker."""
+"""The gateway as a child process."""
 
-import math
 import os
 import sys
 import time
@@ -11,18 +10,16 @@ from serving.gateway.settings import GatewaySettings
 from serving.process.child import Child
 from serving.process.ports import check_free
 from serving.repository.listing import list_models
-from serving.settings import ROOT, ServeSettings
+from serving.settings import ServeSettings
 from serving.supervision.loopback import Loopback
 from serving.supervision.probe import Fault
 
-SERVICE = "serving.gateway.service:NucleiGateway"
+COMMAND = (sys.executable, "-m", "serving.gateway")
 
 _POLL_S = 0.2
 _PROBE_S = 2.0
 _HUNG_S = 12.0
 _ERROR_LINES = 15
-# To write the answers of frames that are given up when the gateway's time for draining is over.
-_LAST_ANSWERS_S = 2.0
 
 
 class GatewayProcess:
@@ -47,20 +44,14 @@ class GatewayProcess:
         self.loopback = Loopback(gateway)
         self._settings = gateway
         self._start_s, self._stop_s = settings.start_s, settings.stop_s
-        # BentoML wants a folder for each server.
         home = settings.state.resolve() / f"gateway-{gateway.http_port}"
         environment = {
             **os.environ,
-            "BENTOML_HOME": str(home / "bentoml"),
-            "BENTOML_DO_NOT_TRACK": "True",
             "NUCLEI_TRITON_ADDRESS": triton_address,
             "NUCLEI_TRITON_KEY": key,
             "NUCLEI_DEFAULT_MODEL": default_model(settings.repository, gateway),
         }
-        command = gateway_command(gateway.drain_s)
-        self._child = Child("the gateway", command, environment, home / "gateway.log")
-        # The workers of the last time that it answered.
-        self._workers: frozenset[int] = frozenset()
+        self._child = Child("the gateway", COMMAND, environment, home / "gateway.log")
 
     @property
     def running(self) -> bool:
@@ -104,7 +95,6 @@ class GatewayProcess:
                     + self._child.last_lines(_ERROR_LINES)
                 )
             time.sleep(_POLL_S)
-        self._workers = self._child.children()
 
     def stop(self, timeout_s: float | None = None) -> None:
         """Stop it.
@@ -115,29 +105,12 @@ class GatewayProcess:
         self._child.stop(self._stop_s if timeout_s is None else timeout_s)
 
     def check_answers(self) -> None:
-        """Raises Fault when it is silent; a worker that BentoML starts again has time to start."""
+        """Raises Fault when it is silent."""
         silent = time.monotonic()
         while not self.loopback.answers("/livez", _PROBE_S):
-            known = self._child.children() == self._workers
-            patience_s = _HUNG_S if known else self._start_s
-            if time.monotonic() - silent > patience_s:
-                raise Fault(f"no answer on /livez in {patience_s:.0f} s")
+            if time.monotonic() - silent > _HUNG_S:
+                raise Fault(f"no answer on /livez in {_HUNG_S:.0f} s")
             time.sleep(_POLL_S)
-        self._workers = self._child.children()
-
-
-def gateway_command(drain_s: float) -> list[str]:
-    """What starts the gateway.
-
-    Args:
-        drain_s: the gateway's setting, seconds. Without a limit of its own the HTTP server would
-            wait for idle TLS connections until their callers hang up.
-    """
-    return [
-        *(sys.executable, "-m", "bentoml", "serve", SERVICE),
-        *("--working-dir", str(ROOT)),
-        *("--timeout-graceful-shutdown", str(math.ceil(drain_s + _LAST_ANSWERS_S))),
-    ]
 
 
 def default_model(repository: Path, gateway: GatewaySettings) -> str:

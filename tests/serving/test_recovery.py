@@ -183,23 +183,15 @@ def test_triton_is_frozen(served: Served, frame: Path) -> None:
     assert "broken part=triton" in served.output
 
 
-def test_the_gateways_worker_is_killed(served: Served, frame: Path) -> None:
-    worker = served.part("_bentoml_impl.worker.service")
-    master = served.part("bentoml", "serve")
-    print(fail_and_recover(served, frame, worker.kill, worker))
-    # BentoML itself starts it again.
-    assert living([master])
-
-
-def test_the_gateways_master_is_killed(served: Served, frame: Path) -> None:
-    master, worker = served.part("bentoml", "serve"), served.part("_bentoml_impl.worker.service")
-    print(fail_and_recover(served, frame, master.kill, master, worker))
+def test_the_gateway_is_killed(served: Served, frame: Path) -> None:
+    gateway = served.part("serving.gateway")
+    print(fail_and_recover(served, frame, gateway.kill, gateway))
     assert "ended part=gateway" in served.output
 
 
 def test_the_gateway_hangs(served: Served, frame: Path) -> None:
-    worker = served.part("_bentoml_impl.worker.service")
-    print(fail_and_recover(served, frame, worker.suspend, worker))
+    gateway = served.part("serving.gateway")
+    print(fail_and_recover(served, frame, gateway.suspend, gateway))
     assert "why='no answer on /livez" in served.output
 
 
@@ -216,7 +208,7 @@ def test_the_disk_is_full(confined: Confined, frame: Path) -> None:
         callers.wait_answered(20, time.monotonic(), WHOLE_S)
         assert not callers.failures()
         failed = time.monotonic()
-        for part in ("bin/tritonserver", "_bentoml_impl.worker.service"):
+        for part in ("bin/tritonserver", "serving.gateway"):
             served.part(part).kill()
         print(settled(callers, failed))
     callers.assert_typed_and_bounded(FAILURES)
@@ -242,13 +234,13 @@ def test_shared_memory_is_full(
 
 def test_callers_that_vanish_hold_nothing(confined: Confined, frame: Path, histology: Path) -> None:
     served = confined.served
-    worker = served.part("_bentoml_impl.worker.service")
+    gateway = served.part("serving.gateway")
     held_mib = []
     with Callers(served, frame) as callers:
         for _ in range(3):
             vanish_amid_work(served, histology)
             callers.wait_answered(GOOD_FRAMES, time.monotonic(), WHOLE_S)
-            held_mib.append(worker.memory_info().rss / 2**20)
+            held_mib.append(gateway.memory_info().rss / 2**20)
     callers.assert_typed_and_bounded([Overloaded])
     assert held_mib[-1] < held_mib[0] + 100, held_mib
     deadline = time.monotonic() + WHOLE_S

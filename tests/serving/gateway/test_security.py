@@ -28,6 +28,8 @@ from nuclei.errors import EngineUnavailable, InvalidOption, Unauthenticated
 from serving.gateway.certificates import check_loopback, loopback_channel, loopback_tls
 from serving.gateway.security import check
 from serving.gateway.settings import GatewaySettings
+from serving.process.ports import free_ports
+from serving.supervision.gateway_process import COMMAND
 from serving.triton.server import TritonServer
 
 ROOT = Path(__file__).parents[3]
@@ -386,20 +388,37 @@ def test_public_address_without_authentication_is_refused(
     assert "Traceback" not in ended.stderr + ended.stdout
 
 
-def test_worker_that_finds_itself_public_ends_the_service(
-    run_gateway: RunGateway, tmp_path: Path
-) -> None:
+@pytest.mark.slow
+def test_worker_of_bentoml_that_finds_itself_public_ends_the_service(tmp_path: Path) -> None:
     """The last line of defence: BentoML's own configuration can change the address as well."""
     configuration = tmp_path / "bentoml.yaml"
     configuration.write_text("services:\n  NucleiGateway:\n    http:\n      host: 0.0.0.0\n")
-    with run_gateway(tmp_path, "127.0.0.1:1", BENTOML_CONFIG=str(configuration)) as gateway:
-        deadline = time.monotonic() + 60
-        while gateway.process.running:
-            assert time.monotonic() < deadline, gateway.process.last_lines(30)
-            time.sleep(0.1)
-        log = gateway.process.last_lines(100)
-    assert "listening on 0.0.0.0 would let everybody in" in log
-    assert "Traceback" not in log
+    http_port, grpc_port = map(str, free_ports(2))
+    ended = bentoml_serve(
+        tmp_path,
+        BENTOML_CONFIG=str(configuration),
+        NUCLEI_HTTP_PORT=http_port,
+        NUCLEI_GRPC_PORT=grpc_port,
+    )
+    assert "listening on 0.0.0.0 would let everybody in" in ended.stdout + ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.slow
+def test_a_gateway_of_its_own_refuses_a_public_address_without_authentication(
+    tmp_path: Path,
+) -> None:
+    ended = subprocess.run(
+        COMMAND,
+        env={**os.environ, "NUCLEI_HOST": "0.0.0.0"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == InvalidOption.exit_code
+    assert "NUCLEI_TOKEN" in ended.stderr
+    assert "Traceback" not in ended.stderr + ended.stdout
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.7", "::ffff:192.0.2.7", "scope"])

@@ -6,7 +6,7 @@ import pytest
 
 from nuclei.errors import InvalidOption
 from serving.gateway.settings import GatewaySettings
-from serving.supervision.gateway_process import default_model, gateway_command
+from serving.supervision.gateway_process import default_model
 
 SHIPPED = Path(__file__).parents[3] / "model_repository"
 
@@ -22,8 +22,3 @@ def test_without_a_setting_it_is_the_first_of_the_repository(tmp_path: Path) -> 
     (tmp_path / "fpn").mkdir()
     (tmp_path / "fpn" / "config.pbtxt").write_text(config.replace('name: "unet"', 'name: "fpn"'))
     assert default_model(tmp_path, GatewaySettings()) == "fpn"
-
-
-def test_the_http_server_outlives_the_draining_of_frames() -> None:
-    command = gateway_command(drain_s=7.5)
-    assert int(command[command.index("--timeout-graceful-shutdown") + 1]) > 7.5

@@ -1,0 +1,49 @@
+"""The gateway's process: the BentoML service's application over HTTP, and beside it gRPC."""
+
+import asyncio
+import signal
+import sys
+from types import FrameType
+
+import uvloop
+
+from serving.gateway import security
+from serving.gateway.http_server import HttpServer
+from serving.gateway.service import NucleiGateway, ending_the_process, ending_the_service, settings
+from serving.logs import write_logs
+
+
+def main() -> None:
+    """Serve until SIGTERM or Ctrl-C; what cannot run ends the process with a sentence."""
+    write_logs(settings, sys.stdout)
+    with ending_the_process():
+        security.check(settings, {settings.host})
+    uvloop.run(_serve())
+
+
+async def _serve() -> None:
+    stopping = _stop_signal()
+    app = NucleiGateway.to_asgi(is_main=True)  # type: ignore[attr-defined]
+    # BentoML's hooks open and close the gRPC port.
+    async with app.router.lifespan_context(app):
+        server = HttpServer(app, settings)
+        with ending_the_service():
+            await server.start()
+        await stopping.wait()
+        await server.stop()
+
+
+def _stop_signal() -> asyncio.Event:
+    """Set once this process gets SIGTERM or SIGINT."""
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stopping.set)
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, stop)
+    return stopping
+
+
+if __name__ == "__main__":
+    main()
