@@ -5,6 +5,8 @@ NucleiError
 │   ├── InvalidImage        not an image, truncated, zero-size, wrong dtype or axes
 │   │   └── FrameTooLarge   over a limit on pixels or bytes
 │   ├── InvalidOption       an option, parameter or setting with an impossible value
+│   │   ├── NotAcceptable         HTTP: the caller accepts no format of the answer
+│   │   └── UnsupportedEncoding   HTTP: the body is compressed in a way that is not read
 │   └── InvalidData         a dataset, label image or model file that breaks its contract
 ├── Unauthenticated         no token, or a wrong one
 ├── ModelNotFound           no model (or version) of that name
@@ -53,6 +55,14 @@ class FrameTooLarge(InvalidImage):
 
 class InvalidOption(InvalidInput):
     pass
+
+
+class NotAcceptable(InvalidOption):
+    http_status = 406
+
+
+class UnsupportedEncoding(InvalidOption):
+    http_status = 415
 
 
 class InvalidData(InvalidInput):

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders, UploadFile
+from starlette.datastructures import FormData, MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
@@ -21,45 +21,35 @@ from nuclei.errors import (
     EngineUnavailable,
     FrameTooLarge,
     InvalidImage,
-    InvalidOption,
     NucleiError,
 )
-from nuclei.formats import format_named
+from nuclei.formats import FORMATS
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits, probe_frame, read_frame
-from nuclei.quoting import quoted
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import DISTRIBUTION, installed_version
 from serving.gateway import metrics
 from serving.gateway.admission import Permit
 from serving.gateway.completion import Ending, first_completed
-from serving.gateway.data_plane import DataPlane, Options, ServerInfo
+from serving.gateway.data_plane import DataPlane, ServerInfo
 from serving.gateway.draining import frame_given_up
+from serving.gateway.http_encoding import decoded
+from serving.gateway.http_options import PARAMETERS, REQUEST_ID_HEADER, HttpOptions
 from serving.gateway.observation import Observation, observed, only_known_errors
 from serving.gateway.openapi import openapi_document
 from serving.gateway.problems import answer_problem
 from serving.gateway.security import Token, TokenMiddleware
 from serving.gateway.settings import ENVELOPE_BYTES, UPLOAD_S, GatewaySettings
 
-REQUEST_ID_HEADER = "X-Request-ID"
+RANGE_HEADER = "X-Nuclei-Intensity-Range"
 WARNINGS_HEADER = "X-Nuclei-Warnings"
 # Proxies refuse headers of 8 kB and more.
 MAX_WARNINGS_LENGTH = 4000
 FORM_FIELD = "file"
-# How the frame is to be read: the arguments of FrameOptions.of_text.
-FRAME_PARAMETERS = (
-    "channel",
-    "plane",
-    "project",
-    "pixel_size",
-    "intensity_range",
-    "intensity_percentiles",
-)
-PARAMETERS = frozenset({"model", "tta", "format", *FRAME_PARAMETERS})
+MAX_FIELD_BYTES = 4096
 # Logged by proxies only, the caller has left; nginx's number.
 CLIENT_CLOSED_REQUEST = 499
-FLAGS = {"true": True, "1": True, "false": False, "0": False}
 
 
 Result = TypeVar("Result")
@@ -176,18 +166,22 @@ async def _segment(
     observation: Observation,
     permit: Permit,
 ) -> Response:
-    options, frame_options, format_name = _options(request)
-    chosen = format_named(format_name)
-    body = await first_completed(_body(request, max_request_bytes, permit), _stopping(request))
+    query = request.query_params.multi_items()
+    HttpOptions.of(query, (), request.headers)  # before the body is received
+    body, form = await first_completed(
+        _body(request, max_request_bytes, permit), _stopping(request)
+    )
+    options = HttpOptions.of(query, form, request.headers)
+    chosen = FORMATS[options.format_name]
     observation.bytes_in = len(body)
-    source = EncodedFrame(body, frame_options)
+    source = EncodedFrame(body, options.frame)
     del body  # only the source holds it, until it is decoded
 
     def encode(segmentation: Segmentation, frame: Frame) -> tuple[bytes, Segmentation]:
         return chosen.encode(segmentation, frame), segmentation
 
     content, segmentation = await first_completed(
-        data_plane.segment(source, options, encode, observation, permit),
+        data_plane.segment(source, options.segmentation, encode, observation, permit),
         (_gone(request), CallerLeft()),
         _stopping(request),
     )
@@ -196,12 +190,12 @@ async def _segment(
         content,
         media_type=chosen.media_type,
         headers={
-            REQUEST_ID_HEADER: options.request_id,
+            REQUEST_ID_HEADER: options.segmentation.request_id,
             "X-Model": segmentation.model,
             "X-Model-Version": segmentation.version,
             "X-Nuclei-Count": str(len(segmentation.nuclei)),
             "Server-Timing": _server_timing(observation.stage_ms),
-            **_warnings(segmentation),
+            **_doubts(segmentation),
         },
     )
 
@@ -228,61 +222,36 @@ def _server_timing(stage_ms: Mapping[str, float]) -> str:
     return ", ".join(f"{stage};dur={value:.1f}" for stage, value in stage_ms.items())
 
 
-def _warnings(segmentation: Segmentation) -> dict[str, str]:
-    """The header with the warnings, a JSON list of strings in ASCII; none when there are none."""
+def _doubts(segmentation: Segmentation) -> dict[str, str]:
+    """Headers that say the range that was used, and the warnings as a JSON list in ASCII."""
+    headers = {}
+    if segmentation.intensity_range is not None:
+        headers[RANGE_HEADER] = ",".join(f"{value:.9g}" for value in segmentation.intensity_range)
     shown = list(segmentation.warnings)
-    if not shown:
-        return {}
-    while len(header := json.dumps(shown)) > MAX_WARNINGS_LENGTH:
-        shown = [*shown[:-2], "..."]
-    return {WARNINGS_HEADER: header}
+    while len(listed := json.dumps(shown)) > MAX_WARNINGS_LENGTH:
+        shown = [*shown[:-2], "..."] if len(shown) > 1 else ["..."]
+    return headers | ({WARNINGS_HEADER: listed} if shown else {})
 
 
-def _options(request: Request) -> tuple[Options, FrameOptions, str]:
-    """How to segment, how to read the frame, and the name of the format."""
-    query = request.query_params
-    for name in query:
-        if name not in PARAMETERS:
-            raise InvalidOption(
-                f"query parameter {quoted(name)} is not known; expected some of "
-                f"{', '.join(sorted(PARAMETERS))}"
-            )
-        if len(query.getlist(name)) > 1:
-            raise InvalidOption(
-                f"query parameter {quoted(name)} is given more than once; send it once"
-            )
-    options = Options(
-        request_id=request.headers.get(REQUEST_ID_HEADER, ""),
-        model=query.get("model", ""),
-        tta=_flag(query, "tta"),
-    )
-    frame_options = FrameOptions.of_text(*(query.get(name, "") for name in FRAME_PARAMETERS))
-    return options, frame_options, query.get("format", "json")
-
-
-def _flag(query: Mapping[str, str], name: str) -> bool:
-    value = query.get(name, "false")
-    if value not in FLAGS:
-        raise InvalidOption(
-            f"{name}={quoted(value)} is no flag; expected one of {', '.join(FLAGS)}"
-        )
-    return FLAGS[value]
-
-
-async def _body(request: Request, max_bytes: int, permit: Permit) -> bytes:
-    """The encoded frame: the body itself, or the field `file` of a multipart form."""
+async def _body(
+    request: Request, max_bytes: int, permit: Permit
+) -> tuple[bytes, list[tuple[str, str]]]:
+    """The encoded frame, the body itself or the field `file` of a multipart form; other fields."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_form = media_type == "multipart/form-data"
     allowed = max_bytes + ENVELOPE_BYTES if is_form else max_bytes
-    limited = Request(request.scope, _limited(request.receive, allowed, permit))
+    inflated = decoded(request.receive, request.headers.get("content-encoding", ""))
+    limited = Request(request.scope, _limited(inflated, allowed, permit))
     try:
         async with asyncio.timeout(UPLOAD_S):
             if not is_form:
-                return await limited.body()
-            async with limited.form(max_files=1, max_fields=1) as form:
+                return await limited.body(), []
+            async with limited.form(
+                max_files=1, max_fields=len(PARAMETERS), max_part_size=MAX_FIELD_BYTES
+            ) as form:
                 upload = form.get(FORM_FIELD)
                 if isinstance(upload, UploadFile):
-                    return await upload.read()
+                    return await upload.read(), _text_fields(form)
     except TimeoutError as error:
         raise DeadlineExceeded(
             f"the frame did not arrive within {UPLOAD_S} s; compress it or use a faster line"
@@ -292,9 +261,13 @@ async def _body(request: Request, max_bytes: int, permit: Permit) -> bytes:
     except (MultiPartException, HTTPException) as error:
         raise InvalidImage(
             f"the multipart form cannot be read ({error}); expected one file in the field "
-            f"'{FORM_FIELD}'"
+            f"'{FORM_FIELD}', and options as fields"
         ) from error
     raise InvalidImage(f"the form has no file in the field '{FORM_FIELD}'; send the image there")
+
+
+def _text_fields(form: FormData) -> list[tuple[str, str]]:
+    return [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
 
 
 def _limited(receive: Receive, max_bytes: int, permit: Permit) -> Receive:

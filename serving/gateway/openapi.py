@@ -9,7 +9,9 @@ _PROBLEMS = {
     "400": "an option is wrong",
     "401": "the token is missing or wrong",
     "404": "there is no such model",
+    "406": "the header Accept names no format of the answer",
     "413": "the frame is over a limit",
+    "415": "the header Content-Encoding names another encoding than gzip",
     "422": "the body is not a frame that can be read",
     "429": "too much work at once; try again later",
     "500": UNEXPECTED,
@@ -22,6 +24,7 @@ _HEADERS = {
     "X-Model": "the model that answered",
     "X-Model-Version": "its version",
     "X-Nuclei-Count": "number of nuclei",
+    "X-Nuclei-Intensity-Range": "lo,hi: the values that became black and white for the network",
     "X-Nuclei-Warnings": "what was guessed, chosen or is doubtful: a JSON list of sentences, in "
     "ASCII; absent when nothing is",
     "Server": "version of the service, such as nuclei-serving/0.2.0",
@@ -30,6 +33,35 @@ _HEADERS = {
 }
 
 _NUMBERS = {"type": "string", "pattern": "^[-+.0-9e]+(,[-+.0-9e]+)?$"}
+
+# In the query, or as fields of the form beside the file.
+_PARAMETERS: dict[str, dict[str, Any]] = {
+    "model": {
+        "type": "string",
+        "pattern": "^[A-Za-z0-9_.-]{0,64}$",
+        "description": "name of a model; absent or empty: the default one",
+    },
+    "tta": {"type": "boolean", "description": "mean over 8 rotations and reflections"},
+    "channel": {
+        "type": "string",
+        "description": "the channel to segment: its name, or its number from 0",
+    },
+    "plane": {"type": "integer", "minimum": 0, "description": "the plane to segment, from 0"},
+    "project": {"enum": ["max"], "description": "how the planes of a stack become one"},
+    "pixel_size": _NUMBERS
+    | {"description": "micrometres: one number, or y,x; absent: what the file says"},
+    "intensity_range": _NUMBERS
+    | {
+        "description": "lo,hi: the values of the frame that become black and white for the "
+        "network; absent: what the server finds",
+    },
+    "intensity_percentiles": _NUMBERS
+    | {"description": "lo,hi: the same as percentiles of all pixels, 0 to 100"},
+    "format": {
+        "enum": list(FORMATS),
+        "description": "what to answer; absent: what the header Accept prefers, else json",
+    },
+}
 
 
 def openapi_document(server_version: str) -> dict[str, Any]:
@@ -63,30 +95,15 @@ def openapi_document(server_version: str) -> dict[str, Any]:
 
 def _segment() -> dict[str, Any]:
     binary = {"type": "string", "contentMediaType": "application/octet-stream"}
-    form = {"type": "object", "properties": {"file": binary}, "required": ["file"]}
+    fields = {"file": binary, **_PARAMETERS}
+    form = {"type": "object", "properties": fields, "required": ["file"]}
     return {
         "summary": "Segment the nuclei of one frame",
         "parameters": [
-            _query(
-                "model",
-                {"type": "string", "pattern": "^[A-Za-z0-9_.-]{0,64}$"},
-                "name of a model; absent or empty: the default one",
+            *(
+                {"name": name, "in": "query", "schema": schema}
+                for name, schema in _PARAMETERS.items()
             ),
-            _query("tta", {"type": "boolean"}, "mean over 8 rotations and reflections"),
-            _query(
-                "channel", {"type": "string"}, "the channel to segment: its name or number from 0"
-            ),
-            _query("plane", {"type": "integer", "minimum": 0}, "the plane to segment, from 0"),
-            _query("project", {"enum": ["max"]}, "how the planes of a stack become one"),
-            _query("pixel_size", _NUMBERS, "micrometres: one number, or y,x; else the file's"),
-            _query(
-                "intensity_range",
-                _NUMBERS,
-                "lo,hi: values of the frame that become black and "
-                "white for the network; absent: found by the server",
-            ),
-            _query("intensity_percentiles", _NUMBERS, "lo,hi: the same as percentiles, 0 to 100"),
-            _query("format", {"enum": list(FORMATS), "default": "json"}, "what to answer"),
             {
                 "name": "X-Request-ID",
                 "in": "header",
@@ -95,7 +112,8 @@ def _segment() -> dict[str, Any]:
             },
         ],
         "requestBody": {
-            "description": "the file itself: PNG, JPEG, TIFF or OME-TIFF, 8 or 16 bit",
+            "description": "the file itself: PNG, JPEG, TIFF or OME-TIFF; may be compressed with "
+            "gzip (Content-Encoding)",
             "required": True,
             "content": {
                 "application/octet-stream": {"schema": binary},
@@ -114,10 +132,6 @@ def _segment() -> dict[str, Any]:
             **_problems(*_PROBLEMS),
         },
     }
-
-
-def _query(name: str, schema: dict[str, Any], description: str) -> dict[str, Any]:
-    return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
 def _problems(*statuses: str) -> dict[str, Any]:

@@ -58,7 +58,7 @@ BAD_FRAMES = [
     ),
     BadFrame("zero wide", zero_wide_png, InvalidImage, ""),
     BadFrame("not numbers", lambda: tiff(np.full((8, 8), np.nan, np.float32)), InvalidImage, "NaN"),
-    BadFrame("stack", lambda: tiff(np.zeros((3, 8, 8), np.uint8)), InvalidImage, "planes"),
+    BadFrame("stack", lambda: tiff(np.zeros((3, 8, 8), np.uint8)), InvalidImage, "3 pages"),
     BadFrame(
         "too wide", lambda: png(np.zeros((2, 16385), np.uint8)), FrameTooLarge, "16384 per side"
     ),

@@ -1,6 +1,7 @@
 """HTTP over a real gateway and a real Triton."""
 
 import csv
+import gzip
 import io
 import json
 import socket
@@ -175,6 +176,76 @@ def test_caller_that_hangs_up_is_no_failure_of_the_service(gateway: Any) -> None
 def test_form_over_the_limit_is_refused(http: httpx.Client) -> None:
     response = http.post("/v1/segment", files={"file": bytes(LIMIT + 2 * 2**20)})
     assert problem(response)[:2] == (413, "FrameTooLarge")
+
+
+def test_form_fields_are_taken_as_query_parameters_are(
+    http: httpx.Client, fluorescence: Path
+) -> None:
+    sent = {"format": "csv", "pixel_size": "0.5", "intensity_range": "0,255"}
+    files = {"file": ("a.png", fluorescence.read_bytes())}
+    of_form = http.post("/v1/segment", data=sent, files=files)
+    of_query = http.post("/v1/segment", params=sent, files=files)
+    assert of_form.headers["content-type"].startswith("text/csv")
+    assert "area_um2" in of_form.text.splitlines()[0]
+    assert of_form.headers["x-nuclei-intensity-range"] == "0,255"
+    assert of_form.text == of_query.text
+
+
+BAD_FIELDS: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
+    "unknown": ({"threshold": "1"}, {}, "threshold"),
+    "twice": ({"tta": ["1", "0"]}, {}, "more than once"),
+    "other than the query": ({"format": "csv"}, {"format": "json"}, "send one of them"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FIELDS)
+def test_bad_form_fields_are_refused_by_name(
+    http: httpx.Client, fluorescence: Path, name: str
+) -> None:
+    data, query, said = BAD_FIELDS[name]
+    files = {"file": fluorescence.read_bytes()}
+    answer = problem(http.post("/v1/segment", data=data, params=query, files=files))
+    assert answer[:2] == (400, "InvalidOption")
+    assert said in answer[2]
+
+
+def test_the_header_accept_is_honoured_or_refused(http: httpx.Client, fluorescence: Path) -> None:
+    content = fluorescence.read_bytes()
+    csv = http.post("/v1/segment", content=content, headers={"Accept": "text/csv"})
+    assert csv.headers["content-type"].startswith("text/csv")
+    html = http.post("/v1/segment", content=content, headers={"Accept": "text/html"})
+    assert problem(html)[:2] == (406, "NotAcceptable")
+
+
+def test_gzip_is_honoured_and_other_encodings_are_refused(
+    http: httpx.Client, fluorescence: Path
+) -> None:
+    content = fluorescence.read_bytes()
+
+    def post(data: bytes, encoding: str) -> httpx.Response:
+        headers = {"Content-Encoding": encoding}
+        return http.post("/v1/segment", params="format=csv", content=data, headers=headers)
+
+    plain = http.post("/v1/segment", params="format=csv", content=content)
+    assert post(gzip.compress(content), "gzip").text == plain.text
+    assert problem(post(content, "br"))[:2] == (415, "UnsupportedEncoding")
+    assert problem(post(content, "gzip"))[:2] == (422, "InvalidImage")
+    bomb = gzip.compress(bytes(LIMIT + 1))
+    assert problem(post(bomb, "gzip"))[:2] == (413, "FrameTooLarge")
+
+
+def test_what_was_chosen_or_guessed_is_said_in_every_format(http: httpx.Client) -> None:
+    file = io.BytesIO()
+    frame = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+    tifffile.imwrite(file, np.stack([frame, 1 - frame]), photometric="minisblack", metadata=None)
+    answer = http.post("/v1/segment", params="plane=1", content=file.getvalue())
+    said = answer.json()["warnings"]
+    assert any("float32 from 0 to 1" in warning for warning in said)
+    assert answer.json()["intensity_range"]["hi"] == pytest.approx(1, abs=0.01)
+    for name in ("csv", "labels.png", "geojson"):
+        form = {"plane": "1", "format": name}
+        other = http.post("/v1/segment", data=form, files={"file": file.getvalue()})
+        assert json.loads(other.headers["x-nuclei-warnings"]) == said
 
 
 def test_models_are_listed(http: httpx.Client) -> None:
