@@ -1,5 +1,6 @@
 """A picture of a frame with the outlines of its nuclei."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,28 +11,34 @@ from numpy.typing import NDArray
 from nuclei.imaging.images import Frame
 from nuclei.imaging.intensity import intensity_range
 
-# Enough colours that neighbours rarely share one. The second set stands out on tissue and white.
-COLOURS_ON_DARK = ((255, 214, 0), (0, 229, 255), (255, 92, 205), (124, 255, 77), (255, 138, 51))
-COLOURS_ON_BRIGHT = ((235, 0, 0), (0, 165, 0), (255, 140, 0), (0, 170, 215), (225, 200, 0))
-BRIGHT_BACKGROUND = 110
+# Bright, and different enough that neighbours rarely look alike. On dark frames they stand out by
+# themselves, on stained tissue and bright backgrounds by the dark line around them.
+COLOURS = ((255, 214, 0), (0, 229, 255), (255, 92, 205), (124, 255, 77), (255, 138, 51))
+CASING = (0, 0, 0)
 MIN_SIDE_PX = 512
+# A picture is looked at about this wide; thinner lines than a pixel of the screen vanish.
+SCREEN_PX = 600
+# A line takes at most this part of the side of a nucleus, so that small ones are not filled.
+PART_OF_NUCLEUS = 1 / 8
 
 
-def overlay(frame: Frame, labels: NDArray[np.integer], width_px: int = 1) -> NDArray[np.uint8]:
-    """The frame with stretched contrast, and a coloured outline inside each nucleus.
+def overlay(
+    frame: Frame, labels: NDArray[np.integer], width_px: int | None = None
+) -> NDArray[np.uint8]:
+    """The frame with stretched contrast, and a coloured outline with a dark edge on each nucleus.
 
     Args:
         frame: the frame.
         labels: integer [H, W], 0 is background.
-        width_px: of the outlines, in pixels of the picture.
+        width_px: of the outlines, in pixels of the picture; None for one that is seen when the
+            whole picture is on a screen, and leaves the nuclei visible.
 
     Returns:
         uint8 RGB [H * n, W * n, 3], n the smallest whole number that makes the longer side at least
         512 pixels, so that outlines stay thin on small frames.
     """
     picture = enlarged(frame)
-    colours = COLOURS_ON_BRIGHT if is_bright(picture) else COLOURS_ON_DARK
-    draw_outlines(picture, labels, colours, width_px)
+    draw_outlines(picture, labels, COLOURS, width_px or _width_px(picture, labels))
     return picture
 
 
@@ -45,30 +52,39 @@ def enlarged(frame: Frame) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(picture, (width * times, height * times)), np.uint8)
 
 
-def is_bright(picture: NDArray[np.uint8]) -> bool:
-    return bool(np.median(picture) > BRIGHT_BACKGROUND)
-
-
 def draw_outlines(
     picture: NDArray[np.uint8],
     labels: NDArray[np.integer],
     colours: Sequence[Sequence[int]],
     width_px: int = 1,
 ) -> None:
-    """Draw an outline inside each nucleus.
+    """Draw a coloured outline inside each nucleus, and a dark one around it on the background.
 
     Args:
         picture: uint8 RGB [H * n, W * n, 3], drawn on.
         labels: integer [H, W], 0 is background.
         colours: K colours, each red, green, blue; nucleus k gets colour k modulo K.
-        width_px: of the outline, in pixels of the picture.
+        width_px: of each of the two, in pixels of the picture.
     """
     times = len(picture) // len(labels)
     labels = labels.repeat(times, axis=0).repeat(times, axis=1)
+    nuclei = (labels != 0).view(np.uint8)
+    around = cv2.dilate(nuclei, np.ones((3, 3), np.uint8), iterations=width_px)
+    picture[around > nuclei] = CASING
     for _ in range(width_px):
         edge = np.nonzero(_inner_edges(labels))
         picture[edge] = np.array(colours, np.uint8)[labels[edge] % len(colours)]
         labels[edge] = 0
+
+
+def _width_px(picture: NDArray[np.uint8], labels: NDArray[np.integer]) -> int:
+    """Width of outlines that suits the picture and the size of the nuclei."""
+    areas = np.bincount(labels.ravel())[1:]
+    if not areas.any():
+        return 1
+    side_px = math.sqrt(np.median(areas[areas > 0])) * (len(picture) // len(labels))
+    wanted_px = max(picture.shape) / SCREEN_PX
+    return max(1, round(min(wanted_px, side_px * PART_OF_NUCLEUS)))
 
 
 def stretched(frame: Frame) -> NDArray[np.uint8]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from nuclei.formats.overlay import COLOURS_ON_BRIGHT, COLOURS_ON_DARK, overlay, stretched
+from nuclei.formats.overlay import COLOURS, overlay, stretched
 from nuclei.imaging.images import Frame
 
 SQUARE = np.zeros((600, 600), np.uint32)
@@ -28,14 +28,33 @@ def test_outlines_are_the_inner_edge_of_each_nucleus(channels: int, dtype: type)
     assert (picture[150, 199] != picture[150, 200]).any(), "touching nuclei share a colour"
 
 
-@pytest.mark.parametrize(
-    ("background", "colours"), [(1000, COLOURS_ON_DARK), (60000, COLOURS_ON_BRIGHT)]
-)
-def test_colours_suit_the_background(background: int, colours: tuple[object, ...]) -> None:
-    pixels = np.full((600, 600, 1), background, np.uint16)
-    pixels[:50], pixels[50:60] = 65535, 0
-    picture = overlay(Frame(pixels), SQUARE)
-    assert tuple(picture[100, 100].tolist()) in colours
+# Hematoxylin, eosin, DAB, an empty slide, a dark frame.
+BACKGROUNDS = ((60, 50, 130), (225, 120, 180), (110, 70, 40), (245, 245, 245), (5, 5, 5))
+
+
+@pytest.mark.parametrize("nucleus", BACKGROUNDS)
+@pytest.mark.parametrize("background", BACKGROUNDS)
+def test_outlines_stand_out_whatever_is_stained(
+    background: tuple[int, ...], nucleus: tuple[int, ...]
+) -> None:
+    pixels = np.full((600, 600, 3), background, np.uint8)
+    pixels[SQUARE > 0] = nucleus
+    pixels[:20], pixels[20:40] = 0, 255
+    picture = overlay(Frame(pixels), SQUARE).astype(int)
+    line, dark = picture[100, 150], picture[99, 150]
+    shown = picture[90, 150], picture[120, 150]
+    assert tuple(line) in COLOURS
+    assert min(abs(line - one).sum() + abs(dark - one).sum() for one in (line, *shown)) > 150
+
+
+def test_outlines_are_wider_on_large_frames_and_leave_small_nuclei_visible() -> None:
+    labels = np.zeros((2000, 1500), np.uint32)
+    labels[100:300, 100:300] = 1
+    large = Frame(np.zeros((2000, 1500, 1), np.uint8))
+    assert coloured(overlay(large, labels))[200, 100:300].sum() == 2 * 3
+    labels[:] = 0
+    labels[100:110, 100:110] = 1
+    assert coloured(overlay(large, labels))[105, 100:110].sum() == 2
 
 
 def test_small_frames_are_enlarged() -> None:
