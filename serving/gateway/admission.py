@@ -1,17 +1,21 @@
-"""Admission: a permit before any work, so that overload is answered at once and memory is bounded.
+"""Admission: places and memory for frames, so that overload is answered at once.
+
+What is held counts: memory as the bytes of a frame arrive, a place once it has arrived. A caller
+that announces much and sends nothing, or keeps a call open, holds neither.
 
 A caller may hold no more than what is left free for others (dynamic thresholds: Choudhury and
-Hahne, IEEE/ACM Transactions on Networking 6, 1998). So one greedy caller gets half of the service,
-two get a third each, and there is always room for a new one. Frames with a permit wait for their
-turn; callers take turns, and no caller may hold all slots: the large frames of one never keep all
-others waiting.
+Hahne, IEEE/ACM Transactions on Networking 6, 1998). So one greedy connection or stream gets half of
+the service, two get a third each, and there is always room for a new one. All connections of one
+host together are a caller too, with `HOST_SHARE` times what is left free. Frames with a permit wait
+for their turn; hosts take turns, and so do the callers of each, and none may hold all slots: the
+large frames of one never keep all others waiting.
 
-All of it belongs to one event loop.
+Callers are named HOST:PORT, or HOST:PORT#STREAM. All of it belongs to one event loop.
 """
 
 import asyncio
 import time
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
@@ -20,29 +24,33 @@ from typing import Self
 from nuclei.errors import FrameTooLarge, Overloaded
 from serving.gateway import metrics
 
-# Mean time of a frame until one has been measured.
+# A host alone gets four fifths: behind a proxy all callers are one host.
+HOST_SHARE = 4
+# Time of a frame until one has been measured.
 FIRST_GUESS_S = 0.5
-# Weight of the newest frame in the mean time of a frame.
-NEWEST = 0.1
+# Frames over which their rate is measured.
+MEASURED = 32
 MIN_RETRY_S = 0.05
 MAX_RETRY_S = 30.0
 
 
 class Permit:
-    """One frame's place in the service: it counts until it is released.
+    """What one frame holds of the service, until it is released.
 
     Attributes:
         caller: who holds it.
-        n_bytes: memory reserved for the frame.
+        n_bytes: memory reserved for the frame, or for what has arrived of it.
+        placed: whether it has its place.
         working: whether the frame has got its turn.
     """
 
-    def __init__(self, admission: "Admission", protocol: str, caller: str, n_bytes: int) -> None:
+    def __init__(self, admission: "Admission", protocol: str, caller: str) -> None:
         self._admission = admission
         self._protocol = protocol
         self._released = False
         self.caller = caller
-        self.n_bytes = n_bytes
+        self.n_bytes = 0
+        self.placed = False
         self.working = False
 
     def resize(self, n_bytes: int) -> None:
@@ -55,20 +63,27 @@ class Permit:
         if not self._released:
             self._admission._resize(self, n_bytes)
 
+    def place(self) -> None:
+        """Take a place for the frame, which has arrived.
+
+        Raises:
+            Overloaded: none is free now.
+        """
+        self._admission._place(self)
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Wait until this frame may be worked on; callers take turns."""
         await self._admission._turns.take(self.caller)
         self.working = True
-        started = time.monotonic()
         try:
             yield
         finally:
             self.working = False
-            self._admission._end_turn(self.caller, time.monotonic() - started)
+            self._admission._turns.give_back(self.caller)
 
     def release(self) -> None:
-        """Give the place back; a second time does nothing."""
+        """Give everything back; a second time does nothing."""
         if not self._released:
             self._released = True
             self._admission._release(self)
@@ -97,166 +112,232 @@ class Admission:
             max_in_work: most frames worked on at once.
         """
         self.max_in_work = max_in_work
-        self._max_frames = max_frames
-        self._max_bytes = max_bytes
-        self._streams = 0
-        self._held: dict[str, set[Permit]] = defaultdict(set)
-        self._frames = 0
-        self._bytes = 0
-        self._waiting: deque[tuple[Permit, asyncio.Future[None]]] = deque()
+        self._frames = Account(max_frames)
+        self._bytes = Account(max_bytes)
+        self._streams = Account(max_frames)
+        self._waiting: deque[tuple[Permit, int, asyncio.Future[None]]] = deque()
         self._turns = _Turns(max_in_work)
-        self._turn_s = FIRST_GUESS_S
+        self._rate = _Rate(FIRST_GUESS_S / max_in_work)
 
-    def admit(self, protocol: str, caller: str, n_bytes: int) -> Permit:
-        """A permit at once, or an error.
+    def admit(self, protocol: str, caller: str) -> Permit:
+        """A permit for a frame that is about to arrive; it holds nothing yet.
 
         Args:
             protocol: the caller's, for the metrics.
-            caller: names the connection or stream, for fairness.
-            n_bytes: memory that the frame needs, as far as known.
+            caller: for fairness.
 
         Raises:
-            FrameTooLarge: more memory than the service ever has.
-            Overloaded: no place now, with the time after which to try again.
+            Overloaded: there is no place now, with the time after which to try again.
         """
-        permit = Permit(self, protocol, caller, n_bytes)
-        lacking = self._lacking(permit, n_bytes)
+        permit = Permit(self, protocol, caller)
+        lacking = self._frames.lacking(caller, 1, "frames") or self._bytes.lacking(
+            caller, 1, "bytes"
+        )
         if lacking:
             raise self._refusal(protocol, lacking)
-        self._grant(permit)
         return permit
 
     def has_room(self, caller: str, n_bytes: int) -> bool:
-        """Whether `admit` would give a permit now."""
-        return not self._lacking(Permit(self, "", caller, n_bytes), n_bytes)
-
-    async def wait(self, protocol: str, caller: str, n_bytes: int) -> Permit:
-        """A permit as soon as there is place; first come, first served.
+        """Whether a frame of this caller would get its place and memory now.
 
         Raises:
             FrameTooLarge: more memory than the service ever has.
         """
-        permit = Permit(self, protocol, caller, n_bytes)
-        if not self._lacking(permit, n_bytes):
-            self._grant(permit)
+        return not self._lacking(caller, n_bytes)
+
+    async def wait(self, protocol: str, caller: str, n_bytes: int) -> Permit:
+        """A permit with its place, as soon as there is one; first come, first served.
+
+        Raises:
+            FrameTooLarge: more memory than the service ever has.
+        """
+        permit = Permit(self, protocol, caller)
+        if not self._lacking(caller, n_bytes):
+            self._grant(permit, n_bytes)
             return permit
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((permit, granted))
+        self._waiting.append((permit, n_bytes, granted))
         try:
             await granted
         except asyncio.CancelledError:
             if granted.done() and not granted.cancelled():
                 permit.release()
             else:
-                self._waiting.remove((permit, granted))
+                self._waiting.remove((permit, n_bytes, granted))
                 self._grant_waiting()
             raise
         return permit
 
     @contextmanager
-    def stream(self, protocol: str) -> Iterator[None]:
+    def stream(self, protocol: str, caller: str) -> Iterator[None]:
         """Count a stream while it is open; raises Overloaded when there are too many."""
-        if self._streams >= self._max_frames:
-            raise self._refusal(protocol, "streams")
-        self._streams += 1
+        lacking = self._streams.lacking(caller, 1, "streams")
+        if lacking:
+            raise self._refusal(protocol, lacking)
+        self._streams.add(caller, 1)
         try:
             yield
         finally:
-            self._streams -= 1
+            self._streams.add(caller, -1)
 
-    def _lacking(self, permit: Permit, n_bytes: int) -> str:
-        """The resource that is short; empty when the permit can have these bytes.
+    def connections(self) -> set[str]:
+        """The connections that have a stream, a frame or a part of one here."""
+        held = (self._streams.held, self._frames.held, self._bytes.held)
+        return {caller.partition("#")[0] for account in held for caller in account}
 
-        Raises FrameTooLarge when it never can.
-        """
-        if n_bytes > self._max_bytes:
+    def _lacking(self, caller: str, n_bytes: int) -> str:
+        self._check_ever(n_bytes)
+        return self._frames.lacking(caller, 1, "frames") or self._bytes.lacking(
+            caller, n_bytes, "bytes"
+        )
+
+    def _check_ever(self, n_bytes: int) -> None:
+        if n_bytes > self._bytes.limit:
             raise FrameTooLarge(
                 f"the frame needs about {n_bytes} bytes of memory; this server gives at most "
-                f"{self._max_bytes} to all frames: crop it or split it into tiles"
+                f"{self._bytes.limit} to all frames: crop it or split it into tiles"
             )
-        others = self._held.get(permit.caller, set()) - {permit}
-        held = permit in self._held.get(permit.caller, ())
-        free_frames = self._max_frames - self._frames + held
-        free_bytes = self._max_bytes - self._bytes + held * permit.n_bytes
-        if free_frames < 1:
-            return "frames"
-        if n_bytes > free_bytes:
-            return "bytes"
-        if others and (
-            len(others) >= free_frames or sum(other.n_bytes for other in others) >= free_bytes
-        ):
-            return "share"
-        return ""
 
     def _refusal(self, protocol: str, lacking: str) -> Overloaded:
         metrics.REJECTED.labels(protocol, lacking).inc()
         what = {
-            "frames": f"the server holds {self._frames} frames, its limit",
-            "bytes": f"the frames that the server holds use most of its {self._max_bytes} bytes",
-            "share": "this connection's frames use its share of the server",
-            "streams": f"the server has {self._streams} streams, its limit",
+            "frames": f"the server holds {self._frames.total} frames, its limit",
+            "bytes": f"the frames that the server holds use most of its {self._bytes.limit} bytes",
+            "share": "this caller's frames or streams use its share of the server",
+            "streams": f"the server has {self._streams.total} streams, its limit",
         }[lacking]
         hint_s = self._retry_after_s()
         return Overloaded(f"{what}; send again in {hint_s:.2g} s or send fewer at once", hint_s)
 
     def _retry_after_s(self) -> float:
         """The time in which half of the frames held now will be done, within bounds."""
-        hint_s = self._frames / 2 * self._turn_s / self.max_in_work
+        self._rate.note(busy=self._frames.total > 0, done=False)
+        hint_s = max(1, self._frames.total / 2) * self._rate.seconds_each()
         return min(max(hint_s, MIN_RETRY_S), MAX_RETRY_S)
 
-    def _grant(self, permit: Permit) -> None:
-        self._held[permit.caller].add(permit)
-        self._count(1, permit.n_bytes)
+    def _place(self, permit: Permit) -> None:
+        lacking = self._frames.lacking(permit.caller, 1, "frames")
+        if lacking:
+            raise self._refusal(permit._protocol, lacking)
+        permit.placed = True
+        self._count(permit.caller, 1, 0)
+
+    def _grant(self, permit: Permit, n_bytes: int) -> None:
+        permit.placed = True
+        permit.n_bytes = n_bytes
+        self._count(permit.caller, 1, n_bytes)
 
     def _resize(self, permit: Permit, n_bytes: int) -> None:
         if n_bytes > permit.n_bytes:
-            lacking = self._lacking(permit, n_bytes)
+            self._check_ever(n_bytes)
+            lacking = self._bytes.lacking(permit.caller, n_bytes, "bytes", permit.n_bytes)
             if lacking:
                 raise self._refusal(permit._protocol, lacking)
-        self._count(0, n_bytes - permit.n_bytes)
+        self._count(permit.caller, 0, n_bytes - permit.n_bytes)
         permit.n_bytes = n_bytes
         self._grant_waiting()
 
     def _release(self, permit: Permit) -> None:
-        held = self._held[permit.caller]
-        held.remove(permit)
-        if not held:
-            del self._held[permit.caller]
-        self._count(-1, -permit.n_bytes)
+        self._count(permit.caller, -int(permit.placed), -permit.n_bytes)
         self._grant_waiting()
 
-    def _count(self, frames: int, n_bytes: int) -> None:
-        self._frames += frames
-        self._bytes += n_bytes
-        metrics.FRAMES_IN_FLIGHT.set(self._frames)
-        metrics.BYTES_IN_FLIGHT.set(self._bytes)
+    def _count(self, caller: str, frames: int, n_bytes: int) -> None:
+        self._rate.note(busy=self._frames.total > 0, done=frames < 0)
+        self._frames.add(caller, frames)
+        self._bytes.add(caller, n_bytes)
+        metrics.FRAMES_IN_FLIGHT.set(self._frames.total)
+        metrics.BYTES_IN_FLIGHT.set(self._bytes.total)
 
     def _grant_waiting(self) -> None:
         for entry in list(self._waiting):
-            permit, granted = entry
-            if not granted.done() and not self._lacking(permit, permit.n_bytes):
+            permit, n_bytes, granted = entry
+            if not granted.done() and not self._lacking(permit.caller, n_bytes):
                 self._waiting.remove(entry)
-                self._grant(permit)
+                self._grant(permit, n_bytes)
                 granted.set_result(None)
 
-    def _end_turn(self, caller: str, seconds: float) -> None:
-        self._turn_s += NEWEST * (seconds - self._turn_s)
-        self._turns.give_back(caller)
+
+class Account:
+    """How much of one resource is held, by whom."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.total = 0
+        # By caller and by host.
+        self.held: Counter[str] = Counter()
+
+    def add(self, caller: str, amount: int) -> None:
+        self.total += amount
+        for name in (caller, host_of(caller)):
+            self.held[name] += amount
+            if not self.held[name]:
+                del self.held[name]
+
+    def lacking(self, caller: str, amount: int, name: str, has: int = 0) -> str:
+        """Why a caller cannot have this amount instead of what it `has`: `name`, or its share."""
+        free = self.limit - self.total + has
+        if amount > free:
+            return name
+        for name_held, share in ((caller, 1), (host_of(caller), HOST_SHARE)):
+            others = self.held[name_held] - has
+            if others and others >= share * free:
+                return "share"
+        return ""
+
+
+class _Rate:
+    """How fast frames are done, over the last ones, counting only the time in which some are held.
+
+    A standstill makes it slower too.
+    """
+
+    def __init__(self, first_guess_s: float) -> None:
+        self._first_guess_s = first_guess_s
+        self._busy_s = 0.0
+        self._since = time.monotonic()
+        # Busy times at which frames were done.
+        self._done: deque[float] = deque([0.0], maxlen=MEASURED + 1)
+
+    def note(self, busy: bool, done: bool) -> None:
+        """A number of frames is about to change; some were held until now if it was `busy`."""
+        now = time.monotonic()
+        if busy:
+            self._busy_s += now - self._since
+        self._since = now
+        if done:
+            self._done.append(self._busy_s)
+
+    def seconds_each(self) -> float:
+        frames = len(self._done) - 1
+        if not frames:
+            return max(self._first_guess_s, self._busy_s)
+        return (self._busy_s - self._done[0]) / frames
+
+
+def host_of(caller: str) -> str:
+    """The host of a caller's name."""
+    return caller.rpartition(":")[0]
 
 
 class _Turns:
-    """A number of slots, for which callers take turns; one caller never has the last of them."""
+    """A number of slots, for which hosts take turns, and the callers of each host.
+
+    One caller never has the last two of them, and one host never the last, where there are so many.
+    """
 
     def __init__(self, slots: int) -> None:
         self._slots = slots
-        self._most_of_one = max(1, slots - 1)
+        self._most_of_caller = max(1, slots - 2)
+        self._most_of_host = max(1, slots - 1)
         self._held: Counter[str] = Counter()
-        # In the order in which callers have their turn.
-        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
+        self._taken = 0
+        # Hosts in the order in which they have their turn; of each, its callers in theirs.
+        self._waiting: dict[str, dict[str, deque[asyncio.Future[None]]]] = {}
 
     async def take(self, caller: str) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.setdefault(caller, deque()).append(turn)
+        host = self._waiting.setdefault(host_of(caller), {})
+        host.setdefault(caller, deque()).append(turn)
         self._hand_out()
         try:
             await turn
@@ -268,29 +349,50 @@ class _Turns:
             raise
 
     def give_back(self, caller: str) -> None:
-        self._held[caller] -= 1
-        if not self._held[caller]:
-            del self._held[caller]
+        self._hold(caller, -1)
         self._hand_out()
 
     def _hand_out(self) -> None:
-        while self._held.total() < self._slots and (caller := self._next()) is not None:
-            queue = self._waiting.pop(caller)
+        while self._taken < self._slots and (caller := self._next()) is not None:
+            host = host_of(caller)
+            callers = self._waiting.pop(host)
+            queue = callers.pop(caller)
             turn = queue.popleft()
             if queue:
-                self._waiting[caller] = queue
+                callers[caller] = queue
+            if callers:
+                self._waiting[host] = callers
             if not turn.cancelled():
                 turn.set_result(None)
-                self._held[caller] += 1
-        metrics.FRAMES_IN_WORK.set(self._held.total())
+                self._hold(caller, 1)
+        metrics.FRAMES_IN_WORK.set(self._taken)
 
     def _next(self) -> str | None:
         """Whose turn it is."""
-        return next((c for c in self._waiting if self._held[c] < self._most_of_one), None)
+        return next(
+            (
+                caller
+                for host, callers in self._waiting.items()
+                if self._held[host] < self._most_of_host
+                for caller in callers
+                if self._held[caller] < self._most_of_caller
+            ),
+            None,
+        )
+
+    def _hold(self, caller: str, change: int) -> None:
+        self._taken += change
+        for name in (caller, host_of(caller)):
+            self._held[name] += change
+            if not self._held[name]:
+                del self._held[name]
 
     def _forget(self, caller: str, turn: asyncio.Future[None]) -> None:
-        queue = self._waiting.get(caller, deque())
+        callers = self._waiting.get(host_of(caller), {})
+        queue = callers.get(caller, deque())
         if turn in queue:
             queue.remove(turn)
         if not queue:
-            self._waiting.pop(caller, None)
+            callers.pop(caller, None)
+        if not callers:
+            self._waiting.pop(host_of(caller), None)

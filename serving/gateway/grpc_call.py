@@ -13,24 +13,32 @@ from nuclei.inference.deadline import Deadline
 from nuclei.quoting import sentence
 from serving.gateway.grpc_messages import retry_after_ms
 from serving.gateway.observation import only_known_errors
-from serving.gateway.settings import UPLOAD_S
+from serving.gateway.peers import name_in_grpc
+from serving.gateway.upload import UPLOAD_S, Arrivals, too_long
+
+# How often it is asked how much of a message has arrived.
+POLL_S = 0.1
+# Longest message that asks for nothing but information.
+QUESTION_BYTES = 2**16
 
 Context = grpc.aio.ServicerContext[Any, Any]
 M = TypeVar("M", bound=Message)
+Arrived = Callable[[int, int], None]
 
 
 class Call:
     """A call while it is handled.
 
     Attributes:
-        peer: the caller's connection.
+        caller: HOST:PORT, the caller's end of the connection.
         metadata: what the caller sent with the call.
     """
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, arrivals: Arrivals) -> None:
         self._context = context
+        self._arrivals = arrivals
         self._writing: asyncio.Future[None] | None = None
-        self.peer: str = context.peer()
+        self.caller = name_in_grpc(context.peer())
         self.metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
 
     @property
@@ -39,13 +47,18 @@ class Call:
         left_s = self._context.time_remaining()
         return None if left_s is None else Deadline.after(left_s)
 
-    async def read(self, kind: type[M]) -> M | None:
+    async def read(self, kind: type[M], arrived: Arrived) -> M | None:
         """The next message, None after the last one.
+
+        Args:
+            kind: of the message.
+            arrived: called now and then, as `serving.gateway.upload.Upload.arrived`; what it
+                raises ends the reading.
 
         Raises:
             InvalidOption: it is of another kind.
         """
-        message = await self._context.read()
+        message = await self._receive(arrived)
         if message is grpc.aio.EOF:
             return None
         try:
@@ -55,7 +68,7 @@ class Call:
                 f"the message is no {kind.DESCRIPTOR.full_name}; make it with the published .proto"
             ) from error
 
-    async def read_only(self, kind: type[M]) -> M:
+    async def read_only(self, kind: type[M], arrived: Arrived) -> M:
         """The message of a call that has one.
 
         Raises:
@@ -64,17 +77,27 @@ class Call:
         """
         try:
             async with asyncio.timeout(UPLOAD_S):
-                message = await self.read(kind)
+                message = await self.read(kind, arrived)
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"the request did not arrive within {UPLOAD_S} s; compress the frame or use a "
-                "faster line"
-            ) from None
+            raise too_long() from None
         if message is None:
             raise InvalidOption(
                 f"the call has no message; expected one {kind.DESCRIPTOR.full_name}"
             )
         return message
+
+    async def _receive(self, arrived: Arrived) -> Any:
+        with self._arrivals.message(self.caller) as connection:
+            receiving = asyncio.ensure_future(self._context.read())
+            try:
+                while not (await asyncio.wait({receiving}, timeout=POLL_S))[0]:
+                    arrived(*self._arrivals.progress(self.caller))
+                message = receiving.result()
+            finally:
+                receiving.cancel()
+            if message is not grpc.aio.EOF:
+                connection.taken += len(message)
+            return message
 
     async def write(self, answer: bytes) -> None:
         """Send an answer; returns once flow control has room for more."""
@@ -108,11 +131,11 @@ class Call:
 Method = Callable[[Call], Awaitable[None]]
 
 
-def handler(method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
+def handler(method: Method, arrivals: Arrivals) -> "grpc.RpcMethodHandler[Any, Any]":
     """A handler for grpc.aio that runs the method; a NucleiError becomes the status of the call."""
 
     async def handle(requests: object, context: Context) -> None:
-        call = Call(context)
+        call = Call(context, arrivals)
         try:
             with only_known_errors():
                 await method(call)
@@ -125,6 +148,16 @@ def handler(method: Method) -> "grpc.RpcMethodHandler[Any, Any]":
         await call.abort(failed)
 
     return grpc.stream_stream_rpc_method_handler(handle)
+
+
+def at_most(n_bytes: int) -> Arrived:
+    """For `Call.read`: refuses a message that is longer."""
+
+    def check(arrived: int, came: int) -> None:
+        if arrived > n_bytes:
+            raise InvalidOption(f"the message is longer than {n_bytes} bytes; expected a short one")
+
+    return check
 
 
 def _retrieve(writing: asyncio.Future[None]) -> None:

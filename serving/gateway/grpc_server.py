@@ -2,18 +2,24 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from nuclei.errors import MissingPrerequisite
 from serving.engine import HTTP2_FRAME_BYTES
 from serving.gateway.certificates import server_credentials
 from serving.gateway.data_plane import DataPlane
+from serving.gateway.grpc_call import QUESTION_BYTES, Call, at_most, handler
 from serving.gateway.grpc_servicer import SERVICE, GrpcServicer
+from serving.gateway.health import Health
+from serving.gateway.http_server import HEADER_S
 from serving.gateway.security import Token, TokenInterceptor
 from serving.gateway.settings import GatewaySettings
+from serving.gateway.upload import Arrivals
 from serving.logs import Event
 
 logger = logging.getLogger(__name__)
@@ -28,7 +34,14 @@ KEEPALIVE_OPTIONS = (
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
 )
-Status = health_pb2.HealthCheckResponse
+# What a connection may do before and between calls, and how many it may make at once.
+CONNECTION_OPTIONS = (
+    ("grpc.server_handshake_timeout_ms", HEADER_S * 1000),
+    ("grpc.max_connection_idle_ms", 60_000),
+    ("grpc.max_concurrent_streams", 128),
+    # A short message that is a long one: its memory cannot be reserved before it is there.
+    ("grpc.compression_enabled_algorithms_bitset", 1),
+)
 
 
 class GrpcServer:
@@ -36,10 +49,11 @@ class GrpcServer:
 
     def __init__(self, data_plane: DataPlane, settings: GatewaySettings, token: Token) -> None:
         self._data_plane = data_plane
-        self._servicer = GrpcServicer(data_plane, settings)
+        self._arrivals = Arrivals(settings.grpc_port)
+        self._servicer = GrpcServicer(data_plane, settings, self._arrivals)
         self._address = f"{settings.host}:{settings.grpc_port}"
         self._drain_s = settings.drain_s
-        self._health = health.aio.HealthServicer()
+        self._health = Health()
         self._credentials = server_credentials(settings)
         self._server = grpc.aio.server(
             interceptors=[TokenInterceptor(token)],
@@ -50,6 +64,7 @@ class GrpcServer:
                 ("grpc.http2.max_frame_size", HTTP2_FRAME_BYTES),
                 ("grpc.so_reuseport", 0),
                 *KEEPALIVE_OPTIONS,
+                *CONNECTION_OPTIONS,
             ],
         )
         self._draining: asyncio.Task[None] | None = None
@@ -60,10 +75,13 @@ class GrpcServer:
         Raises:
             MissingPrerequisite: the port is taken.
         """
-        self._server.add_generic_rpc_handlers((self._servicer.handler(),))
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
+        services = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        self._server.add_generic_rpc_handlers(
+            (
+                self._servicer.handler(),
+                self._health.handler(),
+                _reflection(services, self._arrivals),
+            )
         )
         try:
             if self._credentials is None:
@@ -93,7 +111,7 @@ class GrpcServer:
 
     async def _drain(self) -> None:
         self._watch.cancel()
-        await self._health.enter_graceful_shutdown()
+        self._health.end()
         await self._server.stop(self._drain_s)
 
     async def _report_health(self) -> None:
@@ -104,7 +122,24 @@ class GrpcServer:
             if ready != reported:
                 logger.info(Event("readiness", ready=ready))
                 reported = ready
-            status = Status.SERVING if ready else Status.NOT_SERVING
-            for service in ("", SERVICE):
-                await self._health.set(service, status)
+            self._health.set(ready)
             await asyncio.sleep(HEALTH_INTERVAL_S)
+
+
+def _reflection(services: tuple[str, ...], arrivals: Arrivals) -> grpc.GenericRpcHandler:
+    """gRPC's reflection of these services; its own handler would take requests of any length."""
+    servicer: Any = reflection.aio.ReflectionServicer(services)
+
+    async def reflect(call: Call) -> None:
+        async for answer in servicer.ServerReflectionInfo(_questions(call), None):
+            await call.write(answer.SerializeToString())
+
+    return grpc.method_handlers_generic_handler(
+        reflection.SERVICE_NAME, {"ServerReflectionInfo": handler(reflect, arrivals)}
+    )
+
+
+async def _questions(call: Call) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+    kind = reflection_pb2.ServerReflectionRequest
+    while (question := await call.read(kind, at_most(QUESTION_BYTES))) is not None:
+        yield question

@@ -9,16 +9,14 @@ from nuclei.v1 import segmentation_pb2 as pb
 from serving.gateway import grpc_call
 from serving.gateway.admission import Permit
 from serving.gateway.data_plane import DataPlane
-from serving.gateway.grpc_call import Call
+from serving.gateway.grpc_call import QUESTION_BYTES, Call, at_most
 from serving.gateway.grpc_messages import FrameRequest, server_info_message
 from serving.gateway.grpc_stream import StreamCall
 from serving.gateway.observation import Observation, observed
 from serving.gateway.settings import GatewaySettings
+from serving.gateway.upload import Arrivals, Upload
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
-
-# Memory reserved for a message until it has arrived: 2048 x 2048 pixels of 16 bit.
-EXPECTED_BYTES = 8 * 2**20
 
 
 class GrpcServicer:
@@ -29,9 +27,12 @@ class GrpcServicer:
     has been sent, so that it can hold the permit until then.
     """
 
-    def __init__(self, data_plane: DataPlane, settings: GatewaySettings) -> None:
+    def __init__(
+        self, data_plane: DataPlane, settings: GatewaySettings, arrivals: Arrivals
+    ) -> None:
         self._data_plane = data_plane
         self._settings = settings
+        self._arrivals = arrivals
         self._draining = asyncio.Event()
 
     def handler(self) -> grpc.GenericRpcHandler:
@@ -41,9 +42,10 @@ class GrpcServicer:
             "SegmentStream": self._segment_stream,
             "GetServerInfo": self._server_info,
         }
-        return grpc.method_handlers_generic_handler(
-            SERVICE, {name: grpc_call.handler(method) for name, method in methods.items()}
-        )
+        handlers = {
+            name: grpc_call.handler(method, self._arrivals) for name, method in methods.items()
+        }
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
     def begin_draining(self) -> None:
         """Let streams end once the frames that they have received are answered."""
@@ -53,7 +55,7 @@ class GrpcServicer:
         with ExitStack() as held:
             with observed("grpc", call.metadata) as observation:
                 admission = self._data_plane.admission
-                permit = held.enter_context(admission.admit("grpc", call.peer, EXPECTED_BYTES))
+                permit = held.enter_context(admission.admit("grpc", call.caller))
                 reply = await self._reply(call, observation, permit)
             permit.resize(min(permit.n_bytes, len(reply)))
             await call.write_only(reply, self._settings.reader_timeout_s)
@@ -62,14 +64,15 @@ class GrpcServicer:
         await StreamCall(call, self._data_plane, self._settings).run(self._draining)
 
     async def _server_info(self, call: Call) -> None:
-        await call.read_only(pb.GetServerInfoRequest)
+        await call.read_only(pb.GetServerInfoRequest, at_most(QUESTION_BYTES))
         info = server_info_message(await self._data_plane.server_info())
         await call.write_only(info.SerializeToString(), self._settings.reader_timeout_s)
 
     async def _reply(self, call: Call, observation: Observation, permit: Permit) -> bytes:
         """The serialised reply; the request and its frame are released on return."""
-        request = FrameRequest(await call.read_only(pb.SegmentRequest))
+        request = FrameRequest(await call.read_only(pb.SegmentRequest, Upload(permit).arrived))
         permit.resize(request.n_bytes)
+        permit.place()
         observation.bytes_in = request.n_bytes
         reply = await self._data_plane.segment(
             request, request.options(call.deadline), request.reply, observation, permit

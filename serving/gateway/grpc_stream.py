@@ -17,6 +17,7 @@ from serving.gateway.grpc_messages import FrameRequest, write_error
 from serving.gateway.observation import Observation, Skipped, observed
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.stream import PROTOCOL, Admitted, FrameStream, OverflowPolicy
+from serving.gateway.upload import Upload
 
 OVERFLOW: dict[int, OverflowPolicy] = {
     pb.OVERFLOW_POLICY_UNSPECIFIED: OverflowPolicy.BLOCK,
@@ -25,6 +26,11 @@ OVERFLOW: dict[int, OverflowPolicy] = {
     pb.OVERFLOW_POLICY_LATEST_ONLY: OverflowPolicy.LATEST_ONLY,
 }
 DEFAULT_QUEUE_SIZE: Final = 4
+# So much of a frame may arrive while there is no memory for it: it waits, as its stream's policy
+# says. 2048 x 2048 pixels of 16 bit.
+WAITING_BYTES: Final = 9 * 2**20
+# From so much on a message is on its way, and has to keep coming.
+BEGUN_BYTES: Final = 2**16
 
 
 class StreamCall:
@@ -53,13 +59,14 @@ class StreamCall:
             Overloaded: there are too many streams.
             NucleiError: as `FrameStream.run`.
         """
-        with self.data_plane.admission.stream(PROTOCOL):
+        # One connection may carry several streams.
+        self._caller = f"{self._call.caller}#{id(self)}"
+        with self.data_plane.admission.stream(PROTOCOL, self._caller):
             settings = await self._stream_settings(draining)
             self.overflow = OVERFLOW[settings.overflow]
             stream: FrameStream[pb.SegmentStreamResponse] = FrameStream(
                 self.data_plane.admission,
-                # One connection may carry several streams.
-                f"{self._call.peer}#{id(self)}",
+                self._caller,
                 self.overflow,
                 settings.queue_size or DEFAULT_QUEUE_SIZE,
                 self.settings.reader_timeout_s,
@@ -68,8 +75,7 @@ class StreamCall:
 
     async def _stream_settings(self, draining: asyncio.Event) -> pb.StreamSettings:
         """Those of the first message, or the defaults."""
-        reading = self._call.read(pb.SegmentStreamRequest)
-        self._first = await first_completed(reading, (draining.wait(), stream_ended()))
+        self._first = await first_completed(self._read(), (draining.wait(), stream_ended()))
         if self._first is None or self._first.WhichOneof("kind") != "settings":
             return pb.StreamSettings()
         settings, self._first = self._first.settings, None
@@ -83,7 +89,7 @@ class StreamCall:
     async def _receive(self) -> "GrpcFrame | None":
         message, self._first = self._first, None
         if message is None:
-            message = await self._call.read(pb.SegmentStreamRequest)
+            message = await self._read()
         if message is None:
             return None
         kind = message.WhichOneof("kind")
@@ -95,6 +101,24 @@ class StreamCall:
         frame = GrpcFrame(self, self._received, message.frame)
         self._received += 1
         return frame
+
+    async def _read(self) -> pb.SegmentStreamRequest | None:
+        """The next message. Its memory is reserved while it arrives; a caller may send none."""
+        with Permit(self.data_plane.admission, PROTOCOL, self._caller) as permit:
+            upload: Upload | None = None
+
+            def arrived(n_bytes: int, came: int) -> None:
+                nonlocal upload
+                if n_bytes < BEGUN_BYTES:
+                    return
+                upload = upload or Upload(permit)
+                try:
+                    upload.arrived(n_bytes, came)
+                except Overloaded:
+                    if n_bytes > WAITING_BYTES:
+                        raise
+
+            return await self._call.read(pb.SegmentStreamRequest, arrived)
 
     async def _write(self, answer: pb.SegmentStreamResponse) -> None:
         await self._call.write(answer.SerializeToString())

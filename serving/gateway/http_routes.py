@@ -17,7 +17,6 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from nuclei.errors import (
-    DeadlineExceeded,
     EngineUnavailable,
     FrameTooLarge,
     InvalidImage,
@@ -38,9 +37,11 @@ from serving.gateway.http_encoding import decoded
 from serving.gateway.http_options import PARAMETERS, REQUEST_ID_HEADER, HttpOptions
 from serving.gateway.observation import Observation, observed, only_known_errors
 from serving.gateway.openapi import openapi_document
+from serving.gateway.peers import name_of
 from serving.gateway.problems import answer_problem
 from serving.gateway.security import Token, TokenMiddleware
-from serving.gateway.settings import ENVELOPE_BYTES, UPLOAD_S, GatewaySettings
+from serving.gateway.settings import ENVELOPE_BYTES, GatewaySettings
+from serving.gateway.upload import PACE_S, UPLOAD_S, Upload, too_long, too_slow
 
 RANGE_HEADER = "X-Nuclei-Intensity-Range"
 WARNINGS_HEADER = "X-Nuclei-Warnings"
@@ -74,7 +75,7 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
         try:
             with (
                 observed("http", request.headers) as observation,
-                data_plane.admission.admit("http", *_claim(request)) as permit,
+                data_plane.admission.admit("http", _caller(request)) as permit,
             ):
                 return await _segment(
                     request, data_plane, settings.max_request_bytes, observation, permit
@@ -171,6 +172,7 @@ async def _segment(
     body, form = await first_completed(
         _body(request, max_request_bytes, permit), _stopping(request)
     )
+    permit.place()
     options = HttpOptions.of(query, form, request.headers)
     chosen = FORMATS[options.format_name]
     observation.bytes_in = len(body)
@@ -200,12 +202,9 @@ async def _segment(
     )
 
 
-def _claim(request: Request) -> tuple[str, int]:
-    """The caller, and the length of the body as far as it is known before it is read."""
+def _caller(request: Request) -> str:
     client = request.client
-    caller = "" if client is None else f"{client.host}:{client.port}"
-    length = request.headers.get("content-length", "")
-    return caller, int(length) if length.isdecimal() else 0
+    return "" if client is None else name_of(client.host, client.port)
 
 
 def _stopping(request: Request) -> Ending:
@@ -240,6 +239,9 @@ async def _body(
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_form = media_type == "multipart/form-data"
     allowed = max_bytes + ENVELOPE_BYTES if is_form else max_bytes
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > allowed:
+        raise _too_large(allowed)
     inflated = decoded(request.receive, request.headers.get("content-encoding", ""))
     limited = Request(request.scope, _limited(inflated, allowed, permit))
     try:
@@ -253,9 +255,7 @@ async def _body(
                 if isinstance(upload, UploadFile):
                     return await upload.read(), _text_fields(form)
     except TimeoutError as error:
-        raise DeadlineExceeded(
-            f"the frame did not arrive within {UPLOAD_S} s; compress it or use a faster line"
-        ) from error
+        raise too_long() from error
     except ClientDisconnect as error:
         raise InvalidImage("the caller hung up before the whole frame had arrived") from error
     except (MultiPartException, HTTPException) as error:
@@ -271,22 +271,32 @@ def _text_fields(form: FormData) -> list[tuple[str, str]]:
 
 
 def _limited(receive: Receive, max_bytes: int, permit: Permit) -> Receive:
-    """A receive that stops reading a body once it is longer than allowed, or than there is room."""
+    """A receive that stops reading a body once it is longer than allowed, too slow, or no memory
+    is left for it."""
     received = 0
+    upload = Upload(permit)
 
     async def limited() -> Message:
         nonlocal received
-        message = await receive()
+        try:
+            async with asyncio.timeout(PACE_S):
+                message = await receive()
+        except TimeoutError:
+            raise too_slow() from None
         received += len(message.get("body", b""))
         if received > max_bytes:
-            raise FrameTooLarge(
-                f"the request has more than {max_bytes} bytes; expected at most that: crop the "
-                "frame or compress it"
-            )
-        permit.resize(max(received, permit.n_bytes))
+            raise _too_large(max_bytes)
+        upload.arrived(received, received)
         return message
 
     return limited
+
+
+def _too_large(max_bytes: int) -> FrameTooLarge:
+    return FrameTooLarge(
+        f"the request has more than {max_bytes} bytes; expected at most that: crop the frame or "
+        "compress it"
+    )
 
 
 def _server_info(info: ServerInfo) -> dict[str, Any]:

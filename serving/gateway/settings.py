@@ -13,8 +13,6 @@ from serving.settings import ProcessSettings
 
 # What a request may hold besides the frame itself.
 ENVELOPE_BYTES = 2**20
-# Longest time for a request to arrive.
-UPLOAD_S = 300
 
 _ANY_ADDRESSES = ("0.0.0.0", "::", "")
 

@@ -1,8 +1,8 @@
 """Who gets in, who is refused and who is next."""
 
 import asyncio
-from collections.abc import Callable
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack, ExitStack
 from typing import Any
 
 import pytest
@@ -17,7 +17,11 @@ MIB = 2**20
 
 
 def admit(admission: Admission, caller: str, n_bytes: int = 0) -> Permit:
-    return admission.admit("grpc", caller, n_bytes)
+    """A permit of a frame that has arrived."""
+    permit = admission.admit("grpc", caller)
+    permit.resize(n_bytes)
+    permit.place()
+    return permit
 
 
 def admitted(admission: Admission, caller: str, n_bytes: int = 0) -> list[Permit]:
@@ -42,12 +46,30 @@ def rejected(reason: str) -> float:
 
 def test_one_greedy_caller_gets_half_and_newcomers_their_share() -> None:
     admission = Admission(60, MIB, 4)
-    assert len(admitted(admission, "greedy")) == 30
-    assert len(admitted(admission, "second")) == 15
-    assert len(admitted(admission, "third")) > 0
+    assert len(admitted(admission, "greedy:1")) == 30
+    assert len(admitted(admission, "second:1")) == 15
+    assert len(admitted(admission, "third:1")) > 0
 
 
-@given(st.lists(st.sampled_from("abcd"), max_size=200))
+def test_many_connections_of_one_host_leave_room_for_others() -> None:
+    admission = Admission(60, 60 * MIB, 4)
+    held = [len(admitted(admission, f"greedy:{port}", MIB)) for port in range(20)]
+    assert sum(held) == 48
+    assert len(admitted(admission, "other:1", MIB)) == 6
+
+
+def test_what_has_not_arrived_holds_nothing() -> None:
+    admission = Admission(4, 4 * MIB, 4)
+    idle = [admission.admit("grpc", f"slow:{port}") for port in range(64)]
+    idle[0].resize(MIB)
+    assert in_flight()[:2] == (0, MIB)
+    admit(admission, "other:1", 3 * MIB).release()
+    for permit in idle:
+        permit.release()
+    assert in_flight()[:2] == (0, 0)
+
+
+@given(st.lists(st.sampled_from(["a:1", "b:1", "c:1", "d:1"]), max_size=200))
 def test_no_caller_holds_more_than_was_free_and_limits_hold(callers: list[str]) -> None:
     admission = Admission(16, 16 * MIB, 2)
     held: dict[str, list[Permit]] = {}
@@ -65,8 +87,8 @@ def test_no_caller_holds_more_than_was_free_and_limits_hold(callers: list[str]) 
 
 def test_memory_is_shared_like_places() -> None:
     admission = Admission(1000, 60 * MIB, 4)
-    assert len(admitted(admission, "greedy", MIB)) == 30
-    assert len(admitted(admission, "second", MIB)) == 15
+    assert len(admitted(admission, "greedy:1", MIB)) == 30
+    assert len(admitted(admission, "second:1", MIB)) == 15
 
 
 def test_a_frame_of_all_the_memory_gets_in_alone() -> None:
@@ -107,6 +129,21 @@ async def test_hint_follows_the_time_that_frames_take() -> None:
     assert await hint(0.001) < await hint(0.06)
 
 
+async def test_hint_grows_while_nothing_is_done() -> None:
+    admission = Admission(2, MIB, 1)
+    for _ in range(3):
+        admit(admission, "a:1").release()
+    held = [admit(admission, "a:1"), admit(admission, "b:1")]
+    hints = []
+    for _ in range(2):
+        await asyncio.sleep(0.3)
+        with pytest.raises(Overloaded) as refused:
+            admit(admission, "c:1")
+        hints.append(refused.value.retry_after_s)
+    assert 0.05 < hints[0] < hints[1]
+    assert len(held) == 2
+
+
 def test_resize_grows_within_the_limit_and_keeps_its_size_when_refused() -> None:
     admission = Admission(8, 10 * MIB, 2)
     first, second = admit(admission, "a", MIB), admit(admission, "b", MIB)
@@ -133,16 +170,25 @@ def test_all_permits_come_back() -> None:
 def test_streams_are_limited() -> None:
     admission = Admission(1, MIB, 1)
     with (
-        admission.stream("grpc"),
+        admission.stream("grpc", "a:1#1"),
         pytest.raises(Overloaded, match="streams"),
-        admission.stream("grpc"),
+        admission.stream("grpc", "b:1#1"),
     ):
         pytest.fail("a second stream was let in")
-    with admission.stream("grpc"):
+    with admission.stream("grpc", "b:1#1"):
         pass
 
 
-async def take_turns(admission: Admission, callers: str) -> list[str]:
+def test_streams_of_one_host_leave_room_for_others() -> None:
+    admission = Admission(60, MIB, 1)
+    with ExitStack() as open_streams:
+        with pytest.raises(Overloaded, match="share"):
+            for number in range(60):
+                open_streams.enter_context(admission.stream("grpc", f"greedy:1#{number}"))
+        open_streams.enter_context(admission.stream("grpc", "other:1#1"))
+
+
+async def take_turns(admission: Admission, callers: Iterable[str]) -> list[str]:
     """The order in which waiting callers get the only turn, which is taken at first."""
     order: list[str] = []
     holder = admit(admission, "holder")
@@ -173,8 +219,28 @@ async def test_callers_take_turns() -> None:
     assert await take_turns(Admission(64, MIB, 1), "aaaabbc") == list("abcabaa")
 
 
+async def test_hosts_take_turns_and_their_callers_too() -> None:
+    callers = ["a:1", "a:1", "a:2", "a:3", "b:1", "b:1"]
+    turns = ["a:1", "b:1", "a:2", "b:1", "a:3", "a:1"]
+    assert await take_turns(Admission(64, MIB, 1), callers) == turns
+
+
+async def test_long_work_of_one_host_leaves_a_turn_to_others() -> None:
+    admission = Admission(16, MIB, 4)
+    async with AsyncExitStack() as held:
+        for port in range(3):
+            await held.enter_async_context(admit(admission, f"greedy:{port}").turn())
+        fourth = asyncio.ensure_future(
+            held.enter_async_context(admit(admission, "greedy:9").turn())
+        )
+        async with asyncio.timeout(1):
+            async with admit(admission, "other:1").turn():
+                assert not fourth.done()
+        fourth.cancel()
+
+
 async def test_long_work_of_one_caller_leaves_a_turn_to_others() -> None:
-    admission = Admission(16, MIB, 3)
+    admission = Admission(16, MIB, 4)
     async with AsyncExitStack() as held:
         for _ in range(2):
             await held.enter_async_context(admit(admission, "greedy").turn())

@@ -199,7 +199,8 @@ async def test_a_frame_in_work_is_never_dropped() -> None:
 async def test_overloaded_server_makes_block_wait() -> None:
     caller = Caller()
     admission = Admission(1, MIB, 1)
-    held = admission.admit("grpc", "other", 0)
+    held = admission.admit("grpc", "other")
+    held.place()
     frame = SlowFrame("frame")
     allow([frame])
     async with streaming(caller, admission=admission):
@@ -232,7 +233,8 @@ async def test_overloaded_server_makes_the_others_skip() -> None:
 async def test_time_is_over_while_waiting() -> None:
     caller = Caller()
     admission = Admission(1, MIB, 1)
-    held = admission.admit("grpc", "other", 0)
+    held = admission.admit("grpc", "other")
+    held.place()
     async with streaming(caller, admission=admission) as task:
         late = SlowFrame("late", seconds=0.05)
         caller.send(late, None)

@@ -1,0 +1,143 @@
+"""Messages that are longer than their method needs, and how much of them the gateway keeps."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from serving.process.ports import LOOPBACK
+
+Listen = Callable[..., AbstractAsyncContextManager[Any]]
+
+TOKEN = "a-token-of-thirty-two-characters"
+MIB = 2**20
+MESSAGE_BYTES = 64 * MIB
+# What flow control lets four calls send before they are answered.
+KEPT_BYTES = 48 * MIB
+# Sends the same long message in four calls at once, and says how each ended.
+SENDER = """
+import sys, grpc
+address, method, n_bytes, token = sys.argv[1:]
+with grpc.insecure_channel(address, [("grpc.max_send_message_length", -1)]) as channel:
+    call = channel.unary_unary(method)
+    metadata = (("authorization", f"Bearer {token}"),)
+    calls = [call.future(bytes(int(n_bytes)), 20, metadata) for _ in range(4)]
+    print(*(each.code().name for each in calls))
+"""
+
+
+async def send(address: str, method: str, n_bytes: int, token: str) -> tuple[list[str], int]:
+    """How the calls of another process ended, and by how much the memory of this one grew."""
+    process = psutil.Process()
+    before = most = process.memory_info().rss
+    sender = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", SENDER, address, method, str(n_bytes), token),
+        stdout=asyncio.subprocess.PIPE,
+    )
+    ended = asyncio.ensure_future(sender.communicate())
+    while not ended.done():
+        await asyncio.wait({ended}, timeout=0.005)
+        most = max(most, process.memory_info().rss)
+    return ended.result()[0].decode().split(), most - before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "token", "status"),
+    [
+        ("/grpc.health.v1.Health/Check", "wrong", "OK"),
+        ("/nuclei.v1.Segmentation/Segment", "wrong", "UNAUTHENTICATED"),
+        ("/nuclei.v1.Segmentation/Nothing", "wrong", "UNAUTHENTICATED"),
+        ("/grpc.health.v1.Health/Nothing", "wrong", "UNIMPLEMENTED"),
+    ],
+)
+async def test_nothing_that_a_stranger_sends_is_kept(
+    listen: Listen, method: str, token: str, status: str
+) -> None:
+    async with listen(token=TOKEN) as ports:
+        await send(ports.grpc_address, method, 1, token)
+        statuses, growth = await send(ports.grpc_address, method, MESSAGE_BYTES, token)
+    assert statuses == [status] * 4
+    assert growth < KEPT_BYTES
+
+
+async def test_health_is_the_servers_whatever_is_asked(listen: Listen) -> None:
+    async with listen() as ports, grpc.aio.insecure_channel(ports.grpc_address) as channel:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        for service in ("", "nuclei.v1.Segmentation", "nothing"):
+            reply = await stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=5)
+            assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+async def test_compressed_messages_are_refused_before_they_unfold(listen: Listen) -> None:
+    async with listen() as ports, grpc.aio.insecure_channel(ports.grpc_address) as channel:
+        segment: Any = channel.unary_unary("/nuclei.v1.Segmentation/Segment")
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await segment(bytes(MIB), timeout=5, compression=grpc.Compression.Gzip)
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+class SlowLine:
+    """Passes bytes on to a port at a limited speed, and counts them."""
+
+    def __init__(self, port: int, bytes_per_s: int) -> None:
+        self.passed = 0
+        self._port = port
+        self._chunk = bytes_per_s // 50
+        self._ends: list[asyncio.StreamWriter] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def __aenter__(self) -> "SlowLine":
+        self._server = await asyncio.start_server(self._open, LOOPBACK, 0)
+        self.address = f"{LOOPBACK}:{self._server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        for end in self._ends:
+            end.transport.abort()
+        waiting = [end.wait_closed() for end in self._ends]
+        await asyncio.gather(*self._tasks, *waiting, return_exceptions=True)
+
+    async def _open(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_connection(LOOPBACK, self._port)
+        self._ends += [writer, to_server]
+        self._tasks += [
+            asyncio.create_task(self._send(reader, to_server)),
+            asyncio.create_task(self._send_back(from_server, writer)),
+        ]
+
+    async def _send(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(self._chunk):
+            self.passed += len(data)
+            writer.write(data)
+            await writer.drain()
+            await asyncio.sleep(0.02)
+
+    async def _send_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(2**16):
+            writer.write(data)
+
+
+@pytest.mark.parametrize("method", ["Segment", "SegmentStream", "GetServerInfo"])
+async def test_message_is_refused_while_it_arrives(listen: Listen, method: str) -> None:
+    options = [("grpc.max_send_message_length", -1)]
+    async with (
+        listen(max_bytes_in_flight=10 * MIB) as ports,
+        SlowLine(ports.grpc, bytes_per_s=20 * MIB) as line,
+        grpc.aio.insecure_channel(line.address, options) as channel,
+    ):
+        call: Any = channel.stream_unary(f"/nuclei.v1.Segmentation/{method}")
+        started = time.monotonic()
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await call(iter([bytes(48 * MIB)]), timeout=10)
+        assert time.monotonic() - started < 2
+        assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        assert line.passed < 24 * MIB
