@@ -32,7 +32,7 @@ class Frame:
     Attributes:
         pixels: uint8 or uint16 [H, W, C], C is 1 (grey) or 3 (RGB), H and W at least 1.
         pixel_size_um: None when unknown.
-        warnings: what was guessed, chosen or is doubtful, plain sentences.
+        warnings: what was guessed, chosen, dropped or is doubtful, plain sentences.
         scale: from `pixels` to the values of the file or array.
         intensity_range: (lo, hi), the values that are to become black and white for the network;
             None leaves that to `nuclei.imaging.intensity`.
@@ -101,8 +101,8 @@ def read_frame(
     """Read a frame from a file or from its encoded bytes.
 
     PNG, JPEG, TIFF or OME-TIFF; any integer or float type; grey, RGB, RGBA (alpha is dropped),
-    palette, 1 bit (0 becomes 0, 1 becomes 255). The pixel size is taken from OME or ImageJ
-    metadata, or from the resolution tags of a TIFF, where the options give none.
+    palette, 1 bit (0 becomes 0, 1 becomes 255). Pixels come in the order in which they are stored.
+    The pixel size is taken from the metadata where the options give none (docs/formats.md).
 
     Raises:
         InvalidImage: unreadable, not an image, truncated, zero-size, not numbers; several planes or
@@ -150,12 +150,13 @@ def frame_from_plane(
 def read_labels(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> NDArray[np.uint32]:
     """Read a label image: uint32 [H, W], 0 is background.
 
-    PNG (8 or 16 bit) or TIFF of any integer type; palette TIFFs give their indices.
+    PNG or TIFF, of integers or of floats that hold integers; a palette gives its indices, and
+    three equal channels are one.
 
     Raises:
         InvalidImage: unreadable, not an image, truncated, zero-size, several planes.
         FrameTooLarge: over a limit.
-        InvalidData: not labels: floats, 1 bit, colours, negative or above 2**32 - 1.
+        InvalidData: not labels: lossy, fractions, 1 bit, colours, negative or above 2**32 - 1.
     """
     return _naming(source, lambda: _labels(_decode(source, limits, EVERYTHING)))
 
@@ -210,6 +211,16 @@ def _asked_range(frame: Frame, options: FrameOptions) -> tuple[float, float] | N
 
 def _labels(decoded: Decoded) -> NDArray[np.uint32]:
     pixels = decoded.pixels
+    if decoded.is_lossy:
+        raise InvalidData(
+            "labels are a JPEG, whose values are not those that were saved; expected numbers of "
+            "nuclei: save them again from where they were made, as PNG or TIFF"
+        )
+    if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
+        pixels = pixels[:, :, 0]
+    if pixels.dtype.kind == "f" and (pixels == np.rint(pixels)).all():
+        # Values past the integers of a label are refused below.
+        pixels = np.clip(pixels, -1, np.iinfo(np.uint32).max + 1).astype(np.int64)
     if pixels.ndim != 2 or not np.issubdtype(pixels.dtype, np.integer):
         raise InvalidData(
             f"labels are {pixels.dtype} {list(pixels.shape)}; expected integers [height, width], "

@@ -17,6 +17,9 @@ from nuclei.results.coordinates import PixelSize
 MIN_PIXEL_SIZE_UM, MAX_PIXEL_SIZE_UM = 1e-3, 10.0
 # Lengths of the sides of one pixel: line scanners differ by less.
 MAX_ASPECT = 10.0
+# Of ten thousand planes, each with its time and place. One takes up to 100 and 250 bytes of memory.
+MAX_XML_TAGS, MAX_XML_ATTRIBUTES = 250_000, 500_000
+MAX_JSON_BYTES = 2**20
 
 MICROMETRES_PER = {
     "pm": 1e-6,
@@ -100,10 +103,17 @@ def ome_root(description: str) -> ElementTree.Element | None:
 
     Raises:
         ElementTree.ParseError: it is not well-formed.
+        ValueError: it is too large.
     """
     if re.match(r"\s*(<\?xml[^>]*\?>\s*)?(<!--.*?-->\s*)*<(\w+:)?OME\b", description, re.S) is None:
         return None
+    _check_size(description)
     return ElementTree.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", description))
+
+
+def _check_size(xml: str) -> None:
+    if xml.count("<") > MAX_XML_TAGS or xml.count("=") > MAX_XML_ATTRIBUTES:
+        raise ValueError("the XML is too large")
 
 
 def _statements(
@@ -112,7 +122,7 @@ def _statements(
     first = tiff.pages.first
     yield "its OME-XML", lambda: _ome(first.description)
     if page.is_micromanager:
-        yield "its Micro-Manager metadata", lambda: _micro_manager(page.tags.valueof(51123))
+        yield "its Micro-Manager metadata", lambda: _micro_manager(page.tags[51123])
     if page.is_stk:
         yield "its MetaMorph tag", lambda: _stk(tiff.stk_metadata or {})
     if page.description.startswith("<MetaData>"):
@@ -139,8 +149,10 @@ def _ome(description: str) -> Sides:
     return _both(*sides)
 
 
-def _micro_manager(metadata: Any) -> Sides:
-    size = metadata.get("PixelSizeUm", 0)
+def _micro_manager(tag: tifffile.TiffTag) -> Sides:
+    if tag.count > MAX_JSON_BYTES:
+        raise ValueError("the JSON is too large")
+    size = tag.value.get("PixelSizeUm", 0)
     # 0 is what Micro-Manager writes without a calibration.
     return _both(*[_length(size, "um")] * 2) if size not in (0, "0", "0.0", None) else None
 
@@ -153,6 +165,7 @@ def _stk(metadata: dict[str, Any]) -> Sides:
 
 
 def _metamorph(description: str) -> Sides:
+    _check_size(description)
     metadata = metaseries_description_metadata(description)
     plane = metadata.get("PlaneInfo", metadata)
     if "spatial-calibration-x" not in plane or plane.get("spatial-calibration-state") is False:

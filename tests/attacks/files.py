@@ -163,7 +163,7 @@ class AttackFile:
 
 ATTACK_FILES = [
     AttackFile("a million tile entries", lambda: tiff_of_one_tile(16384, 16)),
-    AttackFile("two thousand tile entries", lambda: tiff_of_one_tile(16016, 352)),
+    AttackFile("two thousand tile entries", lambda: tiff_of_one_tile(16192, 352)),
     AttackFile("pages of huge tags", lambda: tiff_of_huge_tags(100, 4 * 2**20)),
     AttackFile("a thousand scans", lambda: jpeg_of_scans(1000, 2048)),
     AttackFile("16-bit RGBA", lambda: png_rgba16(14000)),

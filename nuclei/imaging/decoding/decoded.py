@@ -31,6 +31,12 @@ class Header:
     itemsize: int
     decoding_bytes: int = 0
 
+    @property
+    def peak_bytes(self) -> int:
+        """Upper bound of the memory that reading the frame takes, the frame included."""
+        frame = self.height * self.width * self.channels * self.itemsize
+        return self.decoding_bytes + 2 * frame
+
 
 @dataclass(frozen=True, eq=False)
 class Decoded:

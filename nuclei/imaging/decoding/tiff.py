@@ -37,7 +37,7 @@ _JPEG_2000 = (_COMPRESSION.APERIO_JP2000_RGB, _COMPRESSION.JPEG2000)
 _DEFLATE = (_COMPRESSION.ADOBE_DEFLATE, _COMPRESSION.DEFLATE)
 _READ = (
     *(_COMPRESSION.NONE, _COMPRESSION.LZW, *_DEFLATE, _COMPRESSION.PACKBITS, _COMPRESSION.ZSTD),
-    *(_JPEG, *_JPEG_2000, *_CCITT, _COMPRESSION.LZMA),
+    *(_JPEG, *_JPEG_2000, *_CCITT),
 )
 _GREY = (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.MINISWHITE)
 _COLOUR = (_PHOTOMETRIC.RGB, _PHOTOMETRIC.YCBCR)
@@ -60,6 +60,7 @@ class _Opened:
         page: the first of them.
         numbers: of all of them.
         samples: of a pixel that are kept.
+        is_of_channel: whether a channel was selected, so that it is not one of the colours.
     """
 
     tiff: tifffile.TiffFile
@@ -68,13 +69,8 @@ class _Opened:
     page: tifffile.TiffPage
     numbers: list[int]
     samples: slice
+    is_of_channel: bool
     warnings: tuple[str, ...]
-
-    @property
-    def channel_is_taken(self) -> bool:
-        """Whether the channel was chosen among planes or samples that are no colours."""
-        colours = 3 if self.page.photometric in _COLOUR else 1
-        return len(self.stack.channel_names) > 1 or self.samples.stop - self.samples.start < colours
 
 
 def probe(data: bytes, check_shape: CheckShape, selection: Selection) -> Header:
@@ -100,7 +96,7 @@ def decode(data: bytes, check_shape: CheckShape, selection: Selection) -> Decode
             pixels = pixels.view(np.uint8)
         is_lossy = file.page.compression in (_JPEG, *_JPEG_2000)
         decoded = Decoded(pixels, size, palette, is_lossy, warnings)
-        return decoded if file.channel_is_taken else decoded.with_colour(selection)
+        return decoded if file.is_of_channel else decoded.with_colour(selection)
 
 
 @contextmanager
@@ -111,8 +107,12 @@ def _opened(data: bytes, check_shape: CheckShape, selection: Selection) -> Itera
         numbers = stack.selected(selection)
         page = _page(tiff, stack, numbers[0])
         _check_page(page, check_shape)
-        samples, dropped = _samples(page, stack, selection)
-        yield _Opened(tiff, found, stack, page, numbers, samples, warnings + dropped)
+        if _are_channels(page):
+            samples, is_of_channel = _channel(page, stack, selection), True
+        else:
+            samples, is_of_channel = slice(0, _colours(page)), len(stack.channel_names) > 1
+            warnings += _dropped(page)
+        yield _Opened(tiff, found, stack, page, numbers, samples, is_of_channel, warnings)
 
 
 def _page(tiff: tifffile.TiffFile, stack: Stack, number: int) -> tifffile.TiffPage:
@@ -227,18 +227,37 @@ def _check_segments(page: tifffile.TiffPage) -> None:
         )
 
 
-def _samples(
-    page: tifffile.TiffPage, stack: Stack, selection: Selection
-) -> tuple[slice, tuple[str, ...]]:
-    """The samples of a pixel that are kept, and a sentence about one that is left out."""
+def _colours(page: tifffile.TiffPage) -> int:
+    """How many samples of a pixel are its colour."""
+    return 3 if page.photometric in _COLOUR else 1
+
+
+def _are_channels(page: tifffile.TiffPage) -> bool:
+    """Whether the samples of a pixel are neither its colour nor alpha."""
     count, extra = page.samplesperpixel, tuple(page.extrasamples)
-    main = 3 if page.photometric in _COLOUR else 1
-    if count == main or (count == main + 1 and len(extra) == 1 and extra[0] in _ALPHA):
-        return slice(0, main), ()
-    if page.photometric == _PHOTOMETRIC.RGB and count == 4:
-        return slice(0, 3), (
-            "the fourth channel of the RGB image was taken for alpha and left out",
-        )
+    has_alpha = count == _colours(page) + 1 and len(extra) == 1 and extra[0] in _ALPHA
+    return not (count == _colours(page) or has_alpha or _is_rgba(page))
+
+
+def _is_rgba(page: tifffile.TiffPage) -> bool:
+    return bool(page.photometric == _PHOTOMETRIC.RGB and page.samplesperpixel == 4)
+
+
+def _dropped(page: tifffile.TiffPage) -> tuple[str, ...]:
+    """A sentence about a sample that is left out and is not said to be alpha."""
+    if _is_rgba(page) and not set(page.extrasamples) & set(_ALPHA):
+        return ("the fourth channel of the RGB image was taken for alpha and left out",)
+    return ()
+
+
+def _channel(page: tifffile.TiffPage, stack: Stack, selection: Selection) -> slice:
+    """The selected one of the samples of a pixel.
+
+    Raises:
+        InvalidImage: none is selected, or there are channels of two kinds.
+        InvalidOption: the selected one does not exist.
+    """
+    count = page.samplesperpixel
     if len(stack.channel_names) > 1:
         raise InvalidImage(
             f"the TIFF holds {described_channels(stack.channel_names)} with {count} samples a "
@@ -252,7 +271,7 @@ def _samples(
             "name)"
         )
     channel = selection.channel_among(names)
-    return slice(channel, channel + 1), ()
+    return slice(channel, channel + 1)
 
 
 def _plane(file: _Opened, number: int, check_shape: CheckShape, data: bytes) -> NDArray[Any]:

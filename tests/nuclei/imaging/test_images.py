@@ -392,7 +392,7 @@ def test_errors_name_the_file(tmp_path: Path) -> None:
         read_frame(path)
     with pytest.raises(InvalidImage, match=r"missing\.png: cannot be read: No such file"):
         read_frame(tmp_path / "missing.png")
-    with pytest.raises(InvalidImage, match="cannot be read"):
+    with pytest.raises(InvalidImage, match="not a file"):
         read_frame(tmp_path)
     with pytest.raises(FrameTooLarge, match=r"text\.png"):
         read_frame(path, FrameLimits(max_bytes=4))
@@ -448,6 +448,11 @@ LABEL_IMAGES: dict[str, Callable[[], bytes]] = {
     "tiff 32": lambda: tiff(LABELS.astype(np.uint32), compression="zlib"),
     "tiff signed 32": lambda: tiff(LABELS.astype(np.int32)),
     "tiff 64": lambda: tiff(LABELS.astype(np.int64)),
+    "float 32 that holds integers": lambda: tiff(LABELS.astype(np.float32)),
+    "rgb of three equal channels": lambda: png(np.dstack([LABELS.astype(np.uint16)] * 3)),
+    "rgba of three equal channels": lambda: png(
+        np.dstack([LABELS.astype(np.uint16)] * 3 + [np.full(LABELS.shape, 9, np.uint16)])
+    ),
 }
 
 
@@ -458,21 +463,43 @@ def test_read_labels(case: str) -> None:
     np.testing.assert_array_equal(labels, LABELS)
 
 
+def palette_png(bits: int) -> bytes:
+    image = Image.fromarray(GREY8 >> (8 - bits), "P")
+    image.putpalette(list(RANDOM.integers(0, 256, 3 << bits)))
+    return pillow(image, "PNG", bits=bits)
+
+
 def test_read_labels_takes_the_indices_of_a_palette() -> None:
     data = tiff(GREY8, photometric="palette", colormap=PALETTE)
     np.testing.assert_array_equal(read_labels(data), GREY8)
+    for bits in (1, 2, 4, 8):
+        np.testing.assert_array_equal(read_labels(palette_png(bits)), GREY8 >> (8 - bits))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [pillow(GREY8, "JPEG"), tiff(GREY8, compression="jpeg")],
+    ids=["jpeg", "tiff of jpeg"],
+)
+def test_read_labels_refuses_a_jpeg_by_name(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "mask.png"
+    path.write_bytes(data)
+    with pytest.raises(InvalidData, match=r"mask\.png: labels are a JPEG"):
+        read_labels(path)
 
 
 @pytest.mark.parametrize(
     "data",
     [
-        tiff(LABELS.astype(np.float32)),
+        tiff(LABELS.astype(np.float32) + np.float32(0.25)),
+        tiff(np.where(MASK, np.nan, 1).astype(np.float32)),
+        tiff(np.where(MASK, np.inf, 1).astype(np.float32)),
         tiff(MASK),
         tiff(-LABELS.astype(np.int32)),
         tiff(LABELS.astype(np.int64) << 30),
         png(RGB8),
     ],
-    ids=["float", "1 bit", "negative", "too large", "colours"],
+    ids=["fractions", "nan", "infinity", "1 bit", "negative", "too large", "colours"],
 )
 def test_read_labels_refuses_what_are_no_labels(data: bytes) -> None:
     with pytest.raises(InvalidData, match="expected"):
@@ -481,6 +508,6 @@ def test_read_labels_refuses_what_are_no_labels(data: bytes) -> None:
 
 def test_read_labels_names_the_file(tmp_path: Path) -> None:
     path = tmp_path / "mask.tif"
-    path.write_bytes(tiff(LABELS.astype(np.float32)))
+    path.write_bytes(tiff(LABELS.astype(np.float32) / 2))
     with pytest.raises(InvalidData, match=r"mask\.tif: labels are float32"):
         read_labels(path)

@@ -1,0 +1,144 @@
+"""What a file may cost: time and memory of attacks, and the memory that a header promises."""
+
+import io
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from nuclei.imaging.frame_options import FrameOptions
+from nuclei.imaging.images import probe_frame, read_frame
+from nuclei.imaging.selection import Selection
+from tests.attacks.files import (
+    jpeg_of_scans,
+    ome_tiff_of_text,
+    png_of_chunks,
+    png_rgba16,
+    tiff_of_huge_tags,
+    tiff_of_one_tile,
+)
+from tests.nuclei.imaging.decoding.cost import cost_of
+from tests.nuclei.imaging.decoding.files import GREY8, pillow, tiff
+
+MIB = 2**20
+
+
+def circle_of_pages(count: int) -> bytes:
+    """A TIFF whose last page names a page in the middle as the next one."""
+    data = bytearray(tiff(np.stack([GREY8] * count), photometric="minisblack", metadata=None))
+    offsets = [page.offset for page in tifffile.TiffFile(io.BytesIO(data)).pages]
+    (n_tags,) = struct.unpack_from("<H", data, offsets[-1])
+    struct.pack_into("<I", data, offsets[-1] + 2 + 12 * n_tags, offsets[count // 2])
+    return bytes(data)
+
+
+def large_tiles_of_a_line() -> bytes:
+    """An image of one row in tiles of 16384 rows: 268 million pixels of padding, in 270 kB."""
+    data = tiff(np.zeros((1, 16384), np.uint8), tile=(16384, 16), compression="zlib")
+    return data
+
+
+def jpeg_in_a_tiff(stream: bytes, side_px: int) -> bytes:
+    """A TIFF, grey [side, side], whose only strip is a JPEG stream of another size."""
+    data = bytearray(tiff(np.zeros((side_px, side_px), np.uint8), compression="jpeg"))
+    tags = tifffile.TiffFile(io.BytesIO(data)).pages[0].aspage().tags
+    struct.pack_into("<I", data, tags["StripOffsets"].valueoffset, len(data))
+    where = tags["StripByteCounts"]
+    struct.pack_into("<HI", data, where.offset + 2, 4, 1)
+    struct.pack_into("<I", data, where.valueoffset, len(stream))
+    return bytes(data) + stream
+
+
+def ome_of_planes(attributes: str) -> bytes:
+    """Two pages whose OME-XML names numbers of planes."""
+    xml = (
+        '<OME xmlns="http://www.openmicroscopy.org/Schemas/OME/2016-06"><Image ID="Image:0">'
+        f'<Pixels DimensionOrder="XYZCT" SizeX="50" SizeY="40" {attributes}/></Pixels>'
+        "</Image></OME>"
+    )
+    return tiff(np.stack([GREY8] * 2), photometric="minisblack", metadata=None, description=xml)
+
+
+ATTACKS: dict[str, Callable[[], bytes]] = {
+    "a million entries of one tile": lambda: tiff_of_one_tile(16384, 16),
+    "tiles around a line": large_tiles_of_a_line,
+    "pages of huge tags": lambda: tiff_of_huge_tags(100, 4 * MIB),
+    "pages of large tags": lambda: tiff_of_huge_tags(100, MIB // 4),
+    "a circle of pages": lambda: circle_of_pages(300),
+    "a thousand scans": lambda: jpeg_of_scans(1000, 2048),
+    "a thousand scans in a TIFF": lambda: jpeg_in_a_tiff(jpeg_of_scans(1000, 1024), 1024),
+    "a large JPEG in a small TIFF": lambda: jpeg_in_a_tiff(
+        pillow(Image.new("L", (16000, 16000)), "JPEG"), 64
+    ),
+    "millions of chunks": lambda: png_of_chunks(1_000_000),
+    "long XML": lambda: ome_tiff_of_text(16 * MIB - 1000),
+    "too long XML": lambda: ome_tiff_of_text(16 * MIB),
+    "a billion planes": lambda: ome_of_planes('SizeZ="1000000000" SizeC="1" SizeT="1"><TiffData'),
+    "a billion planes at once": lambda: ome_of_planes(
+        'SizeZ="2" SizeC="1" SizeT="1"><TiffData IFD="0" PlaneCount="1000000000"'
+    ),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("use", [probe_frame, read_frame], ids=["probe", "read"])
+def test_small_files_cost_little(attack: str, use: Callable[[bytes], Any]) -> None:
+    data = ATTACKS[attack]()
+    cost = cost_of(use, data)
+    assert cost.cpu_s < 1
+    assert cost.memory_bytes < 80 * MIB + 4 * len(data)
+
+
+def test_one_tile_two_thousand_times_costs_what_its_pixels_cost() -> None:
+    assert cost_of(read_frame, tiff_of_one_tile(8096, 352)).cpu_s < 2
+
+
+SIDE = 1500
+RANDOM = np.random.default_rng(3)
+RGB = np.kron(RANDOM.integers(0, 65536, (SIDE // 10, SIDE // 10, 3)), np.ones((10, 10, 1)))
+RGB = RGB.astype(np.uint16)
+RGB8, GREY = (RGB >> 8).astype(np.uint8), np.ascontiguousarray(RGB[:, :, 0])
+PLANAR = np.ascontiguousarray(np.moveaxis(RGB, -1, 0))
+PALETTE = Image.fromarray(RGB8).convert("P")
+FORMS: dict[str, tuple[bytes, Selection]] = {
+    "png rgba 16": (png_rgba16(SIDE), Selection()),
+    "png palette": (pillow(PALETTE, "PNG"), Selection()),
+    "png 1 bit": (pillow(Image.fromarray(RGB8[:, :, 0] > 127), "PNG"), Selection()),
+    "png blue": (pillow(RGB8, "PNG"), Selection(channel="blue")),
+    "jpeg": (pillow(RGB8, "JPEG"), Selection()),
+    "jpeg progressive": (pillow(RGB8, "JPEG", progressive=True, subsampling=0), Selection()),
+    "jpeg cmyk": (pillow(Image.fromarray(RGB8).convert("CMYK"), "JPEG"), Selection()),
+    "tiff": (tiff(GREY), Selection()),
+    "tiff big-endian": (tiff(GREY, byteorder=">"), Selection()),
+    "tiff rgba": (tiff(np.dstack([RGB, GREY]), photometric="rgb", compression="lzw"), Selection()),
+    "tiff planar": (tiff(PLANAR, photometric="rgb", planarconfig="separate"), Selection()),
+    "tiff planar deflate": (
+        tiff(PLANAR, photometric="rgb", planarconfig="separate", compression="zlib"),
+        Selection(),
+    ),
+    "tiff one strip": (
+        tiff(RGB, photometric="rgb", compression="zstd", predictor=True),
+        Selection(),
+    ),
+    "tiff jpeg": (tiff(RGB8, compression="jpeg"), Selection()),
+    "tiff jpeg 2000": (tiff(RGB8, compression="jpeg2000"), Selection()),
+    "tiff white is zero": (tiff(GREY, photometric="miniswhite", compression="lzw"), Selection()),
+    "stack": (tiff(PLANAR, imagej=True, metadata={"axes": "ZYX"}), Selection(project="max")),
+    "stack deflate": (
+        tiff(PLANAR, imagej=True, metadata={"axes": "ZYX"}, compression="zlib"),
+        Selection(project="max"),
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_header_bounds_the_memory(form: str) -> None:
+    data, selection = FORMS[form]
+    header = probe_frame(data, selection=selection)
+    cost = cost_of(lambda file: read_frame(file, options=FrameOptions(selection)), data)
+    assert cost.memory_bytes < header.peak_bytes + 4 * MIB
+    assert header.peak_bytes < 24 * SIDE * SIDE + 3 * len(data) + 8 * MIB
