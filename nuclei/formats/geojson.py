@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.formats.outlines import outlines
-from nuclei.formats.tables import json_bytes, rounded
+from nuclei.formats.tables import json_bytes, rounded, significant
 from nuclei.results.segmentation import Segmentation
 
 CLASS_COLOUR = (255, 214, 0)
@@ -57,7 +57,9 @@ def _measurements(segmentation: Segmentation) -> list[dict[str, float]]:
         "Mean intensity": nuclei.mean_intensity,
         "Score": nuclei.score,
     }
-    rows = zip(*(rounded(values) for values in columns.values()), strict=True)
+    numbers = {name: rounded(values) for name, values in columns.items()}
+    numbers["Mean intensity"] = significant(nuclei.mean_intensity)
+    rows = zip(*numbers.values(), strict=True)
     return [dict(zip(columns, row, strict=True)) for row in rows]
 
 

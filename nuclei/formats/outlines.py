@@ -14,8 +14,9 @@ def outlines(labels: NDArray[np.uint32]) -> list[tuple[int, list[NDArray[np.int3
 
     A vertex is a corner of a pixel, (0, 0) being the upper left corner of the frame, so pixel
     (x, y) covers the square from (x, y) to (x + 1, y + 1), as in QuPath and GeoJSON. A polygon
-    without holes encloses exactly the pixels of the nucleus. Holes are filled. Parts that touch at
-    only a corner share a polygon; other parts are separate polygons.
+    without holes encloses exactly the pixels of the nucleus. Holes are filled, those too that only
+    corners close. Parts are separate polygons, also when they touch at a corner: a polygon passes
+    each of its vertices once, as GeoJSON demands.
 
     Args:
         labels: uint32 [H, W], contiguous, 0 is background.
@@ -39,10 +40,28 @@ def _polygons(mask: NDArray[np.bool_], x0: int, y0: int) -> list[NDArray[np.int3
     contours, _ = cv2.findContours(
         doubled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE, offset=(2 * x0, 2 * y0)
     )
-    return [_corners((np.asarray(contour[:, 0], np.int32) + 1) >> 1) for contour in contours]
+    rings = [_corners((np.asarray(contour[:, 0], np.int32) + 1) >> 1) for contour in contours]
+    return [part for ring in rings for part in _parts(ring)]
 
 
 def _corners(points: NDArray[Any]) -> NDArray[np.int32]:
     """The points of a closed line, without repetition, clockwise on the screen."""
     moved = (points != np.roll(points, 1, axis=0)).any(axis=1)
     return np.ascontiguousarray(points[moved][::-1], dtype=np.int32)
+
+
+def _parts(ring: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+    """The ring, cut where it comes back to one of its vertices."""
+    if len(set(ring.view(np.int64).ravel().tolist())) == len(ring):  # x and y as one number
+        return [ring]
+    parts = []
+    path: dict[tuple[int, int], None] = {}  # in the order in which they were passed
+    for x, y in ring.tolist():
+        if (x, y) in path:
+            part = [(x, y)]
+            while (last := next(reversed(path))) != (x, y):
+                part.append(last)
+                del path[last]
+            parts.append(np.array(part[:1] + part[:0:-1], np.int32))
+        path[x, y] = None
+    return [*parts, np.array(list(path), np.int32)]

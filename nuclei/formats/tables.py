@@ -44,6 +44,11 @@ def json_report(segmentation: Segmentation) -> bytes:
     )
 
 
+def significant(values: NDArray[np.float32]) -> list[float]:
+    """Python numbers to the 7 digits that a float32 has: a frame's values may all be below 1e-4."""
+    return [float(f"{value:.7g}") for value in values.tolist()]
+
+
 def rounded(values: NDArray[Any]) -> list[Any]:
     """Python numbers, floats to 4 decimals."""
     if np.issubdtype(values.dtype, np.floating):
@@ -76,7 +81,9 @@ def _columns(segmentation: Segmentation) -> dict[str, list[Any]]:
             "centroid_y_um": centroid[:, 0],
             **_boxes(nuclei.box_um(segmentation.pixel_size_um), "um"),
         }
-    return {name: rounded(values) for name, values in columns.items()}
+    return {name: rounded(values) for name, values in columns.items()} | {
+        "mean_intensity": significant(nuclei.mean_intensity)
+    }
 
 
 def _boxes(box: NDArray[Any], unit: str) -> dict[str, NDArray[Any]]:

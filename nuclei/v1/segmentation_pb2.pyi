@@ -629,7 +629,8 @@ Global___Nuclei: _TypeAlias = Nuclei  # noqa: Y015
 class Polygons(_message.Message):
     """Outlines of the nuclei, as columns: polygon i belongs to nucleus label[i] and has the next
     point_count[i] entries of x_px and y_px. It runs along the edges of the pixels and encloses the
-    nucleus with its holes filled. A nucleus that consists of several pieces has several polygons.
+    nucleus with its holes filled. A nucleus that consists of several pieces has several polygons, also
+    where two pieces touch at a corner: a polygon passes each of its points once.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

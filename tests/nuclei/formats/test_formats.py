@@ -2,10 +2,12 @@ import csv
 import io
 import json
 import uuid
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
+import shapely.geometry
 import tifffile
 from numpy.typing import NDArray
 
@@ -132,6 +134,36 @@ def test_json_names_model_and_nuclei() -> None:
     assert content["stage_ms"] == {"infer": 12.346}
     assert content["count"] == len(content["nuclei"]) == 2
     assert content["nuclei"][0]["area_um2"] == 2.0
+
+
+def test_what_is_doubtful_is_said() -> None:
+    doubted = replace(
+        segmentation(), warnings=("the range is doubtful",), intensity_range=(0.5, 2.25)
+    )
+    content = json.loads(encode("json", doubted))
+    assert content["warnings"] == ["the range is doubtful"]
+    assert content["intensity_range"] == {"lo": 0.5, "hi": 2.25}
+    assert json.loads(encode("geojson", doubted))["warnings"] == ["the range is doubtful"]
+
+
+def test_small_intensities_keep_their_digits() -> None:
+    found = segmentation()
+    dim = replace(found, nuclei=replace(found.nuclei, mean_intensity=np.float32([1.25e-6, 3e4])))
+    first, second = csv.DictReader(io.StringIO(encode("csv", dim).decode()))
+    assert [float(row["mean_intensity"]) for row in (first, second)] == [1.25e-6, 3e4]
+    features = json.loads(encode("geojson", dim))["features"]
+    assert features[0]["properties"]["measurements"]["Mean intensity"] == 1.25e-6
+
+
+def test_geojson_of_parts_that_touch_at_a_corner_is_valid() -> None:
+    labels = np.zeros((20, 30), np.uint32)
+    labels[2:5, 3:6] = labels[5:8, 6:9] = 1
+    nuclei = measure(labels, PIXELS, labels.astype(np.uint8))
+    content = encode("geojson", Segmentation(labels, nuclei, None, "unet", "3"))
+    (feature,) = json.loads(content)["features"]
+    geometry = shapely.geometry.shape(feature["geometry"])
+    assert geometry.is_valid
+    assert geometry.area == 18
 
 
 def test_overlay_is_a_colour_png() -> None:

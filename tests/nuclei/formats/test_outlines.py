@@ -1,5 +1,6 @@
 import cv2
 import numpy as np
+import shapely
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -72,7 +73,26 @@ def test_outlines_enclose_exactly_the_pixels(labels: NDArray[np.uint32]) -> None
         filled = ndimage.binary_fill_holes(labels == label)
         np.testing.assert_array_equal(drawn(polygons, labels.shape), filled)
         assert sum(signed_area(polygon) for polygon in polygons) == filled.sum()
-        assert len(polygons) == ndimage.label(filled, np.ones((3, 3)))[1]
+        assert len(polygons) == ndimage.label(filled)[1]
+
+
+@given(labels=LABEL_IMAGES)
+def test_outlines_are_valid_polygons(labels: NDArray[np.uint32]) -> None:
+    for label, polygons in outlines(labels):
+        together = shapely.MultiPolygon([(polygon.tolist(), []) for polygon in polygons])
+        assert together.is_valid, shapely.is_valid_reason(together)
+        filled = ndimage.binary_fill_holes(labels == label)
+        assert together.area == filled.sum()
+
+
+def test_parts_that_touch_at_a_corner_are_polygons_of_their_own() -> None:
+    labels = np.kron(np.eye(3, dtype=np.uint32), np.ones((2, 2), np.uint32))
+    ((_, polygons),) = outlines(labels)
+    squares = [{tuple(vertex) for vertex in polygon.tolist()} for polygon in polygons]
+    assert sorted(map(sorted, squares)) == [
+        [(x, x), (x, x + 2), (x + 2, x), (x + 2, x + 2)] for x in (0, 2, 4)
+    ]
+    assert all(signed_area(polygon) == 4 for polygon in polygons)
 
 
 def test_the_outline_of_one_pixel_is_its_square() -> None:
