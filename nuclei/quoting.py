@@ -1,8 +1,10 @@
 """What others wrote (users, files, registries), made fit to be shown: printable and short."""
 
 import reprlib
+from collections.abc import Sequence
 
 QUOTED_CHARACTERS = 80
+LISTED = 10
 # gRPC encodes a status in its trailers, of which 8 kB arrive for sure.
 SENTENCE_CHARACTERS = 800
 
@@ -51,3 +53,10 @@ def sentence(error: object) -> str:
     # Shortened twice: escapes are longer than what they stand for.
     text = printable(shortened(str(error), SENTENCE_CHARACTERS))
     return shortened(text, SENTENCE_CHARACTERS)
+
+
+def listed(problems: Sequence[str]) -> str:
+    """Problems one below the other, the first `LISTED` of them and how many more there are."""
+    shown = problems[:LISTED]
+    more = len(problems) - len(shown)
+    return "".join(f"\n  {line}" for line in [*shown, *([f"and {more} more"] if more else [])])

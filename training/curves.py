@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
+from nuclei.evaluation.charts import literal
+
 
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     """Training loss, and validation scores overall and per modality, against the step.
@@ -20,7 +22,7 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
         for name in names:
             overall = name == "val_dsb_score"
             style = {"color": "black", "linewidth": 2} if overall else {}
-            label = "overall" if overall else name.partition("/")[2]
+            label = "overall" if overall else literal(name.partition("/")[2])
             right.plot(steps, [point[name] for point in history], label=label, **style)
         right.set(xlabel="step", ylabel="DSB score", ylim=(0, 1), title="Validation")
         right.legend()

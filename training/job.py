@@ -45,12 +45,14 @@ class Recipe(ABC):
 
     Attributes:
         data: folder or zip of images and masks (see `training.data.dataset`).
+        categories: of outlines that are nuclei; may be empty where there is only one.
         validation_fraction: share of the images held out.
         pixel_size_um: pixel size of the images, micrometres; None when mixed or unknown.
         schedule: how the network is optimised.
     """
 
     data: Path
+    categories: tuple[str, ...] = ()
     validation_fraction: float = 0.1
     pixel_size_um: float | None = None
     schedule: Schedule = field(default_factory=Schedule)
@@ -107,6 +109,7 @@ class Recipe(ABC):
             schedule = options.pop("schedule")
             augmentation = Augmentation(**schedule.pop("augmentation"))
             schedule = Schedule(**schedule, augmentation=augmentation)
+            options["categories"] = tuple(options.get("categories", ()))
             for path in (one.name for one in fields(cls) if one.type is Path):
                 options[path] = Path(options[path])
             return cls(**options, schedule=schedule)
@@ -188,7 +191,7 @@ def split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     Raises:
         InvalidData: data that cannot be used, or too little of it.
     """
-    samples = read_dataset(recipe.data)
+    samples = read_dataset(recipe.data, recipe.categories)
     training, validation = split_samples(samples, recipe.validation_fraction, recipe.schedule.seed)
     if not training or not validation:
         raise InvalidData(

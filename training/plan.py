@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from training.families.consensus import Consensus
 from training.families.mask_rcnn import MaskRCNN
@@ -73,6 +74,7 @@ def plan(
     device: str,
     steps: int | None = None,
     minutes: float | None = None,
+    categories: tuple[str, ...] = (),
 ) -> Iterator[Planned]:
     """The models, ensembles after their members; YOLOv8 where it can be trained.
 
@@ -83,8 +85,10 @@ def plan(
         device: `cuda` or `cpu`.
         steps: of each training, in place of the plan's.
         minutes: of each training, in place of steps.
+        categories: as of `Recipe`.
     """
     gpu = budget is Budget.GPU
+    of: dict[str, Any] = {"data": data, "categories": categories}
 
     def schedule(base: Schedule, cpu_steps: int, gpu_steps: int, workers: int = 2) -> Schedule:
         sized = replace(base, minutes=minutes, device=device)
@@ -100,7 +104,7 @@ def plan(
     def unet(architecture: str, encoder: str = ENCODER, cpu_steps: int = 9000) -> Planned:
         name = architecture if encoder == ENCODER else f"{architecture}_{encoder}"
         settings = schedule(Schedule(), cpu_steps, 12000, workers=12)
-        recipe = UNet(data=data, architecture=architecture, encoder=encoder, schedule=settings)
+        recipe = UNet(**of, architecture=architecture, encoder=encoder, schedule=settings)
         return Planned(name, lambda: recipe)
 
     yield unet("unet", cpu_steps=13000)
@@ -111,10 +115,10 @@ def plan(
         ensemble=True,
     )
     settings = schedule(Schedule(), 9000, 10000, workers=6)
-    yield Planned("stardist", lambda: StarDist(data=data, schedule=settings))
+    yield Planned("stardist", lambda: StarDist(**of, schedule=settings))
     sgd = schedule(MASK_RCNN, 6000, 6000)
     backbone = "resnet18" if gpu else "mobilenet_v3"
-    yield Planned("mask_rcnn", lambda: MaskRCNN(data=data, backbone=backbone, schedule=sgd))
+    yield Planned("mask_rcnn", lambda: MaskRCNN(**of, backbone=backbone, schedule=sgd))
     yield Planned(
         "consensus",
         lambda: Consensus.of(data, folders("unet", "mask_rcnn"), device),
@@ -124,7 +128,7 @@ def plan(
         # Smaller crops, because the network sees them enlarged.
         yolo = schedule(replace(YOLOV8, batch_size=4, crop_px=192), 2500, 10000)
         size = "s" if gpu else "n"
-        yield Planned("yolov8", lambda: YoloV8(data=data, size=size, schedule=yolo))
+        yield Planned("yolov8", lambda: YoloV8(**of, size=size, schedule=yolo))
     if gpu:
         yield unet("unet", "resnet34")
     for architecture in ("fcn", "cnn"):

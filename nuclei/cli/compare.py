@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nuclei.cli.dataset import CategoryOption
 from nuclei.cli.predictions import (
     HeldOutOption,
     Predictions,
@@ -15,6 +16,7 @@ from nuclei.cli.predictions import (
     page,
     read_predictions,
     require_matplotlib,
+    short_names,
 )
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
 from nuclei.console import output
@@ -44,6 +46,7 @@ def compare(
         bool, typer.Option("--tta", help="Each model also with 8 rotated and mirrored views.")
     ] = False,
     held_out_only: HeldOutOption = False,
+    category: CategoryOption = None,
     repository: Annotated[Path, typer.Option(help="Model repository.")] = DEFAULT_REPOSITORY,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.html and comparison.json.")
@@ -62,14 +65,14 @@ def compare(
 
     if out is not None:
         require_matplotlib()
-    samples = read_dataset(data)
+    samples = read_dataset(data, category or ())
     served = _served(models, repository)
     if held_out_only:
         samples = held_out(samples, served, repository, data)
     predictions = list(_predictions(samples, models, served, repository, tta))
     comparison = Comparison(tuple(one.entry(samples) for one in predictions))
     if out is not None:
-        title = f"{' against '.join(dict.fromkeys(models))} on {data.name}"
+        title = f"{' against '.join(one.name for one in predictions)} on {data.name}"
         _write(out, page(title, comparison, samples, predictions), comparison.to_dict())
     console = output()
     for grid in comparison.grids():
@@ -101,10 +104,12 @@ def _predictions(
     repository: Path,
     tta: bool,
 ) -> list[Predictions]:
+    folders = [Path(model) for model in models if model not in served]
+    names = short_names(folders)
     found = []
     for model in models:
         if model not in served:
-            found.append(read_predictions(samples, Path(model)))
+            found.append(read_predictions(samples, Path(model), names[Path(model)]))
             continue
         for views in (False, True) if tta else (False,):
             found.append(ask_locally(samples, repository, model, views))

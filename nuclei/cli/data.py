@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from nuclei.cli.dataset import CategoryOption
 from nuclei.console import output
 
 app = typer.Typer(help="Fetch, check and convert data sets.", no_args_is_help=True)
@@ -65,6 +66,7 @@ def download(
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help="Folder or zip of images and masks.")],
+    category: CategoryOption = None,
 ) -> None:
     """Read every image and mask, name the files that cannot be used, and count the others.
 
@@ -72,7 +74,7 @@ def check(
     """
     from training.data.dataset import fingerprint, read_dataset, summary
 
-    samples = read_dataset(data)
+    samples = read_dataset(data, category or ())
     table = Table("modality", "images", "nuclei", title=str(data))
     for modality, (n_images, n_nuclei) in summary(samples).items():
         table.add_row(modality, str(n_images), str(n_nuclei))
@@ -85,6 +87,7 @@ def convert(
     data: Annotated[Path, typer.Argument(help="Folder or zip in any form that training reads.")],
     folder: Annotated[Path, typer.Argument(help="New folder that receives the data set.")],
     to: Annotated[str, typer.Option(help="labels, coco or yolo.")],
+    category: CategoryOption = None,
 ) -> None:
     """Convert a data set to label images, COCO or YOLO.
 
@@ -94,7 +97,7 @@ def convert(
     from training.data.conversion import write_dataset
     from training.data.dataset import read_dataset, summary
 
-    samples = read_dataset(data)
+    samples = read_dataset(data, category or ())
     write_dataset(samples, folder, to)
     written = {sample.id: sample for sample in read_dataset(folder)}
     console = output()

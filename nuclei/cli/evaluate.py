@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import track
 
+from nuclei.cli.dataset import CategoryOption
 from nuclei.cli.gateway import (
     DEFAULT_ADDRESS,
     AddressOption,
@@ -69,6 +70,7 @@ def evaluate(
         ),
     ] = None,
     held_out: HeldOutOption = False,
+    category: CategoryOption = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for report.html, scores.json and pictures.")
     ] = None,
@@ -93,11 +95,11 @@ def evaluate(
 
     if out is not None:
         require_matplotlib()
-    samples = read_dataset(data)
+    samples = read_dataset(data, category or ())
     if held_out:
         samples = held_out_of(samples, [model], repository, data)
     if predictions is not None:
-        found = read_predictions(samples, predictions)
+        found = read_predictions(samples, predictions, predictions.resolve().name)
     elif local:
         found = ask_locally(samples, repository, model, tta)
     else:

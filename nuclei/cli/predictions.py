@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.progress import Progress
 
 from nuclei.console import messages
-from nuclei.errors import InvalidData, InvalidOption, MissingPrerequisite
+from nuclei.errors import InvalidData, InvalidInput, InvalidOption, MissingPrerequisite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from nuclei.evaluation.comparison import Comparison, Entry
     from nuclei.evaluation.timing import Cost
     from training.data.dataset import Sample
-
-LABEL_SUFFIXES = (".labels.tif", ".labels.png", ".tif", ".tiff", ".png")
 
 HeldOutOption = Annotated[
     bool, typer.Option("--held-out", help="Only the images that no model was trained on.")
@@ -71,7 +70,7 @@ def ask_locally(
 
     frames = [frame_from_array(sample.pixels) for sample in samples]
     with Progress(console=messages(), transient=True) as progress:
-        task = progress.add_task(f"Segmenting with {model}", total=len(frames))
+        task = progress.add_task(f"Segmenting with {escape(model)}", total=len(frames))
         inferences, cost = timed_inference(
             repository, model, tta, frames, lambda: progress.advance(task)
         )
@@ -84,24 +83,75 @@ def ask_locally(
     )
 
 
-def read_predictions(samples: "Sequence[Sample]", folder: Path) -> Predictions:
+def read_predictions(samples: "Sequence[Sample]", folder: Path, name: str) -> Predictions:
     """Label images of any program, named as the images.
 
-    Raises:
-        InvalidData: one is missing, or is no label image.
-    """
-    from nuclei.imaging.images import read_labels
+    Args:
+        name: of the predictions, to be read.
 
-    found = {}
+    Raises:
+        InvalidData: some are missing, or are no label images; each is named.
+    """
+    from nuclei.quoting import listed
+
+    files = _label_files(folder)
+    found, problems = {}, []
     for sample in samples:
-        candidates = [folder / f"{sample.id}{suffix}" for suffix in LABEL_SUFFIXES]
-        path = next((path for path in candidates if path.is_file()), None)
-        if path is None:
-            raise InvalidData(
-                f"{folder} has no label image for {sample.id}; expected {sample.id}.tif or .png"
-            )
-        found[sample.id] = read_labels(path)
-    return Predictions(str(folder), found)
+        try:
+            found[sample.id] = _label_image(files, sample)
+        except InvalidInput as error:
+            problems.append(str(error))
+    if problems:
+        raise InvalidData(
+            f"{folder}: {len(problems)} of {len(samples)} predictions cannot be scored"
+            f"{listed(problems)}"
+        )
+    return Predictions(name, found)
+
+
+def _label_files(folder: Path) -> dict[str, Path]:
+    """Label images by the image they are of; those that are named as such come first."""
+    from training.data.names import is_image, labelled_stem, stem_of
+
+    if not folder.is_dir():
+        raise InvalidData(f"{folder} is no folder; name one of label images")
+    images = sorted(path for path in folder.iterdir() if is_image(path))
+    plain = {stem_of(path): path for path in images}
+    return plain | {stem: path for path in images if (stem := labelled_stem(path))}
+
+
+def _label_image(files: Mapping[str, Path], sample: "Sample") -> "NDArray[np.uint32]":
+    """The label image of a sample; InvalidInput names it."""
+    from nuclei.imaging.images import read_labels
+    from nuclei.imaging.plausibility import check_label_image
+
+    path = files.get(sample.id)
+    if path is None:
+        raise InvalidData(f"no label image for {sample.id}; expected {sample.id}.tif or .png")
+    labels = read_labels(path)
+    if labels.shape != sample.labels.shape:
+        raise InvalidData(
+            f"{path} is {labels.shape} and {sample.id} is {sample.labels.shape} pixels; expected "
+            "the same size"
+        )
+    try:
+        check_label_image(labels)
+    except InvalidData as error:
+        raise InvalidData(f"{path}: {error}") from error
+    return labels
+
+
+def short_names(folders: "Sequence[Path]") -> dict[Path, str]:
+    """A name for each folder: the end of its path, as long as it takes to tell them apart."""
+    names = {folder: folder.resolve().parts for folder in folders}
+    shown = {}
+    for folder, parts in names.items():
+        others = [other for one, other in names.items() if one != folder]
+        length = 1
+        while length < len(parts) and any(other[-length:] == parts[-length:] for other in others):
+            length += 1
+        shown[folder] = "/".join(parts[-length:])
+    return shown
 
 
 def held_out(

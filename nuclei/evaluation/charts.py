@@ -12,6 +12,7 @@ from nuclei.evaluation.metrics import DSB_THRESHOLDS, Labels, Overlap
 from nuclei.evaluation.scores import ERRORS, OVERALL, Evaluation
 from nuclei.formats.overlay import draw_outlines, enlarged, overlay, stretched
 from nuclei.imaging.images import Frame
+from nuclei.quoting import printable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -81,7 +82,11 @@ def figure_of_images(evaluation: Evaluation) -> "Figure":
             for rank, image in enumerate(ranked)
             if image.modality == modality
         ]
-        axes.bar(*zip(*bars, strict=True), width=1.0, label=f"{modality} {mean['dsb_score']:.3f}")
+        axes.bar(
+            *zip(*bars, strict=True),
+            width=1.0,
+            label=literal(f"{modality} {mean['dsb_score']:.3f}"),
+        )
     axes.axhline(evaluation.overall()["dsb_score"], color="black", linewidth=1, linestyle="--")
     axes.set(xlabel="image, by rising score", ylabel="DSB score", ylim=(0, 1))
     axes.set_title(f"Score per image, mean {evaluation.overall()['dsb_score']:.3f}")
@@ -94,7 +99,7 @@ def figure_of_thresholds(evaluation: Evaluation) -> "Figure":
     figure, axes = _figure(6, 4)
     for modality, scores in (*evaluation.by_modality().items(), (OVERALL, evaluation.overall())):
         style = {"color": "black", "linewidth": 2} if modality == OVERALL else {}
-        axes.plot(DSB_THRESHOLDS, _ap(scores), marker="o", label=modality, **style)
+        axes.plot(DSB_THRESHOLDS, _ap(scores), marker="o", label=literal(modality), **style)
     axes.set(xlabel="IoU threshold", ylabel="AP = TP / (TP + FP + FN)", ylim=(0, 1))
     axes.set_title("Score against IoU threshold")
     axes.grid(alpha=0.3)
@@ -124,7 +129,7 @@ def figure_of_comparisons(images: Sequence[PicturedImage]) -> "Figure":
             axes.imshow(picture, aspect="equal")
             axes.set_title(heading, fontsize=9)
             axes.set(xticks=[], yticks=[])
-        row[0].set_ylabel(image.title, fontsize=9)
+        row[0].set_ylabel(literal(image.title), fontsize=9)
     return figure
 
 
@@ -278,12 +283,22 @@ def _colour(picture: NDArray[np.uint8], labels: Labels, result: str, line_px: in
     draw_outlines(picture, labels, [colour.tolist()], line_px)
 
 
+def literal(text: str) -> str:
+    """A text that matplotlib shows as it is: no mathematics, and no name that legends leave out."""
+    shown = printable(text, keep="\n").replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
+
+
 def _ap(scores: Mapping[str, float]) -> list[float]:
     return [scores[f"ap_{threshold:.2f}"] for threshold in DSB_THRESHOLDS]
 
 
 def _coloured(models: Mapping[str, Evaluation]) -> list[tuple[str, tuple[str, Evaluation]]]:
-    return [(PALETTE[index % len(PALETTE)], item) for index, item in enumerate(models.items())]
+    """The colour of each model, its name as matplotlib shows it, and its evaluation."""
+    return [
+        (PALETTE[index % len(PALETTE)], (literal(name), evaluation))
+        for index, (name, evaluation) in enumerate(models.items())
+    ]
 
 
 def _chart(x: str, y: str) -> "tuple[Figure, Any]":

@@ -9,8 +9,10 @@ from nuclei.errors import InvalidOption
 from nuclei.formats.png import encode_png
 from nuclei.quoting import quoted
 from training.data.coco import coco_json
-from training.data.dataset import LABEL_FOLDERS, Sample
-from training.data.files import IMAGES_FOLDER, MANIFEST, YOLO_FOLDER
+from training.data.dataset import Sample
+from training.data.files import MANIFEST, YOLO_FOLDER
+from training.data.kaggle import IMAGES_FOLDER
+from training.data.places import LABEL_FOLDERS
 from training.data.split import split_samples
 from training.data.yolo import yolo_text
 

@@ -1,7 +1,11 @@
 """The files of a data set, in a folder or in a zip."""
 
+import os
 import zipfile
-from collections.abc import Callable, Sequence
+import zlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -9,16 +13,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.errors import InvalidData, InvalidInput
-from nuclei.imaging.images import FRAME_SUFFIXES, read_frame, read_labels
+from nuclei.imaging.images import FrameLimits, read_frame, read_labels
+from training.data.names import OVERLAY_SUFFIX, is_image
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 T = TypeVar("T")
 
 MANIFEST = "manifest.csv"
-IMAGES_FOLDER = "images"
-COCO_SUFFIX = ".json"
+JSON_SUFFIXES = (".json", ".geojson")
 YOLO_SUFFIX = ".txt"
 YOLO_FOLDER = "labels"
+YOLO_CLASSES = ("classes.txt", "data.yaml", "data.yml")
+# Images that other programs write, and that are not read here.
+FOREIGN_SUFFIXES = (
+    *(".czi", ".nd2", ".lif", ".lsm", ".oib", ".oif", ".vsi", ".ims", ".dv", ".stk", ".zvi"),
+    *(".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".zarr", ".h5", ".hdf5", ".npy", ".npz", ".mat"),
+    *(".bmp", ".gif", ".webp", ".jp2", ".jpf", ".heic", ".dng", ".dcm", ".nii", ".roi"),
+)
+MAX_BYTES = FrameLimits().max_bytes
 
 
 class Files:
@@ -26,11 +38,21 @@ class Files:
 
     Attributes:
         names: their paths below it.
+        left_out: how many other images there are, by what they are.
+        problems: what could not be looked into.
     """
 
-    def __init__(self, names: Sequence[str], read: Callable[[str], bytes]) -> None:
-        self.names = [PurePosixPath(name) for name in names if _is_data(PurePosixPath(name))]
-        self._read = read
+    def __init__(
+        self,
+        names: Mapping[PurePosixPath, Callable[[], bytes]],
+        problems: Sequence[str] = (),
+    ) -> None:
+        seen = [name for name in names if not _is_hidden(name)]
+        self.names = sorted(name for name in seen if _is_data(name))
+        others = {other for name in seen if (other := _left_out(name)) is not None}
+        self.left_out = Counter(what for what, _ in others)
+        self.problems = list(problems)
+        self._read = names
 
     @classmethod
     def of(cls, path: Path) -> "Files":
@@ -40,36 +62,61 @@ class Files:
             InvalidData: it is neither.
         """
         if path.is_dir():
-            found = [file.relative_to(path) for file in path.rglob("*") if file.is_file()]
-            names = [name.as_posix() for name in found]
-            return cls(names, lambda name: (path / name).read_bytes())
+            return cls._of_folder(path)
         if not path.exists():
             raise InvalidData(f"{path} does not exist; name a folder or a zip of images and masks")
         try:
             archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError) as error:
+        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
             raise InvalidData(f"{path} is neither a folder nor a whole zip ({error})") from error
-        return cls(archive.namelist(), archive.read)
+        return cls(
+            {
+                PurePosixPath(member.filename.replace("\\", "/")): _member(archive, member)
+                for member in archive.infolist()
+                if not member.is_dir()
+            }
+        )
 
-    def images(self) -> list[PurePosixPath]:
-        """Images and label images."""
-        return [name for name in self.names if name.suffix.lower() in FRAME_SUFFIXES]
+    @classmethod
+    def _of_folder(cls, path: Path) -> "Files":
+        problems: list[str] = []
+
+        def note(error: OSError) -> None:
+            problems.append(f"{error.filename} cannot be looked into: {error.strerror}")
+
+        found = [
+            Path(folder, name) for folder, _, names in os.walk(path, onerror=note) for name in names
+        ]
+        return cls(
+            {PurePosixPath(file.relative_to(path).as_posix()): _file(file) for file in found},
+            problems,
+        )
 
     def read(self, name: PurePosixPath) -> bytes:
-        return self._read(str(name))
+        """The content of a file.
+
+        Raises:
+            InvalidData: it cannot be read; it is not named.
+        """
+        return self._read[name]()
 
     def pixels(self, image: PurePosixPath) -> Pixels:
         """uint8 or uint16 [H, W, C]; InvalidData names the file."""
         return naming(image, lambda: read_frame(self.read(image))).pixels
 
     def labels(self, name: PurePosixPath) -> NDArray[np.uint32]:
-        """uint32 [H, W]; InvalidData names the file."""
+        """Whole numbers, uint32 [H, W], whatever they mean; InvalidData names the file."""
         return naming(name, lambda: read_labels(self.read(name)))
 
 
 def is_yolo(name: PurePosixPath) -> bool:
     """Whether it is a file of polygons in YOLO's form."""
-    return name.suffix == YOLO_SUFFIX and YOLO_FOLDER in name.parent.parts
+    folders = [part.lower() for part in name.parent.parts]
+    return (
+        name.suffix.lower() == YOLO_SUFFIX
+        and YOLO_FOLDER in folders
+        and name.name.lower() not in YOLO_CLASSES
+    )
 
 
 def naming(name: PurePosixPath, read: Callable[[], T]) -> T:
@@ -84,8 +131,56 @@ def naming(name: PurePosixPath, read: Callable[[], T]) -> T:
         raise InvalidData(f"{name}: {error}") from error
 
 
+def _file(path: Path) -> Callable[[], bytes]:
+    def read() -> bytes:
+        with _refusing_what_cannot_be_read():
+            _check_size(path.stat().st_size)
+            return path.read_bytes()
+
+    return read
+
+
+def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], bytes]:
+    def read() -> bytes:
+        if member.flag_bits & 1:
+            raise InvalidData("it is encrypted; expected a zip without a password")
+        _check_size(member.file_size)
+        with _refusing_what_cannot_be_read():
+            return archive.read(member)
+
+    return read
+
+
+@contextmanager
+def _refusing_what_cannot_be_read() -> Iterator[None]:
+    try:
+        yield
+    except NotImplementedError as error:  # an unusual compression
+        raise InvalidData(f"cannot be read ({error}); pack it with deflate") from error
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError) as error:
+        raise InvalidData(f"cannot be read ({error}); expected a whole file") from error
+
+
+def _check_size(n_bytes: int) -> None:
+    if n_bytes > MAX_BYTES:
+        raise InvalidData(f"it has {n_bytes} bytes; at most {MAX_BYTES} are read: cut it")
+
+
+def _is_hidden(name: PurePosixPath) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in name.parts)
+
+
 def _is_data(name: PurePosixPath) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) for part in name.parts)
-    annotated = name.suffix == COCO_SUFFIX or is_yolo(name)
-    known = annotated or name.suffix.lower() in FRAME_SUFFIXES or name.name == MANIFEST
-    return known and not hidden
+    annotated = name.suffix.lower() in JSON_SUFFIXES or is_yolo(name)
+    known = annotated or is_image(name) or name.name.lower() in YOLO_CLASSES
+    return known or name.name == MANIFEST
+
+
+def _left_out(name: PurePosixPath) -> tuple[str, PurePosixPath] | None:
+    """An image that is not read: what it is, and its file (or folder); None for all other files."""
+    if name.stem.lower().endswith(OVERLAY_SUFFIX):
+        return "overlays", name
+    for image in (*reversed(name.parents), name):
+        if image.name.lower().endswith(FOREIGN_SUFFIXES):
+            return image.suffix.lower(), image
+    return None

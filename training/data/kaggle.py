@@ -11,36 +11,46 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.errors import InvalidData
-from training.data.files import IMAGES_FOLDER
+from training.data.names import stem_of
 
+IMAGES_FOLDER = "images"
 MASKS_FOLDER = "masks"
 
 
 def is_kaggle(image: PurePosixPath) -> bool:
     """Whether the path of an image is `<id>/images/<id>.png`."""
-    return image.parent.name == IMAGES_FOLDER and image.parent.parent.name == image.stem
+    in_images = image.parent.name.lower() == IMAGES_FOLDER
+    return in_images and image.parent.parent.name == stem_of(image)
 
 
 def kaggle_images(
     names: Sequence[PurePosixPath],
-) -> Iterator[tuple[PurePosixPath, list[PurePosixPath]]]:
+) -> Iterator[tuple[PurePosixPath, tuple[PurePosixPath, ...]]]:
     """Each image in this form among images and masks, with its masks."""
-    by_folder: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
+    masks: dict[PurePosixPath, list[PurePosixPath]] = defaultdict(list)
     for name in names:
-        by_folder[name.parent].append(name)
+        if name.parent.name.lower() == MASKS_FOLDER:
+            masks[name.parent.parent].append(name)
     for image in names:
         if is_kaggle(image):
-            yield image, sorted(by_folder[image.parent.parent / MASKS_FOLDER])
+            yield image, tuple(sorted(masks[image.parent.parent]))
 
 
 def join_masks(masks: Sequence[tuple[PurePosixPath, NDArray[np.uint32]]]) -> NDArray[np.uint32]:
     """One label image, uint32 [H, W], of the masks [H, W] of single nuclei, numbered in order.
 
     Raises:
-        InvalidData: two masks overlap; the second is named.
+        InvalidData: a mask is empty, is no mask of one nucleus, or overlaps another; it is named.
     """
     labels = np.zeros(masks[0][1].shape, np.uint32)
     for number, (name, mask) in enumerate(masks, start=1):
+        values = np.unique(mask[mask > 0])
+        if len(values) != 1:
+            raise InvalidData(
+                f"{name} holds {len(values)} values besides 0; expected the mask of one nucleus, 0 "
+                "and one other value (label images of all nuclei belong into images/ and masks/ "
+                "without a folder for each)"
+            )
         if (labels[mask > 0] > 0).any():
             raise InvalidData(f"{name} overlaps another mask; expected masks that do not overlap")
         labels[mask > 0] = number

@@ -5,7 +5,7 @@ A line is a class and the x, y of a polygon's corners, as fractions of the image
 nuclei with either change when they are written.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,30 +13,58 @@ from scipy.spatial.distance import cdist
 
 from nuclei.errors import InvalidData
 from nuclei.formats.outlines import outlines
-from training.data.coco import CocoImage
+from training.data.outlines import Outline, Outlines
 
 CLASS = "0"
+BOX_VALUES = 4
 
 
-def parse_yolo(text: str, height: int, width: int) -> CocoImage:
-    """The nuclei of an image of `height` x `width` pixels, numbered by line.
+def parse_yolo(text: str, classes: Mapping[str, str] | None = None) -> Outlines:
+    """The nuclei of an image; blank lines are skipped, as ultralytics skips them.
+
+    Args:
+        text: of the file.
+        classes: their names, by number.
 
     Raises:
         InvalidData: lines that are not polygons; each is named.
     """
-    annotations, problems = [], []
+    objects, problems = [], []
     for number, line in enumerate(text.splitlines(), start=1):
-        _, *corners = line.split() or [""]
-        try:
-            points = np.array(corners, float).reshape(-1, 2) * (width, height)
-        except ValueError:
-            points = np.empty((0, 2))
-        if len(points) < 3:
+        if not line.strip():
+            continue
+        category, *corners = line.split()
+        if len(corners) == BOX_VALUES:
+            problems.append(f"line {number} is a box; expected a polygon: class x y x y x y ...")
+        elif len(corners) < 6 or len(corners) % 2 or not all(map(_is_number, corners)):
             problems.append(f"line {number} is no polygon; expected: class x y x y x y ...")
-        annotations.append({"id": f"of line {number}", "segmentation": [points.ravel().tolist()]})
+        name = (classes or {}).get(category, category)
+        objects.append(Outline(f"line {number}", name, [corners]))
     if problems:
         raise InvalidData("; ".join(problems))
-    return CocoImage("", height, width, tuple(annotations))
+    return Outlines(tuple(objects), fractions=True)
+
+
+def class_names(file_name: str, text: str) -> dict[str, str]:
+    """The names of the classes by number, from a `classes.txt`, a line each, or a `data.yaml`.
+
+    Raises:
+        InvalidData: it names none.
+    """
+    if file_name.lower().endswith(".txt"):
+        return {str(number): line.strip() for number, line in enumerate(text.splitlines())}
+    import yaml
+
+    try:
+        document = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InvalidData(f"is no YAML ({error}); write it again") from error
+    names = document.get("names") if isinstance(document, dict) else None
+    if isinstance(names, list):
+        names = dict(enumerate(names))
+    if not isinstance(names, dict):
+        raise InvalidData("names no classes; expected `names:` and below it a name for each number")
+    return {str(number): str(name) for number, name in names.items()}
 
 
 def yolo_text(labels: NDArray[np.integer]) -> str:
@@ -50,6 +78,14 @@ def yolo_text(labels: NDArray[np.integer]) -> str:
         corners = (_joined(polygons) / scale).ravel()
         lines.append(" ".join([CLASS, *(f"{value:.6f}" for value in corners)]))
     return "".join(f"{line}\n" for line in lines)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _joined(polygons: Sequence[NDArray[np.int32]]) -> NDArray[np.int32]:

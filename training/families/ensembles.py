@@ -54,6 +54,7 @@ class EnsembleRecipe(Recipe):
             )
         return cls(
             data=data,
+            categories=first.categories,
             validation_fraction=first.validation_fraction,
             pixel_size_um=first.pixel_size_um,
             schedule=replace(first.schedule, device=device),

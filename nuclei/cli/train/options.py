@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from nuclei.cli.dataset import CategoryOption
 from nuclei.cli.extras import missing
 from nuclei.console import output
 from nuclei.errors import InvalidOption
@@ -58,6 +59,7 @@ SCHEDULE_OPTIONS: dict[str, Any] = {
     "workers": Annotated[int, typer.Option(min=0, help="Processes that make crops.")],
 }
 OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "category": (CategoryOption, None),
     "validation_fraction": (
         Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the images held out.")],
         0.1,
@@ -83,13 +85,14 @@ class Training:
     Attributes:
         command: name of the family's command.
         schedule, validation_fraction, pixel_size_um: as of `training.job.Recipe`.
-        data, out, resume, tracking_uri: as given on the command line.
+        category, data, out, resume, tracking_uri: as given on the command line.
     """
 
     command: str
     schedule: Schedule
     validation_fraction: float
     pixel_size_um: float | None
+    category: list[str] | None
     data: Path | None
     out: Path | None
     resume: Path | None
@@ -105,6 +108,7 @@ class Training:
             make: makes the recipe from the fields that all recipes have.
         """
         shared = {
+            "categories": tuple(self.category or ()),
             "validation_fraction": self.validation_fraction,
             "pixel_size_um": self.pixel_size_um,
             "schedule": self.schedule,

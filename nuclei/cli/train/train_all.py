@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from nuclei.cli.dataset import CategoryOption
 from nuclei.cli.train.options import (
     DeviceOption,
     TrackingUriOption,
@@ -55,6 +56,7 @@ def train_all(
             show_default=False,
         ),
     ] = None,
+    category: CategoryOption = None,
     device: DeviceOption = None,
     tracking_uri: TrackingUriOption = None,
 ) -> None:
@@ -71,7 +73,9 @@ def train_all(
     device = device or best_device()
     uri = tracking_uri or default_tracking_uri()
     console = output()
-    planned = list(plan(data.resolve(), out, budget_of(out, device), device, steps, minutes))
+    budget = budget_of(out, device)
+    chosen_categories = tuple(category or ())
+    planned = list(plan(data.resolve(), out, budget, device, steps, minutes, chosen_categories))
     names = [one.name for one in planned]
     unknown = sorted(set(only or ()) - set(names))
     if unknown:

@@ -1,5 +1,6 @@
 import asyncio
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -60,7 +61,7 @@ def test_compares_label_images_of_any_program(
     result = compare(*label_folders, "--data", dataset, "--out", out)
     assert result.exit_code == 0, result.output
     numbers = json.loads((out / "comparison.json").read_text())
-    all_found, fewer = (numbers["models"][str(folder)] for folder in label_folders)
+    all_found, fewer = (numbers["models"][folder.name] for folder in label_folders)
     assert all_found["overall"]["dsb_score"] == 1
     assert fewer["overall"]["missed"] == 3
     assert numbers["tests"][0]["difference"] == pytest.approx(1 / 3)
@@ -102,7 +103,7 @@ def test_only_images_that_no_model_was_trained_on(
     options = ("--data", dataset, "--held-out", "--repository", repository, "--out", out)
     assert compare("unet", label_folders[0], *options).exit_code == 0
     models = json.loads((out / "comparison.json").read_text())["models"]
-    assert [image["name"] for image in models[str(label_folders[0])]["images"]] == [name]
+    assert [image["name"] for image in models[label_folders[0].name]["images"]] == [name]
 
 
 def test_label_images_alone_hold_nothing_out(dataset: Path, label_folders: list[Path]) -> None:
@@ -122,3 +123,17 @@ def test_a_missing_label_image_is_named(dataset: Path, label_folders: list[Path]
     result = compare(*label_folders, "--data", dataset)
     assert isinstance(result.exception, InvalidData)
     assert "no label image for b" in str(result.exception)
+
+
+def test_folders_of_one_name_are_told_apart(
+    dataset: Path, label_folders: list[Path], tmp_path: Path
+) -> None:
+    folders = [tmp_path / "x" / "labels", tmp_path / "y" / "labels", label_folders[1]]
+    for folder in folders[:2]:
+        shutil.copytree(label_folders[0], folder)
+    out = tmp_path / "out"
+    result = compare(*folders, "--data", dataset, "--out", out)
+    assert result.exit_code == 0, result.output
+    numbers = json.loads((out / "comparison.json").read_text())
+    assert list(numbers["models"]) == ["x/labels", "y/labels", "fewer"]
+    assert "x/labels against y/labels against fewer on data" in (out / "report.html").read_text()

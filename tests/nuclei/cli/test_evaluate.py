@@ -1,5 +1,8 @@
 import asyncio
+import csv
+import html
 import json
+import shutil
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -7,11 +10,13 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from typer.testing import CliRunner, Result
 
 from nuclei.cli.app import app
 from nuclei.errors import InvalidData
 from nuclei.inference.onnx_engine import LocalEngine
+from training.data.coco import coco_json
 
 if TYPE_CHECKING:
     from tests.conftest import Gateway
@@ -148,3 +153,73 @@ def test_scores_what_a_gateway_answers(dataset: Path, gateway: "Gateway", tmp_pa
     scores = json.loads((out / "scores.json").read_text())
     assert scores["overall"]["ap_0.50"] > 0.9
     assert scores["coco"] == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["{}.TIF", "{}.ome.tif", "{}_cp_masks.tif", "{}_masks.tiff", "{}.labels.tif"]
+)
+def test_predictions_may_have_the_names_that_other_programs_give(
+    dataset: Path, tmp_path: Path, name: str
+) -> None:
+    folder = tmp_path / "others"
+    folder.mkdir()
+    for image in MODALITIES:
+        tifffile.imwrite(folder / name.format(image), truth(image))
+        if "{}." not in name or "labels" in name:
+            shutil.copy(dataset / "images" / f"{image}.png", folder)
+    result = evaluate(dataset, "--predictions", folder)
+    assert result.exit_code == 0, result.output
+    assert "1.000" in result.stdout
+
+
+def test_every_prediction_that_is_no_label_image_is_named(dataset: Path, predictions: Path) -> None:
+    cv2.imwrite(str(predictions / "a.png"), (truth("a") > 0) * np.uint8(255))
+    shutil.copy(dataset / "images" / "b.png", predictions / "b.png")
+    jpeg = cv2.imencode(".jpg", (truth("c") * 40).astype(np.uint8))[1]
+    (predictions / "c.png").write_bytes(jpeg.tobytes())
+    result = evaluate(dataset, "--predictions", predictions)
+    assert isinstance(result.exception, InvalidData)
+    binary, photograph, lossy = str(result.exception).splitlines()[1:]
+    assert "a.png: it holds the one value 255 in 3 separate places" in binary
+    assert "b.png: " in photograph
+    assert "as in a photograph" in photograph
+    assert "c.png" in lossy
+
+
+def test_names_are_never_markup_or_mathematics(dataset: Path, tmp_path: Path) -> None:
+    others = tmp_path / "[bold]$x$"
+    others.mkdir()
+    names = {"a": "$\\frac{$[bold]", "b": "_$1 [red]:smile:", "c": "<b>&{{ 7 * 6 }}"}
+    rows = [["id", "kind"]]
+    for old, new in names.items():
+        for part in ("images", "masks"):
+            (dataset / part / f"{old}.png").rename(dataset / part / f"{new}.png")
+        shutil.copy(dataset / "masks" / f"{new}.png", others)
+        rows.append([new, f"[/x] $^{{$ {old}"])
+    with (dataset / "manifest.csv").open("w") as file:
+        csv.writer(file).writerows(rows)
+    (tmp_path / "[").mkdir()
+    dataset = dataset.rename(tmp_path / "[" / "x] $_$ [red]")
+    out = tmp_path / "out"
+    result = evaluate(dataset, "--predictions", others, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "[bold]$x$ on" in result.stdout
+    assert "[/x] $^{$ a" in result.stdout
+    page = html.unescape((out / "report.html").read_text())
+    assert all(name in page for name in names.values())
+    compared = CliRunner().invoke(app, ["compare", str(others), "--data", str(dataset)])
+    assert compared.exit_code == 0, compared.output
+
+
+def test_the_category_that_is_nuclei_can_be_chosen(dataset: Path, predictions: Path) -> None:
+    truths = {f"images/{name}.png": truth(name) for name in MODALITIES}
+    document = json.loads(coco_json(truths))
+    document["categories"].append({"id": 2, "name": "cell"})
+    document["annotations"][0]["category_id"] = 2
+    (dataset / "all.json").write_text(json.dumps(document))
+    shutil.rmtree(dataset / "masks")
+    refused = evaluate(dataset, "--predictions", predictions)
+    assert "nucleus (8), cell (1); say which" in str(refused.exception)
+    result = evaluate(dataset, "--predictions", predictions, "--category", "nucleus")
+    assert result.exit_code == 0, result.output
+    assert "nucleus (8); left out: cell (1)" in result.stderr
