@@ -175,9 +175,10 @@ class DataPlane:
         limits = self._settings.frame_limits
         with observation.timed("decode"):
             header = await self._off_loop(source.probe, limits)
-            permit.resize(
-                memory_bytes(header.height, header.width, header.channels, header.itemsize, method)
+            segmenting = memory_bytes(
+                header.height, header.width, header.channels, header.itemsize, method
             )
+            permit.resize(max(segmenting, header.peak_bytes))
             frame = await self._off_loop(source.read, limits)
         observation.frame = "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
         return frame

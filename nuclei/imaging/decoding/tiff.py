@@ -48,6 +48,8 @@ _NOT_FOLLOWED: Any = {"is_ndpi": False, "is_scanimage": False}
 MAX_PADDING, FREE_PADDING_PX = 4, 2**24
 # OpenJPEG keeps each sample as 32 bit, twice.
 JPEG_2000_BYTES = 8
+# Of Python's numbers, for each byte of a tag.
+TAG_BYTES = 16
 # tifffile reads so many bytes of strips or tiles at a time.
 BUFFER_BYTES = 2**26
 
@@ -131,18 +133,16 @@ def _header(file: _Opened, selection: Selection) -> Header:
     if selection.channel is not None:
         channels = 1
     itemsize = np.dtype(page.dtype).itemsize
-    segment = math.prod(page.chunks)
-    codec_bytes = JPEG_2000_BYTES if page.compression in _JPEG_2000 else 4 * itemsize
-    planes = 2 if len(file.numbers) > 1 else 1
-    separate = kept > 1 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE
-    peak = (
-        math.prod(page.shaped) * itemsize * planes
-        + page.imagelength * page.imagewidth * kept * itemsize * separate
-        + segment * codec_bytes
-        + min(sum(page.databytecounts), BUFFER_BYTES) * 2
-        + _directory(file, file.numbers[0]).value_bytes * 16
-        + 2**20
-    )
+    plane = math.prod(page.shaped) * itemsize
+    peak = plane + _directory(file, file.numbers[0]).value_bytes * TAG_BYTES + 2**20
+    if len(file.numbers) > 1:
+        peak += plane
+    if kept > 1 and page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
+        peak += page.imagelength * page.imagewidth * kept * itemsize
+    if not page.is_contiguous:
+        codec_bytes = JPEG_2000_BYTES if page.compression in _JPEG_2000 else 3 * itemsize
+        peak += math.prod(page.chunks) * codec_bytes
+        peak += min(sum(page.databytecounts), BUFFER_BYTES) * 2
     return Header(page.imagelength, page.imagewidth, channels, itemsize, peak)
 
 
