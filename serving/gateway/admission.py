@@ -180,6 +180,11 @@ class Admission:
         finally:
             self._streams.add(caller, -1)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is held, nor on its way in."""
+        return not self._frames.total and not self._bytes.total
+
     def connections(self) -> set[str]:
         """The connections that have a stream, a frame or a part of one here."""
         held = (self._streams.held, self._frames.held, self._bytes.held)

@@ -65,6 +65,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
                 *KEEPALIVE_OPTIONS,
                 *CONNECTION_OPTIONS,
+                ("grpc.max_allowed_incoming_connections", settings.max_accepted_connections),
             ],
         )
         self._draining: asyncio.Task[None] | None = None

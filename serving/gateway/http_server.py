@@ -52,7 +52,7 @@ class HttpServer:
             timeout_graceful_shutdown=math.ceil(settings.drain_s) + LAST_ANSWERS_S,
         )
         self._tls = http_tls(settings)
-        self._reader_timeout_s = settings.reader_timeout_s
+        self._settings = settings
         self._serving: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -70,7 +70,7 @@ class HttpServer:
                 f"the HTTP address {host}:{port} cannot be used; is the port taken? Set "
                 "NUCLEI_HTTP_PORT or NUCLEI_HOST"
             ) from error
-        self._server = _Server(self._config, listener, self._tls, self._reader_timeout_s)
+        self._server = _Server(self._config, listener, self._tls, self._settings)
         self._serving = asyncio.create_task(self._server.serve())
         logger.info(Event("http listening", address=f"{host}:{port}"))
 
@@ -93,12 +93,12 @@ class _Server(uvicorn.Server):
         config: uvicorn.Config,
         listener: socket.socket,
         tls: ssl.SSLContext | None,
-        reader_timeout_s: float,
+        settings: GatewaySettings,
     ) -> None:
         super().__init__(config)
         self._listener = listener
         self._tls = tls
-        self._reader_timeout_s = reader_timeout_s
+        self._settings = settings
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -108,7 +108,7 @@ class _Server(uvicorn.Server):
         loop = asyncio.get_running_loop()
         timeout_s = None if self._tls is None else HEADER_S
         server = await loop.create_server(
-            lambda: _Connection(self.config, self.server_state, self._reader_timeout_s),
+            lambda: _Connection(self.config, self.server_state, self._settings),
             sock=self._listener,
             backlog=_BACKLOG,
             ssl=self._tls,
@@ -129,16 +129,19 @@ class _Connection(H11Protocol):
         self,
         config: uvicorn.Config,
         state: uvicorn.server.ServerState,
-        reader_timeout_s: float,
+        settings: GatewaySettings,
     ) -> None:
         super().__init__(config, state, {})
-        self._reader_timeout_s = reader_timeout_s
+        self._reader_timeout_s = settings.reader_timeout_s
+        self._max_connections = settings.max_accepted_connections
         self._phase_s: float | None = None
         self._phase: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if len(self.connections) > self._max_connections:
+            transport.abort()
         self._enter_phase()
 
     def data_received(self, data: bytes) -> None:

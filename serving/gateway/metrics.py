@@ -45,6 +45,10 @@ FRAMES_IN_FLIGHT = Gauge("nuclei_frames_in_flight", "Frames held now, waiting or
 BYTES_IN_FLIGHT = Gauge("nuclei_in_flight_bytes", "Memory reserved for the frames held now.")
 FRAMES_IN_WORK = Gauge("nuclei_frames_in_work", "Frames worked on now.")
 REJECTED = Counter("nuclei_rejected", "Requests refused before any work.", ["protocol", "reason"])
+CONNECTIONS_ENDED = Counter(
+    "nuclei_connections_ended",
+    "Silent connections ended because their host, or all together, had too many.",
+)
 BYTES = Counter(
     "nuclei_transferred_bytes",
     "Bytes of frames received (in) and of results sent (out).",

@@ -28,9 +28,11 @@ from nuclei.version import installed_version
 from serving.engine import TritonEngine
 from serving.gateway import security
 from serving.gateway.certificates import bentoml_tls
+from serving.gateway.connections import ConnectionLimit, provide_descriptors
 from serving.gateway.data_plane import DataPlane
 from serving.gateway.grpc_server import GrpcServer
 from serving.gateway.http_routes import http_app
+from serving.gateway.memory import release_memory
 from serving.gateway.settings import GatewaySettings
 from serving.logs import Event, write_logs
 from serving.settings import read_settings
@@ -119,8 +121,13 @@ class NucleiGateway:
         app.state.data_plane = self._data_plane
         self._grpc = GrpcServer(self._data_plane, settings, token)
         with ending_the_service():
+            provide_descriptors(settings)
             await self._grpc.start()
             security.check(settings, security.listening_addresses())
+        self._upkeep = [
+            asyncio.create_task(ConnectionLimit(settings, self._data_plane.admission).run()),
+            asyncio.create_task(release_memory(self._data_plane.admission)),
+        ]
         _on_stop_signals(self._begin_draining)
         # What exists by now stays: collections need not traverse it every few frames.
         gc.collect()
@@ -134,6 +141,8 @@ class NucleiGateway:
     async def stop(self) -> None:
         """Wait for the running requests, then close everything."""
         await self._grpc.stop()
+        for each in self._upkeep:
+            each.cancel()
         await self._engine.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
         if self._traces is not None:

@@ -71,9 +71,16 @@ class GatewaySettings(ProcessSettings):
         description="Most memory for those frames, as estimated from their sizes, bytes.",
     )
     max_frames_in_work: int = Field(
-        default=4,
+        default=5,
         ge=1,
-        description="Most frames worked on at once; the others wait for their turn.",
+        description="Most frames worked on at once; the others wait for their turn. Of one host it "
+        "is one less, of one connection or stream two less, as long as one is left.",
+    )
+    max_connections: int = Field(
+        default=512,
+        ge=4,
+        description="Most connections at once to each of the two ports; one host has half of them. "
+        "Beyond that those end that have been silent longest and hold no frame and no stream.",
     )
     default_timeout_s: float = Field(
         default=30.0,
@@ -144,6 +151,11 @@ class GatewaySettings(ProcessSettings):
     @property
     def frame_limits(self) -> FrameLimits:
         return FrameLimits(self.max_side_px, self.max_pixels, self.max_request_bytes)
+
+    @property
+    def max_accepted_connections(self) -> int:
+        """Connections to a port, from which on new ones are refused until silent ones end."""
+        return 2 * self.max_connections
 
     @property
     def max_message_bytes(self) -> int:

@@ -9,6 +9,7 @@ Rules, for whoever adds one:
 Here: the two servers of a gateway in the process of the test, without a Triton.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 import pytest
 
 from serving.engine import TritonEngine
+from serving.gateway.connections import ConnectionLimit
 from serving.gateway.data_plane import DataPlane
 from serving.gateway.grpc_server import GrpcServer
 from serving.gateway.http_routes import http_app
@@ -59,9 +61,11 @@ async def listening(**settings: object) -> AsyncIterator[Ports]:
         http, grpc = HttpServer(app, gateway), GrpcServer(app.state.data_plane, gateway, token)
         await http.start()
         await grpc.start()
+        limit = asyncio.create_task(ConnectionLimit(gateway, app.state.data_plane.admission).run())
         try:
             yield Ports(http_port, grpc_port)
         finally:
+            limit.cancel()
             await http.stop()
             await grpc.stop()
             await engine.close()

@@ -236,20 +236,19 @@ def test_overload_is_refused_at_once_and_blocked_streams_lose_nothing(
     wait_idle(narrow)
 
 
-def test_refusal_comes_before_the_frame_is_received(narrow: Any) -> None:
-    with grpc.insecure_channel(narrow.grpc_address) as other, ThreadPoolExecutor(2) as pool:
+def test_refusal_comes_before_the_frame_is_received(narrow: Any, histology: Path) -> None:
+    def segment() -> int:
+        with Client(narrow.grpc_address) as client:
+            return len(client.segment(histology, tta=True, timeout_s=60).nuclei)
+
+    with grpc.insecure_channel(narrow.grpc_address) as other, ThreadPoolExecutor(3) as pool:
         silent = threading.Event()
 
         def say_nothing() -> Iterator[bytes]:
             silent.wait(30)
             yield from ()
 
-        calls = []
-        for _ in range(2):
-            channel = grpc.insecure_channel(
-                narrow.grpc_address, [("grpc.use_local_subchannel_pool", 1)]
-            )
-            calls.append((channel, channel.stream_stream(METHOD + "Segment")(say_nothing())))
+        work = [pool.submit(segment) for _ in range(2)]
         deadline = time.monotonic() + 5
         while held(narrow)["nuclei_frames_in_flight"] < 2:
             assert time.monotonic() < deadline
@@ -260,10 +259,8 @@ def test_refusal_comes_before_the_frame_is_received(narrow: Any) -> None:
         assert status == (grpc.StatusCode.RESOURCE_EXHAUSTED, "Overloaded")
         pushback = dict(refused.trailing_metadata())["grpc-retry-pushback-ms"]
         assert 0 < int(pushback) <= 30000
-        for channel, call in calls:
-            call.cancel()
-            channel.close()
         silent.set()
+        assert all(one.result(60) for one in work)
     wait_idle(narrow)
 
 
