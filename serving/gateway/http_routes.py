@@ -11,6 +11,7 @@ from starlette.datastructures import FormData, MutableHeaders, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
@@ -45,6 +46,11 @@ from serving.gateway.upload import PACE_S, UPLOAD_S, Upload, too_long, too_slow
 
 RANGE_HEADER = "X-Nuclei-Intensity-Range"
 WARNINGS_HEADER = "X-Nuclei-Warnings"
+# What pages of other origins may read, besides the body.
+EXPOSED_HEADERS = (
+    *(REQUEST_ID_HEADER, "X-Model", "X-Model-Version", "X-Nuclei-Count"),
+    *(RANGE_HEADER, WARNINGS_HEADER, "Server-Timing", "Retry-After"),
+)
 # Proxies refuse headers of 8 kB and more.
 MAX_WARNINGS_LENGTH = 4000
 FORM_FIELD = "file"
@@ -92,7 +98,11 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
             Route("/v1/segment", segment, methods=["POST"]),
             Route("/v1/models", _models, methods=["GET"]),
         ],
-        middleware=[Middleware(ServerHeader), Middleware(TokenMiddleware, token=token)],
+        middleware=[
+            Middleware(ServerHeader),
+            *_cors(settings.cors_origins),
+            Middleware(TokenMiddleware, token=token),
+        ],
         exception_handlers={
             NucleiError: answer_problem,
             HTTPException: answer_problem,
@@ -102,6 +112,21 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
     app.router.redirect_slashes = False
     app.state.drained = asyncio.Event()
     return app
+
+
+def _cors(origins: str) -> list[Middleware]:
+    """What lets pages of these origins call; before the token, which preflights do not carry."""
+    if not origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=origins.split(","),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", REQUEST_ID_HEADER],
+            expose_headers=EXPOSED_HEADERS,
+        )
+    ]
 
 
 class ServerHeader:

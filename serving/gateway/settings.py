@@ -127,6 +127,13 @@ class GatewaySettings(ProcessSettings):
         "the way: that is logged as a warning and not refused, because TLS often ends in front of "
         "this process, at an ingress or a sidecar.",
     )
+    cors_origins: str = Field(
+        default="",
+        pattern=r"^(\*|https?://[^/,\s]+(,https?://[^/,\s]+)*)?$",
+        description="Origins whose pages may call the HTTP API from a browser, such as "
+        "`https://viewer.example.org`, separated by commas; `*` for all. Without it browsers keep "
+        "answers from other pages.",
+    )
     insecure: bool = Field(
         default=False,
         description="Listen on a public address although callers need neither token nor "

@@ -25,6 +25,7 @@ INSIDE = re.compile(
     r"Traceback|\.py\b|bentoml|starlette|uvicorn|triton|/(home|root|tmp|usr|work)/|https?://", re.I
 )
 PROBLEM = "application/problem+json"
+TOKEN = "a-token-of-thirty-two-characters"
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +118,34 @@ def test_unexpected_failure_is_a_problem_without_details() -> None:
 
 
 def test_token_comes_before_everything() -> None:
-    settings = GatewaySettings(token=SecretStr("a-token-of-thirty-two-characters"))
+    settings = GatewaySettings(token=SecretStr(TOKEN))
     client = TestClient(http_app(settings, Token(settings)), raise_server_exceptions=False)
     assert client.get("/v1/models").status_code == 401
     assert client.get("/livez").status_code == 200
+
+
+def test_pages_of_other_origins_may_call_only_where_a_setting_says_so() -> None:
+    origin = "https://viewer.example.org"
+    preflight = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization",
+    }
+    closed, opened = (
+        TestClient(http_app(settings, Token(settings)), raise_server_exceptions=False)
+        for settings in (
+            GatewaySettings(token=SecretStr(TOKEN)),
+            GatewaySettings(token=SecretStr(TOKEN), cors_origins=f"http://other:8080,{origin}"),
+        )
+    )
+    allowed = "access-control-allow-origin"
+    assert allowed not in closed.get("/livez", headers={"Origin": origin}).headers
+    assert closed.options("/v1/segment", headers=preflight).status_code == 401
+    assert opened.get("/livez", headers={"Origin": origin}).headers[allowed] == origin
+    assert allowed not in opened.get("/livez", headers={"Origin": "https://evil.org"}).headers
+    assert opened.options("/v1/segment", headers=preflight).status_code == 200
+    refused = opened.get("/v1/models", headers={"Origin": origin})
+    assert (refused.status_code, refused.headers[allowed]) == (401, origin)
 
 
 @pytest.mark.parametrize(
