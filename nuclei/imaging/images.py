@@ -133,13 +133,16 @@ def frame_from_array(
         FrameTooLarge: over a limit.
         InvalidOption: there is no plane or channel such as the options choose.
     """
-    return frame_from_plane(one_plane(pixels, options.selection), options, limits)
+    plane = one_plane(pixels, options.selection)
+    of_plane = replace(options, selection=Selection(options.selection.channel))
+    return frame_from_plane(plane, of_plane, limits)
 
 
 def frame_from_plane(
     pixels: NDArray[Any], options: FrameOptions = AS_IT_IS, limits: FrameLimits = FrameLimits()
 ) -> Frame:
     """Make a frame from one plane, [H, W, C]; else as `frame_from_array`."""
+    options.selection.check_single_plane()
     if pixels.shape[2] > MAX_CHANNELS:
         raise InvalidImage(
             f"the image has {pixels.shape[2]} channels; expected at most {MAX_CHANNELS}: pick one"

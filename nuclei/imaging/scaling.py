@@ -63,15 +63,15 @@ def scaled(
     lo, hi = pixels.min().item(), pixels.max().item()
     if hi - lo <= LEVELS and _is_whole(pixels):
         offset = 0 if lo >= 0 and hi <= LEVELS else lo
-        return _linear(pixels, offset, 1, LEVELS), Scale(float(offset)), ()
+        return _linear(pixels, offset, 1), Scale(float(offset)), ()
     least, most = _within_reach(pixels, float(lo), float(hi))
-    step = most / LEVELS - least / LEVELS  # the difference itself may be infinite
+    step = most / LEVELS - least / LEVELS
     if step < np.finfo(np.float64).tiny:
         step = 1.0  # all are the same
     said = f"the pixels are {native} from {lo:g} to {hi:g}, scaled to 16 bit"
     if (least, most) != (lo, hi):
         said += f"; values beyond {least:g} to {most:g}, far from nearly all others, were clipped"
-    return _linear(pixels, least, step, LEVELS), Scale(least, step), (said,)
+    return _linear(pixels, least, step), Scale(least, step), (said,)
 
 
 def _check_finite(pixels: NDArray[Any]) -> None:
@@ -101,11 +101,12 @@ def _within_reach(pixels: NDArray[Any], lo: float, hi: float) -> tuple[float, fl
     return max(lo, low - reach), min(hi, high + reach)
 
 
-def _linear(pixels: NDArray[Any], offset: float, step: float, most: int) -> NDArray[np.uint16]:
+def _linear(pixels: NDArray[Any], offset: float, step: float) -> NDArray[np.uint16]:
     numbers = np.empty(pixels.shape, np.uint16)
     for band, into in zip(_bands(pixels), _bands(numbers), strict=True):
-        values = (band.astype(np.float64) - offset) / step
-        into[...] = np.rint(np.clip(values, 0, most))
+        # Halves, since the difference itself may be infinite.
+        values = (band.astype(np.float64) / 2 - offset / 2) / (step / 2)
+        into[...] = np.rint(np.clip(values, 0, LEVELS))
     return numbers
 
 

@@ -8,15 +8,17 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+import tifffile
 
 from nuclei import errors
 from nuclei.client import AsyncClient, Client
 from nuclei.evaluation.metrics import score_image
-from nuclei.imaging.images import Frame, read_frame
+from nuclei.imaging.images import Frame, frame_from_array, read_frame
 from nuclei.inference import pipeline
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.postprocessing.measurement import measure
 from nuclei.results.coordinates import PixelSize
+from nuclei.results.segmentation import Segmentation
 
 
 @pytest.mark.parametrize("name", ["fluorescence", "fluorescence_16bit", "histology"])
@@ -56,6 +58,102 @@ def test_every_kind_of_frame_gives_the_same(client: Client, histology: Path) -> 
 def test_big_endian_pixels_are_understood(client: Client, fluorescence_16bit: Path) -> None:
     pixels = read_frame(fluorescence_16bit).pixels[:200, :200]
     assert len(client.segment(pixels.astype(">u2")).nuclei) == len(client.segment(pixels).nuclei)
+
+
+def same(one: Segmentation, other: Segmentation) -> None:
+    np.testing.assert_array_equal(one.labels, other.labels)
+    np.testing.assert_allclose(one.nuclei.mean_intensity, other.nuclei.mean_intensity, rtol=1e-5)
+    assert one.intensity_range == pytest.approx(other.intensity_range)
+    assert one.warnings == other.warnings
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", ">f4", "u4", "i4", "i2", "i8"])
+def test_frames_of_other_types_give_the_nuclei_of_their_values(
+    client: Client, fluorescence_16bit: Path, dtype: str
+) -> None:
+    pixels = read_frame(fluorescence_16bit).pixels[:200, :200]
+    same(client.segment((pixels // 2).astype(dtype)), client.segment(pixels // 2))
+
+
+async def test_scaled_frames_are_in_their_own_units(
+    client: Client, repository: Path, fluorescence_16bit: Path
+) -> None:
+    """Whether this process scales them or the server does."""
+    pixels = read_frame(fluorescence_16bit).pixels[:200, :200]
+    counts, fractions = client.segment(pixels), (pixels / 65535 - 0.25).astype(np.float32)
+    found = client.segment(fractions)
+    assert len(found.nuclei) == pytest.approx(len(counts.nuclei), abs=1)
+    assert found.nuclei.mean_intensity.mean() == pytest.approx(
+        counts.nuclei.mean_intensity.mean() / 65535 - 0.25, abs=1e-3
+    )
+    lo, hi = counts.intensity_range or (0, 0)
+    assert found.intensity_range == pytest.approx((lo / 65535 - 0.25, hi / 65535 - 0.25), abs=1e-3)
+    assert "float32" in found.warnings[0]
+    frame = frame_from_array(fractions)
+    same(client.segment(frame), found)
+    local = await pipeline.segment(frame, LocalEngine(repository), "unet")
+    assert (local.warnings, local.intensity_range) == (found.warnings, found.intensity_range)
+    (outcome,) = client.stream([frame])
+    assert outcome.segmentation is not None
+    same(outcome.segmentation, found)
+
+
+def test_a_plane_and_a_channel_of_an_array_or_a_file_are_the_same(
+    client: Client, fluorescence_16bit: Path, tmp_path: Path
+) -> None:
+    pixels = read_frame(fluorescence_16bit).pixels[:160, :160, 0]
+    stack = np.stack([np.zeros_like(pixels), pixels, pixels // 3, pixels[::-1]])
+    expected = client.segment(pixels[::-1])
+    assert len(expected.nuclei) > 3
+    path = tmp_path / "stack.tif"
+    metadata = {"axes": "CYX", "Channel": {"Name": ["empty", "DAPI", "GFP", "red"]}}
+    tifffile.imwrite(path, stack, ome=True, metadata=metadata, photometric="minisblack")
+    for frame in (path, path.read_bytes()):
+        np.testing.assert_array_equal(client.segment(frame, channel="RED").labels, expected.labels)
+        np.testing.assert_array_equal(client.segment(frame, channel=3).labels, expected.labels)
+    for array in (stack, np.moveaxis(stack, 0, -1)):
+        found = client.segment(array, channel=3)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+        assert "channel 3" in found.warnings[0]
+    np.testing.assert_array_equal(client.segment(stack, plane=3).labels, expected.labels)
+    (outcome,) = client.stream([stack], channel=3)
+    assert outcome.segmentation is not None
+    np.testing.assert_array_equal(outcome.segmentation.labels, expected.labels)
+
+
+def test_the_intensity_range_may_be_given(client: Client, fluorescence_16bit: Path) -> None:
+    pixels = read_frame(fluorescence_16bit).pixels[:160, :160]
+    given = client.segment(pixels, intensity_range=(100, 2000.5))
+    assert given.intensity_range == (100, 2000.5)
+    percentiles = client.segment(pixels, intensity_percentiles=(1, 99))
+    assert percentiles.intensity_range == pytest.approx(
+        tuple(np.percentile(pixels, (1, 99))), abs=1
+    )
+    dark = client.segment(pixels, intensity_range=(6000, 65000))
+    assert len(dark.nuclei) < len(given.nuclei)
+
+
+BAD_OPTIONS: dict[str, dict[str, Any]] = {
+    "channel that is not there": {"channel": 3},
+    "channel of another type": {"channel": 1.5},
+    "plane that is not there": {"plane": 1},
+    "plane of another type": {"plane": "a"},
+    "projection": {"project": "mean"},
+    "range the wrong way": {"intensity_range": (9, 1)},
+    "range of one": {"intensity_range": 5},
+    "percentiles above 100": {"intensity_percentiles": (0, 101)},
+    "both": {"intensity_percentiles": (0, 99), "intensity_range": (0, 9)},
+}
+
+
+@pytest.mark.parametrize("name", BAD_OPTIONS)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_options_that_fit_no_frame_are_refused(
+    client: Client, fluorescence: Path, name: str, as_file: bool
+) -> None:
+    frame = fluorescence if as_file else np.zeros((64, 64), np.uint8)
+    with pytest.raises(errors.InvalidOption):
+        client.segment(frame, **BAD_OPTIONS[name])
 
 
 def test_result_is_whole(client: Client, fluorescence: Path) -> None:

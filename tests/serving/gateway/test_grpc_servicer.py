@@ -47,6 +47,12 @@ def raw_frame(side: int = 64, **changes: Any) -> pb.Frame:
     return pb.Frame(raw=pb.RawPixels(**raw))
 
 
+def chosen(**choice: Any) -> pb.Frame:
+    frame = raw_frame()
+    frame.MergeFrom(pb.Frame(**choice))
+    return frame
+
+
 def refusal(stub: SegmentationStub, request: pb.SegmentRequest, **call: Any) -> tuple[Any, str]:
     """(status, name of the error) of a call that must fail; its message must hold no secrets."""
     with pytest.raises(grpc.RpcError) as raised:
@@ -158,6 +164,40 @@ def test_raw_pixels_equal_the_encoded_ones(
     assert from_raw.nuclei == from_file.nuclei
 
 
+@pytest.mark.parametrize(
+    ("pixel_type", "dtype"),
+    [
+        (pb.PIXEL_TYPE_INT16, "<i2"),
+        (pb.PIXEL_TYPE_UINT32, "<u4"),
+        (pb.PIXEL_TYPE_INT32, "<i4"),
+        (pb.PIXEL_TYPE_FLOAT32, "<f4"),
+        (pb.PIXEL_TYPE_FLOAT64, "<f8"),
+    ],
+)
+def test_raw_pixels_of_every_type_and_many_channels(
+    stub: SegmentationStub, fluorescence_16bit: Path, pixel_type: int, dtype: str
+) -> None:
+    pixels = read_frame(fluorescence_16bit).pixels[:96, :96, 0] // 2
+    channels = np.stack([pixels * 0, pixels, 32767 - pixels, pixels * 0, pixels * 0], axis=2)
+    frame = pb.Frame(
+        raw=pb.RawPixels(
+            data=channels.astype(dtype).tobytes(),
+            height=96,
+            width=96,
+            channels=5,
+            pixel_type=pixel_type,
+        ),
+        intensity_range=pb.IntensityRange(lo=100, hi=1000),
+    )
+    _, said = refusal(stub, pb.SegmentRequest(frame=frame))
+    assert said.startswith("InvalidImage: the image has 5 channels")
+    frame.channel = "1"
+    found = stub.Segment(pb.SegmentRequest(frame=frame))
+    assert found.count > 3
+    assert (found.intensity_range.lo, found.intensity_range.hi) == (100, 1000)
+    assert list(found.warnings) == ["channel 1 of 5 was segmented, as `channel` says"]
+
+
 def test_bad_frame_is_named(stub: SegmentationStub, bad_frame: Any) -> None:
     frame = pb.Frame(encoded=bad_frame.encoded())
     status, said = refusal(stub, pb.SegmentRequest(frame=frame))
@@ -174,6 +214,18 @@ BAD_REQUESTS = {
     "two channels": (pb.SegmentRequest(frame=raw_frame(height=32, channels=2)), "InvalidImage"),
     "many channels": (pb.SegmentRequest(frame=raw_frame(channels=2**32 - 1)), "InvalidImage"),
     "no pixel type": (pb.SegmentRequest(frame=raw_frame(pixel_type=0)), "InvalidImage"),
+    "no channel": (pb.SegmentRequest(frame=chosen(channel="1")), "InvalidOption"),
+    "no plane": (pb.SegmentRequest(frame=chosen(plane=1)), "InvalidOption"),
+    "projection 9": (pb.SegmentRequest(frame=chosen(projection=9)), "InvalidOption"),
+    "half a range": (
+        pb.SegmentRequest(frame=chosen(intensity_range=pb.IntensityRange(lo=1))), "InvalidOption"
+    ),
+    "percentiles": (
+        pb.SegmentRequest(
+            frame=chosen(intensity_percentiles=pb.IntensityPercentiles(lo=1, hi=101))
+        ),
+        "InvalidOption",
+    ),
     "other pixel type": (pb.SegmentRequest(frame=raw_frame(pixel_type=9)), "InvalidImage"),
     "huge": (pb.SegmentRequest(frame=raw_frame(height=2**31, width=2**31)), "FrameTooLarge"),
     "over the bytes": (
