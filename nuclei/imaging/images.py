@@ -176,12 +176,20 @@ def _naming(source: Path | bytes, read: Callable[[], T]) -> T:
 def _frame(decoded: Decoded, options: FrameOptions, limits: FrameLimits) -> Frame:
     pixels = decoded.pixels
     if decoded.palette is not None:
-        pixels = decoded.palette[pixels]
+        pixels = _coloured(pixels, decoded.palette)
     size = options.pixel_size_um or decoded.pixel_size_um
     # The decoder has selected.
     options = replace(options, selection=EVERYTHING, pixel_size_um=size)
     frame = frame_from_array(pixels, options, limits)
     return replace(frame, warnings=(*decoded.warnings, *frame.warnings))
+
+
+def _coloured(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """[H, W, 3] or [H, W], row by row: numpy makes 8 bytes of each index."""
+    pixels = np.empty((*indices.shape, *palette.shape[1:]), np.uint8)
+    for row, into in zip(indices, pixels, strict=True):
+        into[...] = palette[row]
+    return pixels
 
 
 def _frame_of(

@@ -10,6 +10,7 @@ from typing import Protocol, TypeVar
 
 from nuclei.errors import DeadlineExceeded
 from nuclei.imaging.decoding import Header
+from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
 from nuclei.inference import pipeline
 from nuclei.inference.deadline import Deadline
@@ -19,6 +20,7 @@ from nuclei.inference.method import Method
 from nuclei.names import check_id, check_name
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import installed_version
+from serving.decoding.decoders import Decoder, Decoders, decoding_bytes, probing_bytes
 from serving.engine import ServedModel, TritonEngine
 from serving.gateway.admission import Admission, Permit
 from serving.gateway.observation import Observation
@@ -55,14 +57,28 @@ class Options:
 
 
 class FrameSource(Protocol):
-    """A frame as its protocol delivers it; both methods run in the executor."""
+    """A frame as its protocol delivers it.
+
+    Attributes:
+        file: an image file, which a decoder is to read; None for pixels, and once it was taken.
+    """
+
+    file: bytes | None
+
+    def frame_options(self) -> FrameOptions:
+        """How it is to be read; raises InvalidOption for what is impossible."""
+        ...
+
+    def take(self, decoded: Frame) -> None:
+        """Hold this frame, which is what the file holds."""
+        ...
 
     def probe(self, limits: FrameLimits) -> Header:
-        """Its size, before anything is decompressed; errors as `read`."""
+        """The size of its pixels; errors as `read`."""
         ...
 
     def read(self, limits: FrameLimits) -> Frame:
-        """The frame.
+        """The frame, once there is no file; runs in the executor.
 
         Raises:
             InvalidImage, FrameTooLarge: it cannot be used.
@@ -101,18 +117,26 @@ class DataPlane:
         admission: gives the permits that `segment` asks for.
     """
 
-    def __init__(self, engine: TritonEngine, executor: Executor, settings: GatewaySettings) -> None:
+    def __init__(
+        self,
+        engine: TritonEngine,
+        decoders: Decoders,
+        executor: Executor,
+        settings: GatewaySettings,
+    ) -> None:
         """Connect the parts.
 
         Args:
             engine: where the graphs run.
-            executor: where frames are decoded, post-processed and encoded.
+            decoders: where image files are decoded.
+            executor: where frames are post-processed and results encoded.
             settings: limits and defaults.
         """
         self.admission = Admission(
             settings.max_frames_in_flight, settings.max_bytes_in_flight, settings.max_frames_in_work
         )
         self._engine = engine
+        self._decoders = decoders
         self._executor = executor
         self._settings = settings
 
@@ -149,7 +173,11 @@ class DataPlane:
                 with observation.timed("wait"):
                     await stack.enter_async_context(permit.turn())
                 deadline.check("while the frame waited")
-                frame = await self._read(source, observation, permit, contract.method)
+                with observation.timed("decode"):
+                    frame = await self._read(source, permit, contract.method, stack)
+                observation.frame = (
+                    "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
+                )
                 segmentation = await pipeline.segment(
                     frame,
                     self._engine,
@@ -169,19 +197,30 @@ class DataPlane:
             ) from error
 
     async def _read(
-        self, source: FrameSource, observation: Observation, permit: Permit, method: Method
+        self, source: FrameSource, permit: Permit, method: Method, stack: AsyncExitStack
     ) -> Frame:
-        """The frame. Its memory is reserved before it is decoded: a small file may inflate."""
+        """The frame; its memory is reserved before it is taken."""
         limits = self._settings.frame_limits
-        with observation.timed("decode"):
-            header = await self._off_loop(source.probe, limits)
-            segmenting = memory_bytes(
-                header.height, header.width, header.channels, header.itemsize, method
-            )
-            permit.resize(max(segmenting, header.peak_bytes))
-            frame = await self._off_loop(source.read, limits)
-        observation.frame = "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
-        return frame
+        if source.file is not None:
+            # The decoder is kept for the time of the frame, whose pixels are in its memory.
+            decoder = await stack.enter_async_context(self._decoders.decoder())
+            source.take(await self._decoded(source, decoder, permit, method))
+        header = source.probe(limits)
+        permit.resize(_segmenting_bytes(header, method))
+        return await self._off_loop(source.read, limits)
+
+    async def _decoded(
+        self, source: FrameSource, decoder: Decoder, permit: Permit, method: Method
+    ) -> Frame:
+        """The frame in the file of the source: a small file may hold a large frame."""
+        assert source.file is not None
+        file_bytes = len(source.file)
+        permit.resize(max(permit.n_bytes, probing_bytes(file_bytes)))
+        limits, options = self._settings.frame_limits, source.frame_options()
+        header = await decoder.probe(source.file, limits, options)
+        permit.resize(max(decoding_bytes(file_bytes, header), _segmenting_bytes(header, method)))
+        source.file = None  # its decoder has it
+        return await decoder.read(header)
 
     async def server_info(self) -> ServerInfo:
         """What is served now; raises EngineUnavailable when Triton does not answer."""
@@ -204,3 +243,7 @@ class DataPlane:
     async def _off_loop(self, step: Callable[..., Result], *arguments: object) -> Result:
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, step, *arguments)
+
+
+def _segmenting_bytes(header: Header, method: Method) -> int:
+    return memory_bytes(header.height, header.width, header.channels, header.itemsize, method)

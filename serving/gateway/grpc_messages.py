@@ -12,7 +12,7 @@ from nuclei.errors import InvalidImage, InvalidOption, NucleiError, Overloaded
 from nuclei.formats.outlines import outlines
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
-from nuclei.imaging.images import Frame, FrameLimits, frame_from_plane, probe_frame, read_frame
+from nuclei.imaging.images import Frame, FrameLimits, frame_from_plane
 from nuclei.imaging.selection import Projection, Selection
 from nuclei.inference.deadline import Deadline
 from nuclei.names import check_id, check_name
@@ -48,6 +48,7 @@ class FrameRequest:
     Attributes:
         request_id: the caller's, or a new one.
         frame: the frame's fields of the message, without its pixels.
+        file: the image file until a decoder has it; None for pixels.
         n_bytes: length of the image as it was sent.
     """
 
@@ -65,15 +66,16 @@ class FrameRequest:
         self._tta = message.tta
         self._outputs = tuple(message.outputs)
         self._kind = message.frame.WhichOneof("image")
+        self.file: bytes | None = None
         self._pixels = b""
         if self._kind == "encoded":
-            self._pixels = message.frame.encoded
+            self.file = message.frame.encoded
         elif self._kind == "raw":
             raw = message.frame.raw
             self._pixels = raw.data
             self.frame.raw.height, self.frame.raw.width = raw.height, raw.width
             self.frame.raw.channels, self.frame.raw.pixel_type = raw.channels, raw.pixel_type
-        self.n_bytes = len(self._pixels)
+        self.n_bytes = len(self._pixels if self.file is None else self.file)
         self._decoded: Frame | None = None
 
     def options(self, deadline: Deadline | None) -> Options:
@@ -90,33 +92,37 @@ class FrameRequest:
         checked_outputs(self._outputs)
         return Options(self.request_id, self._model, self._tta, deadline)
 
+    def frame_options(self) -> FrameOptions:
+        """How the frame is to be read; raises InvalidOption for what is impossible."""
+        return _frame_options(self.frame)
+
+    def take(self, decoded: Frame) -> None:
+        """Hold the frame that the file holds."""
+        self._decoded = decoded
+
     def probe(self, limits: FrameLimits) -> Header:
-        """The size of the frame, before it is decoded.
+        """The size of the pixels.
 
         Raises:
-            InvalidImage, FrameTooLarge: as `read`, as far as the header reveals it.
+            InvalidImage, FrameTooLarge: as `read`, as far as their number reveals it.
         """
         if self._decoded is not None:
             height, width, channels = self._decoded.pixels.shape
             return Header(height, width, channels, self._decoded.pixels.itemsize)
-        if self._kind == "encoded":
-            return probe_frame(self._pixels, limits, _frame_options(self.frame).selection)
         if self._kind == "raw":
             return _probe_raw(self._pixels, self.frame.raw, limits)
         raise InvalidImage("the request holds no image; expected encoded bytes or raw pixels")
 
     def read(self, limits: FrameLimits) -> Frame:
-        """The frame.
+        """The frame, once it has been taken if it came as a file.
 
         Raises:
             InvalidImage, FrameTooLarge: it cannot be used.
             InvalidOption: its pixel size or place is impossible.
         """
-        if self._decoded is None:
-            self._decoded = self._read(limits)
-            self._pixels = b""
-        _stage_map(self.frame, self._decoded)  # raises for an impossible one before any work
-        return self._decoded
+        frame = self._read(limits)
+        _stage_map(self.frame, frame)  # raises for an impossible one before any work
+        return frame
 
     def reply(self, segmentation: Segmentation, frame: Frame) -> bytes:
         """The whole reply to a Segment call."""
@@ -142,14 +148,13 @@ class FrameRequest:
             reply.stage_position.CopyFrom(self.frame.stage_position)
 
     def _read(self, limits: FrameLimits) -> Frame:
-        options = _frame_options(self.frame)
-        if self._kind == "encoded":
-            return read_frame(self._pixels, limits, options)
+        if self._decoded is not None:
+            return self._decoded
         header = self.probe(limits)
         dtype = DTYPES[self.frame.raw.pixel_type]
         pixels = np.frombuffer(self._pixels, dtype)
         shape = (header.height, header.width, header.channels)
-        return frame_from_plane(pixels.reshape(shape), options, limits)
+        return frame_from_plane(pixels.reshape(shape), self.frame_options(), limits)
 
 
 def _copy_field(source: pb.Frame, target: pb.Frame, field: FieldDescriptor) -> None:

@@ -26,7 +26,7 @@ from nuclei.errors import (
 from nuclei.formats import FORMATS
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
-from nuclei.imaging.images import Frame, FrameLimits, probe_frame, read_frame
+from nuclei.imaging.images import Frame, FrameLimits
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import DISTRIBUTION, installed_version
 from serving.gateway import metrics
@@ -146,19 +146,26 @@ class ServerHeader:
 
 
 class EncodedFrame:
-    """The file of a frame: a `serving.gateway.data_plane.FrameSource`, to be read once."""
+    """The file of a frame: a `serving.gateway.data_plane.FrameSource`."""
 
     def __init__(self, file: bytes, options: FrameOptions) -> None:
-        self._file = file
+        self.file: bytes | None = file
         self._options = options
+        self._decoded: Frame | None = None
+
+    def frame_options(self) -> FrameOptions:
+        return self._options
+
+    def take(self, decoded: Frame) -> None:
+        self._decoded = decoded
 
     def probe(self, limits: FrameLimits) -> Header:
-        return probe_frame(self._file, limits, self._options.selection)
+        height, width, channels = self.read(limits).pixels.shape
+        return Header(height, width, channels, self.read(limits).pixels.itemsize)
 
     def read(self, limits: FrameLimits) -> Frame:
-        # The file is not kept beside its pixels.
-        file, self._file = self._file, b""
-        return read_frame(file, limits, self._options)
+        assert self._decoded is not None
+        return self._decoded
 
 
 async def _livez(request: Request) -> Response:

@@ -25,6 +25,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nuclei.errors import InvalidOption, MissingPrerequisite
 from nuclei.version import installed_version
+from serving.decoding.decoders import Decoders
 from serving.engine import TritonEngine
 from serving.gateway import security
 from serving.gateway.certificates import bentoml_tls
@@ -117,7 +118,10 @@ class NucleiGateway:
             settings.max_message_bytes,
             key="" if settings.triton_key is None else settings.triton_key.get_secret_value(),
         )
-        self._data_plane = DataPlane(self._engine, self._executor, settings)
+        # One for each frame in work, and one that is there while another is replaced.
+        self._decoders = Decoders(settings.max_frames_in_work + 1, self._executor)
+        self._decoders.start()
+        self._data_plane = DataPlane(self._engine, self._decoders, self._executor, settings)
         app.state.data_plane = self._data_plane
         self._grpc = GrpcServer(self._data_plane, settings, token)
         with ending_the_service():
@@ -144,6 +148,7 @@ class NucleiGateway:
         for each in self._upkeep:
             each.cancel()
         await self._engine.close()
+        await self._decoders.close()
         self._executor.shutdown(wait=False, cancel_futures=True)
         if self._traces is not None:
             await asyncio.to_thread(self._traces.shutdown)

@@ -1,7 +1,6 @@
 """A server that runs as a child process of ours."""
 
 import contextlib
-import ctypes
 import errno
 import os
 import secrets
@@ -16,9 +15,10 @@ from typing import BinaryIO
 
 import psutil
 
-_libc = ctypes.CDLL(None)
-_PR_SET_PDEATHSIG = 1
-_MARK = "NUCLEI_CHILD"
+from serving.process.lifeline import end_with
+
+# Its descendants inherit it, and are known by it when their parents are gone.
+MARK = "NUCLEI_CHILD"
 _LOG_TAIL_BYTES = 64 * 1024
 _LOG_BYTES = 32 * 2**20
 _KILL_WAIT_S = 5.0
@@ -53,13 +53,12 @@ class Child:
         self.log = log
         self._command = command
         self._folder = folder
-        # Its descendants inherit it, and are known by it when their parents are gone.
         self._mark = secrets.token_hex(8)
         self._environment = {
             **environment,
             # As `python -P`, which its own children would not inherit.
             "PYTHONSAFEPATH": "1",
-            _MARK: f"{environment.get(_MARK, '')}:{self._mark}",
+            MARK: f"{environment.get(MARK, '')}:{self._mark}",
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -115,7 +114,7 @@ class Child:
                 stdout=log,
                 stderr=None if log is None else subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=partial(_end_with, os.getpid()),
+                preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),
             )
 
     def stop(self, timeout_s: float) -> None:
@@ -153,7 +152,7 @@ class Child:
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error, OSError):
-                if self._mark in process.environ().get(_MARK, "").split(":"):
+                if self._mark in process.environ().get(MARK, "").split(":"):
                     found.append(process)
         return found
 
@@ -185,9 +184,3 @@ def _opened(log: Path) -> BinaryIO:
 
 def _aside(log: Path) -> Path:
     return log.with_name(f"{log.name}.1")
-
-
-def _end_with(parent: int) -> None:
-    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before the line above
-        os.kill(os.getpid(), signal.SIGTERM)

@@ -16,7 +16,7 @@ import nuclei.postprocessing.watershed  # noqa: F401
 
 with atheris.instrument_imports(include=["nuclei", "serving"]):
     from nuclei.errors import InvalidInput
-    from nuclei.imaging.images import FrameLimits
+    from nuclei.imaging.images import FrameLimits, read_frame
     from serving.gateway.grpc_messages import FrameRequest
 
 from nuclei.v1 import segmentation_pb2 as pb
@@ -32,6 +32,8 @@ def read(data: bytes) -> None:
     try:
         request = FrameRequest(message)
         request.options(None)
+        if request.file is not None:
+            request.take(read_frame(request.file, LIMITS))
         frame = request.read(LIMITS)
     except InvalidInput:
         return

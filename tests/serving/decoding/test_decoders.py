@@ -1,0 +1,247 @@
+"""Decoders: what they give, what they refuse, and that none of it outlives its caller."""
+
+import asyncio
+import io
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+import tifffile
+
+from nuclei.errors import EngineUnavailable, FrameTooLarge, InvalidImage
+from nuclei.imaging.images import Frame, FrameLimits, read_frame
+from serving.decoding.decoders import KEPT_BYTES, Decoders, decoding_bytes, probing_bytes
+from tests.attacks.files import (
+    jpeg_of_scans,
+    ome_tiff_of_text,
+    png_of_chunks,
+    png_rgba16,
+    tiff_of_huge_tags,
+    tiff_of_one_tile,
+)
+
+LIMITS = FrameLimits()
+# Takes most of a second to decode.
+SLOW = png_rgba16(4000)
+MIB = 2**20
+
+
+@asynccontextmanager
+async def running(count: int = 1) -> AsyncIterator[Decoders]:
+    with ThreadPoolExecutor(1) as executor:
+        decoders = Decoders(count, executor)
+        decoders.start()
+        try:
+            yield decoders
+        finally:
+            await decoders.close()
+
+
+async def decoded(decoders: Decoders, file: bytes, limits: FrameLimits = LIMITS) -> Frame:
+    async with decoders.decoder() as decoder:
+        return await decoder.read(await decoder.probe(file, limits))
+
+
+def processes() -> list[psutil.Process]:
+    return [
+        child
+        for child in psutil.Process().children()
+        if "serving.decoding.decoder" in child.cmdline()
+    ]
+
+
+def png(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".png", pixels)[1].tobytes()
+
+
+def tiff(pixels: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file, pixels, photometric="minisblack", resolution=(2e4, 1e4), resolutionunit="CENTIMETER"
+    )
+    return file.getvalue()
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 2**16, shape, np.uint16)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        pytest.param(lambda: png(noise(100, 80)), id="grey PNG"),
+        pytest.param(lambda: png((noise(50, 60, 3) >> 8).astype(np.uint8)), id="RGB PNG"),
+        pytest.param(lambda: tiff(noise(64, 64)), id="TIFF with a pixel size"),
+        pytest.param(lambda: tiff(noise(3000, 3000)), id="larger than what stays mapped"),
+    ],
+)
+async def test_gives_the_frame_that_this_process_would_read(file: Callable[[], bytes]) -> None:
+    data = file()
+    here = read_frame(data)
+    async with running() as decoders:
+        there = await decoded(decoders, data)
+    assert there.pixels.dtype == here.pixels.dtype
+    assert np.array_equal(there.pixels, here.pixels)
+    for field in fields(Frame):
+        if field.name != "pixels":
+            assert getattr(there, field.name) == getattr(here, field.name)
+
+
+async def test_a_frame_stays_as_it_is_while_the_next_ones_are_decoded() -> None:
+    frames = [noise(90, 70), noise(90, 70) // 2, noise(90, 70) // 3]
+    async with running() as decoders:
+        first, *_ = [await decoded(decoders, png(pixels)) for pixels in frames]
+        assert np.array_equal(first.pixels[:, :, 0], frames[0])
+
+
+@pytest.mark.parametrize(
+    ("file", "limits", "error", "says"),
+    [
+        (b"", LIMITS, InvalidImage, "empty"),
+        (b"a text, not an image", LIMITS, InvalidImage, "not an image"),
+        (png(noise(100, 80))[:500], LIMITS, InvalidImage, "truncated"),
+        (png(noise(100, 80)), FrameLimits(max_side_px=64), FrameTooLarge, "64 per side"),
+    ],
+    ids=["empty", "text", "truncated", "too large"],
+)
+async def test_refuses_what_this_process_would_refuse(
+    file: bytes, limits: FrameLimits, error: type[InvalidImage], says: str
+) -> None:
+    async with running() as decoders:
+        with pytest.raises(error, match=says):
+            await decoded(decoders, file, limits)
+        (same,) = processes()
+        assert (await decoded(decoders, png(noise(8, 8)))).pixels.shape == (8, 8, 1)
+        assert processes() == [same]
+
+
+async def test_work_ends_with_its_caller() -> None:
+    async with running() as decoders:
+        await decoded(decoders, png(noise(8, 8)))
+        (busy,) = processes()
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.1):
+                await decoded(decoders, SLOW)
+        assert time.monotonic() - started < 0.3
+        assert (await decoded(decoders, png(noise(8, 8)))).pixels.shape == (8, 8, 1)
+        assert not busy.is_running()
+        assert len(processes()) == 1
+
+
+async def test_a_decoder_that_is_killed_costs_its_frame_only() -> None:
+    async with running() as decoders:
+        await decoded(decoders, png(noise(8, 8)))
+        (process,) = processes()
+        asyncio.get_running_loop().call_later(0.1, process.kill)
+        with pytest.raises(EngineUnavailable, match="send the frame again"):
+            await decoded(decoders, SLOW)
+        await decoded(decoders, png(noise(8, 8)))
+        (process,) = processes()
+        process.kill()
+        process.wait()
+        await decoded(decoders, png(noise(8, 8)))
+
+
+async def test_a_decoder_that_crashes_blames_the_file() -> None:
+    async with running() as decoders:
+        await decoded(decoders, png(noise(8, 8)))
+        (process,) = processes()
+        asyncio.get_running_loop().call_later(0.1, process.send_signal, signal.SIGSEGV)
+        with pytest.raises(InvalidImage, match="decoder failed"):
+            await decoded(decoders, SLOW)
+
+
+async def test_ignores_the_signals_that_are_meant_for_its_parent() -> None:
+    async with running() as decoders:
+        await decoded(decoders, png(noise(8, 8)))
+        (process,) = processes()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            process.send_signal(number)
+        await decoded(decoders, png(noise(8, 8)))
+        assert processes() == [process]
+
+
+async def test_has_no_secrets_and_no_socket_that_listens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NUCLEI_TOKEN", "a secret of sixteen")
+    async with running() as decoders:
+        await decoded(decoders, png(noise(8, 8)))
+        (process,) = processes()
+        assert "NUCLEI_TOKEN" not in process.environ()
+        assert process.environ()["PYTHONSAFEPATH"] == "1"
+        assert [each.status for each in process.net_connections("inet")] == []
+        links = {os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()}
+        assert len([link for link in links if link.startswith("socket:")]) == 1
+
+
+def test_decoders_end_with_their_parent(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import asyncio
+        from concurrent.futures import ThreadPoolExecutor
+        from serving.decoding.decoders import Decoders
+
+        async def main():
+            decoders = Decoders(2, ThreadPoolExecutor(1))
+            decoders.start()
+            async with decoders.decoder(), decoders.decoder():
+                print("there", flush=True)
+                await asyncio.sleep(60)
+
+        asyncio.run(main())
+        """
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdout.readline() == "there\n"
+        children = psutil.Process(parent.pid).children()
+        assert len(children) == 2
+        parent.kill()
+    _, alive = psutil.wait_procs(children, timeout=5)
+    assert alive == []
+
+
+ATTACKS = {
+    "tile entries": lambda: tiff_of_one_tile(4096, 16),
+    "huge tags": lambda: tiff_of_huge_tags(10, 4 * MIB),
+    "scans": lambda: jpeg_of_scans(300, 1024),
+    "RGBA": lambda: png_rgba16(3000),
+    "chunks": lambda: png_of_chunks(300_000),
+    "XML": lambda: ome_tiff_of_text(4 * MIB),
+}
+
+
+@pytest.mark.parametrize("file", ATTACKS.values(), ids=ATTACKS)
+async def test_takes_no_more_memory_than_was_set_aside(file: Callable[[], bytes]) -> None:
+    data = file()
+    async with running() as decoders:
+        await decoded(decoders, png(noise(8, 8)))
+        (process,) = processes()
+        before = process.memory_info().rss
+        set_aside = probing_bytes(len(data))
+        try:
+            async with decoders.decoder() as decoder:
+                header = await decoder.probe(data, LIMITS)
+                set_aside = max(set_aside, decoding_bytes(len(data), header))
+                frame = await decoder.read(header)
+                assert frame.pixels.nbytes <= set_aside
+        except InvalidImage:
+            pass
+        status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        (peak,) = [int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")]
+        # What stays mapped counts once, not for each frame.
+        assert peak - before <= set_aside + 2 * KEPT_BYTES
+        assert (await decoded(decoders, png(noise(8, 8)))).pixels.shape == (8, 8, 1)
