@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of frame decoding: whatever the bytes are, a frame or InvalidImage.
+"""Coverage-guided fuzzing of frame decoding: whatever the bytes are, a frame or an error of ours.
 
 .venv-train/bin/python tests/fuzz/decoding.py -max_total_time=600 NEW tests/fuzz/corpus/decoding
 
@@ -12,25 +12,32 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["nuclei", "tifffile"]):
-    from nuclei.errors import InvalidImage
-    from nuclei.imaging.images import FrameLimits, read_frame, read_labels
-
-from nuclei.errors import InvalidData
+    from nuclei.errors import InvalidInput
+    from nuclei.imaging.frame_options import FrameOptions
+    from nuclei.imaging.images import FrameLimits, probe_frame, read_frame, read_labels
+    from nuclei.imaging.selection import EVERYTHING, Selection
 
 LIMITS = FrameLimits(max_side_px=2048, max_pixels=2**20, max_bytes=2**20)
+# Of a file with one plane the first one has an answer, of one with several the others.
+SELECTIONS = (EVERYTHING, Selection(channel=0, plane=1), Selection(channel=1, project="max"))
 
 
 def decode(data: bytes) -> None:
-    try:
-        frame = read_frame(data, LIMITS)
-    except InvalidImage:
-        pass
-    else:
-        height, width, channels = frame.pixels.shape
-        assert 1 <= height * width <= LIMITS.max_pixels
-        assert channels in (1, 3)
-    with contextlib.suppress(InvalidImage, InvalidData):
+    for selection in SELECTIONS:
+        with contextlib.suppress(InvalidInput):
+            read_as_promised(data, selection)
+    with contextlib.suppress(InvalidInput):
         read_labels(data, LIMITS)
+
+
+def read_as_promised(data: bytes, selection: Selection) -> None:
+    header = probe_frame(data, LIMITS, selection)
+    frame = read_frame(data, LIMITS, FrameOptions(selection))
+    assert frame.pixels.shape == (header.height, header.width, header.channels)
+    assert 1 <= header.height * header.width <= LIMITS.max_pixels
+    assert header.channels in (1, 3)
+    size = frame.pixel_size_um
+    assert size is None or (0 < size.y <= 10 and 0 < size.x <= 10)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from nuclei.imaging.selection import Selection
 
 # Writers of progressive files make about ten. Each costs time for every pixel of the frame.
 MAX_SCANS = 64
+# Long metadata are cut into a few hundred.
+MAX_HEADER_SEGMENTS = 4096
 
 _SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _FRAMES = {
@@ -47,7 +49,8 @@ class Frame:
         precision: bits of a sample.
         height, width: pixels.
         samples: 1 (grey), 3 (colour) or 4 (CMYK).
-        scans: how often the decoder goes over the frame.
+        is_kept: whether the decoder keeps all coefficients, for scans that complete one another.
+        scans_at: where the first scan begins in the stream.
         exif: the EXIF block, empty where there is none.
     """
 
@@ -56,7 +59,8 @@ class Frame:
     height: int
     width: int
     samples: int
-    scans: int
+    is_kept: bool
+    scans_at: int
     exif: bytes
 
     @property
@@ -67,21 +71,21 @@ class Frame:
     def decoding_bytes(self) -> int:
         """What decoding takes at its peak: the coefficients of all scans, and the pixels."""
         pixels = self.height * self.width * self.samples
-        coefficients = pixels * 2 if self.scans > 1 or "progressive" in self.process else 0
+        coefficients = pixels * 2 if self.is_kept else 0
         # Blocks at the borders are whole; a band of rows is buffered.
         return coefficients + pixels * self.itemsize + (self.height + self.width) * 512
 
 
 def frame_of(data: bytes) -> Frame:
-    """Read the header of a JPEG stream, and check that it is whole.
+    """Read the header of a JPEG stream.
 
     Raises:
-        InvalidImage: a coding that is not read, or too many scans.
+        InvalidImage: a coding that is not read.
         ValueError: damaged.
     """
     position, exif = 2, b""
     frame: tuple[str, int, int, int, int] | None = None
-    while True:
+    for _ in range(MAX_HEADER_SEGMENTS):
         position = data.find(b"\xff", position)
         while data[position : position + 1] == b"\xff":
             position += 1
@@ -99,25 +103,35 @@ def frame_of(data: bytes) -> Frame:
         elif marker == _APP1 and contents.startswith(b"Exif\0\0") and not exif:
             exif = contents[6:]
         position += 3 + len(contents)
+    else:
+        raise InvalidImage("the header of the JPEG is made of too many segments; save it again")
     if frame is None:
         raise ValueError("it has no header")
+    process, precision, height, width, samples = frame
+    if process not in _READ or samples not in _SAMPLES:
+        raise InvalidImage(
+            f"the JPEG is {process} with {samples} components, which is not read: save it as a "
+            "baseline JPEG, grey or RGB, or better as PNG or TIFF"
+        )
+    is_kept = "progressive" in process or contents[:1] != bytes([samples])
+    return Frame(process, precision, height, width, samples, is_kept, position - 1, exif)
+
+
+def check_scans(data: bytes, frame: Frame) -> None:
+    """Check that a JPEG stream is whole, and its decoding bounded.
+
+    Raises:
+        InvalidImage: too many scans.
+        ValueError: truncated.
+    """
     # Within pixels a byte of 255 is followed by 0, so that only true markers are found.
     if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
         raise ValueError("it ends before its last row")
-    return _checked(Frame(*frame, data.count(b"\xff\xda", position - 1), exif))
-
-
-def _checked(frame: Frame) -> Frame:
-    if frame.process not in _READ or frame.samples not in _SAMPLES:
+    scans = data.count(b"\xff\xda", frame.scans_at)
+    if scans > MAX_SCANS:
         raise InvalidImage(
-            f"the JPEG is {frame.process} with {frame.samples} components, which is not read: save "
-            "it as a baseline JPEG, grey or RGB, or better as PNG or TIFF"
+            f"the JPEG is made of {scans} scans; at most {MAX_SCANS} are read: save it again"
         )
-    if frame.scans > MAX_SCANS:
-        raise InvalidImage(
-            f"the JPEG is made of {frame.scans} scans; at most {MAX_SCANS} are read: save it again"
-        )
-    return frame
 
 
 def probe(data: bytes, check_shape: CheckShape, selection: Selection) -> Header:
@@ -136,6 +150,7 @@ def decode(data: bytes, check_shape: CheckShape, selection: Selection) -> Decode
     """As `nuclei.imaging.decoding.decode`."""
     probe(data, check_shape, selection)
     frame = frame_of(data)
+    check_scans(data, frame)
     pixels = imagecodecs.jpeg8_decode(data)
     if pixels.shape[:2] != (frame.height, frame.width):
         raise ValueError("its pixels cannot be decoded")

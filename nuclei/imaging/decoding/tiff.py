@@ -203,18 +203,22 @@ def _check_segments(page: tifffile.TiffPage) -> None:
     Decoders give zeros for strips and tiles that are missing.
     """
     n_segments = math.prod(page.chunked)
+    values = n_segments * math.prod(page.chunks)
     pixels = page.imagelength * page.imagewidth
-    padded = n_segments * math.prod(page.chunks[-3:-1] if page.ndim > 2 else page.chunks)
-    samples = page.samplesperpixel
-    if padded > (MAX_PADDING * pixels + FREE_PADDING_PX) * samples:
+    if values > (MAX_PADDING * pixels + FREE_PADDING_PX) * page.samplesperpixel:
         raise InvalidImage(
-            f"the tiles of the TIFF have {padded} pixels for an image of {pixels}: save it with "
-            "smaller tiles"
+            f"the tiles of the TIFF hold {values} values for an image of {pixels} pixels: save it "
+            "with smaller tiles"
         )
     if n_segments > MAX_SEGMENTS:
         raise InvalidImage(
             f"the TIFF is cut into {n_segments} strips or tiles; at most {MAX_SEGMENTS} are read: "
             "save it with larger ones"
+        )
+    most_bytes = 2 * values * np.dtype(page.dtype).itemsize + 4096 * n_segments
+    if page.compression != _COMPRESSION.NONE and sum(page.databytecounts) > most_bytes:
+        raise InvalidImage(
+            "the strips or tiles of the TIFF are far longer than their pixels: save it again"
         )
     end = page.parent.filehandle.size
     segments = list(zip(page.dataoffsets, page.databytecounts, strict=False))[:n_segments]
@@ -334,6 +338,7 @@ def _check_streams(page: tifffile.TiffPage, data: bytes) -> None:
 
 def _jpeg_size(stream: bytes) -> tuple[int, int]:
     frame = jpeg.frame_of(stream)
+    jpeg.check_scans(stream, frame)
     return frame.height, frame.width
 
 

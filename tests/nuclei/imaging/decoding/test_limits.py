@@ -2,6 +2,7 @@
 
 import io
 import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -62,6 +63,18 @@ def ome_of_planes(attributes: str) -> bytes:
     return tiff(np.stack([GREY8] * 2), photometric="minisblack", metadata=None, description=xml)
 
 
+def long_strips() -> bytes:
+    """Thousands of strips that all name the same long stream."""
+    data = bytearray(tiff(np.zeros((4000, 16), np.uint8), compression="zlib", rowsperstrip=1))
+    tags = tifffile.TiffFile(io.BytesIO(data)).pages[0].aspage().tags
+    counts, offsets = tags["StripByteCounts"], tags["StripOffsets"]
+    struct.pack_into("<HI", data, counts.offset + 2, 4, 4000)
+    struct.pack_into("<I", data, counts.offset + 8, len(data))
+    struct.pack_into("<4000I", data, offsets.valueoffset, *[len(data) + 16000] * 4000)
+    stream = zlib.compress(bytes(16)) + bytes(4 * MIB)
+    return bytes(data) + struct.pack("<4000I", *[len(stream)] * 4000) + stream
+
+
 ATTACKS: dict[str, Callable[[], bytes]] = {
     "a million entries of one tile": lambda: tiff_of_one_tile(16384, 16),
     "tiles around a line": large_tiles_of_a_line,
@@ -74,6 +87,8 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
         pillow(Image.new("L", (8000, 8000)), "JPEG"), 64
     ),
     "millions of chunks": lambda: png_of_chunks(1_000_000),
+    "millions of segments": lambda: b"\xff\xd8" + b"\xff\xe2\0\2" * 2_000_000,
+    "strips of one long stream": long_strips,
     "long XML": lambda: ome_tiff_of_text(16 * MIB - 1000),
     "too long XML": lambda: ome_tiff_of_text(16 * MIB),
     "a billion planes": lambda: ome_of_planes('SizeZ="1000000000" SizeC="1" SizeT="1"><TiffData'),
