@@ -1,12 +1,14 @@
 """Strategies for valid and invalid frames and messages."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from nuclei.client.messages import PIXEL_TYPES
 from nuclei.v1 import segmentation_pb2 as pb
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -29,6 +31,13 @@ def pixels() -> st.SearchStrategy[np.ndarray]:
     """uint8 or uint16 [H, W] or [H, W, 3]."""
     shapes = st.tuples(SMALL_SIDE, SMALL_SIDE) | st.tuples(SMALL_SIDE, SMALL_SIDE, st.just(3))
     dtypes = st.sampled_from([np.uint8, np.uint16])
+    return st.tuples(dtypes, shapes).flatmap(lambda kind: hnp.arrays(*kind))
+
+
+def raw_pixels() -> st.SearchStrategy[np.ndarray]:
+    """Pixels [H, W, C] of every type; floats may be infinite or NaN."""
+    shapes = st.tuples(SMALL_SIDE, SMALL_SIDE, st.integers(1, 5))
+    dtypes = st.sampled_from(sorted(PIXEL_TYPES))
     return st.tuples(dtypes, shapes).flatmap(lambda kind: hnp.arrays(*kind))
 
 
@@ -57,8 +66,8 @@ def _good_raw(values: np.ndarray) -> pb.RawPixels:
         data=values.tobytes(),
         height=values.shape[0],
         width=values.shape[1],
-        channels=3 if values.ndim == 3 else 1,
-        pixel_type=pb.PIXEL_TYPE_UINT8 if values.itemsize == 1 else pb.PIXEL_TYPE_UINT16,
+        channels=values.shape[2],
+        pixel_type=PIXEL_TYPES[values.dtype.str[1:]],
     )
 
 
@@ -70,9 +79,9 @@ def raw_frames() -> st.SearchStrategy[pb.RawPixels]:
         height=UINT32 | SMALL_SIDE,
         width=UINT32 | SMALL_SIDE,
         channels=UINT32 | st.integers(0, 5),
-        pixel_type=st.integers(-(2**31), 2**31 - 1) | st.integers(0, 3),
+        pixel_type=st.integers(-(2**31), 2**31 - 1) | st.integers(0, 8),
     )
-    return pixels().map(_good_raw) | bad
+    return raw_pixels().map(_good_raw) | bad
 
 
 def frames() -> st.SearchStrategy[pb.Frame]:
@@ -85,13 +94,31 @@ def frames() -> st.SearchStrategy[pb.Frame]:
             pb.Affine,
             **dict.fromkeys(("xx", "xy", "x_offset_um", "yx", "yy", "y_offset_um"), ANY_FLOAT),
         ),
+        "channel": st.sampled_from(["", "0", "1", "red"]) | st.text(max_size=20),
+        "plane": st.none() | st.integers(0, 2) | UINT32,
+        "projection": st.integers(0, 2) | st.integers(-(2**31), 2**31 - 1),
         "index": st.none() | st.builds(pb.FrameIndex, acquisition_uid=st.text(), position=UINT32),
     }
-    return st.one_of(
-        st.builds(pb.Frame, encoded=encoded_frames(), **place),
-        st.builds(pb.Frame, raw=raw_frames(), **place),
-        st.builds(pb.Frame, **place),
+    bounds = st.builds(pb.IntensityRange, lo=ANY_FLOAT, hi=ANY_FLOAT)
+    percentiles = st.builds(pb.IntensityPercentiles, lo=st.floats(0, 50), hi=ANY_FLOAT)
+    intensity = st.one_of(
+        st.just({}),
+        bounds.map(lambda given: {"intensity_range": given}),
+        percentiles.map(lambda given: {"intensity_percentiles": given}),
     )
+
+    def with_intensity(chosen: dict[str, Any]) -> st.SearchStrategy[pb.Frame]:
+        return st.one_of(
+            st.builds(pb.Frame, encoded=encoded_frames(), **place, **_just(chosen)),
+            st.builds(pb.Frame, raw=raw_frames(), **place, **_just(chosen)),
+            st.builds(pb.Frame, **place, **_just(chosen)),
+        )
+
+    return intensity.flatmap(with_intensity)
+
+
+def _just(fields: dict[str, Any]) -> dict[str, st.SearchStrategy[Any]]:
+    return {name: st.just(value) for name, value in fields.items()}
 
 
 def requests() -> st.SearchStrategy[pb.SegmentRequest]:

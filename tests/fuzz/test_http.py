@@ -1,5 +1,6 @@
 """The HTTP routes explored from their OpenAPI document, and bodies that it does not describe."""
 
+import gzip
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nuclei import errors
+from serving.gateway.http_options import PARAMETERS
 from serving.gateway.openapi import openapi_document
 from tests.fuzz.frames import encoded_frames
 
@@ -63,8 +65,9 @@ NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, 
 @given(
     body=encoded_frames(),
     query=st.dictionaries(
-        st.sampled_from(["model", "tta", "format"]) | st.text(max_size=8),
-        st.sampled_from(["unet", "true", "geojson", "labels.png"]) | st.text(max_size=20),
+        st.sampled_from(PARAMETERS) | st.text(max_size=8),
+        st.sampled_from(["unet", "true", "geojson", "labels.png", "0", "1,2", "max"])
+        | st.text(max_size=20),
         max_size=4,
     ),
     content_type=st.sampled_from(
@@ -75,6 +78,28 @@ NAMES = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, 
 def test_segment(http: httpx.Client, body: bytes, query: Any, content_type: str) -> None:
     headers = {"content-type": content_type} if content_type else {}
     check(http.post("/v1/segment", content=body, params=query, headers=headers))
+
+
+@over_a_gateway
+@given(
+    body=encoded_frames(),
+    fields=st.dictionaries(
+        st.sampled_from(PARAMETERS) | st.text(max_size=8),
+        st.sampled_from(["unet", "true", "geojson", "0", "1,2", "max"]) | st.text(max_size=20),
+        max_size=4,
+    ),
+    accept=st.sampled_from(["*/*", "text/csv;q=0.5", "image/*, */*;q=0", ";;,=;q="]) | NAMES,
+    encoding=st.sampled_from(["gzip", "identity", "br"]) | NAMES,
+    compressed=st.booleans(),
+)
+def test_forms_and_headers(
+    http: httpx.Client, body: bytes, fields: Any, accept: str, encoding: str, compressed: bool
+) -> None:
+    headers = {"accept": accept, "content-encoding": encoding}
+    if compressed:
+        check(http.post("/v1/segment", content=gzip.compress(body), headers=headers))
+    else:
+        check(http.post("/v1/segment", data=fields, files={"file": body}, headers=headers))
 
 
 @over_a_gateway
