@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -52,6 +52,8 @@ nuclei segment frame.tif --out results                      (through the gateway
 nuclei segment plate_7/ --out results --local --save csv    (without a server; only tables)
 
 nuclei segment '*.tif' --out results --tta --address gpu-server:50051
+
+nuclei segment stack.ome.tif --out results --channel DAPI --project max --pixel-size 0.325
 """
 
 Formats = dict[str, "Format"]
@@ -70,13 +72,20 @@ class Tally:
         table: a row for each frame that was segmented.
         done: number of frames with all their results.
         failed: number of the others; one whose results were not all written has a row, too.
+        doubtful: number of frames with warnings.
         failures: why, at least one for each that failed.
     """
 
     table: Table
     done: int = 0
     failed: int = 0
+    doubtful: int = 0
     failures: list[NucleiError] = field(default_factory=list)
+
+
+def _reading(text: str, metavar: str) -> Any:
+    """An option that says how frames are read."""
+    return typer.Option(help=text, metavar=metavar, rich_help_panel="How frames are read")
 
 
 def segment(
@@ -94,31 +103,20 @@ def segment(
         ),
     ] = DEFAULT_SAVE,
     channel: Annotated[
-        str,
-        typer.Option(help="Channel to segment: its name, or its number from 0.", metavar="NAME"),
+        str, _reading("Channel to segment: its name, or its number from 0.", "NAME")
     ] = "",
-    plane: Annotated[
-        str, typer.Option(help="Plane of a stack to segment, from 0.", metavar="NUMBER")
-    ] = "",
-    project: Annotated[
-        str, typer.Option(help="Make one plane of a stack: max.", metavar="max")
-    ] = "",
+    plane: Annotated[str, _reading("Plane of a stack to segment, from 0.", "NUMBER")] = "",
+    project: Annotated[str, _reading("One plane of all: max, their largest values.", "max")] = "",
     pixel_size: Annotated[
         str,
-        typer.Option(
-            help="Size of a pixel, micrometres, in place of the file's: 0.325, or y,x.",
-            metavar="UM",
-        ),
+        _reading("Size of a pixel, micrometres, in place of the file's: 0.325, or y,x.", "UM"),
     ] = "",
     intensity_range: Annotated[
         str,
-        typer.Option(
-            help="Values of the frame that become black and white for the network.",
-            metavar="LO,HI",
-        ),
+        _reading("Values of the frame that become black and white for the network.", "LO,HI"),
     ] = "",
     intensity_percentiles: Annotated[
-        str, typer.Option(help="The same as percentiles, 0 to 100.", metavar="LO,HI")
+        str, _reading("The same as percentiles, 0 to 100.", "LO,HI")
     ] = "",
     address: AddressOption = DEFAULT_ADDRESS,
     token: TokenOption = "",
@@ -133,10 +131,15 @@ def segment(
     - NAME.labels.tif: uint32 label image, one number per nucleus
     - NAME.overlay.png: the frame with outlines drawn in
     - NAME.geojson: outlines that QuPath opens
-    - NAME.csv: one line per nucleus
+    - NAME.csv: one line per nucleus, with the columns label (its number in the label image),
+      area_px, centroid_x_px and centroid_y_px (from the centre of the upper-left pixel),
+      box_x0_px, box_y0_px, box_x1_px and box_y1_px (from the corner of the frame; x1 and y1 are
+      just outside), eccentricity (0 is a circle), mean_intensity (in the frame's units) and score
+      (0 to 1); where the pixel size is known also area_um2 and the others in micrometres (_um)
 
     Files that are no frames are named and skipped. A frame that cannot be segmented, or one of its
     results that cannot be written, is named; the others are written, and the exit code is not 0.
+    What is guessed or doubtful about a frame is printed, and is in its json and geojson.
     """
     from nuclei.imaging.frame_options import FrameOptions
 
@@ -199,6 +202,7 @@ def _segment_one(
         failures = _write_results(job, folder, formats, segmentation, frame)
         for warning in segmentation.warnings:
             print_warning(f"{job.source}: {warning}", console)
+        tally.doubtful += bool(segmentation.warnings)
     for failure in failures:
         print_error(f"{job.source}: {str(failure).removeprefix(f'{job.source}: ')}", console)
     tally.failures += failures
@@ -242,6 +246,8 @@ def _print_summary(inputs: Inputs, tally: Tally, console: Console) -> None:
     }
     if tally.done < sum(counts.values()):
         console.print(", ".join(f"{number} {what}" for what, number in counts.items() if number))
+    if tally.doubtful:
+        print_warning(f"{tally.doubtful} with warnings, which are above", console)
 
 
 def _table() -> Table:

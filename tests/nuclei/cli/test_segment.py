@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 import pytest
+import tifffile
 from typer.testing import CliRunner, Result
 
 from nuclei.cli.app import app
@@ -92,6 +93,52 @@ def test_a_bad_frame_is_named_and_the_others_go_on(repository: Path, tmp_path: P
     assert result.stderr.count("text.tif: not an image") == 1
     assert sorted(path.name for path in out.iterdir()) == ["good.csv", "histology.csv"]
     assert "good.png" in result.stdout
+
+
+def test_planes_channels_and_sizes_are_chosen_and_doubts_are_said(
+    repository: Path, gateway: "Gateway", tmp_path: Path
+) -> None:
+    pixels = read_frame(EXAMPLES / "fluorescence.png").pixels[:, :, 0]
+    stack = np.zeros((2, 3, *pixels.shape), np.float32)
+    stack[1, 2] = pixels / 255
+    frame = tmp_path / "stack.tif"
+    metadata = {"axes": "CZYX", "Channel": {"Name": ["GFP", "DAPI"]}}
+    tifffile.imwrite(frame, stack, ome=True, metadata=metadata, photometric="minisblack")
+    chosen = ("--channel", "dapi", "--plane", 2, "--pixel-size", "0.5", "--save", "json,csv")
+    told = []
+    for way in (("--local", "--repository", repository), ("--address", gateway.grpc_address)):
+        out = tmp_path / way[0].strip("-")
+        result = segment(frame, "--out", out, *way, *chosen, "--intensity-range", "0.01,0.15")
+        assert result.exit_code == 0, result.output
+        assert "stack.tif: the pixels are float32 from 0.0" in result.stderr
+        assert "1 with warnings" in result.stderr
+        said = json.loads((out / "stack.json").read_text())
+        assert said["count"] > 10
+        assert said["pixel_size_um"] == {"x": 0.5, "y": 0.5}
+        assert said["intensity_range"] == pytest.approx({"lo": 0.01, "hi": 0.15})
+        assert all(0 < nucleus["mean_intensity"] < 1 for nucleus in said["nuclei"])
+        told.append(said["warnings"])
+    assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--plane", "x", "plane='x'"),
+        ("--pixel-size", "0", "above 0"),
+        ("--pixel-size", "1,2,3", "y,x"),
+        ("--project", "mean", "max"),
+        ("--intensity-range", "9,1", "lo below hi"),
+        ("--intensity-percentiles", "0,200", "0 to 100"),
+    ],
+)
+def test_impossible_options_are_refused_before_any_work(
+    tmp_path: Path, option: str, value: str, said: str
+) -> None:
+    error = failure(segment(EXAMPLES, "--out", tmp_path / "out", option, value))
+    assert isinstance(error, InvalidOption)
+    assert said in str(error)
+    assert not (tmp_path / "out").exists()
 
 
 def test_save_chooses_the_files(repository: Path, tmp_path: Path) -> None:
