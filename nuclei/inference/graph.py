@@ -118,6 +118,11 @@ def has_weights(file: StepFile) -> bool:
     return file.name in _WITH_WEIGHTS
 
 
+def step_name(family: str, file: StepFile) -> str:
+    """The name of the Triton model of a step of a family."""
+    return f"{family}_{file.name}" if has_weights(file) else file.name
+
+
 _FIRST = Step.named_alike(PREPROCESS)
 
 

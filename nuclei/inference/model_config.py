@@ -6,26 +6,52 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nuclei.errors import InvalidData, ModelNotFound
-from nuclei.inference.contract import Contract
+from nuclei.inference.contract import MAX_BYTES, Contract
+from nuclei.names import is_name
+from nuclei.quoting import quoted, sentence
 
 CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "model.onnx"
 CONTRACT_PARAMETER = "contract"
+THREADS_PARAMETER = "intra_op_thread_count"
+ENSEMBLE = "ensemble"
+# A contract, and as much again for its escapes.
+MAX_CONFIG_BYTES = 2 * MAX_BYTES
+MAX_THREADS = 1024
 
 
-def parse_model_config(text: str, name: str) -> ModelConfig:
+def read_model_config(path: Path) -> ModelConfig:
+    """Read a `config.pbtxt`; raises InvalidData as `parse_model_config`, or when it is missing."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise InvalidData(f"{path} cannot be read: {error.strerror}") from error
+    return parse_model_config(text, path.parent.name)
+
+
+def parse_model_config(text: str | bytes, name: str) -> ModelConfig:
     """Parse the text of a `config.pbtxt`.
 
+    Args:
+        text: of the file.
+        name: of the model's folder.
+
     Raises:
-        InvalidData: it is not a ModelConfig; `name` says which model's.
+        InvalidData: it is not a ModelConfig, or what it names cannot be a model or a file.
     """
     try:
-        return text_format.Parse(text, ModelConfig())
-    except text_format.ParseError as error:
+        if len(text) > MAX_CONFIG_BYTES:
+            raise ValueError(f"it has more than {MAX_CONFIG_BYTES} bytes")
+        config = text_format.Parse(text, ModelConfig())
+        _check(config, name)
+    # text_format raises many kinds for what is not text of its own.
+    except (text_format.Error, ValueError, RecursionError, OverflowError) as error:
         raise InvalidData(
-            f"config.pbtxt of model '{name}' is not a Triton model configuration ({error}); "
-            "export the model again"
+            f"config.pbtxt of model {quoted(name)} is not a Triton model configuration "
+            f"({sentence(error)}); export the model again"
         ) from error
+    return config
 
 
 def contract_of(config: ModelConfig) -> Contract:
@@ -33,11 +59,11 @@ def contract_of(config: ModelConfig) -> Contract:
 
     Raises:
         ModelNotFound: the model has no contract: it is a step of a graph, not a model.
-        InvalidData: the contract cannot be read.
+        InvalidData: the contract cannot be used.
     """
     if not has_contract(config):
         raise ModelNotFound(
-            f"'{config.name}' is one step of a model and carries no contract; "
+            f"{quoted(config.name)} is one step of a model and carries no contract; "
             "ask for a model that GetServerInfo or `nuclei models` lists"
         )
     return Contract.from_json(config.parameters[CONTRACT_PARAMETER].string_value)
@@ -47,8 +73,31 @@ def has_contract(config: ModelConfig) -> bool:
     return CONTRACT_PARAMETER in config.parameters
 
 
+def threads_of(config: ModelConfig) -> int:
+    """Threads that a model asks for; 0 leaves it to onnxruntime."""
+    if THREADS_PARAMETER not in config.parameters:
+        return 0
+    return int(config.parameters[THREADS_PARAMETER].string_value or 0)
+
+
 def versions_of(model: Path) -> list[int]:
     """The versions in a model's folder of a repository, ascending; may be empty."""
     if not model.is_dir():
         return []
-    return sorted(int(folder.name) for folder in model.iterdir() if folder.name.isdigit())
+    return sorted(int(folder.name) for folder in model.iterdir() if _is_version(folder.name))
+
+
+def _is_version(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and len(name) < 20
+
+
+def _check(config: ModelConfig, folder: str) -> None:
+    """Raises ValueError for names that lead out of the repository, and for impossible numbers."""
+    steps = config.ensemble_scheduling.step
+    for name in (folder, config.name, *(step.model_name for step in steps)):
+        if not is_name(name):
+            raise ValueError(f"{quoted(name)} is no name of a model")
+    if config.default_model_filename and not is_name(config.default_model_filename):
+        raise ValueError(f"{quoted(config.default_model_filename)} is no name of a file")
+    if not 0 <= threads_of(config) <= MAX_THREADS:
+        raise ValueError(f"{THREADS_PARAMETER} is not between 0 and {MAX_THREADS}")

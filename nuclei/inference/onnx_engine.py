@@ -20,9 +20,11 @@ from nuclei.inference.model_config import (
     MODEL_FILE,
     contract_of,
     has_contract,
-    parse_model_config,
+    read_model_config,
+    threads_of,
     versions_of,
 )
+from nuclei.quoting import quoted, sentence
 from nuclei.repository import searched
 
 Tensors = dict[str, NDArray[Any]]
@@ -109,31 +111,41 @@ class LocalEngine:
         config = self._config(name)
         if config.ensemble_scheduling.step:
             return self._run_steps(config, tensors, deadline)
+        return self._run_step(name, tensors, deadline)
+
+    def _run_step(self, name: str, tensors: Tensors, deadline: Deadline) -> Tensors:
+        if self._config(name).ensemble_scheduling.step:
+            raise InvalidData(f"'{name}' is no step but an ensemble; export the model again")
         deadline.check(f"before step '{name}'")
         session = self._session(name)
         outputs = [output.name for output in session.get_outputs()]
         try:
             return dict(zip(outputs, session.run(outputs, tensors), strict=True))
         except Exception as error:  # onnxruntime's errors share no base class
-            raise EngineFailed(f"step '{name}' failed in onnxruntime: {error}") from error
+            raise EngineFailed(f"step '{name}' failed in onnxruntime: {sentence(error)}") from error
 
     def _run_steps(self, config: ModelConfig, inputs: Tensors, deadline: Deadline) -> Tensors:
         tensors = dict(inputs)
-        for step in config.ensemble_scheduling.step:
-            given = {theirs: tensors[ours] for theirs, ours in step.input_map.items()}
-            made = self._run(step.model_name, given, deadline)
-            tensors |= {ours: made[theirs] for theirs, ours in step.output_map.items()}
-        return {output.name: tensors[output.name] for output in config.output}
+        try:
+            for step in config.ensemble_scheduling.step:
+                given = {theirs: tensors[ours] for theirs, ours in step.input_map.items()}
+                made = self._run_step(step.model_name, given, deadline)
+                tensors |= {ours: made[theirs] for theirs, ours in step.output_map.items()}
+            return {output.name: tensors[output.name] for output in config.output}
+        except KeyError as error:
+            raise InvalidData(
+                f"model '{config.name}': no step makes the tensor {quoted(error.args[0])}; export "
+                "the model again"
+            ) from error
 
     def _config(self, name: str) -> ModelConfig:
         if name not in self._configs:
             if name not in self._names():
                 raise ModelNotFound(
-                    f"there is no model '{name}' in {self._repository}; "
+                    f"there is no model {quoted(name)} in {self._repository}; "
                     f"expected one of: {', '.join(self.models())}"
                 )
-            text = (self._repository / name / CONFIG_FILE).read_text()
-            self._configs[name] = parse_model_config(text, name)
+            self._configs[name] = read_model_config(self._repository / name / CONFIG_FILE)
         return self._configs[name]
 
     def _session(self, name: str) -> onnxruntime.InferenceSession:
@@ -142,16 +154,16 @@ class LocalEngine:
             file = config.default_model_filename or MODEL_FILE
             path = self._repository / name / str(self._version(name)) / file
             options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = int(
-                config.parameters["intra_op_thread_count"].string_value or 0
-            )
+            options.intra_op_num_threads = threads_of(config)
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             try:
                 self._sessions[name] = onnxruntime.InferenceSession(
                     path, options, providers=["CPUExecutionProvider"]
                 )
             except Exception as error:  # onnxruntime's errors share no base class
-                raise InvalidData(f"{path} cannot be loaded: {error}; export it again") from error
+                raise InvalidData(
+                    f"{path} cannot be loaded: {sentence(error)}; export it again"
+                ) from error
         return self._sessions[name]
 
     def _version(self, name: str) -> int:

@@ -10,10 +10,11 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelEnsembling
 from nuclei.errors import InvalidData, NucleiError
 from nuclei.inference.model_config import (
     CONFIG_FILE,
+    ENSEMBLE,
     MODEL_FILE,
     contract_of,
     has_contract,
-    parse_model_config,
+    read_model_config,
     versions_of,
 )
 from serving.repository.configuration import TensorShape, open_session, tensor_shape
@@ -62,7 +63,7 @@ def _repository_problems(repository: Path) -> Iterator[str]:
     configs: dict[str, ModelConfig] = {}
     for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
         try:
-            configs[path.parent.name] = parse_model_config(path.read_text(), path.parent.name)
+            configs[path.parent.name] = read_model_config(path)
         except InvalidData as error:
             yield str(error)
     if not configs:
@@ -73,7 +74,7 @@ def _repository_problems(repository: Path) -> Iterator[str]:
             yield f"{name}: its configuration names it '{config.name}'"
         if not versions:
             yield f"{name}: there is no version folder"
-        if config.platform == "ensemble":
+        if config.platform == ENSEMBLE:
             yield from _ensemble_problems(config, configs)
             continue
         for version in versions:

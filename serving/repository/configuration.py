@@ -10,11 +10,14 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 
 from nuclei.errors import InvalidData
 from nuclei.inference.contract import Contract
-from nuclei.inference.graph import DECODER, Step, StepFile
-from nuclei.inference.model_config import MODEL_FILE
+from nuclei.inference.graph import DECODER, Step, StepFile, step_name
+from nuclei.inference.model_config import ENSEMBLE, MODEL_FILE, THREADS_PARAMETER
+from nuclei.quoting import sentence
 from serving.triton.backend.onnx_file import TRITON_TYPES
 
 MAX_BATCH_SIZE = 16
+# The longest message of protobuf, which an ONNX file is.
+MAX_GRAPH_BYTES = 2**31 - 1
 # An instance of priority n works one nth as often, unless the others are busy.
 LAST_PRIORITY = 1000
 
@@ -42,7 +45,7 @@ def shared_step_config(name: str, graph: Path) -> ModelConfig:
     """
     config = _onnx_config(name, graph)
     # Idle threads of small steps would spin beside the network.
-    config.parameters["intra_op_thread_count"].string_value = "1"
+    config.parameters[THREADS_PARAMETER].string_value = "1"
     return config
 
 
@@ -50,8 +53,9 @@ def network_config(
     contract: Contract, file: StepFile, graph: Path, accelerator: CpuAccelerator
 ) -> ModelConfig:
     """The configuration of a step that holds weights; raises as `shared_step_config`."""
-    name = f"{contract.family}_{file.name}"
-    config = _onnx_config(name, graph, MAX_BATCH_SIZE if file.batched else 0)
+    config = _onnx_config(
+        step_name(contract.family, file), graph, MAX_BATCH_SIZE if file.batched else 0
+    )
     if file.batched:
         # No delay: what waits while a batch runs is the next batch.
         config.dynamic_batching.SetInParent()
@@ -81,7 +85,7 @@ def ensemble_config(
     Raises:
         InvalidData: an ONNX file has more or fewer tensors than its step.
     """
-    config = ModelConfig(name=name, platform="ensemble")
+    config = ModelConfig(name=name, platform=ENSEMBLE)
     config.input.extend(models[steps[0].file.name].input)
     returned = {*outputs, *steps[-1].writes}
     for step in steps:
@@ -100,20 +104,42 @@ def ensemble_config(
 def open_session(graph: Path) -> onnxruntime.InferenceSession:
     """The session of an ONNX file, to read its tensors.
 
+    It is loaded from its bytes, which lets onnxruntime look at no other file: weights that lie
+    outside of it would not be served.
+
     Raises:
-        InvalidData: the file is missing or cannot be loaded.
+        InvalidData: the file is missing, a link, too large, or cannot be loaded.
     """
     # onnxruntime sends usage data to its maker by default.
     onnxruntime.disable_telemetry_events()
-    if not graph.is_file():
-        raise InvalidData(f"{graph} is missing; train or register the model again")
+    check_file(graph, MAX_GRAPH_BYTES)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.intra_op_num_threads = 1
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(
+            graph.read_bytes(), options, providers=["CPUExecutionProvider"]
+        )
     except Exception as error:  # onnxruntime's errors share no base class
-        raise InvalidData(f"{graph} cannot be loaded: {error}; register the model again") from error
+        raise InvalidData(
+            f"{graph} cannot be loaded: {sentence(error)}; register the model again"
+        ) from error
+
+
+def check_file(path: Path, max_bytes: int) -> None:
+    """Check that a file of a model is one: a link may lead out of the folder it came in.
+
+    Raises:
+        InvalidData: it is missing, a link, or too large.
+    """
+    if path.is_symlink() or not path.is_file():
+        what = "a link" if path.is_symlink() else "missing"
+        raise InvalidData(f"{path} is {what}; expected a file: train or register the model again")
+    if path.stat().st_size > max_bytes:
+        raise InvalidData(
+            f"{path} has {path.stat().st_size} bytes; expected at most {max_bytes}: register the "
+            "model again"
+        )
 
 
 def tensor_shape(tensor: Any, max_batch_size: int) -> TensorShape:

@@ -10,15 +10,25 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from nuclei.errors import InvalidOption
-from nuclei.inference.contract import CONTRACT_FILE, Contract
+from nuclei.errors import InvalidData, InvalidOption
+from nuclei.inference.contract import CONTRACT_FILE, MAX_BYTES, Contract
 from nuclei.inference.graph import TTA_SUFFIX, has_weights
 from nuclei.inference.method import Method
-from nuclei.inference.model_config import CONFIG_FILE, CONTRACT_PARAMETER, MODEL_FILE, versions_of
+from nuclei.inference.model_config import (
+    CONFIG_FILE,
+    CONTRACT_PARAMETER,
+    ENSEMBLE,
+    MODEL_FILE,
+    read_model_config,
+    versions_of,
+)
+from nuclei.names import is_name
+from nuclei.quoting import quoted
 from serving.repository.checks import check_models
 from serving.repository.configuration import (
     DEFAULT_CPU_ACCELERATOR,
     CpuAccelerator,
+    check_file,
     ensemble_config,
     network_config,
     shared_step_config,
@@ -28,6 +38,8 @@ MODEL_PARAMETER = "mlflow_model"
 VERSION_PARAMETER = "mlflow_version"
 # Git keeps no empty folder, and Triton needs the version folder of an ensemble.
 PLACEHOLDER = ".gitkeep"
+# Triton's versions are of 64 bits.
+MAX_VERSION = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -80,13 +92,16 @@ def export_version(
         The models of the graph, steps before the ensembles that use them.
 
     Raises:
-        InvalidData: a file is missing, or is not what Triton loads.
-        InvalidOption: the repository has that version already, or the version is not above 0.
+        InvalidData: a file is missing, a link, or not what Triton loads; the contract is
+            impossible, or names a model as another of the repository.
+        InvalidOption: the repository has that version already, or the version is impossible.
     """
-    if version < 1:
-        raise InvalidOption(f"version {version} is impossible; expected 1 or more")
+    if not 1 <= version <= MAX_VERSION:
+        raise InvalidOption(f"version {version} is impossible; expected 1 to {MAX_VERSION}")
+    check_file(artifacts / CONTRACT_FILE, MAX_BYTES)
     contract = Contract.read(artifacts / CONTRACT_FILE)
     additions = _additions(artifacts, repository, version, contract, registered_model, accelerator)
+    _check_names(additions, repository)
     check_models([(addition.config, addition.graph) for addition in additions])
     _refuse_overwriting(additions, repository, contract.method)
     return [_add(addition, repository) for addition in additions]
@@ -125,6 +140,30 @@ def _additions(
         config = ensemble_config(name, steps, models, contract.method.outputs, parameters)
         additions.append(_Addition(config, version, None))
     return additions
+
+
+def _check_names(additions: Sequence[_Addition], repository: Path) -> None:
+    """Whether each model can be a folder of its own.
+
+    Raises InvalidData for a name that breaks the rule, or that another kind of model has: an
+    ensemble named `merge` would replace the step that all models share.
+    """
+    kinds: dict[str, bool] = {}
+    for addition in additions:
+        name, ensemble = addition.config.name, addition.graph is None
+        path = repository / name / CONFIG_FILE
+        if not is_name(name):
+            raise InvalidData(
+                f"the model would be called {quoted(name)}; expected 1 to 64 of the characters "
+                "A-Z a-z 0-9 _ . -: train the model under a shorter name"
+            )
+        if path.exists():
+            kinds.setdefault(name, read_model_config(path).platform == ENSEMBLE)
+        if kinds.setdefault(name, ensemble) != ensemble:
+            raise InvalidData(
+                f"the model would be called '{name}', as a step of a model already is; train the "
+                "model under another name, or export it into another repository"
+            )
 
 
 def _refuse_overwriting(additions: Sequence[_Addition], repository: Path, method: Method) -> None:

@@ -9,7 +9,7 @@ from nuclei.inference.model_config import (
     CONFIG_FILE,
     contract_of,
     has_contract,
-    parse_model_config,
+    read_model_config,
     versions_of,
 )
 
@@ -33,11 +33,11 @@ def list_models(repository: Path) -> list[ListedModel]:
     """The models of a repository, by name; none where there is no repository.
 
     Raises:
-        InvalidData: a configuration cannot be read.
+        InvalidData: a configuration cannot be used.
     """
     found = []
     for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
-        config = parse_model_config(path.read_text(), path.parent.name)
+        config = read_model_config(path)
         if has_contract(config) and not config.name.endswith(TTA_SUFFIX):
             versions = tuple(versions_of(path.parent))
             found.append(ListedModel(config.name, versions, contract_of(config)))

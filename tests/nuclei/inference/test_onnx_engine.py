@@ -84,6 +84,25 @@ async def test_damaged_configuration_is_named(own_repository: Path) -> None:
         await LocalEngine(own_repository).contract("unet")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('value: "INPUT"', 'value: "NOTHING"', "makes the tensor 'INPUT'|'NOTHING'"),
+        ('model_name: "preprocess"', 'model_name: "unet"', "no step but an ensemble"),
+        ('model_name: "preprocess"', 'model_name: "../x"', "no name of a model"),
+    ],
+)
+async def test_a_graph_that_cannot_run_is_named(
+    own_repository: Path, old: str, new: str, expected: str
+) -> None:
+    config = own_repository / "unet/config.pbtxt"
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new, 1))
+    with pytest.raises(InvalidData, match=expected):
+        await LocalEngine(own_repository).infer("unet", MAPS, image(), RANGE, NEVER)
+
+
 async def test_highest_version_runs_unless_the_policy_names_one(own_repository: Path) -> None:
     copy = own_repository
     served = int((await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, NEVER)).version)

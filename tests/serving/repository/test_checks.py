@@ -42,6 +42,16 @@ BROKEN_REPOSITORIES: dict[str, tuple[Callable[[Path], object], str]] = {
         "makes 'DISAGREEMENT', which nothing reads",
     ),
     "contract": (replace_in_config("unet", "tile_size", "tile_sighs"), "unet: contract.json"),
+    "a path for a step": (
+        replace_in_config("unet", 'model_name: "preprocess"', 'model_name: "../preprocess"'),
+        "'../preprocess' is no name",
+    ),
+    "a path for a file": (
+        replace_in_config("tta", '"model.onnx"', '"../../model.onnx"'),
+        "is no name of a file",
+    ),
+    "threads": (replace_in_config("tta", 'string_value: "1"', 'string_value: "many"'), "many"),
+    "bytes": (lambda folder: (folder / "tta/config.pbtxt").write_bytes(b"\xff\0"), "'tta'"),
     "nothing": (shutil.rmtree, "holds no model"),
 }
 

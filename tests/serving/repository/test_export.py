@@ -1,5 +1,6 @@
 """Adding model versions to a repository."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -72,9 +73,9 @@ def test_nothing_half_written_is_left(repository: Path, artifacts: Path) -> None
     assert not (repository / "unet_network" / "4" / "half").exists()
 
 
-@pytest.mark.parametrize("version", [0, -1])
+@pytest.mark.parametrize("version", [0, -1, 2**63])
 def test_an_impossible_version_is_refused(artifacts: Path, tmp_path: Path, version: int) -> None:
-    with pytest.raises(InvalidOption, match="expected 1 or more"):
+    with pytest.raises(InvalidOption, match="expected 1 to"):
         export_version(artifacts, tmp_path / "models", version)
 
 
@@ -91,12 +92,46 @@ def with_a_fixed_batch(path: Path) -> None:
     onnx.save(model, path)
 
 
+def as_a_link(path: Path) -> None:
+    elsewhere = path.rename(path.parent.parent / path.name)
+    path.symlink_to(elsewhere)
+
+
+def with_weights_elsewhere(path: Path) -> None:
+    """In a file that lies outside of the artifacts."""
+    model = onnx.load(path)
+    for number, tensor in enumerate(model.graph.initializer):
+        raw = onnx.numpy_helper.to_array(tensor).tobytes()
+        name = f"weights{number}.bin"
+        (path.parent.parent / name).write_bytes(raw)
+        tensor.ClearField("raw_data")
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=f"../{name}")
+    path.write_bytes(model.SerializeToString())
+
+
+def in_contract(**fields: object) -> Callable[[Path], object]:
+    def change(path: Path) -> None:
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+    return change
+
+
 BROKEN_ARTIFACTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing graph": ("merge.onnx", Path.unlink, "merge.onnx is missing"),
-    "missing contract": ("contract.json", Path.unlink, "contract.json cannot be read"),
+    "missing contract": ("contract.json", Path.unlink, "contract.json is missing"),
     "corrupt graph": ("network.onnx", lambda path: path.write_bytes(b"x"), "cannot be loaded"),
     "new format": ("network.onnx", with_ir_version_11, "IR version 11"),
     "fixed batch": ("network.onnx", with_a_fixed_batch, "set max_batch_size to 0"),
+    "a link to a graph": ("network.onnx", as_a_link, "is a link"),
+    "a link to a contract": ("contract.json", as_a_link, "is a link"),
+    "weights elsewhere": ("network.onnx", with_weights_elsewhere, "cannot be loaded"),
+    "a path": ("contract.json", in_contract(family="../../x"), "family"),
+    "an absolute path": ("contract.json", in_contract(family="/somewhere/x"), "family"),
+    "a terminal's command": ("contract.json", in_contract(family="\x1b[2J\n"), "family"),
+    "the name of a step": ("contract.json", in_contract(family="merge"), "called 'merge'"),
+    "too long a name": ("contract.json", in_contract(family="x" * 64), "would be called"),
+    "a huge tile": ("contract.json", in_contract(tile_size=int(32e9)), "tile_size"),
     "other graph": (
         "merge.onnx",
         lambda path: shutil.copy(path.with_name("preprocess.onnx"), path),
@@ -113,3 +148,14 @@ def test_broken_artifacts_write_nothing(artifacts: Path, tmp_path: Path, case: s
     with pytest.raises(InvalidData, match=expected):
         export_version(broken, tmp_path / "models", 1)
     assert not (tmp_path / "models").exists()
+
+
+def test_a_model_named_as_a_step_of_another_replaces_nothing(
+    repository: Path, artifacts: Path, tmp_path: Path
+) -> None:
+    named = shutil.copytree(artifacts, tmp_path / "named")
+    in_contract(family="unet_network")(named / "contract.json")
+    before = files(repository)
+    with pytest.raises(InvalidData, match="called 'unet_network'"):
+        export_version(named, repository, 9)
+    assert files(repository) == before
