@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -27,12 +27,14 @@ from nuclei.errors import (
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
 from nuclei.inference.engine import Inference
-from nuclei.inference.graph import IMAGE, RANGE, TTA_SUFFIX, TTA_VIEWS
+from nuclei.inference.graph import IMAGE, RANGE, TTA_SUFFIX, TTA_VIEWS, has_weights, step_name
 from nuclei.inference.model_config import contract_of, has_contract
+from nuclei.names import is_name
 from serving import tracing
 from serving.budget import PixelBudget
 from serving.logs import Event
 from serving.triton.control_key import GRPC_HEADER
+from serving.triton.precision import computed_precisions
 
 logger = logging.getLogger(__name__)
 
@@ -58,18 +60,28 @@ class ServedModel:
         version: the version that answers, Triton's directory number.
         tta: whether its graph with test-time augmentation is served too.
         contract: the contract of that version.
+        precision: in which its networks compute on Triton's processor, `bf16` or `fp32`; empty when
+            unknown.
     """
 
     name: str
     version: str
     tta: bool
     contract: Contract
+    precision: str
 
 
 class TritonEngine:
     """Runs graphs on one Triton server; must be created, used and closed in one event loop."""
 
-    def __init__(self, address: str, pixels: int, max_message_bytes: int, key: str = "") -> None:
+    def __init__(
+        self,
+        address: str,
+        pixels: int,
+        max_message_bytes: int,
+        key: str = "",
+        metrics_port: int | None = None,
+    ) -> None:
         """Open a channel; nothing is sent yet.
 
         Args:
@@ -78,6 +90,7 @@ class TritonEngine:
                 turn, and a larger tile runs alone.
             max_message_bytes: longest message in either direction.
             key: sent with control requests, for which Triton requires it.
+            metrics_port: of Triton, on the same host; None when it is not known.
         """
         self._client = InferenceServerClient(
             address,
@@ -90,6 +103,8 @@ class TritonEngine:
             ],
         )
         self._key = {GRPC_HEADER: key}
+        host = address.rpartition(":")[0]
+        self._metrics_url = "" if metrics_port is None else f"http://{host}:{metrics_port}/metrics"
         self._budget = PixelBudget(pixels)
         self._contracts: dict[str, Contract] = {}
         self._versions: dict[str, str] = {}
@@ -157,14 +172,17 @@ class TritonEngine:
         ready = [entry for entry in index.models if entry.state == "READY"]
         versions = {
             name: max((entry.version for entry in ready if entry.name == name), key=int)
-            for name in sorted({entry.name for entry in ready})
+            # Callers cannot ask for others.
+            for name in sorted({entry.name for entry in ready if is_name(entry.name)})
         }
+        precisions = await computed_precisions(self._metrics_url)
         served = []
         for name, version in versions.items():
             config = await self._config(name)
             if has_contract(config) and not name.endswith(TTA_SUFFIX):
-                tta = name + TTA_SUFFIX in versions
-                served.append(ServedModel(name, version, tta, _contract_of(config)))
+                tta, contract = name + TTA_SUFFIX in versions, _contract_of(config)
+                precision = _precision(contract, precisions)
+                served.append(ServedModel(name, version, tta, contract, precision))
         return served
 
     async def is_ready(self, graphs: Sequence[str], timeout_s: float) -> bool:
@@ -218,6 +236,13 @@ class TritonEngine:
         if self._versions.get(graph) != version:
             self._versions[graph] = version
             self._contracts.clear()
+
+
+def _precision(contract: Contract, precisions: Mapping[str, str]) -> str:
+    """That of the model's networks, as far as it is known."""
+    files = contract.method.graphs.files()
+    steps = [step_name(contract.family, file) for file in files if has_weights(file)]
+    return ", ".join(sorted({precisions[step] for step in steps if step in precisions}))
 
 
 def _contract_of(config: ModelConfig) -> Contract:

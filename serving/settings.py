@@ -39,6 +39,13 @@ class ProcessSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe record that is logged."
     )
+    triton_metrics_port: int = Field(
+        default=8002,
+        ge=1,
+        le=65535,
+        description="Port of Triton's metrics, on the host of its APIs: `nuclei serve` gives it to "
+        "Triton, and the gateway learns there in which precision models compute.",
+    )
 
 
 class ServeSettings(ProcessSettings):
@@ -58,9 +65,6 @@ class ServeSettings(ProcessSettings):
     )
     triton_grpc_port: int = Field(
         default=8001, ge=1, le=65535, description="Port of Triton's gRPC API, on loopback."
-    )
-    triton_metrics_port: int = Field(
-        default=8002, ge=1, le=65535, description="Port of Triton's metrics, on loopback."
     )
     triton_environment: Path = Field(
         default=TRITON_ENVIRONMENT,

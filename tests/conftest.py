@@ -168,7 +168,9 @@ def own_triton(own_repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
 @pytest.fixture(scope="session")
 def gateway(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A ready gateway, for tests that leave it as it is."""
-    with running_gateway(tmp_path_factory.mktemp("gateway"), triton.address) as running:
+    metrics_port = {"NUCLEI_TRITON_METRICS_PORT": str(triton.ports["metrics"])}
+    folder = tmp_path_factory.mktemp("gateway")
+    with running_gateway(folder, triton.address, **metrics_port) as running:
         running.wait_ready()
         yield running
 

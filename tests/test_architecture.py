@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("nuclei", "serving", "training")
 # What a client may need (zstd is Python's own from 3.14), and what belongs to Triton's interpreter.
 ALLOWED = {"numpy", "grpc", "google", "backports", "compression"}
-ELSEWHERE = {"triton_python_backend_utils", "onnx_file", "activity"}
+ELSEWHERE = {"triton_python_backend_utils", "onnx_file", "activity", "processor"}
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:

@@ -83,10 +83,12 @@ def _exported(repository: Path) -> Table:
 def _served(gateway: Gateway) -> Table:
     with gateway.client() as client:
         info = client.server_info()
-    table = _table(f"served at {gateway.address}", "model", "version", "tta", "validation")
+    table = _table(
+        f"served at {gateway.address}", "model", "version", "tta", "precision", "validation"
+    )
     for entry in info.models:
-        tta = "yes" if entry.tta else "no"
-        table.add_row(entry.name, entry.version, tta, _scores(entry.validation))
+        tta, precision = "yes" if entry.tta else "no", entry.precision or "unknown"
+        table.add_row(entry.name, entry.version, tta, precision, _scores(entry.validation))
     return table
 
 

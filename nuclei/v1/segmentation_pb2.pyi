@@ -1095,6 +1095,7 @@ class ModelInfo(_message.Message):
     TTA_FIELD_NUMBER: _builtins.int
     PIXEL_SIZE_UM_FIELD_NUMBER: _builtins.int
     VALIDATION_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     """The version that answers now."""
@@ -1103,6 +1104,10 @@ class ModelInfo(_message.Message):
     pixel_size_um: _builtins.float
     """Pixel size of the images it was trained on, micrometres; absent when they differ or it is
     unknown.
+    """
+    precision: _builtins.str
+    """In which precision its networks compute on the server's processor: bf16, or fp32 where the
+    processor has no bf16. Empty: unknown.
     """
     @_builtins.property
     def validation(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
@@ -1116,10 +1121,11 @@ class ModelInfo(_message.Message):
         tta: _builtins.bool = ...,
         pixel_size_um: _builtins.float | None = ...,
         validation: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        precision: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um", "pixel_size_um", b"pixel_size_um"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um", "name", b"name", "pixel_size_um", b"pixel_size_um", "tta", b"tta", "validation", b"validation", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um", "name", b"name", "pixel_size_um", b"pixel_size_um", "precision", b"precision", "tta", b"tta", "validation", b"validation", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pixel_size_um: _TypeAlias = _typing.Literal["pixel_size_um"]  # noqa: Y015
     _WhichOneofArgType__pixel_size_um: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um"]  # noqa: Y015

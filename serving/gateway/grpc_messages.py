@@ -361,6 +361,7 @@ def server_info_message(info: ServerInfo) -> pb.GetServerInfoResponse:
                 tta=served.tta,
                 pixel_size_um=served.contract.pixel_size_um,
                 validation=served.contract.validation,
+                precision=served.precision,
             )
             for served in info.models
         ],

@@ -341,6 +341,7 @@ def _server_info(info: ServerInfo) -> dict[str, Any]:
                 "tta": served.tta,
                 "pixel_size_um": served.contract.pixel_size_um,
                 "validation": served.contract.validation,
+                "precision": served.precision or None,
             }
             for served in info.models
         ],

@@ -117,6 +117,7 @@ class NucleiGateway:
             settings.triton_pixels,
             settings.max_message_bytes,
             key="" if settings.triton_key is None else settings.triton_key.get_secret_value(),
+            metrics_port=settings.triton_metrics_port,
         )
         # One for each frame in work, and one that is there while another is replaced.
         self._decoders = Decoders(settings.max_frames_in_work + 1, self._executor)

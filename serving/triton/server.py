@@ -67,7 +67,7 @@ class TritonServer:
         self._repository = repository.resolve()
         self._environment = environment.resolve()
         self._home = state.resolve() / f"triton-{grpc_port}"
-        self._ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        self.ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
         self._models = models
         self._key = key
         self._traces = traces
@@ -127,7 +127,7 @@ class TritonServer:
                 f"there is no Triton in {self._environment}: run `make env` first"
             )
         check_machine(self._python_prefix)
-        for name, port in self._ports.items():
+        for name, port in self.ports.items():
             setting = f"NUCLEI_TRITON_{name.upper()}_PORT"
             check_free(LOOPBACK, port, f"Triton's {name}", setting)
         if not self._wanted():
@@ -214,8 +214,8 @@ class TritonServer:
             # Without it Triton ignores the priorities of a model's instances.
             "--rate-limit=execution_count",
             f"--backend-config=python,shm-region-prefix-name={self._region}",
-            *(f"--{name}-port={port}" for name, port in self._ports.items()),
-            *(f"--{name}-address={LOOPBACK}" for name in self._ports),
+            *(f"--{name}-port={port}" for name, port in self.ports.items()),
+            *(f"--{name}-address={LOOPBACK}" for name in self.ports),
             "--log-format=ISO8601",
             *(restrictions(self._key) if self._key else ()),
             *(_tracing(self._traces) if self._traces else ()),
@@ -246,7 +246,7 @@ class TritonServer:
         (python / Path(_STUB).name).chmod(0o755)
         ours = self._home / "backends" / "onnxruntime"
         ours.mkdir(exist_ok=True)
-        for file in ("model.py", "onnx_file.py", "activity.py"):
+        for file in ("model.py", "onnx_file.py", "activity.py", "processor.py"):
             _copy_changed(_BACKEND / file, ours / file)
 
     def _check_models(self) -> None:

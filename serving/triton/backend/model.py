@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from activity import Activity
 from onnx_file import misfits, read_versions
+from processor import fast_precision, read_cpuinfo
 
 OPTIMISATION_LEVELS = {
     "-1": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -35,6 +36,8 @@ TENSORRT_NAMES = {
 }
 OPENVINO = "OpenVINOExecutionProvider"
 OPENVINO_PRECISIONS = {"FP32": "f32", "BF16": "bf16"}
+# In which precision a model computes, for the gateway and for operators.
+PRECISION_METRIC = "nuclei_model_precision"
 
 # Name and shape of each input, by name.
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -54,6 +57,7 @@ class TritonPythonModel:
         path = version / (self._config.get("default_model_filename") or "model.onnx")
         providers = _providers(self._config, args)
         self._session: onnxruntime.InferenceSession | OnCores = self._open(path, providers)
+        self._precision = Precision(self._config, args, providers[0][0])
         # Whether requests of the same shapes run as one batch.
         self._joins = self._config.get("max_batch_size", 0) > 0
         if self._joins and providers[0][0] == OPENVINO:
@@ -72,6 +76,7 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Let go of the session and its memory."""
+        self._precision.forget()
         del self._session
 
     def _open(
@@ -138,6 +143,44 @@ class TritonPythonModel:
                 pb_utils.TritonError.INTERNAL,
             )
         )
+
+
+class Precision:
+    """Says in Triton's log and metrics in which precision a model computes on a CPU."""
+
+    def __init__(self, config: dict[str, Any], args: dict[str, str], provider: str) -> None:
+        """Say it; on a GPU that is up to the provider.
+
+        Args:
+            config: the model's configuration.
+            args: of its instance.
+            provider: the execution provider that is tried first.
+        """
+        self._family = self._metric = None
+        if provider not in (OPENVINO, "CPUExecutionProvider"):
+            return
+        wanted = _wanted_precision(config) if provider == OPENVINO else "FP32"
+        used = fast_precision(wanted, read_cpuinfo())
+        if used != wanted:
+            pb_utils.Logger.log_warn(
+                f"model '{config['name']}' computes in {used}: this processor has no {wanted} and "
+                "would emulate it, which is slower"
+            )
+        else:
+            pb_utils.Logger.log_info(f"model '{config['name']}' computes in {used}")
+        self._family = pb_utils.MetricFamily(
+            name=PRECISION_METRIC,
+            description="1 for the precision in which a model computes on this processor",
+            kind=pb_utils.MetricFamily.GAUGE,
+        )
+        labels = {"model": config["name"], "version": args["model_version"]}
+        self._metric = self._family.Metric(labels={**labels, "precision": used.lower()})
+        self._metric.set(1)
+
+    def forget(self) -> None:
+        """Take the metric back; it must go before its family."""
+        self._metric = None
+        self._family = None
 
 
 class OnCores:
@@ -209,8 +252,7 @@ def _compiled(
         for dim, length in zip(tensor.shape, wanted.get(tensor.name, ()), strict=False):
             if isinstance(dim, str):
                 options.add_free_dimension_override_by_name(dim, length)
-    accelerators = config["optimization"]["execution_accelerators"]["cpu_execution_accelerator"]
-    provider = _openvino(config, accelerators[0].get("parameters", {}), share)
+    provider = _openvino(config, share)
     return onnxruntime.InferenceSession(str(path), options, providers=[provider])
 
 
@@ -265,7 +307,7 @@ def _providers(config: dict[str, Any], args: dict[str, str]) -> list[tuple[str, 
     for accelerator in accelerators.get("cpu_execution_accelerator", []):
         if accelerator["name"] != "openvino":
             raise _unknown(config, accelerator["name"], "openvino")
-        providers.append(_openvino(config, accelerator.get("parameters", {})))
+        providers.append(_openvino(config))
     return [*providers, ("CPUExecutionProvider", {})]
 
 
@@ -300,14 +342,13 @@ def _tensorrt_options(config: dict[str, Any], parameters: dict[str, str]) -> dic
     return options
 
 
-def _openvino(
-    config: dict[str, Any], parameters: dict[str, str], share: int = 1
-) -> tuple[str, dict[str, str]]:
+def _openvino(config: dict[str, Any], share: int = 1) -> tuple[str, dict[str, str]]:
     if OPENVINO not in onnxruntime.get_available_providers():
         raise pb_utils.TritonModelException(
             f"model '{config['name']}': this onnxruntime is not built with OpenVINO"
         )
-    precision = _precision(config, OPENVINO_PRECISIONS, parameters.get("precision", "FP32"))
+    used = fast_precision(_wanted_precision(config), read_cpuinfo())
+    precision = _precision(config, OPENVINO_PRECISIONS, used)
     # Pinned threads of two instances would share the first core.
     properties = {"INFERENCE_PRECISION_HINT": precision, "ENABLE_CPU_PINNING": False}
     threads = _number(config, "intra_op_thread_count")
@@ -317,6 +358,13 @@ def _openvino(
         properties["INFERENCE_NUM_THREADS"] = threads
     options = {"device_type": "CPU", "load_config": json.dumps({"CPU": properties})}
     return OPENVINO, options
+
+
+def _wanted_precision(config: dict[str, Any]) -> str:
+    """The precision that the configuration asks OpenVINO for, where the processor has it."""
+    accelerators = config["optimization"]["execution_accelerators"]["cpu_execution_accelerator"]
+    wanted: str = accelerators[0].get("parameters", {}).get("precision", "FP32")
+    return wanted
 
 
 def _precision(config: dict[str, Any], known: dict[str, Any], value: str) -> Any:

@@ -19,6 +19,7 @@ from nuclei.results.label_codec import decompress_labels
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
 from nuclei.version import installed_version
+from serving.triton.backend.processor import fast_precision, read_cpuinfo
 
 SERVICE = "nuclei.v1.Segmentation"
 ALL_OUTPUTS = [value for value in pb.Output.values() if value != pb.OUTPUT_UNSPECIFIED]
@@ -320,6 +321,7 @@ def test_server_info_names_models_and_limits(stub: SegmentationStub) -> None:
     assert info.default_model == "unet"
     assert [(model.name, model.tta) for model in info.models] == [("unet", True)]
     assert info.models[0].version.isdigit()
+    assert info.models[0].precision == fast_precision("BF16", read_cpuinfo()).lower()
     assert info.limits.max_request_bytes == 8 * 2**20
     assert info.limits.default_timeout_ms == 30000
 

@@ -11,6 +11,8 @@ from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedO
 from tritonclient.utils import InferenceServerException
 
 from serving.process.ports import free_ports
+from serving.triton.backend.processor import fast_precision, read_cpuinfo
+from serving.triton.precision import computed_precisions
 from serving.triton.server import TritonServer
 from tests.serving.onnx_models import batch_sizes, bfloat16s, scaled, sevens, tensors, triton_model
 
@@ -31,6 +33,12 @@ model_warmup {
 }
 """
 
+IN_BF16 = """
+optimization { execution_accelerators { cpu_execution_accelerator {
+  name: "openvino" parameters { key: "precision" value: "BF16" }
+} } }
+"""
+
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -38,20 +46,24 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     triton_model(folder, "plain", scaled(), tensors())
     triton_model(folder, "batched", batch_sizes(), BATCHED + tensors((4,)))
     triton_model(folder, "on_cores", batch_sizes(), ON_CORES + tensors((4,)))
+    triton_model(folder, "in_bf16", scaled(), IN_BF16 + tensors())
     triton_model(folder, "sevens", sevens(), tensors((-1,), out_dims=(-1, 7)))
     return folder
 
 
 @pytest.fixture(scope="module")
-def triton_client(
-    models: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[InferenceServerClient]:
+def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
     http, grpc, metrics = free_ports(3)
     state = tmp_path_factory.mktemp("state")
-    with (
-        TritonServer(models, state, http_port=http, grpc_port=grpc, metrics_port=metrics) as server,
-        InferenceServerClient(server.address) as client,
-    ):
+    with TritonServer(
+        models, state, http_port=http, grpc_port=grpc, metrics_port=metrics
+    ) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def triton_client(server: TritonServer) -> Iterator[InferenceServerClient]:
+    with InferenceServerClient(server.address) as client:
         yield client
 
 
@@ -70,6 +82,23 @@ def refusal(client: InferenceServerClient, model: str) -> str:
 def test_answers_what_the_graph_computes(triton_client: InferenceServerClient) -> None:
     values = np.arange(12, dtype=np.float32).reshape(3, 4)
     np.testing.assert_array_equal(run(triton_client, "plain", values), 2 * values)
+
+
+async def test_log_and_metrics_say_in_which_precision_models_compute(
+    server: TritonServer, triton_client: InferenceServerClient
+) -> None:
+    used = fast_precision("BF16", read_cpuinfo())
+    precisions = await computed_precisions(f"http://127.0.0.1:{server.ports['metrics']}/metrics")
+    expected = {"plain": "FP32", "on_cores": "FP32", "in_bf16": used}
+    log = server.log.read_text()
+    for model, precision in expected.items():
+        assert precisions[model] == precision.lower()
+        assert f"model '{model}' computes in {precision}" in log
+
+
+async def test_precisions_are_unknown_where_triton_does_not_answer() -> None:
+    assert await computed_precisions("http://127.0.0.1:1/metrics") == {}
+    assert await computed_precisions("") == {}
 
 
 def test_requests_of_a_batch_run_together_and_get_their_own_rows(

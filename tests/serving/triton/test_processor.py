@@ -1,0 +1,27 @@
+"""Which precision a processor computes itself, from what Linux says of it."""
+
+import pytest
+
+from serving.triton.backend.processor import fast_precision, has_bf16
+
+ICE_LAKE = "processor\t: 0\nflags\t\t: fpu sse2 avx2 avx512f avx512vl avx512_vnni\n"
+SAPPHIRE_RAPIDS = "flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"
+ZEN_4 = "model name\t: AMD EPYC 9654\nflags\t\t: avx512f avx512_vnni avx512_bf16\n"
+AMX_ALONE = "flags : amx_bf16\n"
+GRAVITON_2 = "processor\t: 0\nFeatures\t: fp asimd crc32 asimddp\nCPU part\t: 0xd0c\n"
+GRAVITON_3 = "processor\t: 0\nFeatures\t: fp asimd bf16 i8mm\n"
+
+
+@pytest.mark.parametrize("cpuinfo", [SAPPHIRE_RAPIDS, ZEN_4, AMX_ALONE, GRAVITON_3])
+def test_bf16_where_the_processor_has_it(cpuinfo: str) -> None:
+    assert has_bf16(cpuinfo)
+    assert fast_precision("BF16", cpuinfo) == "BF16"
+    assert fast_precision("FP32", cpuinfo) == "FP32"
+
+
+@pytest.mark.parametrize(
+    "cpuinfo", [ICE_LAKE, GRAVITON_2, "", "\n:\n", "model name : bf16 amx_bf16\n", "xflags : bf16"]
+)
+def test_fp32_where_bf16_would_be_emulated_or_nothing_is_known(cpuinfo: str) -> None:
+    assert not has_bf16(cpuinfo)
+    assert fast_precision("BF16", cpuinfo) == "FP32"
