@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.errors import InvalidImage, InvalidOption
-from nuclei.imaging.selection import COLOURS, Selection
+from nuclei.imaging.selection import COLOURS, Selection, chosen_channel
 
 # Red, green, blue and alpha: a last axis of up to so many always holds channels.
 COLOUR_CHANNELS = 4
@@ -70,9 +70,7 @@ def one_channel(
     count = pixels.shape[2]
     names = names or channel_names(count)
     number = selection.channel_among(names)
-    name = f" '{names[number]}'" if names[number] else ""
-    said = f"channel {number}{name} of {count} was segmented, as `channel` says"
-    return pixels[:, :, number : number + 1], said
+    return pixels[:, :, number : number + 1], chosen_channel(number, names)
 
 
 def channel_names(count: int) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 import tifffile
 from tifffile.tifffile import metaseries_description_metadata, svs_description_metadata
 
+from nuclei.quoting import quoted
 from nuclei.results.coordinates import PixelSize
 
 # A pixel that resolves nuclei, of some 10 um, is smaller than the largest; print resolutions such
@@ -222,11 +223,11 @@ def _length(stated: Any, unit: Any) -> float | None:
         return None
     factor = MICROMETRES_PER.get(name, MICROMETRES_PER.get(name.removesuffix("s")))
     if factor is None:
-        raise _Unusable(f"gives the size of a pixel in {str(unit)[:40]!r}, which is no length")
+        raise _Unusable(f"gives the size of a pixel in {quoted(str(unit))}, which is no length")
     try:
         return float(stated) * factor
     except (TypeError, ValueError):
-        raise _Unusable(f"gives {str(stated)[:40]!r} as the size of a pixel") from None
+        raise _Unusable(f"gives {quoted(str(stated))} as the size of a pixel") from None
 
 
 def _both(y: float | None, x: float | None) -> Sides:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from nuclei.errors import InvalidOption
+from nuclei.quoting import quoted
 
 Projection = Literal["max"]
 
@@ -65,7 +66,7 @@ class Selection:
                 return alike.index(channel.casefold())
             channel = int(channel) if channel.isdecimal() and len(channel) < 10 else None
         if channel is None or channel >= len(names):
-            wrong = "" if self.channel is None else f", and no channel is {self.channel!r}"
+            wrong = "" if self.channel is None else f", and no channel is {quoted(self.channel)}"
             raise InvalidOption(
                 f"the image has {described_channels(names)}{wrong}: choose one with `channel`"
             )
@@ -76,9 +77,17 @@ def described_channels(names: Sequence[str]) -> str:
     """The number of channels and how each is chosen, as in "2 channels (0 'DAPI', 1)"."""
     if len(names) == 1:
         return "one channel"
-    listed = [f"{number} {name!r}" if name else str(number) for number, name in enumerate(names)]
+    listed = [
+        f"{number} {quoted(name)}" if name else str(number) for number, name in enumerate(names)
+    ]
     shown = ", ".join(listed[:16]) + ", ..." * (len(listed) > 16)
     return f"{len(names)} channels ({shown})"
+
+
+def chosen_channel(number: int, names: Sequence[str]) -> str:
+    """A sentence for `warnings` that says which channel was segmented."""
+    name = f" {quoted(names[number])}" if names[number] else ""
+    return f"channel {number}{name} of {len(names)} was segmented, as `channel` says"
 
 
 EVERYTHING = Selection()

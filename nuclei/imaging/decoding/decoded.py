@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.imaging.selection import COLOURS, Selection
+from nuclei.imaging.selection import COLOURS, Selection, chosen_channel
 from nuclei.results.coordinates import PixelSize
 
 CheckShape = Callable[[int, int], None]
@@ -73,9 +73,12 @@ class Decoded:
             return self
         in_colour = self.palette is not None or self.pixels.ndim == 3
         channel = selection.channel_among(COLOURS if in_colour else ("",))
+        if not in_colour:
+            return self
+        warnings = (*self.warnings, chosen_channel(channel, COLOURS))
         if self.palette is not None:
-            return replace(self, palette=self.palette[:, channel])
-        return replace(self, pixels=self.pixels[:, :, channel]) if in_colour else self
+            return replace(self, palette=self.palette[:, channel], warnings=warnings)
+        return replace(self, pixels=self.pixels[:, :, channel], warnings=warnings)
 
 
 def with_samples(pixels: NDArray[Any], samples: slice) -> NDArray[Any]:

@@ -29,7 +29,7 @@ from nuclei.imaging.decoding.directories import (
 )
 from nuclei.imaging.decoding.stacks import Stack, ome_channel_names, stack_of
 from nuclei.imaging.metadata import tiff_pixel_size
-from nuclei.imaging.selection import Selection, described_channels
+from nuclei.imaging.selection import Selection, chosen_channel, described_channels
 
 _COMPRESSION, _PHOTOMETRIC = tifffile.COMPRESSION, tifffile.PHOTOMETRIC
 _JPEG, _CCITT = _COMPRESSION.JPEG, (2, 3, 4)
@@ -110,10 +110,16 @@ def _opened(data: bytes, check_shape: CheckShape, selection: Selection) -> Itera
         page = _page(tiff, stack, numbers[0])
         _check_page(page, check_shape)
         if _are_channels(page):
-            samples, is_of_channel = _channel(page, stack, selection), True
+            names = _sample_names(page, stack, selection)
+            channel = selection.channel_among(names)
+            samples = slice(channel, channel + 1)
         else:
-            samples, is_of_channel = slice(0, _colours(page)), len(stack.channel_names) > 1
+            names = stack.channel_names
+            samples = slice(0, _colours(page))
             warnings += _dropped(page)
+        is_of_channel = len(names) > 1
+        if is_of_channel:
+            warnings += (chosen_channel(selection.channel_among(names), names),)
         yield _Opened(tiff, found, stack, page, numbers, samples, is_of_channel, warnings)
 
 
@@ -254,12 +260,11 @@ def _dropped(page: tifffile.TiffPage) -> tuple[str, ...]:
     return ()
 
 
-def _channel(page: tifffile.TiffPage, stack: Stack, selection: Selection) -> slice:
-    """The selected one of the samples of a pixel.
+def _sample_names(page: tifffile.TiffPage, stack: Stack, selection: Selection) -> tuple[str, ...]:
+    """Names of the channels that are samples of a pixel, of which one is selected.
 
     Raises:
         InvalidImage: none is selected, or there are channels of two kinds.
-        InvalidOption: the selected one does not exist.
     """
     count = page.samplesperpixel
     if len(stack.channel_names) > 1:
@@ -274,8 +279,7 @@ def _channel(page: tifffile.TiffPage, stack: Stack, selection: Selection) -> sli
             f"the TIFF holds {described_channels(names)}: choose one with `channel` (number or "
             "name)"
         )
-    channel = selection.channel_among(names)
-    return slice(channel, channel + 1)
+    return names
 
 
 def _plane(file: _Opened, number: int, check_shape: CheckShape, data: bytes) -> NDArray[Any]:

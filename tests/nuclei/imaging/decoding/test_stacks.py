@@ -46,7 +46,10 @@ def read(data: bytes, **selection: Any) -> NDArray[Any]:
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("channel", [1, "FITC", "fitc", "1"])
 def test_a_plane_of_a_channel(file: str, channel: int | str) -> None:
-    np.testing.assert_array_equal(read(FILES[file], channel=channel, plane=4), STACK[4, 1])
+    selection = Selection(channel, plane=4)
+    frame = read_frame(FILES[file], options=FrameOptions(selection))
+    np.testing.assert_array_equal(frame.pixels[:, :, 0], STACK[4, 1])
+    assert frame.warnings == ("channel 1 'FITC' of 3 was segmented, as `channel` says",)
 
 
 @pytest.mark.parametrize("file", [*FILES, *UNNAMED])
