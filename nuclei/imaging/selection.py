@@ -39,7 +39,7 @@ class Selection:
         if self.plane is not None and self.plane < 0:
             raise InvalidOption(f"plane is {self.plane}; planes are counted from 0")
         if self.project not in (None, *get_args(Projection)):
-            raise InvalidOption(f"project is {self.project!r}; the projection known is 'max'")
+            raise InvalidOption(f"project is {quoted(self.project)}; the projection known is 'max'")
         if self.plane is not None and self.project is not None:
             raise InvalidOption("`plane` and `project` are both given; choose one of them")
 
