@@ -10,7 +10,8 @@ _thread = threading.local()
 
 @contextmanager
 def silent_decoders() -> Iterator[None]:
-    """Keep tifffile from logging in this thread."""
+    """Keep tifffile from logging in this thread; what others log through it is left alone."""
+    logging.getLogger("tifffile").addFilter(_is_heard)  # once, however often it is added
     before = getattr(_thread, "is_silent", False)
     _thread.is_silent = True
     try:
@@ -19,4 +20,5 @@ def silent_decoders() -> Iterator[None]:
         _thread.is_silent = before
 
 
-logging.getLogger("tifffile").addFilter(lambda _: not getattr(_thread, "is_silent", False))
+def _is_heard(record: logging.LogRecord) -> bool:
+    return not getattr(_thread, "is_silent", False)
