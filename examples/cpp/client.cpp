@@ -88,6 +88,11 @@ std::vector<std::uint32_t> decode(const pb::LabelImage& image) {
     return labels;
 }
 
+// What was guessed or is doubtful about the frame.
+void warn(const pb::SegmentResponse& reply) {
+    for (const auto& warning : reply.warnings()) std::cerr << "warning: " << warning << '\n';
+}
+
 void segment(pb::Segmentation::Stub& stub, const Options& options, const std::string& path) {
     pb::SegmentRequest request;
     request.mutable_frame()->set_encoded(read_file(path));
@@ -101,6 +106,7 @@ void segment(pb::Segmentation::Stub& stub, const Options& options, const std::st
     pb::SegmentResponse reply;
     require_ok(stub.Segment(&context, request, &reply), context);
 
+    warn(reply);
     std::cout << reply.model() << " version " << reply.model_version() << ": " << reply.count()
               << " nuclei\n";
     for (int i = 0; i < std::min(3, reply.nuclei().centroid_x_px_size()); ++i)
@@ -119,6 +125,7 @@ bool print(const pb::SegmentStreamResponse& answer) {
     std::cout << "frame " << answer.sequence() << ": ";
     switch (answer.outcome_case()) {
         case pb::SegmentStreamResponse::kResult:
+            warn(answer.result());
             std::cout << answer.result().count() << " nuclei" << std::endl;
             return true;
         case pb::SegmentStreamResponse::kSkipped:

@@ -63,6 +63,11 @@ function decode({ encoding, height, width, data }) {
   return new Uint32Array(bytes.buffer, bytes.byteOffset, height * width);
 }
 
+// What was guessed or is doubtful about the frame.
+function warn(reply) {
+  for (const warning of reply.warnings) console.error(`warning: ${warning}`);
+}
+
 async function segment(client, [path], options) {
   const request = {
     // The bytes of a PNG, JPEG or TIFF file. (A camera's pixels go into `raw` instead.)
@@ -75,6 +80,7 @@ async function segment(client, [path], options) {
   const reply = await call(request, metadata(options), { deadline });
 
   const { nuclei, labels } = reply;
+  warn(reply);
   console.log(`${reply.model} version ${reply.model_version}: ${reply.count} nuclei`);
   for (const [i, label] of nuclei.label.slice(0, 3).entries()) {
     console.log(`nucleus ${label} at x ${nuclei.centroid_x_px[i]}, y ${nuclei.centroid_y_px[i]}`);
@@ -108,6 +114,7 @@ async function stream(client, paths, options) {
   for await (const answer of call) {
     const { sequence, outcome } = answer;
     if (outcome === "result") {
+      warn(answer.result);
       console.log(`frame ${sequence}: ${answer.result.count} nuclei`);
     } else if (outcome === "skipped") {
       console.log(`frame ${sequence}: skipped, ${answer.skipped.reason}`);

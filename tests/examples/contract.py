@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+import tifffile
 
 from nuclei.client import Client
 
@@ -56,6 +58,15 @@ class ClientContract:
             assert (float(found[2]), float(found[3])) == pytest.approx((x, y), rel=1e-5)
         height, width = expected.labels.shape
         assert last == f"label image {height} x {width}: {count} labels"
+
+    def test_warnings_are_printed(
+        self, program: Program, gateway: "Gateway", tmp_path: Path
+    ) -> None:
+        frame = tmp_path / "float.tif"
+        tifffile.imwrite(frame, np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64))
+        ended = program.run("segment", "--address", gateway.grpc_address, frame)
+        assert ended.returncode == 0
+        assert ended.stderr.startswith("warning: the pixels are float32 from 0 to 1")
 
     def test_stream_answers_every_frame_in_order(
         self,
