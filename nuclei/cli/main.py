@@ -3,11 +3,11 @@
 import sys
 
 from nuclei.cli.extras import named_extras
-from nuclei.errors import NucleiError
+from nuclei.errors import InvalidOption, NucleiError
 
 
 def main() -> None:
-    """Run the command line; a NucleiError becomes one red sentence and its exit code."""
+    """Run the command line; an error becomes one red sentence and its exit code."""
     try:
         with named_extras():
             from nuclei.cli.app import app
@@ -16,6 +16,9 @@ def main() -> None:
     except NucleiError as error:
         _print(str(error))
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        _print(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
+        raise SystemExit(InvalidOption.exit_code) from None
 
 
 def _print(message: str) -> None:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nuclei.cli.gateway import Gateway
+from nuclei.errors import EngineUnavailable
 from nuclei.repository import default_repository
 
 if TYPE_CHECKING:
+    from nuclei.client import Client
     from nuclei.imaging.images import Frame
     from nuclei.results.segmentation import Segmentation
 
@@ -55,6 +57,11 @@ def open_segmenter(
         yield lambda frame: asyncio.run(pipeline.segment(frame, engine, model, tta=tta))
     else:
         with gateway.client() as client:
-            yield lambda frame: client.segment(
-                frame, model=model, tta=tta, timeout_s=GATEWAY_TIMEOUT_S
-            )
+            yield lambda frame: _ask(client, frame, model, tta)
+
+
+def _ask(client: "Client", frame: "Frame", model: str, tta: bool) -> "Segmentation":
+    try:
+        return client.segment(frame, model=model, tta=tta, timeout_s=GATEWAY_TIMEOUT_S)
+    except EngineUnavailable as error:
+        raise EngineUnavailable(f"{error}; or do without a gateway: --local") from error

@@ -12,14 +12,16 @@ from nuclei.client.messages import error_of
 
 DEFAULT_ADDRESS = "localhost:50051"
 MAX_MESSAGE_BYTES = 2**31 - 1
+MAX_PEM_BYTES = 2**20
 
 CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     # A server that comes back is found within a second; gRPC's own back-off grows to two minutes.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1000),
+    # In spite of its name, how long an attempt may take; a busy server or TLS far away takes long.
+    ("grpc.min_reconnect_backoff_ms", 5000),
     # A server that disappears without closing the connection is noticed within half a minute.
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -76,7 +78,8 @@ def credentials(
 
 def _pem(path: str | Path) -> bytes:
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_PEM_BYTES)
     except OSError as error:
         raise errors.InvalidOption(
             f"{path} cannot be read ({error.strerror}); expected a PEM file"

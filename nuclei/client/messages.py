@@ -156,7 +156,10 @@ def error_of(error: Any) -> errors.NucleiError:
         return errors.FrameTooLarge(f"the server refused the message ({detail}); crop the frame")
     kind: type[errors.NucleiError]
     kind, advice = {
-        grpc.StatusCode.UNAVAILABLE: (errors.EngineUnavailable, "start it or check its address"),
+        grpc.StatusCode.UNAVAILABLE: (
+            errors.EngineUnavailable,
+            "start it, or check the address: host and gRPC port, and TLS where it asks for it",
+        ),
         grpc.StatusCode.DEADLINE_EXCEEDED: (errors.DeadlineExceeded, "allow more time"),
         grpc.StatusCode.RESOURCE_EXHAUSTED: (errors.Overloaded, "try again later"),
     }.get(status, (errors.EngineFailed, "is it a nuclei gateway?"))

@@ -82,8 +82,8 @@ def _width_px(picture: NDArray[np.uint8], labels: NDArray[np.integer]) -> int:
     areas = np.bincount(labels.ravel())[1:]
     if not areas.any():
         return 1
-    side_px = math.sqrt(np.median(areas[areas > 0])) * (len(picture) // len(labels))
-    wanted_px = max(picture.shape) / SCREEN_PX
+    side_px = math.sqrt(float(np.median(areas[areas > 0]))) * (len(picture) // len(labels))
+    wanted_px = int(max(picture.shape)) / SCREEN_PX
     return max(1, round(min(wanted_px, side_px * PART_OF_NUCLEUS)))
 
 

@@ -58,6 +58,13 @@ def test_an_error_is_one_sentence_and_its_exit_code() -> None:
     assert len(failed.stderr.strip().splitlines()) == 1
 
 
+def test_a_name_that_the_system_refuses_is_one_sentence() -> None:
+    failed = nuclei("replay", "x" * 5000)
+    assert failed.returncode == 2
+    assert failed.stderr.endswith("cannot be used: File name too long\n")
+    assert len(failed.stderr.strip().splitlines()) == 1
+
+
 def test_commands_and_client_have_the_same_default_address() -> None:
     # The commands do not import the client, and with it gRPC, before they use it.
     assert gateway.DEFAULT_ADDRESS == connection.DEFAULT_ADDRESS

@@ -166,6 +166,7 @@ def test_a_gateway_that_is_not_there_stops_at_once(tmp_path: Path) -> None:
     address = f"{LOOPBACK}:{free_ports(1)[0]}"
     result = segment(EXAMPLES, "--out", tmp_path, "--address", address)
     assert isinstance(failure(result), EngineUnavailable)
+    assert str(result.exception).endswith("or do without a gateway: --local")
 
 
 def test_an_out_that_cannot_be_written_is_named_before_the_work(tmp_path: Path) -> None:

@@ -47,7 +47,10 @@ FRAME_OPTIONS = (
     "timeout_s",
 )
 INDEX = ("acquisition_uid", "position", "t", "c", "z")
-CALL_OPTIONS = ("model", "tta", "outputs", "timeout_s")
+CALL_OPTIONS = (
+    *("model", "tta", "outputs", "timeout_s", "channel", "plane", "project"),
+    *("intensity_range", "intensity_percentiles"),
+)
 odd = st.sampled_from(ODD)
 
 
@@ -154,7 +157,11 @@ REFUSED: dict[str, tuple[dict[str, Any], type[errors.NucleiError], str]] = {
         errors.FrameTooLarge,
         "crop the frame",
     ),
-    "no rows": ({"frame": np.zeros((2**33, 0), np.uint8)}, errors.InvalidImage, "expected uint8"),
+    "no rows": (
+        {"frame": np.zeros((2**33, 0), np.uint8)},
+        errors.InvalidImage,
+        "at least one of them",
+    ),
     "index below 0": ({"index": FrameIndex(t=-1)}, errors.InvalidOption, "t is -1; expected a"),
     "large index": ({"index": FrameIndex(z=2**33)}, errors.InvalidOption, "z is 8589934592"),
     "index as numbers": ({"index": (0, 1)}, errors.InvalidOption, "expected a FrameIndex"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -233,3 +234,45 @@ def test_absent_gateway_is_reported_at_once() -> None:
     with Client("127.0.0.1:1") as client, pytest.raises(errors.EngineUnavailable, match="start it"):
         client.segment(np.zeros((8, 8), np.uint8))
     assert time.monotonic() - started < 2
+
+
+async def test_a_gateway_that_takes_its_time_to_connect_is_reached(gateway: Any) -> None:
+    passed_on = asyncio.Event()
+
+    async def passes_on_late(near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.5)  # as a busy server, or one far away
+        far, there = await asyncio.open_connection(*gateway.grpc_address.rsplit(":", 1))
+        await asyncio.gather(_pass_on(near, there), _pass_on(far, back))
+        passed_on.set()
+
+    server = await asyncio.start_server(passes_on_late, "127.0.0.1", 0)
+    host, port = server.sockets[0].getsockname()
+    async with AsyncClient(f"{host}:{port}") as client:
+        assert (await client.server_info()).default_model == "unet"
+    await passed_on.wait()
+    server.close()
+
+
+async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65536):
+        writer.write(data)
+    writer.close()
+    await writer.wait_closed()
+
+
+def test_a_server_of_another_kind_is_told_from_a_gateway() -> None:
+    other = grpc.server(ThreadPoolExecutor(1))
+    port = other.add_insecure_port("127.0.0.1:0")
+    other.start()
+    with (
+        Client(f"127.0.0.1:{port}") as client,
+        pytest.raises(errors.EngineFailed, match="is it a nuclei gateway"),
+    ):
+        client.server_info()
+    other.stop(None).wait()
+
+
+def test_an_http_server_is_told_from_a_gateway(gateway: Any) -> None:
+    address = gateway.url.removeprefix("http://")
+    with Client(address) as client, pytest.raises(errors.EngineUnavailable, match="gRPC port"):
+        client.server_info()
