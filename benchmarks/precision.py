@@ -105,13 +105,9 @@ def main() -> None:
             if int8:
                 quantise(model, training)
             export_version(model, repository, 1, accelerator=accelerator)
-            http, grpc, metrics = free_ports(3)
+            (metrics_port,) = free_ports(1)
             with TritonServer(
-                repository,
-                Path(scratch) / "state",
-                http_port=http,
-                grpc_port=grpc,
-                metrics_port=metrics,
+                repository, Path(scratch) / "state", metrics_port=metrics_port
             ) as server:
                 seconds, evaluation = asyncio.run(measure(server.address, validation))
             by_modality = evaluation.by_modality()

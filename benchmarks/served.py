@@ -43,12 +43,11 @@ class Served:
 @contextmanager
 def running_service(**settings: str) -> Iterator[Served]:
     """`nuclei serve` on free ports until the block ends; settings are `NUCLEI_...` variables."""
-    http_port, grpc_port, *triton_ports = free_ports(5)
-    triton = zip(("HTTP", "GRPC", "METRICS"), triton_ports, strict=True)
+    http_port, grpc_port, metrics_port = free_ports(3)
     with tempfile.TemporaryDirectory() as state:
         environment = {
             **os.environ,
-            **{f"NUCLEI_TRITON_{name}_PORT": str(port) for name, port in triton},
+            "NUCLEI_TRITON_METRICS_PORT": str(metrics_port),
             "NUCLEI_HTTP_PORT": str(http_port),
             "NUCLEI_GRPC_PORT": str(grpc_port),
             "NUCLEI_STATE": state,

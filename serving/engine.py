@@ -33,7 +33,7 @@ from nuclei.names import is_name
 from serving import tracing
 from serving.budget import PixelBudget
 from serving.logs import Event
-from serving.triton.control_key import GRPC_HEADER
+from serving.process.ports import LOOPBACK
 from serving.triton.precision import computed_precisions
 
 logger = logging.getLogger(__name__)
@@ -80,17 +80,15 @@ class TritonEngine:
         address: str,
         pixels: int,
         max_message_bytes: int,
-        key: str = "",
         metrics_port: int | None = None,
     ) -> None:
         """Open a channel; nothing is sent yet.
 
         Args:
-            address: host:port of Triton's gRPC endpoint.
+            address: host:port of Triton's gRPC endpoint, or `unix:` and the path of its socket.
             pixels: most in inference at once, each view of a tile counted; others wait for their
                 turn, and a larger tile runs alone.
             max_message_bytes: longest message in either direction.
-            key: sent with control requests, for which Triton requires it.
             metrics_port: of Triton, on the same host; None when it is not known.
         """
         self._client = InferenceServerClient(
@@ -103,8 +101,7 @@ class TritonEngine:
                 *RECONNECT_OPTIONS,
             ],
         )
-        self._key = {GRPC_HEADER: key}
-        host = address.rpartition(":")[0]
+        host = LOOPBACK if address.startswith("unix:") else address.rpartition(":")[0]
         self._metrics_url = "" if metrics_port is None else f"http://{host}:{metrics_port}/metrics"
         self._budget = PixelBudget(pixels)
         self._contracts: dict[str, Contract] = {}
@@ -167,9 +164,7 @@ class TritonEngine:
             EngineFailed: a contract cannot be read.
         """
         with _translated("repository"):
-            index = await self._client.get_model_repository_index(
-                client_timeout=CONTROL_TIMEOUT_S, headers=self._key
-            )
+            index = await self._client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
         ready = [entry for entry in index.models if entry.state == "READY"]
         versions = {
             name: max((entry.version for entry in ready if entry.name == name), key=int)

@@ -56,14 +56,12 @@ def served_parity(
     Raises:
         MissingPrerequisite, InvalidData, EngineFailed: Triton cannot serve the repository.
     """
-    http_port, grpc_port, metrics_port = free_ports(3)
+    (metrics_port,) = free_ports(1)
     with (
         TemporaryDirectory() as state,
         TritonServer(
             repository,
             Path(state),
-            http_port=http_port,
-            grpc_port=grpc_port,
             metrics_port=metrics_port,
             models=graphs,
             environment=environment,

@@ -7,6 +7,8 @@ ProcessSettings         what every process reads
 The descriptions of the fields are those of docs/settings.md (`make settings` writes it).
 """
 
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -14,12 +16,15 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nuclei.errors import InvalidOption
+from nuclei.quoting import quoted
 from nuclei.repository import default_repository
 
 ROOT = Path(__file__).parents[1]
 TRITON_ENVIRONMENT = ROOT / ".venv-triton"
 # A frame with nuclei, to check a service or an export with.
 CHECK_FRAME = ROOT / "examples" / "fluorescence.png"
+
+PREFIX = "NUCLEI_"
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 
@@ -28,7 +33,7 @@ class ProcessSettings(BaseSettings):
     """What all processes have in common; a variable that is set to nothing counts as not set."""
 
     model_config = SettingsConfigDict(
-        env_prefix="NUCLEI_", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+        env_prefix=PREFIX, frozen=True, env_ignore_empty=True, hide_input_in_errors=True
     )
 
     log_format: Literal["text", "json"] = Field(
@@ -59,12 +64,6 @@ class ServeSettings(ProcessSettings):
     state: Path = Field(
         default=Path(".state"),
         description="Folder for logs and what the servers write.",
-    )
-    triton_http_port: int = Field(
-        default=8000, ge=1, le=65535, description="Port of Triton's HTTP API, on loopback."
-    )
-    triton_grpc_port: int = Field(
-        default=8001, ge=1, le=65535, description="Port of Triton's gRPC API, on loopback."
     )
     triton_environment: Path = Field(
         default=TRITON_ENVIRONMENT,
@@ -99,3 +98,29 @@ def read_settings(settings: type[Settings]) -> Settings:
         raise InvalidOption(
             f"the setting NUCLEI_{name.upper()} is impossible: {first['msg']}"
         ) from None
+
+
+def unused_variables(
+    environment: Iterable[str], settings: Sequence[type[BaseSettings]], set_by_us: Sequence[str]
+) -> list[str]:
+    """A sentence for each variable `NUCLEI_...` that has no effect.
+
+    Args:
+        environment: names of all variables.
+        settings: what is read of them.
+        set_by_us: names of fields whose variables are overwritten.
+    """
+    known = {field for each in settings for field in each.model_fields}
+    given = sorted(
+        name.removeprefix(PREFIX).lower() for name in environment if name.startswith(PREFIX)
+    )
+    sentences = []
+    for name in given:
+        variable = quoted(PREFIX + name.upper())
+        if name in set_by_us:
+            sentences.append(f"{variable} has no effect: this command sets it itself")
+        elif name not in known:
+            likely = get_close_matches(name, known - set(set_by_us), n=1, cutoff=0.75)
+            hint = f"; did you mean {PREFIX}{likely[0].upper()}?" if likely else ""
+            sentences.append(f"{variable} has no effect: there is no such setting{hint}")
+    return sentences

@@ -134,15 +134,8 @@ def version(repository: Path) -> str:
 
 
 def triton_server(repository: Path, state: Path) -> TritonServer:
-    http_port, grpc_port, metrics_port = free_ports(3)
-    return TritonServer(
-        repository,
-        state,
-        http_port=http_port,
-        grpc_port=grpc_port,
-        metrics_port=metrics_port,
-        models=MODELS,
-    )
+    (metrics_port,) = free_ports(1)
+    return TritonServer(repository, state, metrics_port=metrics_port, models=MODELS)
 
 
 @pytest.fixture(scope="session")
@@ -168,7 +161,7 @@ def own_triton(own_repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
 @pytest.fixture(scope="session")
 def gateway(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A ready gateway, for tests that leave it as it is."""
-    metrics_port = {"NUCLEI_TRITON_METRICS_PORT": str(triton.ports["metrics"])}
+    metrics_port = {"NUCLEI_TRITON_METRICS_PORT": str(triton.metrics_port)}
     folder = tmp_path_factory.mktemp("gateway")
     with running_gateway(folder, triton.address, **metrics_port) as running:
         running.wait_ready()

@@ -1,5 +1,6 @@
 """`nuclei serve`: Triton and the gateway on this machine, until Ctrl-C."""
 
+import logging
 import os
 from pathlib import Path
 from typing import Annotated
@@ -7,6 +8,8 @@ from typing import Annotated
 import typer
 
 from nuclei.cli.checkout import require_checkout
+
+logger = logging.getLogger(__name__)
 
 EPILOG = """
 **Examples**
@@ -60,11 +63,15 @@ def serve(
     variables = {
         f"NUCLEI_{name.upper()}": str(value) for name, value in given.items() if value is not None
     }
+    from serving.gateway.settings import GatewaySettings
     from serving.logs import write_logs
-    from serving.settings import ServeSettings, read_settings
+    from serving.settings import ServeSettings, read_settings, unused_variables
     from serving.supervision.guard import guard_supervisor
 
     settings = read_settings(ServeSettings)
     require_checkout(settings.triton_environment, settings.check_frame)
     write_logs(settings)
+    kinds, set_by_us = (ServeSettings, GatewaySettings), ("triton_address",)
+    for sentence in unused_variables(os.environ, kinds, set_by_us):
+        logger.warning(sentence)
     raise typer.Exit(guard_supervisor({**os.environ, **variables}, settings.stop_s))

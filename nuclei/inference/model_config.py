@@ -1,22 +1,25 @@
 """Triton's model configurations: read from disk or from Triton, with the contract in them."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nuclei.errors import InvalidData, ModelNotFound
-from nuclei.inference.contract import MAX_BYTES, Contract
 from nuclei.names import is_name
 from nuclei.quoting import quoted, sentence
+
+if TYPE_CHECKING:
+    from nuclei.inference.contract import Contract
 
 CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "model.onnx"
 CONTRACT_PARAMETER = "contract"
 THREADS_PARAMETER = "intra_op_thread_count"
 ENSEMBLE = "ensemble"
-# A contract, and as much again for its escapes.
-MAX_CONFIG_BYTES = 2 * MAX_BYTES
+# The longest contract, and as much again for its escapes.
+MAX_CONFIG_BYTES = 2**27
 MAX_THREADS = 1024
 
 
@@ -54,7 +57,7 @@ def parse_model_config(text: str | bytes, name: str) -> ModelConfig:
     return config
 
 
-def contract_of(config: ModelConfig) -> Contract:
+def contract_of(config: ModelConfig) -> "Contract":
     """The contract that travels in the parameters of an ensemble's configuration.
 
     Raises:
@@ -66,6 +69,9 @@ def contract_of(config: ModelConfig) -> Contract:
             f"{quoted(config.name)} is one step of a model and carries no contract; "
             "ask for a model that GetServerInfo or `nuclei models` lists"
         )
+    # Its methods of post-processing are compiled code: whoever needs names only does without.
+    from nuclei.inference.contract import Contract
+
     return Contract.from_json(config.parameters[CONTRACT_PARAMETER].string_value)
 
 

@@ -7,7 +7,7 @@ from types import FrameType
 
 import uvloop
 
-from serving.gateway import security
+from serving.gateway.exposure import check_exposure
 from serving.gateway.http_server import HttpServer
 from serving.gateway.service import NucleiGateway, ending_the_process, ending_the_service, settings
 from serving.logs import write_logs
@@ -17,7 +17,7 @@ def main() -> None:
     """Serve until SIGTERM or Ctrl-C; what cannot run ends the process with a sentence."""
     write_logs(settings, sys.stdout)
     with ending_the_process():
-        security.check(settings, {settings.host})
+        check_exposure(settings, {settings.host})
     uvloop.run(_serve())
 
 

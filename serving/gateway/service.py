@@ -27,13 +27,14 @@ from nuclei.errors import InvalidOption, MissingPrerequisite
 from nuclei.version import installed_version
 from serving.decoding.decoders import Decoders
 from serving.engine import TritonEngine
-from serving.gateway import security
 from serving.gateway.certificates import bentoml_tls
 from serving.gateway.connections import ConnectionLimit, provide_descriptors
 from serving.gateway.data_plane import DataPlane
+from serving.gateway.exposure import check_exposure, listening_addresses
 from serving.gateway.grpc_server import GrpcServer
 from serving.gateway.http_routes import http_app
 from serving.gateway.memory import release_memory
+from serving.gateway.security import Token
 from serving.gateway.settings import GatewaySettings
 from serving.logs import Event, write_logs
 from serving.settings import read_settings
@@ -63,7 +64,7 @@ def ending_the_process() -> Iterator[None]:
 
 
 settings = _settings()
-token = security.Token(settings)
+token = Token(settings)
 app = http_app(settings, token)
 
 
@@ -102,7 +103,7 @@ class NucleiGateway:
         # `bentoml serve --host` overrides the setting.
         host = command.params.get("host") if command is not None else None
         with ending_the_process():
-            security.check(settings, {settings.host, host or settings.host})
+            check_exposure(settings, {settings.host, host or settings.host})
 
     @bentoml.on_startup  # type: ignore[untyped-decorator]
     async def start(self) -> None:
@@ -116,7 +117,6 @@ class NucleiGateway:
             settings.triton_address,
             settings.triton_pixels,
             settings.max_message_bytes,
-            key="" if settings.triton_key is None else settings.triton_key.get_secret_value(),
             metrics_port=settings.triton_metrics_port,
         )
         # One for each frame in work, and one that is there while another is replaced.
@@ -128,7 +128,7 @@ class NucleiGateway:
         with ending_the_service():
             provide_descriptors(settings)
             await self._grpc.start()
-            security.check(settings, security.listening_addresses())
+            check_exposure(settings, listening_addresses())
         self._upkeep = [
             asyncio.create_task(ConnectionLimit(settings, self._data_plane.admission).run()),
             asyncio.create_task(release_memory(self._data_plane.admission)),

@@ -2,14 +2,16 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from nuclei.imaging.images import FrameLimits
 from nuclei.names import check_name
 from serving.process.ports import LOOPBACK
 from serving.settings import ProcessSettings
+
+if TYPE_CHECKING:
+    from nuclei.imaging.images import FrameLimits
 
 # What a request may hold besides the frame itself.
 ENVELOPE_BYTES = 2**20
@@ -34,7 +36,8 @@ class GatewaySettings(ProcessSettings):
     grpc_port: int = Field(default=50051, ge=1, le=65535, description="Port of the gRPC API.")
     triton_address: str = Field(
         default="127.0.0.1:8001",
-        description="host:port of Triton's gRPC API. `nuclei serve` sets it.",
+        description="host:port of Triton's gRPC API, or `unix:` and the path of its socket, which "
+        "`nuclei serve` sets.",
     )
     triton_pixels: int = Field(
         default=4 * 512 * 512,
@@ -139,11 +142,6 @@ class GatewaySettings(ProcessSettings):
         description="Listen on a public address although callers need neither token nor "
         "certificate.",
     )
-    triton_key: SecretStr | None = Field(
-        default=None,
-        description="Sent with every call to Triton, whose control protocols ask for it. "
-        "`nuclei serve` sets it.",
-    )
     traces: str = Field(
         default="",
         description="OTLP/HTTP endpoint for traces, such as `http://127.0.0.1:4318/v1/traces`; "
@@ -156,7 +154,10 @@ class GatewaySettings(ProcessSettings):
         return LOOPBACK if self.host in _ANY_ADDRESSES else self.host
 
     @property
-    def frame_limits(self) -> FrameLimits:
+    def frame_limits(self) -> "FrameLimits":
+        # The supervisor reads these settings and no images.
+        from nuclei.imaging.images import FrameLimits
+
         return FrameLimits(self.max_side_px, self.max_pixels, self.max_request_bytes)
 
     @property

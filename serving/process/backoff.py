@@ -1,12 +1,12 @@
 """How long to wait before something that failed is tried again."""
 
 _FIRST_S = 0.5
-_MOST_S = 30.0
-_HEALTHY_S = 60.0
+_MOST_S = 8.0
+_HEALTHY_S = 10.0
 
 
 class Backoff:
-    """A wait that doubles with each failure up to a cap; a healthy time resets it.
+    """No wait after a healthy time; then one that doubles with each failure, up to a cap.
 
     Attributes:
         attempt: failures since the last healthy time.
@@ -25,4 +25,6 @@ class Backoff:
             Seconds to wait before the next try.
         """
         self.attempt = 1 if healthy_s >= _HEALTHY_S else self.attempt + 1
-        return min(_FIRST_S * 2.0 ** (self.attempt - 1), _MOST_S)
+        if self.attempt == 1:
+            return 0.0
+        return min(_FIRST_S * 2.0 ** (self.attempt - 2), _MOST_S)

@@ -18,18 +18,29 @@ import psutil
 from serving.process.lifeline import end_with
 
 # Its descendants inherit it, and are known by it when their parents are gone.
-MARK = "NUCLEI_CHILD"
+MARK = "_NUCLEI_CHILD"
 _LOG_TAIL_BYTES = 64 * 1024
 _LOG_BYTES = 32 * 2**20
 _KILL_WAIT_S = 5.0
 _POLL_S = 0.02
 
 
+def private_folder(path: Path) -> None:
+    """Make a folder that only this user can enter; one that exists becomes so.
+
+    Raises:
+        OSError: it cannot be made, or belongs to another user.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+
+
 class Child:
     """A process in a session of its own (Ctrl-C does not reach it) that writes to a log file.
 
-    Python in it and below it imports nothing from the current folder. Start it in a thread that
-    lives as long as this process: it ends with that thread.
+    Python in it and below it imports nothing from the current folder. What it writes, files and
+    shared memory, no other user can read. Start it in a thread that lives as long as this process:
+    it ends with that thread.
     """
 
     def __init__(
@@ -39,6 +50,7 @@ class Child:
         environment: Mapping[str, str],
         log: Path | None,
         folder: Path | None = None,
+        descriptors: Sequence[int] = (),
     ) -> None:
         """Describe the process; `start` starts it.
 
@@ -48,11 +60,13 @@ class Child:
             environment: its whole environment; PYTHONSAFEPATH is added.
             log: file for its output, the one before kept as `<log>.1`; None for our own output.
             folder: current folder of the process, which exists when it starts; None is ours.
+            descriptors: open files of ours that it inherits under the same numbers.
         """
         self.name = name
         self.log = log
         self._command = command
         self._folder = folder
+        self._descriptors = descriptors
         self._mark = secrets.token_hex(8)
         self._environment = {
             **environment,
@@ -114,6 +128,8 @@ class Child:
                 stdout=log,
                 stderr=None if log is None else subprocess.STDOUT,
                 start_new_session=True,
+                umask=0o077,
+                pass_fds=self._descriptors,
                 preexec_fn=partial(end_with, os.getpid(), signal.SIGTERM),
             )
 

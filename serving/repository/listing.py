@@ -1,9 +1,12 @@
 """The models of a repository that callers can ask for."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from nuclei.inference.contract import Contract
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
 from nuclei.inference.graph import TTA_SUFFIX
 from nuclei.inference.model_config import (
     CONFIG_FILE,
@@ -12,6 +15,9 @@ from nuclei.inference.model_config import (
     read_model_config,
     versions_of,
 )
+
+if TYPE_CHECKING:
+    from nuclei.inference.contract import Contract
 
 
 @dataclass(frozen=True)
@@ -26,7 +32,7 @@ class ListedModel:
 
     name: str
     versions: tuple[int, ...]
-    contract: Contract
+    contract: "Contract"
 
 
 def list_models(repository: Path) -> list[ListedModel]:
@@ -35,10 +41,19 @@ def list_models(repository: Path) -> list[ListedModel]:
     Raises:
         InvalidData: a configuration cannot be used.
     """
-    found = []
+    return [
+        ListedModel(config.name, tuple(versions_of(folder)), contract_of(config))
+        for folder, config in _models(repository)
+    ]
+
+
+def model_names(repository: Path) -> list[str]:
+    """Their names alone, without a look into their contracts; raises as `list_models`."""
+    return [config.name for _, config in _models(repository)]
+
+
+def _models(repository: Path) -> Iterator[tuple[Path, ModelConfig]]:
     for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
         config = read_model_config(path)
         if has_contract(config) and not config.name.endswith(TTA_SUFFIX):
-            versions = tuple(versions_of(path.parent))
-            found.append(ListedModel(config.name, versions, contract_of(config)))
-    return found
+            yield path.parent, config

@@ -1,6 +1,6 @@
 """Triton and the gateway as one service: started, watched, started again.
 
-nuclei serve                      guard: starts the supervisor again when something kills it
+nuclei serve                      guard: starts the supervisor again when it dies or hangs
 └─ serving.supervision            supervisor: watches the two below, starts them again
    ├─ tritonserver                one process per model instance below it
    └─ serving.gateway             BentoML's service: HTTP, and beside it gRPC
@@ -10,10 +10,10 @@ ends. Modules, in the order in which they come into play:
 
 guard               runs the supervisor until it ends by itself
 __main__            the supervisor's process: starts the service, checks it, watches it
-launcher            starts Triton, then the gateway; stops them in the other order
+launcher            Triton and the gateway as parts; stops them in the order that loses nothing
 gateway_process     the gateway as a child process, and whether it answers
 loopback            how this machine's own processes call the gateway
 self_check          segments a real frame with every model
-supervisor          watches the two parts, starts again what ended or does not work
+supervisor          starts the two parts side by side, and again what ended or does not work
 probe               small inferences that show whether Triton works
 """

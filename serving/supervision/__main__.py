@@ -3,54 +3,89 @@
 import contextlib
 import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
 from types import FrameType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from nuclei.console import output, print_error
-from nuclei.errors import NucleiError
-from serving.gateway import security
+from nuclei.console import messages, output, print_error
+from nuclei.errors import MissingPrerequisite, NucleiError
+from serving.gateway.exposure import check_exposure
 from serving.gateway.settings import GatewaySettings
 from serving.logs import write_logs
+from serving.process.heartbeat import beat
 from serving.settings import ServeSettings, read_settings
 from serving.supervision.launcher import Service
 from serving.supervision.self_check import SelfCheck
 from serving.supervision.supervisor import Supervisor
 
+Result = TypeVar("Result")
+
 
 def main() -> None:
     """Serve until stopped; an error of ours becomes one red sentence and its exit code."""
     try:
-        _supervise(output())
+        _supervise(partial(beat, int(sys.argv[1])))
     except NucleiError as error:
         print_error(error)
         sys.exit(error.exit_code)
 
 
-def _supervise(console: Console) -> None:
+def _supervise(give_sign: Callable[[], None]) -> None:
     settings, gateway = read_settings(ServeSettings), read_settings(GatewaySettings)
     write_logs(settings)
-    security.check(gateway, {gateway.host})
+    check_exposure(gateway, {gateway.host})
     service = Service(settings, gateway)
+    service.check()
+    supervisor = Supervisor(service.parts(), give_sign)
     started = time.monotonic()
     _stop_on_signals()
     try:
-        with console.status("Starting Triton and the gateway"):
-            service.start()
-            checks = service.self_check()
+        _say("Starting Triton and the gateway")
+        supervisor.start(lambda name, seconds: _say(f"{name} works after {seconds:.1f} s"))
+        _say(f"Checking every model with {settings.check_frame.name}")
+        checks = _watched(supervisor, service.self_check)
         # A closed terminal or a full disk does not keep the service from running.
         with contextlib.suppress(OSError):
-            _print_ready(console, service, checks, time.monotonic() - started)
-        Supervisor(service.parts()).run()
+            _print_ready(output(), service, checks, time.monotonic() - started)
+        supervisor.run()
     except KeyboardInterrupt:
-        with contextlib.suppress(OSError):
-            console.print("Stopping")
+        _say("Stopping")
+    except OSError as error:
+        raise MissingPrerequisite(
+            f"the state folder {settings.state} cannot be used ({error}): choose one that can be "
+            "written with --state"
+        ) from error
     finally:
         service.stop()
+
+
+def _watched(supervisor: Supervisor, work: Callable[[], Result]) -> Result:
+    """What `work` returns or raises; meanwhile the service is watched."""
+    done: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except Exception as error:
+            done.set_exception(error)
+
+    # Stopping does not wait for it.
+    threading.Thread(target=run, daemon=True, name="work").start()
+    supervisor.run(until=done.done)
+    return done.result()
+
+
+def _say(sentence: str) -> None:
+    with contextlib.suppress(OSError):
+        messages().print(sentence)
 
 
 def _stop_on_signals() -> None:

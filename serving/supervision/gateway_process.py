@@ -7,9 +7,9 @@ from pathlib import Path
 
 from nuclei.errors import EngineFailed, InvalidOption
 from serving.gateway.settings import GatewaySettings
-from serving.process.child import Child
+from serving.process.child import Child, private_folder
 from serving.process.ports import check_free
-from serving.repository.listing import list_models
+from serving.repository.listing import model_names
 from serving.settings import ServeSettings
 from serving.supervision.loopback import Loopback
 from serving.supervision.probe import Fault
@@ -18,7 +18,7 @@ COMMAND = (sys.executable, "-m", "serving.gateway")
 
 _POLL_S = 0.2
 _PROBE_S = 2.0
-_HUNG_S = 12.0
+_HUNG_S = 6.0
 _ERROR_LINES = 15
 
 
@@ -26,15 +26,14 @@ class GatewayProcess:
     """One gateway on the address of its settings."""
 
     def __init__(
-        self, settings: ServeSettings, gateway: GatewaySettings, triton_address: str, key: str
+        self, settings: ServeSettings, gateway: GatewaySettings, triton_address: str
     ) -> None:
-        """Describe the process; `start` starts it.
+        """Describe the process; `launch` starts it.
 
         Args:
             settings: of the service.
             gateway: what the process will read from the environment.
-            triton_address: host:port of Triton's gRPC API.
-            key: without which Triton refuses to be controlled.
+            triton_address: of Triton's gRPC API.
 
         Raises:
             InvalidOption: the repository does not hold the default model that was asked for, or
@@ -44,14 +43,14 @@ class GatewayProcess:
         self.loopback = Loopback(gateway)
         self._settings = gateway
         self._start_s, self._stop_s = settings.start_s, settings.stop_s
-        home = settings.state.resolve() / f"gateway-{gateway.http_port}"
+        self._home = settings.state.resolve() / f"gateway-{gateway.http_port}"
+        self.log = self._home / "gateway.log"
         environment = {
             **os.environ,
             "NUCLEI_TRITON_ADDRESS": triton_address,
-            "NUCLEI_TRITON_KEY": key,
             "NUCLEI_DEFAULT_MODEL": default_model(settings.repository, gateway),
         }
-        self._child = Child("the gateway", COMMAND, environment, home / "gateway.log")
+        self._child = Child("the gateway", COMMAND, environment, self.log)
 
     @property
     def running(self) -> bool:
@@ -72,18 +71,19 @@ class GatewayProcess:
         check_free(address.host, address.http_port, "HTTP", "--http-port")
         check_free(address.host, address.grpc_port, "gRPC", "--grpc-port")
 
-    def start(self, path: str) -> None:
-        """Start it and wait until it answers.
+    def launch(self) -> None:
+        """Start it; `wait_ready` waits for its answers. Raises OSError: nothing can be written."""
+        private_folder(self._home)
+        self._child.start()
 
-        Args:
-            path: of the HTTP API: `/livez` once the process works, `/readyz` once Triton does too.
+    def wait_ready(self) -> None:
+        """Wait until it answers, with errors as long as Triton does not.
 
         Raises:
             EngineFailed: it ended, or did not answer in time.
         """
-        self._child.start()
         deadline = time.monotonic() + self._start_s
-        while not self.loopback.answers(path, _PROBE_S):
+        while not self.loopback.answers("/livez", _PROBE_S):
             if not self._child.running:
                 raise EngineFailed(
                     f"the gateway ended while it started ({self._child.ending}):\n"
@@ -120,7 +120,7 @@ def default_model(repository: Path, gateway: GatewaySettings) -> str:
         InvalidOption: the setting names a model that the repository lacks.
         InvalidData: a model's configuration cannot be read.
     """
-    names = [model.name for model in list_models(repository)]
+    names = model_names(repository)
     if not names or gateway.default_model in names:
         return gateway.default_model
     if "default_model" in gateway.model_fields_set:

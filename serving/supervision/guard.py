@@ -1,4 +1,4 @@
-"""The outermost process of `nuclei serve`: starts the supervisor again when something kills it."""
+"""The outermost process of `nuclei serve`: starts the supervisor again when it dies or hangs."""
 
 import logging
 import signal
@@ -10,12 +10,15 @@ from types import FrameType
 from serving.logs import Event
 from serving.process.backoff import Backoff
 from serving.process.child import Child
+from serving.process.heartbeat import Heartbeat
 
 logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 # What the supervisor needs to stop besides the time that it gives the gateway.
 _SUPERVISOR_STOP_S = 30.0
+# The supervisor gives a sign several times a second.
+_SILENT_S = 5.0
 
 
 def guard_supervisor(environment: Mapping[str, str], gateway_stop_s: float) -> int:
@@ -28,25 +31,30 @@ def guard_supervisor(environment: Mapping[str, str], gateway_stop_s: float) -> i
     Returns:
         Its exit code; 0 when this process was stopped.
     """
-    command = [sys.executable, "-m", "serving.supervision"]
-    supervisor = Child("the supervisor", command, environment, log=None)
-    return Guard(supervisor, gateway_stop_s + _SUPERVISOR_STOP_S).run()
+    heartbeat = Heartbeat()
+    command = [sys.executable, "-m", "serving.supervision", str(heartbeat.descriptor)]
+    supervisor = Child(
+        "the supervisor", command, environment, log=None, descriptors=[heartbeat.descriptor]
+    )
+    return Guard(supervisor, heartbeat, gateway_stop_s + _SUPERVISOR_STOP_S).run()
 
 
 class Guard:
-    """Runs a child process until it ends by itself; one that was killed is started again.
+    """Runs a child process until it ends by itself; killed or silent, it is started again.
 
     Ctrl-C or SIGTERM to this process stop both.
     """
 
-    def __init__(self, child: Child, stop_s: float) -> None:
+    def __init__(self, child: Child, heartbeat: Heartbeat, stop_s: float) -> None:
         """Describe the guard; `run` starts the child.
 
         Args:
             child: what to run.
+            heartbeat: of the child; one that never gives a sign is not expected to.
             stop_s: seconds that it has to end after SIGTERM.
         """
         self._child = child
+        self._heartbeat = heartbeat
         self._stop_s = stop_s
         self._stopping = False
         self._backoff = Backoff()
@@ -58,12 +66,17 @@ class Guard:
         restarted = False
         while True:
             started = time.monotonic()
+            self._heartbeat.begin()
             self._child.start()
-            while self._child.running and not self._stopping:
+            silent = False
+            while self._child.running and not self._stopping and not silent:
                 time.sleep(_POLL_S)
+                silent = self._heartbeat.silent_s() > _SILENT_S
             code, ending = self._child.exit_code, self._child.ending
+            if silent:
+                ending = f"no sign of life in {_SILENT_S:.0f} s"
             # Whatever it started ends with it.
-            self._child.stop(self._stop_s)
+            self._child.stop(0 if silent else self._stop_s)
             if self._stopping:
                 return 0
             if code is not None and code >= 0 and not restarted:

@@ -1,8 +1,6 @@
 """Triton and the gateway as one service on this machine: started, checked, stopped."""
 
-import secrets
 import time
-from contextlib import ExitStack
 
 from nuclei.errors import EngineFailed
 from serving.gateway.settings import GatewaySettings
@@ -12,10 +10,13 @@ from serving.supervision.loopback import Loopback
 from serving.supervision.probe import Fault, check_triton
 from serving.supervision.self_check import SelfCheck, self_check
 from serving.supervision.supervisor import Part
-from serving.triton.control_key import GRPC_HEADER
 from serving.triton.server import TritonServer
 
-_CHECK_INTERVAL_S = 2.0
+_POLL_S = 0.2
+_CHECK_INTERVAL_S = 1.0
+# A probe costs Triton some work; looking at its processes does not.
+_INSTANCES_INTERVAL_S = 0.5
+_PROBE_INTERVAL_S = 2.0
 # Triton itself notices within this time that an instance of a model has ended.
 _NOTICE_S = 0.5
 
@@ -34,19 +35,15 @@ class Service:
             InvalidOption, InvalidData: as `GatewayProcess`.
         """
         self.settings = settings
-        self._key = secrets.token_urlsafe(32)
         self.triton = TritonServer(
             settings.repository,
             settings.state,
-            http_port=settings.triton_http_port,
-            grpc_port=settings.triton_grpc_port,
             metrics_port=settings.triton_metrics_port,
             environment=settings.triton_environment,
-            key=self._key,
             traces=gateway.traces,
         )
-        self.gateway = GatewayProcess(settings, gateway, self.triton.address, self._key)
-        self._stack = ExitStack()
+        self.gateway = GatewayProcess(settings, gateway, self.triton.address)
+        self._next_probe = 0.0
 
     @property
     def loopback(self) -> Loopback:
@@ -63,41 +60,41 @@ class Service:
         self.gateway.check_ports()
         self.triton.check()
 
-    def start(self) -> None:
-        """Start Triton, then the gateway, and wait until it is ready.
+    def self_check(self) -> list[SelfCheck]:
+        """Segment the frame of the settings with every model, once the gateway has found Triton.
 
         Raises:
-            MissingPrerequisite, InvalidData: as `check`, or a model cannot be loaded.
-            EngineFailed: one of the two ended, or was not ready in time.
+            EngineFailed: it does not find it in time.
+            NucleiError: as `self_check.self_check`.
         """
-        self.check()
-        self._stack.callback(self.triton.stop)
-        self.triton.start()
-        self._stack.callback(self.gateway.stop)
-        self.gateway.start("/readyz")
-        if not self.triton.running:
-            raise EngineFailed(f"Triton ended ({self.triton.ending}); {self.triton.log} says why")
-
-    def self_check(self) -> list[SelfCheck]:
-        """Segment the frame of the settings with every model; raises as `self_check.self_check`."""
+        deadline = time.monotonic() + self.settings.start_s
+        while not self.loopback.answers("/readyz", _CHECK_INTERVAL_S):
+            if time.monotonic() > deadline:
+                raise EngineFailed(
+                    f"the gateway was not ready in {self.settings.start_s:.0f} s; "
+                    f"{self.gateway.log} says why"
+                )
+            time.sleep(_POLL_S)
         with self.loopback.client() as client:
             return self_check(client, self.settings.check_frame, self.settings.start_s)
 
     def parts(self) -> list[Part]:
-        """The two servers, as a supervisor watches them; `start` has started them."""
+        """The two servers, as a supervisor starts and watches them."""
         return [
             Part(
                 "triton",
-                start=self.triton.start,
+                launch=self.triton.launch,
+                wait_ready=self.triton.wait_ready,
                 kill=lambda: self.triton.stop(0),
                 ended=lambda: None if self.triton.running else self.triton.ending,
                 check=self._check_triton,
-                check_interval_s=_CHECK_INTERVAL_S,
+                check_interval_s=_INSTANCES_INTERVAL_S,
                 tidy=self.triton.cap_log,
             ),
             Part(
                 "gateway",
-                start=lambda: self.gateway.start("/livez"),
+                launch=self.gateway.launch,
+                wait_ready=self.gateway.wait_ready,
                 kill=lambda: self.gateway.stop(0),
                 ended=lambda: None if self.gateway.running else self.gateway.ending,
                 check=self.gateway.check_answers,
@@ -107,8 +104,11 @@ class Service:
         ]
 
     def stop(self) -> None:
-        """Stop the gateway, which finishes its requests, then Triton."""
-        self._stack.close()
+        """Stop the gateway, which finishes its requests, then Triton; harmless before a start."""
+        try:
+            self.gateway.stop()
+        finally:
+            self.triton.stop()
 
     def _check_triton(self) -> None:
         """Raises Fault when it does not work, or one of the instances of a model does not.
@@ -120,4 +120,6 @@ class Service:
             time.sleep(_NOTICE_S)
             if lifeless & self.triton.lifeless_instances():
                 raise Fault("the process of an instance of a model has ended or was stopped")
-        check_triton(self.triton.address, ((GRPC_HEADER, self._key),))
+        if time.monotonic() >= self._next_probe:
+            check_triton(self.triton.address)
+            self._next_probe = time.monotonic() + _PROBE_INTERVAL_S

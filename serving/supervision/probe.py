@@ -12,10 +12,8 @@ import numpy as np
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-Metadata = tuple[tuple[str, str], ...]
-
 # A busy server answers late, but it completes requests meanwhile.
-_SILENT_S = 8.0
+_SILENT_S = 4.0
 _STUCK_S = 15.0
 _PATIENCE_S = 60.0
 _ROUNDS = 2
@@ -31,19 +29,18 @@ class Fault(Exception):
     """A server does not work; the message says why."""
 
 
-def check_triton(address: str, metadata: Metadata = ()) -> None:
+def check_triton(address: str) -> None:
     """Ask every ensemble that is ready for a small inference, and wait for the answers.
 
     Args:
-        address: host:port of Triton's gRPC endpoint.
-        metadata: sent with every call.
+        address: host:port of Triton's gRPC endpoint, or `unix:` and the path of its socket.
 
     Raises:
-        Fault: Triton does not answer a control call in 8 s; an ensemble fails twice in a row; or
+        Fault: Triton does not answer a control call in 4 s; an ensemble fails twice in a row; or
             it does not answer in 15 s while no ensemble completes anything, in 60 s while some do.
     """
     with grpc.insecure_channel(address, _OPTIONS) as channel:
-        server = _Server(GRPCInferenceServiceStub(channel), metadata)
+        server = _Server(GRPCInferenceServiceStub(channel))
         ensembles = server.ensembles()
         for _ in range(_ROUNDS):
             failed = _failures(server, ensembles)
@@ -74,9 +71,8 @@ def _failures(server: "_Server", ensembles: list[str]) -> dict[str, str]:
 
 
 class _Server:
-    def __init__(self, stub: GRPCInferenceServiceStub, metadata: Metadata) -> None:
+    def __init__(self, stub: GRPCInferenceServiceStub) -> None:
         self._stub = stub
-        self._metadata = metadata
 
     def ensembles(self) -> list[str]:
         """Names of the ensembles that are ready."""
@@ -108,7 +104,7 @@ class _Server:
             raw_input_contents=[image.tobytes(), np.array([0, image[-1]], np.float32).tobytes()],
         )
         infer: grpc.UnaryUnaryMultiCallable[Any, Any] = self._stub.ModelInfer
-        return infer.future(request, _PATIENCE_S + _STUCK_S, self._metadata)
+        return infer.future(request, _PATIENCE_S + _STUCK_S)
 
     def _statistics(self) -> list[pb.ModelStatistics]:
         answer = self._call(self._stub.ModelStatistics, pb.ModelStatisticsRequest())
@@ -116,6 +112,6 @@ class _Server:
 
     def _call(self, method: "grpc.UnaryUnaryMultiCallable[Any, Any]", request: Any) -> Any:
         try:
-            return method(request, timeout=_SILENT_S, metadata=self._metadata)
+            return method(request, timeout=_SILENT_S)
         except grpc.RpcError as error:
             raise Fault(f"it does not answer ({error.code().name}, {error.details()})") from None

@@ -5,7 +5,6 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn
 
 from nuclei.errors import NucleiError
 from serving.logs import Event
@@ -14,7 +13,7 @@ from serving.supervision.probe import Fault
 
 logger = logging.getLogger(__name__)
 
-_POLL_S = 0.2
+_POLL_S = 0.1
 _HOUSEKEEPING_S = 5.0
 
 
@@ -24,7 +23,8 @@ class Part:
 
     Attributes:
         name: what the log calls it.
-        start: starts it and waits until it works; raises NucleiError or OSError when it does not.
+        launch: starts it, without waiting; raises NucleiError or OSError when that is impossible.
+        wait_ready: waits until it works; raises NucleiError when it ends or does not come up.
         kill: ends it at once, and removes what it left; harmless when it has ended.
         ended: how it ended, None while it runs.
         check: waits for its answer to whether it works; raises Fault when it does not.
@@ -33,7 +33,8 @@ class Part:
     """
 
     name: str
-    start: Callable[[], None]
+    launch: Callable[[], None]
+    wait_ready: Callable[[], None]
     kill: Callable[[], None]
     ended: Callable[[], str | None]
     check: Callable[[], None]
@@ -42,66 +43,109 @@ class Part:
 
 
 class Supervisor:
-    """Watches parts that were started; one thread a part makes the checks."""
+    """Starts parts side by side and watches them; one thread a part waits for its answers."""
 
-    def __init__(self, parts: list[Part]) -> None:
+    def __init__(self, parts: list[Part], beat: Callable[[], None]) -> None:
+        """Describe the supervisor.
+
+        Args:
+            parts: what to keep running.
+            beat: called several times a second as long as the supervisor works.
+        """
         self._watches = [_Watch(part) for part in parts]
+        self._beat = beat
 
-    def run(self) -> NoReturn:
-        """Watch until the process ends."""
-        while True:
+    def start(self, report: Callable[[str, float], None]) -> None:
+        """Start all parts and wait until they work.
+
+        Args:
+            report: called with a part's name and its seconds once it works.
+
+        Raises:
+            NucleiError, OSError: what the first part that fails raised.
+        """
+        for watch in self._watches:
+            watch.launch()
+        waiting = list(self._watches)
+        while waiting:
+            self._beat()
+            for watch in waiting[:]:
+                if watch.started():
+                    waiting.remove(watch)
+                    report(watch.name, watch.healthy_s)
+            time.sleep(_POLL_S)
+
+    def run(self, until: Callable[[], bool] = lambda: False) -> None:
+        """Watch what was started until a condition holds, by default for ever."""
+        while not until():
+            self._beat()
             for watch in self._watches:
                 watch.step()
             time.sleep(_POLL_S)
 
 
 class _Watch:
-    """The watch over one part: it runs and is checked, or waits for its next start."""
+    """The watch over one part: it starts or runs and is checked, or waits for its next start."""
 
     def __init__(self, part: Part) -> None:
+        self.name = part.name
         self._part = part
         self._backoff = Backoff()
         self._next_try = 0.0
         self._checks: _Checks | None = None
+        self._announced = False
         self._since = self._tidied = 0.0
-        self._begin()
+
+    @property
+    def healthy_s(self) -> float:
+        return time.monotonic() - self._since
+
+    def launch(self) -> None:
+        """Start the part; raises what its `launch` raises."""
+        self._since = self._tidied = time.monotonic()
+        self._announced = False
+        self._part.launch()
+        self._checks = _Checks(self._part)
+
+    def started(self) -> bool:
+        """Whether its first start has succeeded; raises what made it fail."""
+        assert self._checks is not None, "it was launched"
+        if self._checks.failure is not None:
+            raise self._checks.failure
+        self._announced = self._checks.ready
+        return self._checks.ready
 
     def step(self) -> None:
         """Kill the part if it has ended or does not work; start it again once it is time."""
         if self._checks is None:
             if time.monotonic() >= self._next_try:
                 self._restart()
-        elif (ended := self._part.ended()) is not None:
+            return
+        if (failure := self._checks.failure) is not None:
+            self._give_up("broken" if self._checks.ready else "start_failed", str(failure))
+        elif self._checks.ready and (ended := self._part.ended()) is not None:
             self._give_up("ended", ended)
-        elif self._checks.fault is not None:
-            self._give_up("broken", self._checks.fault)
+        elif self._checks.ready and not self._announced:
+            self._announced = True
+            self._log(logging.INFO, "restarted", in_s=self.healthy_s)
         elif time.monotonic() - self._tidied > _HOUSEKEEPING_S:
             self._part.tidy()
             self._tidied = time.monotonic()
-
-    def _begin(self) -> None:
-        self._checks = _Checks(self._part.check, self._part.check_interval_s)
-        self._since = self._tidied = time.monotonic()
 
     def _give_up(self, event: str, why: str) -> None:
         if self._checks is not None:
             self._checks.stop()
             self._checks = None
-        wait_s = self._backoff.failed(time.monotonic() - self._since)
+        wait_s = self._backoff.failed(self.healthy_s)
         self._next_try = time.monotonic() + wait_s
         self._log(logging.WARNING, event, why=why, next_try_s=wait_s)
         self._part.kill()
 
     def _restart(self) -> None:
-        self._since = time.monotonic()
         try:
-            self._part.start()
+            self.launch()
         except (NucleiError, OSError) as error:
             self._give_up("start_failed", str(error))
-            return
-        started_s = time.monotonic() - self._since
-        self._begin()
-        self._log(logging.INFO, "restarted", in_s=started_s)
 
     def _log(self, level: int, event: str, why: str = "", **seconds: float) -> None:
         rounded = {name: round(value, 1) for name, value in seconds.items()}
@@ -110,29 +154,37 @@ class _Watch:
 
 
 class _Checks:
-    """A thread that checks a part again and again, until a check fails.
+    """A thread that waits until a part works, then checks it until a check fails.
 
     Attributes:
-        fault: what the last check found, None as long as all is well.
+        ready: whether it has worked.
+        failure: why it did not come up, or what a check found; None as long as all is well.
     """
 
-    def __init__(self, check: Callable[[], None], interval_s: float) -> None:
-        self.fault: str | None = None
-        self._check = check
-        self._interval_s = interval_s
+    def __init__(self, part: Part) -> None:
+        self.ready = False
+        self.failure: Exception | None = None
+        self._part = part
         self._stopped = threading.Event()
-        threading.Thread(target=self._run, daemon=True, name="checks").start()
+        threading.Thread(target=self._run, daemon=True, name=part.name).start()
 
     def stop(self) -> None:
         self._stopped.set()
 
     def _run(self) -> None:
-        while not self._stopped.wait(self._interval_s):
-            try:
+        try:
+            self._part.wait_ready()
+            self.ready = True
+            while not self._stopped.wait(self._part.check_interval_s):
                 self._check()
-            except Fault as fault:
-                self.fault = str(fault)
-                return
-            except Exception:
-                # A bug in the check is no reason to end the part.
-                logger.exception("a check cannot be made")
+        except (NucleiError, OSError, Fault) as failure:
+            self.failure = failure
+
+    def _check(self) -> None:
+        try:
+            self._part.check()
+        except Fault:
+            raise
+        except Exception:
+            # A bug in the check is no reason to end the part.
+            logger.exception("a check cannot be made")

@@ -1,28 +1,27 @@
 """The process of Triton Inference Server, from the wheel, with our onnxruntime backend."""
 
 import filecmp
-import json
 import os
 import shutil
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from nuclei.errors import EngineFailed, InvalidData, MissingPrerequisite
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+from nuclei.errors import EngineFailed, InvalidData, InvalidOption, MissingPrerequisite
 from nuclei.inference.model_config import CONFIG_FILE
 from nuclei.repository import searched
-from serving.process.child import Child
+from serving.process.child import Child, private_folder
 from serving.process.ports import LOOPBACK, check_free
 from serving.settings import TRITON_ENVIRONMENT
-from serving.triton.control_key import HEADER, restrictions
 from serving.triton.machine import check_machine, has_own_libpython
 
-# Without the proxy of the environment: it is on loopback.
-_http = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _BACKEND = Path(__file__).parent / "backend"
 _STUB = "python_backend_stubs/3.11/triton_python_backend_stub"
 _START_S = 120.0
@@ -30,49 +29,54 @@ _STOP_S = 10.0
 _POLL_S = 0.1
 _PROBE_S = 2.0
 _ERROR_LINES = 12
+# Linux's longest path of a socket.
+_SOCKET_PATH_BYTES = 107
 
 
 class TritonServer:
-    """One `tritonserver` on loopback ports; `with` starts it, waits for its models and stops it."""
+    """One `tritonserver`; `with` starts it, waits for its models and stops it.
+
+    It is called over a socket in a private folder, so no other user of this machine can: neither
+    for inference nor to control it. Only its metrics have a port, on loopback.
+
+    Attributes:
+        address: of its gRPC API, `unix:` and the path of the socket.
+        metrics_port: port of its metrics.
+        log: file with its output.
+    """
 
     def __init__(
         self,
         repository: Path,
         state: Path,
         *,
-        http_port: int,
-        grpc_port: int,
         metrics_port: int,
         models: Sequence[str] = (),
         environment: Path = TRITON_ENVIRONMENT,
-        key: str = "",
         traces: str = "",
     ) -> None:
         """Describe the server; `start` starts it. Its output goes to the file `log`.
 
         Args:
             repository: model repository.
-            state: folder for its backends and its log, made when missing.
-            http_port: port of KServe over HTTP.
-            grpc_port: port of KServe over gRPC.
-            metrics_port: port of the Prometheus metrics.
+            state: folder for its backends, its log and its socket, made when missing.
+            metrics_port: port of the Prometheus metrics; servers beside each other need different
+                ones.
             models: models to load, and the steps of ensembles with them; none means all.
             environment: virtual environment with the wheel and onnxruntime.
-            key: required to control the server (models, shared memory, tracing, logs); empty lets
-                every process of this machine do so.
             traces: OTLP/HTTP endpoint for its spans (http://host:4318/v1/traces), empty for none.
         """
-        self.address = f"{LOOPBACK}:{grpc_port}"
-        self.url = f"http://{LOOPBACK}:{http_port}"
         self._repository = repository.resolve()
         self._environment = environment.resolve()
-        self._home = state.resolve() / f"triton-{grpc_port}"
-        self.ports = {"http": http_port, "grpc": grpc_port, "metrics": metrics_port}
+        self._home = state.resolve() / f"triton-{metrics_port}"
+        # Triton joins an address and a port by a colon.
+        self._socket = self._home / "grpc:1"
+        self.address = f"unix:{self._socket}"
+        self.metrics_port = metrics_port
         self._models = models
-        self._key = key
         self._traces = traces
         # Prefix of the names of its shared memory: what a killed server left is found by its port.
-        self._region = f"nuclei_{grpc_port}_"
+        self._region = f"nuclei_{metrics_port}_"
         self.log = self._home / "triton.log"
         # In a folder of its own: the backend's stub imports from the current folder in any case.
         self._child = Child("Triton", self._command(), self._variables(), self.log, self._home)
@@ -120,6 +124,7 @@ class TritonServer:
 
         Raises:
             MissingPrerequisite: the environment, a library or a free port is missing.
+            InvalidOption: the path of the state folder is too long.
             InvalidData: the repository holds no model.
         """
         if not self._wheel.exists():
@@ -127,9 +132,12 @@ class TritonServer:
                 f"there is no Triton in {self._environment}: run `make env` first"
             )
         check_machine(self._python_prefix)
-        for name, port in self.ports.items():
-            setting = f"NUCLEI_TRITON_{name.upper()}_PORT"
-            check_free(LOOPBACK, port, f"Triton's {name}", setting)
+        check_free(LOOPBACK, self.metrics_port, "Triton's metrics", "NUCLEI_TRITON_METRICS_PORT")
+        if (excess := len(os.fsencode(self._socket)) - _SOCKET_PATH_BYTES) > 0:
+            raise InvalidOption(
+                f"the path of the state folder {self._home.parent} is {excess} bytes too long for "
+                "a socket in it: choose another folder with --state"
+            )
         if not self._wanted():
             raise InvalidData(
                 f"no models in {searched(self._repository)}; expected folders with a config.pbtxt: "
@@ -137,28 +145,43 @@ class TritonServer:
             )
 
     def start(self, timeout_s: float = _START_S) -> None:
-        """Start the server and wait until its models answer.
+        """Start the server and wait until its models answer; raises as `launch`, `wait_ready`."""
+        self.launch()
+        self.wait_ready(timeout_s)
+
+    def launch(self) -> None:
+        """Start the server; its models are loaded when `wait_ready` returns.
+
+        Raises:
+            MissingPrerequisite, InvalidOption, InvalidData: as `check`.
+            OSError: the state folder cannot be written.
+        """
+        self.check()
+        private_folder(self._home)
+        self._assemble_backends()
+        self._remove_remains()
+        self._child.start()
+
+    def wait_ready(self, timeout_s: float = _START_S) -> None:
+        """Wait until the models answer.
 
         Args:
             timeout_s: most seconds to wait.
 
         Raises:
-            MissingPrerequisite: as `check`.
             InvalidData: a model cannot be loaded; the message says why.
             EngineFailed: the server ended, or was not ready in time.
         """
-        self.check()
-        self._assemble_backends()
-        self._remove_regions()
-        self._child.start()
         deadline = time.monotonic() + timeout_s
-        while not self._get("/v2/health/live"):
+        while not self._is_live():
             if not self._child.running:
                 raise EngineFailed(f"Triton ended while it started:\n{self._log_end()}")
             if time.monotonic() > deadline:
                 raise EngineFailed(f"Triton did not start in {timeout_s:.0f} s:\n{self._log_end()}")
+            self._close_regions()
             time.sleep(_POLL_S)
         self._check_models()
+        self._close_regions()
 
     def stop(self, timeout_s: float = _STOP_S) -> None:
         """Stop the server, and remove whatever it left: processes and shared memory.
@@ -167,15 +190,23 @@ class TritonServer:
             timeout_s: seconds that it has to finish its requests.
         """
         self._child.stop(timeout_s)
-        self._remove_regions()
+        self._remove_remains()
 
-    def _remove_regions(self) -> None:
+    def _remove_remains(self) -> None:
+        self._socket.unlink(missing_ok=True)
         for region in Path("/dev/shm").glob(f"{self._region}*"):
             region.unlink(missing_ok=True)
 
+    def _close_regions(self) -> None:
+        """Let no other user read the tensors: Triton gives its shared memory mode 0644."""
+        for region in Path("/dev/shm").glob(f"{self._region}*"):
+            with suppress(FileNotFoundError):
+                region.chmod(0o600)
+
     def is_ready(self, model: str) -> bool:
         """Whether the server says it can answer for a model."""
-        return self._get(f"/v2/models/{model}/ready")
+        with self._calling() as call:
+            return bool(call("ModelReady", pb.ModelReadyRequest(name=model)).ready)
 
     @property
     def _wheel(self) -> Path:
@@ -214,10 +245,12 @@ class TritonServer:
             # Without it Triton ignores the priorities of a model's instances.
             "--rate-limit=execution_count",
             f"--backend-config=python,shm-region-prefix-name={self._region}",
-            *(f"--{name}-port={port}" for name, port in self.ports.items()),
-            *(f"--{name}-address={LOOPBACK}" for name in self.ports),
+            "--allow-http=false",
+            f"--grpc-address=unix:{self._home / 'grpc'}",
+            "--grpc-port=1",
+            f"--metrics-address={LOOPBACK}",
+            f"--metrics-port={self.metrics_port}",
             "--log-format=ISO8601",
-            *(restrictions(self._key) if self._key else ()),
             *(_tracing(self._traces) if self._traces else ()),
         ]
 
@@ -225,8 +258,10 @@ class TritonServer:
         libraries = [str(self._site_packages / "nvidia_pytriton.libs")]
         if self._wheel.exists() and has_own_libpython(self._python_prefix):
             libraries.insert(0, str(self._python_prefix / "lib"))
+        # Models have no use for our settings, the token among them.
+        ours = {name: text for name, text in os.environ.items() if not name.startswith("NUCLEI_")}
         return {
-            **os.environ,
+            **ours,
             # The backend's stub takes the first `python3` of PATH.
             "PATH": f"{self._environment / 'bin'}:{os.environ.get('PATH', os.defpath)}",
             "LD_LIBRARY_PATH": ":".join(libraries),
@@ -253,7 +288,7 @@ class TritonServer:
         failed = [model for model in self._wanted() if not self.is_ready(model)]
         if not failed:
             return
-        reasons = {entry["name"]: entry["reason"] for entry in self._index() if entry.get("reason")}
+        reasons = {entry.name: entry.reason for entry in self._index() if entry.reason}
         # An ensemble fails with its steps: a step's own reason says more.
         reasons = {n: r for n, r in reasons.items() if "ensemble" not in r} or reasons
         messages = [_message(name, reason) for name, reason in sorted(reasons.items())]
@@ -261,22 +296,32 @@ class TritonServer:
             f"Triton cannot load {', '.join(failed)}: " + ("; ".join(messages) or self._log_end())
         )
 
-    def _index(self) -> list[dict[str, Any]]:
-        request = urllib.request.Request(f"{self.url}/v2/repository/index", method="POST")
-        request.add_header(HEADER, self._key)
-        with _http.open(request, timeout=_PROBE_S) as answer:
-            index: list[dict[str, Any]] = json.load(answer)
-        return index
+    def _index(self) -> list[Any]:
+        with self._calling() as call:
+            return list(call("RepositoryIndex", pb.RepositoryIndexRequest()).models)
 
-    def _get(self, path: str) -> bool:
-        try:
-            with _http.open(self.url + path, timeout=_PROBE_S) as answer:
-                return bool(answer.status == 200)
-        except urllib.error.HTTPError as error:
-            error.close()
+    def _is_live(self) -> bool:
+        if not self._socket.exists():
             return False
-        except OSError:
-            return False
+        with self._calling() as call:
+            try:
+                return bool(call("ServerLive", pb.ServerLiveRequest()).live)
+            except EngineFailed:
+                return False
+
+    @contextmanager
+    def _calling(self) -> Iterator[Callable[[str, Any], Any]]:
+        """A function that calls a method of Triton's gRPC API; it raises EngineFailed."""
+        with grpc.insecure_channel(self.address) as channel:
+            stub = GRPCInferenceServiceStub(channel)
+
+            def call(method: str, request: Any) -> Any:
+                try:
+                    return getattr(stub, method)(request, timeout=_PROBE_S)
+                except grpc.RpcError as error:
+                    raise EngineFailed(f"Triton does not answer ({error.code().name})") from error
+
+            yield call
 
     def _log_end(self) -> str:
         return self._child.last_lines(_ERROR_LINES)

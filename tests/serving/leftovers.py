@@ -17,6 +17,6 @@ def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
     return found
 
 
-def regions(triton_grpc_port: int, memory: Path = Path("/dev/shm")) -> set[str]:
-    """Names of the regions of shared memory of the Triton on this port."""
-    return {path.name for path in memory.glob(f"nuclei_{triton_grpc_port}_*")}
+def regions(triton_metrics_port: int, memory: Path = Path("/dev/shm")) -> set[str]:
+    """Names of the regions of shared memory of the Triton with this port of metrics."""
+    return {path.name for path in memory.glob(f"nuclei_{triton_metrics_port}_*")}

@@ -31,12 +31,8 @@ class Served:
             within: a command that runs it, such as `nsenter`, by replacing itself.
             settings: NUCLEI_... variables.
         """
-        self.http_port, self.grpc_port, *triton = free_ports(5)
-        names = ("HTTP", "GRPC", "METRICS")
-        self.triton_grpc_port = triton[1]
-        ports = {
-            f"NUCLEI_TRITON_{name}_PORT": str(p) for name, p in zip(names, triton, strict=True)
-        }
+        self.http_port, self.grpc_port, self.triton_metrics_port = free_ports(3)
+        ports = {"NUCLEI_TRITON_METRICS_PORT": str(self.triton_metrics_port)}
         command = [
             *within,
             *(NUCLEI, "serve", "--repository", str(repository)),

@@ -5,9 +5,9 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
+from tritonclient.grpc import InferenceServerClient
 
 from nuclei.errors import DeadlineExceeded, EngineFailed, EngineUnavailable, ModelNotFound
 from nuclei.inference.deadline import NEVER, Deadline
@@ -103,7 +103,8 @@ async def test_new_version_brings_its_own_contract(
     config = parse_model_config((folder / "config.pbtxt").read_text(), "unet")
     config.parameters["contract"].string_value = changed.to_json()
     (folder / "config.pbtxt").write_text(str(config))
-    httpx.post(f"{own_triton.url}/v2/repository/models/unet/load").raise_for_status()
+    with InferenceServerClient(own_triton.address) as control:
+        control.load_model("unet")
 
     second = await engine.infer("unet", MAPS, tile(), RANGE, NEVER)
     assert int(second.version) == int(first.version) + 1
@@ -119,7 +120,8 @@ async def test_unreadable_contract_is_not_the_callers_fault(
     config = parse_model_config(path.read_text(), "unet")
     config.parameters["contract"].string_value = "{}"
     path.write_text(str(config))
-    httpx.post(f"{own_triton.url}/v2/repository/models/unet/load").raise_for_status()
+    with InferenceServerClient(own_triton.address) as control:
+        control.load_model("unet")
     engine = TritonEngine(own_triton.address, pixels=2**18, max_message_bytes=MESSAGE_BYTES)
     with pytest.raises(EngineFailed, match="unet"):
         await engine.contract("unet")

@@ -210,12 +210,10 @@ def engine(repository: Path) -> LocalEngine:
 
 @pytest.fixture(scope="module")
 def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    http_port, grpc_port, metrics_port = free_ports(3)
+    (metrics_port,) = free_ports(1)
     with TritonServer(
         repository,
         tmp_path_factory.mktemp("triton"),
-        http_port=http_port,
-        grpc_port=grpc_port,
         metrics_port=metrics_port,
         models=[name + suffix for name in PRESENT for suffix in ("", TTA_SUFFIX)],
     ) as running:

@@ -142,7 +142,7 @@ def test_triton_is_killed(served: Served, frame: Path) -> None:
     triton = served.part("bin/tritonserver")
     stubs = triton.children(recursive=True)
     print(fail_and_recover(served, frame, triton.kill, triton, *stubs))
-    assert "ended part=triton attempt=1 next_try_s=0.5 why='killed by SIGKILL'" in (served.output)
+    assert "ended part=triton attempt=1 next_try_s=0.0 why='killed by SIGKILL'" in (served.output)
 
 
 @pytest.mark.parametrize("instance", ["unet_network_0_0", "unet_network_1_0"])
@@ -200,6 +200,13 @@ def test_the_supervisor_is_killed(served: Served, frame: Path) -> None:
     assert "serving.supervision" in supervisor.cmdline()
     print(fail_and_recover(served, frame, supervisor.kill, *family))
     assert "ended part=supervisor" in served.output
+
+
+def test_the_supervisor_is_frozen(served: Served, frame: Path) -> None:
+    supervisor, *_ = family = served.family()
+    print(fail_and_recover(served, frame, supervisor.suspend, *family))
+    assert "ended part=supervisor" in served.output
+    assert "no sign of life" in served.output
 
 
 def test_the_disk_is_full(confined: Confined, frame: Path) -> None:
@@ -268,7 +275,7 @@ def test_what_was_accepted_is_answered_when_it_is_stopped(
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"{served.http_url}/livez")
     assert not living(family)
-    assert not regions(served.triton_grpc_port, confined.memory)
+    assert not regions(served.triton_metrics_port, confined.memory)
 
 
 def test_the_guard_is_killed(repository: Path, tmp_path: Path, frame: Path) -> None:
@@ -284,7 +291,7 @@ def test_the_guard_is_killed(repository: Path, tmp_path: Path, frame: Path) -> N
                 assert time.monotonic() < deadline, living(family)
                 time.sleep(0.1)
         callers.assert_typed_and_bounded([EngineUnavailable])
-        assert not regions(served.triton_grpc_port)
+        assert not regions(served.triton_metrics_port)
     finally:
         served.process.kill()
 

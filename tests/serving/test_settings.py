@@ -4,7 +4,7 @@ import pytest
 
 from nuclei.errors import InvalidOption
 from serving.gateway.settings import GatewaySettings
-from serving.settings import ServeSettings, read_settings
+from serving.settings import ServeSettings, read_settings, unused_variables
 
 
 def test_an_impossible_setting_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -33,3 +33,13 @@ def test_a_variable_set_to_nothing_is_not_set(monkeypatch: pytest.MonkeyPatch) -
 )
 def test_this_machine_reaches_a_gateway_on_any_address(host: str, reachable: str) -> None:
     assert GatewaySettings(host=host).reachable_host == reachable
+
+
+def test_variables_without_effect_are_named() -> None:
+    variables = ["NUCLEI_THREADS", "NUCLEI_TREADS", "NUCLEI_TRITON_ADDRESS", "NUCLEI_X\n", "PATH"]
+    kinds = (ServeSettings, GatewaySettings)
+    assert unused_variables(variables, kinds, ["triton_address"]) == [
+        "'NUCLEI_TREADS' has no effect: there is no such setting; did you mean NUCLEI_THREADS?",
+        "'NUCLEI_TRITON_ADDRESS' has no effect: this command sets it itself",
+        "'NUCLEI_X\\n' has no effect: there is no such setting",
+    ]

@@ -42,12 +42,10 @@ def traced(
 ) -> Iterator[Any]:
     """A gateway and its Triton, which send their spans to the receiver."""
     folder = tmp_path_factory.mktemp("traced")
-    http_port, grpc_port, metrics_port = free_ports(3)
+    (metrics_port,) = free_ports(1)
     triton = TritonServer(
         repository,
         folder,
-        http_port=http_port,
-        grpc_port=grpc_port,
         metrics_port=metrics_port,
         models=("unet", "unet_tta"),
         traces=receiver.endpoint,

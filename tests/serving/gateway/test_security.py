@@ -26,7 +26,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from nuclei.client import AsyncClient, Client
 from nuclei.errors import EngineUnavailable, InvalidOption, Unauthenticated
 from serving.gateway.certificates import check_loopback, loopback_channel, loopback_tls
-from serving.gateway.security import check
+from serving.gateway.exposure import check_exposure
 from serving.gateway.settings import GatewaySettings
 from serving.process.ports import free_ports
 from serving.supervision.gateway_process import COMMAND
@@ -424,18 +424,18 @@ def test_a_gateway_of_its_own_refuses_a_public_address_without_authentication(
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.0.2.7", "::ffff:192.0.2.7", "scope"])
 def test_public_addresses_are_known(address: str) -> None:
     with pytest.raises(InvalidOption, match="let everybody in"):
-        check(GatewaySettings(), {"127.0.0.1", address})
-    check(GatewaySettings(insecure=True), {address})
-    check(GatewaySettings(token=TOKEN), {address})
+        check_exposure(GatewaySettings(), {"127.0.0.1", address})
+    check_exposure(GatewaySettings(insecure=True), {address})
+    check_exposure(GatewaySettings(token=TOKEN), {address})
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"])
 def test_loopback_needs_no_authentication(address: str) -> None:
-    check(GatewaySettings(), {address})
+    check_exposure(GatewaySettings(), {address})
 
 
 def test_token_in_plain_text_gives_a_warning(caplog: pytest.LogCaptureFixture) -> None:
-    check(GatewaySettings(token=TOKEN), {"0.0.0.0"})
+    check_exposure(GatewaySettings(token=TOKEN), {"0.0.0.0"})
     assert "NUCLEI_TLS_CERTIFICATE" in caplog.text
     assert TOKEN not in caplog.text
 
@@ -490,7 +490,7 @@ BAD_SETTINGS = [
 @pytest.mark.parametrize("bad", BAD_SETTINGS, ids=lambda bad: bad.name)
 def test_unusable_settings_are_named(pem: Certificates, bad: BadSettings) -> None:
     with pytest.raises(InvalidOption, match=bad.says):
-        check(GatewaySettings(**bad.settings(pem)), {"127.0.0.1"})
+        check_exposure(GatewaySettings(**bad.settings(pem)), {"127.0.0.1"})
 
 
 def test_own_certificate_that_the_gateway_refuses_is_reported(pem: Certificates) -> None:

@@ -13,15 +13,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-# Runs `sleep`; writes the log of the guard to standard error.
+# Runs a command, in which FD is where signs of life go; logs to standard error.
 GUARD = """
 import os, sys
 from serving.logs import write_logs
 from serving.process.child import Child
+from serving.process.heartbeat import Heartbeat
 from serving.settings import ProcessSettings, read_settings
 from serving.supervision.guard import Guard
 write_logs(read_settings(ProcessSettings))
-sys.exit(Guard(Child("a child", sys.argv[1:], os.environ, log=None), stop_s=5).run())
+heartbeat = Heartbeat()
+command = [each.replace("FD", str(heartbeat.descriptor)) for each in sys.argv[1:]]
+child = Child("a child", command, os.environ, log=None, descriptors=[heartbeat.descriptor])
+sys.exit(Guard(child, heartbeat, stop_s=5).run())
 """
 
 
@@ -60,13 +64,35 @@ def test_a_child_that_is_killed_is_started_again_and_the_log_says_so() -> None:
             "message": "ended",
             "part": "supervisor",
             "attempt": 1,
-            "next_try_s": 0.5,
+            "next_try_s": 0.0,
             "why": "killed by SIGKILL",
         }
         again = child_of(guard, not_pid=child.pid)
         guard.send_signal(signal.SIGTERM)
         assert guard.wait(10) == 0
         assert not again.is_running()
+
+
+ALIVE = "while true; do printf . >&FD; sleep 0.1; done"
+
+
+def test_a_child_that_hangs_is_started_again() -> None:
+    with guarding("sh", "-c", ALIVE) as guard:
+        (child,) = wait_for_children(guard)
+        time.sleep(1)
+        child.suspend()
+        assert guard.stderr is not None
+        assert "part=supervisor" in (line := guard.stderr.readline())
+        assert "no sign of life in 5 s" in line
+        assert not child.is_running()
+        (again,) = wait_for_children(guard)
+        assert again.pid != child.pid
+
+
+def wait_for_children(guard: "subprocess.Popen[str]") -> list[psutil.Process]:
+    while not (children := psutil.Process(guard.pid).children()):
+        time.sleep(0.02)
+    return children
 
 
 @pytest.mark.parametrize("code", [0, 2])

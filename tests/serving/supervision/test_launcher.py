@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from nuclei.client import Client
@@ -64,7 +65,62 @@ def test_serves_from_any_folder_until_it_is_stopped_and_leaves_nothing(
     assert served.finish() == 0, served.output
     assert "Traceback" not in served.output
     assert not living(family)
-    assert not regions(served.triton_grpc_port)
+    assert not regions(served.triton_metrics_port)
+
+
+def test_only_what_is_documented_listens_and_no_secret_can_be_seen(
+    serve: Callable[..., Served], tmp_path: Path
+) -> None:
+    """A proxy of the environment and a misspelt variable do not matter, but the latter is named."""
+    token, nowhere = "not-to-be-guessed-by-anyone", "http://127.0.0.1:9"
+    served = serve(NUCLEI_TOKEN=token, NUCLEI_TREADS="2", http_proxy=nowhere, https_proxy=nowhere)
+    served.wait_ready()
+    family = [psutil.Process(served.process.pid), *served.family()]
+    assert internet_sockets(family) == {
+        (LOOPBACK, served.http_port),
+        (LOOPBACK, served.grpc_port),
+        (LOOPBACK, served.triton_metrics_port),
+    }
+    (triton,) = {Path(path) for path in unix_sockets(family)}
+    assert triton.parent == tmp_path / ".state" / f"triton-{served.triton_metrics_port}"
+    assert triton.parent.stat().st_mode & 0o077 == 0
+    for process in family:
+        assert token not in " ".join(process.cmdline())
+        ours = process in family[:2] or "serving.gateway" in process.cmdline()
+        assert ours == (token in process.environ().values()), process
+    for number, line in enumerate(("Starting", "gateway works", "Checking", "Ready in")):
+        assert line in served.output, number
+    assert "did you mean NUCLEI_THREADS?" in served.output
+    served.process.terminate()
+    assert served.finish() == 0, served.output
+
+
+def internet_sockets(processes: list[psutil.Process]) -> set[tuple[str, int]]:
+    """Addresses at which TCP is listened to or UDP received."""
+    return {
+        (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
+        for process in processes
+        for connection in process.net_connections("inet")
+        if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)
+    }
+
+
+def unix_sockets(processes: list[psutil.Process]) -> set[str]:
+    """Paths and abstract names to which a socket is bound."""
+    return {
+        str(connection.laddr)
+        for process in processes
+        for connection in process.net_connections("unix")
+        if connection.laddr
+    }
+
+
+def test_a_state_folder_that_cannot_be_written_is_named(repository: Path, tmp_path: Path) -> None:
+    served = Served(repository, tmp_path, NUCLEI_STATE="/proc/none")
+    assert served.finish() == 8
+    assert "the state folder /proc/none cannot be used" in served.output
+    assert "--state" in served.output
+    assert "Traceback" not in served.output
 
 
 def test_ctrl_c_while_starting_leaves_nothing(serve: Callable[..., Served]) -> None:
@@ -75,7 +131,7 @@ def test_ctrl_c_while_starting_leaves_nothing(serve: Callable[..., Served]) -> N
     served.process.send_signal(signal.SIGINT)
     assert served.finish() == 0, served.output
     assert not living(family)
-    assert not regions(served.triton_grpc_port)
+    assert not regions(served.triton_metrics_port)
 
 
 @pytest.mark.parametrize("option", ["http", "grpc"])
@@ -166,4 +222,4 @@ def test_a_model_that_cannot_be_loaded_ends_the_first_start(
     assert served.finish() == 2, served.output
     assert "Triton cannot load unet" in served.output
     assert "Traceback" not in served.output
-    assert not regions(served.triton_grpc_port)
+    assert not regions(served.triton_metrics_port)

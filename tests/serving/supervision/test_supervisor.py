@@ -20,21 +20,24 @@ from serving.supervision.supervisor import Part, Supervisor
 write_logs(read_settings(ProcessSettings))
 child = Child("a part", ["sleep", "60"], os.environ, Path(sys.argv[2]))
 starts = 0
-def start():
+def launch():
     global starts
     starts += 1
+    child.start()
+def wait_ready():
     if starts == 2 and sys.argv[1] == "fails to start":
         raise EngineFailed("it is broken")
-    child.start()
 def check():
     if starts == 1 and sys.argv[1] == "hangs":
         raise Fault("it is silent")
-start()
-if sys.argv[1] != "hangs":
-    os.kill(child.pid, 9)
 ended = lambda: None if child.running else child.ending
 kill = lambda: child.stop(0)
-Supervisor([Part("sleep", start, kill, ended, check, 0.1, lambda: None)]).run()
+part = Part("sleep", launch, wait_ready, kill, ended, check, 0.1, lambda: None)
+supervisor = Supervisor([part], beat=lambda: None)
+supervisor.start(report=lambda name, seconds: None)
+if sys.argv[1] != "hangs":
+    os.kill(child.pid, 9)
+supervisor.run()
 """
 
 
@@ -65,21 +68,21 @@ def failed(event: str, attempt: int, why: str, next_try_s: float) -> dict[str, A
 
 def test_a_part_that_ended_is_started_again(tmp_path: Path) -> None:
     assert events("ends", 2, tmp_path) == [
-        failed("ended", 1, "killed by SIGKILL", 0.5),
+        failed("ended", 1, "killed by SIGKILL", 0.0),
         {**RESTARTED, "attempt": 1},
     ]
 
 
 def test_a_part_that_does_not_work_is_started_again(tmp_path: Path) -> None:
     assert events("hangs", 2, tmp_path) == [
-        failed("broken", 1, "it is silent", 0.5),
+        failed("broken", 1, "it is silent", 0.0),
         {**RESTARTED, "attempt": 1},
     ]
 
 
 def test_a_start_that_fails_is_tried_again_later(tmp_path: Path) -> None:
     assert events("fails to start", 3, tmp_path) == [
-        failed("ended", 1, "killed by SIGKILL", 0.5),
-        failed("start_failed", 2, "it is broken", 1.0),
+        failed("ended", 1, "killed by SIGKILL", 0.0),
+        failed("start_failed", 2, "it is broken", 0.5),
         {**RESTARTED, "attempt": 2},
     ]

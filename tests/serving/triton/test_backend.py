@@ -53,11 +53,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TritonServer]:
-    http, grpc, metrics = free_ports(3)
+    (metrics_port,) = free_ports(1)
     state = tmp_path_factory.mktemp("state")
-    with TritonServer(
-        models, state, http_port=http, grpc_port=grpc, metrics_port=metrics
-    ) as running:
+    with TritonServer(models, state, metrics_port=metrics_port) as running:
         yield running
 
 
@@ -88,7 +86,7 @@ async def test_log_and_metrics_say_in_which_precision_models_compute(
     server: TritonServer, triton_client: InferenceServerClient
 ) -> None:
     used = fast_precision("BF16", read_cpuinfo())
-    precisions = await computed_precisions(f"http://127.0.0.1:{server.ports['metrics']}/metrics")
+    precisions = await computed_precisions(f"http://127.0.0.1:{server.metrics_port}/metrics")
     expected = {"plain": "FP32", "on_cores": "FP32", "in_bf16": used}
     log = server.log.read_text()
     for model, precision in expected.items():

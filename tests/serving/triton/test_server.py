@@ -6,20 +6,15 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 from onnx import TensorProto
-from tritonclient.grpc import InferenceServerClient
-from tritonclient.utils import InferenceServerException
 
-from nuclei.errors import InvalidData, MissingPrerequisite
+from nuclei.errors import InvalidData, InvalidOption, MissingPrerequisite
 from serving.process.ports import LOOPBACK, free_ports
 from serving.settings import TRITON_ENVIRONMENT
-from serving.triton.control_key import GRPC_HEADER
 from serving.triton.server import TritonServer
 from tests.serving.leftovers import living, regions
 from tests.serving.onnx_models import scaled, tensors, triton_model
@@ -40,9 +35,8 @@ def models(tmp_path: Path) -> Path:
 @pytest.fixture
 def make_server(models: Path, tmp_path: Path) -> MakeServer:
     def make(**options: object) -> TritonServer:
-        http, grpc, metrics = free_ports(3)
-        ports = {"http_port": http, "grpc_port": grpc, "metrics_port": metrics}
-        return TritonServer(models, tmp_path / "state", **{**ports, **options})
+        (metrics_port,) = free_ports(1)
+        return TritonServer(models, tmp_path / "state", **{"metrics_port": metrics_port, **options})
 
     return make
 
@@ -53,7 +47,7 @@ def family(pid: int) -> list[psutil.Process]:
 
 
 def port_of(server: TritonServer) -> int:
-    return int(server.address.rpartition(":")[2])
+    return int(server.log.parent.name.removeprefix("triton-"))
 
 
 def test_serves_all_models_and_leaves_nothing(make_server: MakeServer) -> None:
@@ -75,15 +69,24 @@ def test_serves_only_the_models_asked_for(make_server: MakeServer) -> None:
         assert not server.is_ready("one")
 
 
-def test_listens_on_loopback_only(make_server: MakeServer) -> None:
+def test_only_its_metrics_have_a_port(make_server: MakeServer) -> None:
     with make_server() as server:
-        listening = [
-            connection.laddr.ip.removeprefix("::ffff:")
-            for connection in psutil.Process(server.pid).net_connections("tcp")
-            if connection.status == psutil.CONN_LISTEN
-        ]
-    assert set(listening) == {LOOPBACK}
-    assert len(listening) >= 3
+        listening = {
+            (connection.laddr.ip, connection.laddr.port)
+            for process in family(server.pid or 0)
+            for connection in process.net_connections("inet")
+            if connection.status in (psutil.CONN_LISTEN, psutil.CONN_NONE)
+        }
+        assert listening == {(LOOPBACK, port_of(server))}
+
+
+def test_no_other_user_can_call_it_or_read_its_memory(make_server: MakeServer) -> None:
+    with make_server() as server:
+        assert server.log.parent.stat().st_mode & 0o077 == 0
+        for region in regions(port_of(server)):
+            assert (Path("/dev/shm") / region).stat().st_mode & 0o077 == 0
+        for process in family(server.pid or 0):
+            assert not [name for name in process.environ() if name == "NUCLEI_TOKEN"]
 
 
 def test_a_killed_server_is_cleaned_up_and_starts_again(make_server: MakeServer) -> None:
@@ -120,8 +123,8 @@ def test_a_model_that_is_not_there_is_named(make_server: MakeServer) -> None:
 def test_a_taken_port_is_named_before_anything_starts(make_server: MakeServer) -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:
         port = taken.getsockname()[1]
-        server = make_server(grpc_port=port)
-        with pytest.raises(MissingPrerequisite, match=f"{port}.*NUCLEI_TRITON_GRPC_PORT"):
+        server = make_server(metrics_port=port)
+        with pytest.raises(MissingPrerequisite, match=f"{port}.*NUCLEI_TRITON_METRICS_PORT"):
             server.start()
     assert not server.log.exists()
 
@@ -143,37 +146,12 @@ def test_the_default_environment_is_the_projects() -> None:
     assert Path(__file__).parents[3] / ".venv-triton" == TRITON_ENVIRONMENT
 
 
-def test_control_is_refused_without_the_key(make_server: MakeServer) -> None:
-    with (
-        make_server(key="the-key", models=["one"]) as server,
-        InferenceServerClient(server.address) as client,
-    ):
-        calls: dict[str, Callable[..., object]] = {
-            "index": client.get_model_repository_index,
-            "load": partial(client.load_model, "two"),
-            "unload": partial(client.unload_model, "one"),
-            "shared memory": partial(client.register_system_shared_memory, "r", "/nuclei_x", 64),
-            "trace": client.update_trace_settings,
-            "log": partial(client.update_log_settings, {"log_verbose_level": 1}),
-        }
-        for call in calls.values():
-            for headers in (None, {GRPC_HEADER: "another"}):
-                with pytest.raises(InferenceServerException, match="restricted"):
-                    call(headers=headers)
-        for path in (
-            "v2/repository/index",
-            "v2/repository/models/one/unload",
-            "v2/repository/models/two/load",
-            "v2/systemsharedmemory/unregister",
-            "v2/cudasharedmemory/unregister",
-            "v2/trace/setting",
-            "v2/logging",
-        ):
-            assert httpx.post(f"{server.url}/{path}", json={}).status_code == 403, path
-        assert server.is_ready("one")
-        assert not server.is_ready("two")
-        calls["load"](headers={GRPC_HEADER: "the-key"})
-        assert server.is_ready("two")
+def test_a_state_folder_that_is_too_long_for_a_socket_is_named(
+    models: Path, tmp_path: Path
+) -> None:
+    server = TritonServer(models, tmp_path / ("x" * 100), metrics_port=free_ports(1)[0])
+    with pytest.raises(InvalidOption, match=r"bytes too long for a socket.*--state"):
+        server.start()
 
 
 def test_what_a_killed_server_left_is_gone_at_the_next_start(make_server: MakeServer) -> None:
