@@ -137,24 +137,27 @@ class Admission:
             raise self._refusal(protocol, lacking)
         return permit
 
-    def has_room(self, caller: str, n_bytes: int) -> bool:
-        """Whether a frame of this caller would get its place and memory now.
+    def arriving(self, protocol: str, caller: str) -> Permit:
+        """A permit for a frame that may wait for its place; arguments as for `admit`."""
+        return Permit(self, protocol, caller)
+
+    def has_room(self, permit: Permit, n_bytes: int) -> bool:
+        """Whether a frame would get its place and memory now.
 
         Raises:
             FrameTooLarge: more memory than the service ever has.
         """
-        return not self._lacking(caller, n_bytes)
+        return not self._lacking(permit, n_bytes)
 
-    async def wait(self, protocol: str, caller: str, n_bytes: int) -> Permit:
-        """A permit with its place, as soon as there is one; first come, first served.
+    async def wait(self, permit: Permit, n_bytes: int) -> None:
+        """Give a permit its place and memory as soon as there are; first come, first served.
 
         Raises:
             FrameTooLarge: more memory than the service ever has.
         """
-        permit = Permit(self, protocol, caller)
-        if not self._lacking(caller, n_bytes):
+        if not self._lacking(permit, n_bytes):
             self._grant(permit, n_bytes)
-            return permit
+            return
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((permit, n_bytes, granted))
         try:
@@ -166,7 +169,6 @@ class Admission:
                 self._waiting.remove((permit, n_bytes, granted))
                 self._grant_waiting()
             raise
-        return permit
 
     @contextmanager
     def stream(self, protocol: str, caller: str) -> Iterator[None]:
@@ -190,10 +192,10 @@ class Admission:
         held = (self._streams.held, self._frames.held, self._bytes.held)
         return {caller.partition("#")[0] for account in held for caller in account}
 
-    def _lacking(self, caller: str, n_bytes: int) -> str:
+    def _lacking(self, permit: Permit, n_bytes: int) -> str:
         self._check_ever(n_bytes)
-        return self._frames.lacking(caller, 1, "frames") or self._bytes.lacking(
-            caller, n_bytes, "bytes"
+        return self._frames.lacking(permit.caller, 1, "frames") or self._bytes.lacking(
+            permit.caller, n_bytes, "bytes", permit.n_bytes
         )
 
     def _check_ever(self, n_bytes: int) -> None:
@@ -229,8 +231,8 @@ class Admission:
 
     def _grant(self, permit: Permit, n_bytes: int) -> None:
         permit.placed = True
+        self._count(permit.caller, 1, n_bytes - permit.n_bytes)
         permit.n_bytes = n_bytes
-        self._count(permit.caller, 1, n_bytes)
 
     def _resize(self, permit: Permit, n_bytes: int) -> None:
         if n_bytes > permit.n_bytes:
@@ -256,7 +258,7 @@ class Admission:
     def _grant_waiting(self) -> None:
         for entry in list(self._waiting):
             permit, n_bytes, granted = entry
-            if not granted.done() and not self._lacking(permit.caller, n_bytes):
+            if not granted.done() and not self._lacking(permit, n_bytes):
                 self._waiting.remove(entry)
                 self._grant(permit, n_bytes)
                 granted.set_result(None)

@@ -1,9 +1,10 @@
 """The messages of one SegmentStream call, to and from a FrameStream."""
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
-from nuclei.errors import InvalidOption, NucleiError, Overloaded
+from nuclei.errors import FrameTooLarge, InvalidOption, NucleiError, Overloaded
 from nuclei.imaging.images import Frame
 from nuclei.inference.deadline import Deadline
 from nuclei.results.segmentation import Segmentation
@@ -16,7 +17,7 @@ from serving.gateway.grpc_call import Call
 from serving.gateway.grpc_messages import FrameRequest, write_error
 from serving.gateway.observation import Observation, Skipped, observed
 from serving.gateway.settings import GatewaySettings
-from serving.gateway.stream import PROTOCOL, Admitted, FrameStream, OverflowPolicy
+from serving.gateway.stream import Admitted, FrameStream, OverflowPolicy
 from serving.gateway.upload import Upload
 
 OVERFLOW: dict[int, OverflowPolicy] = {
@@ -25,6 +26,7 @@ OVERFLOW: dict[int, OverflowPolicy] = {
     pb.OVERFLOW_POLICY_DROP_OLDEST: OverflowPolicy.DROP_OLDEST,
     pb.OVERFLOW_POLICY_LATEST_ONLY: OverflowPolicy.LATEST_ONLY,
 }
+PROTOCOL: Final = "stream"
 DEFAULT_QUEUE_SIZE: Final = 4
 # So much of a frame may arrive while there is no memory for it: it waits, as its stream's policy
 # says. 2048 x 2048 pixels of 16 bit.
@@ -61,12 +63,12 @@ class StreamCall:
         """
         # One connection may carry several streams.
         self._caller = f"{self._call.caller}#{id(self)}"
-        with self.data_plane.admission.stream(PROTOCOL, self._caller):
+        admission = self.data_plane.admission
+        with admission.stream(PROTOCOL, self._caller):
             settings = await self._stream_settings(draining)
             self.overflow = OVERFLOW[settings.overflow]
             stream: FrameStream[pb.SegmentStreamResponse] = FrameStream(
-                self.data_plane.admission,
-                self._caller,
+                admission,
                 self.overflow,
                 settings.queue_size or DEFAULT_QUEUE_SIZE,
                 self.settings.reader_timeout_s,
@@ -102,9 +104,13 @@ class StreamCall:
         self._received += 1
         return frame
 
+    def arriving(self) -> Permit:
+        """A permit for a frame of this stream."""
+        return self.data_plane.admission.arriving(PROTOCOL, self._caller)
+
     async def _read(self) -> pb.SegmentStreamRequest | None:
         """The next message. Its memory is reserved while it arrives; a caller may send none."""
-        with Permit(self.data_plane.admission, PROTOCOL, self._caller) as permit:
+        with self.arriving() as permit:
             upload: Upload | None = None
 
             def arrived(n_bytes: int, came: int) -> None:
@@ -137,6 +143,10 @@ class GrpcFrame:
         index = self._request.frame.index
         self.position = (index.acquisition_uid, index.position)
         self.n_bytes = self._request.n_bytes
+        self.permit = stream.arriving()
+        # One that finds no room waits for it, as the stream's policy says.
+        with suppress(Overloaded, FrameTooLarge):
+            self.permit.resize(self.n_bytes)
 
     async def answer(self, admitted: Admitted) -> pb.SegmentStreamResponse:
         try:

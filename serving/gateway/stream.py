@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from nuclei.errors import DeadlineExceeded
 from nuclei.inference.deadline import Deadline
@@ -14,7 +14,6 @@ from serving.gateway.admission import Admission, Permit
 from serving.gateway.draining import frame_given_up, stream_ended
 from serving.gateway.observation import Skipped
 
-PROTOCOL: Final = "stream"
 # Most answers, SKIPPED included, that the caller has not taken when reading stops.
 MAX_UNWRITTEN = 256
 # Share of the drain time for work; the rest is for writing the last answers.
@@ -39,11 +38,13 @@ class StreamedFrame(Protocol[Answer_co]):
     Attributes:
         position: (acquisition_uid, position); answers keep the order of frames of one position.
         n_bytes: memory of the frame as it was received.
+        permit: holds that memory, as far as there was some; the stream gets it its place.
         deadline: when its caller gives up.
     """
 
     position: tuple[str, int]
     n_bytes: int
+    permit: Permit
     deadline: Deadline
 
     async def answer(self, admitted: Admitted) -> Answer_co:
@@ -61,11 +62,11 @@ class _Entry(Generic[Answer]):
     """A frame whose answer is not written yet."""
 
     position: tuple[str, int]
+    permit: Permit
     # Set once the frame has a permit, or an answer without a permit.
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     # Set by the task itself: one that is cancelled before it runs never runs.
     task: asyncio.Task[Any] | None = None
-    permit: Permit | None = None
     in_window: bool = False
     answer: Answer | None = None
     given_up: Exception | None = None
@@ -73,8 +74,7 @@ class _Entry(Generic[Answer]):
     @property
     def waits(self) -> bool:
         """Whether no work has been done yet, so that skipping it wastes nothing."""
-        begun = self.permit is not None and self.permit.working
-        return self.answer is None and self.given_up is None and not begun
+        return self.answer is None and self.given_up is None and not self.permit.working
 
     def give_up(self, reason: Exception) -> None:
         """Stop the work on the frame; `reason` is raised there."""
@@ -90,7 +90,6 @@ class FrameStream(Generic[Answer]):
     def __init__(
         self,
         admission: Admission,
-        caller: str,
         overflow: OverflowPolicy,
         queue_size: int,
         reader_timeout_s: float,
@@ -98,14 +97,12 @@ class FrameStream(Generic[Answer]):
         """Set how the stream behaves.
 
         Args:
-            admission: gives the permits.
-            caller: the stream's name there.
+            admission: gives permits their places.
             overflow: what happens when frames come faster than they are segmented.
             queue_size: most frames that wait under DROP_OLDEST.
             reader_timeout_s: how long the caller may take no answer.
         """
         self._admission = admission
-        self._caller = caller
         self._overflow = overflow
         self._queue_size = queue_size
         self._reader_timeout_s = reader_timeout_s
@@ -163,7 +160,7 @@ class FrameStream(Generic[Answer]):
         group: asyncio.TaskGroup,
     ) -> None:
         while (frame := await receive()) is not None:
-            entry: _Entry[Answer] = _Entry(frame.position)
+            entry: _Entry[Answer] = _Entry(frame.position, frame.permit)
             self._make_way(entry)
             self._entries[entry] = None
             self._positions[entry.position].append(entry)
@@ -204,9 +201,11 @@ class FrameStream(Generic[Answer]):
         self, entry: _Entry[Answer], frame: StreamedFrame[Answer]
     ) -> AsyncIterator[Permit]:
         if entry.given_up is not None:
+            self._release(entry)
             raise entry.given_up
         try:
-            yield await self._wait(entry, frame)
+            await self._wait(entry, frame)
+            yield entry.permit
         except asyncio.CancelledError:
             if entry.given_up is None:
                 raise
@@ -215,14 +214,13 @@ class FrameStream(Generic[Answer]):
             self._release(entry)
             raise entry.given_up from None
 
-    async def _wait(self, entry: _Entry[Answer], frame: StreamedFrame[Answer]) -> Permit:
-        """Wait for a permit, then for place in the stream's window."""
+    async def _wait(self, entry: _Entry[Answer], frame: StreamedFrame[Answer]) -> None:
+        """Wait for a place in the service, then for one in the stream's window."""
         try:
             async with asyncio.timeout(frame.deadline.left_s()):
                 if self._overflow is not OverflowPolicy.BLOCK:
                     self._drop_for(entry, frame.n_bytes)
-                permit = await self._admission.wait(PROTOCOL, self._caller, frame.n_bytes)
-                entry.permit = permit
+                await self._admission.wait(entry.permit, frame.n_bytes)
                 entry.settled.set()
                 await self._window.acquire()
                 entry.in_window = True
@@ -232,12 +230,11 @@ class FrameStream(Generic[Answer]):
                 "the frame's time ran out while it waited for its turn; allow more time, or let "
                 "the stream skip frames (DROP_OLDEST, LATEST_ONLY)"
             ) from None
-        return permit
 
     def _drop_for(self, newest: _Entry[Answer], n_bytes: int) -> None:
         """Skip the oldest waiting frames while the server has no room for a new one."""
         for entry in list(self._entries):
-            if self._admission.has_room(self._caller, n_bytes):
+            if self._admission.has_room(newest.permit, n_bytes):
                 return
             if entry is not newest and entry.waits:
                 entry.give_up(Skipped(f"the server is overloaded: {self._overflow.name}"))
@@ -273,8 +270,7 @@ class FrameStream(Generic[Answer]):
             entry.give_up(frame_given_up())
 
     def _release(self, entry: _Entry[Answer]) -> None:
-        if entry.permit is not None:
-            entry.permit.release()
+        entry.permit.release()
         if entry.in_window:
             entry.in_window = False
             self._window.release()

@@ -27,7 +27,7 @@ def admit(admission: Admission, caller: str, n_bytes: int = 0) -> Permit:
 def admitted(admission: Admission, caller: str, n_bytes: int = 0) -> list[Permit]:
     """Takes permits until one is refused."""
     permits = []
-    while admission.has_room(caller, n_bytes):
+    while admission.has_room(admission.arriving("grpc", caller), n_bytes):
         permits.append(admit(admission, caller, n_bytes))
     with pytest.raises(Overloaded):
         admit(admission, caller, n_bytes)
@@ -280,10 +280,16 @@ async def test_cancelled_while_waiting_for_a_turn_leaks_nothing() -> None:
     assert in_flight()[2] == 0
 
 
+async def waited(admission: Admission, caller: str, n_bytes: int = 0) -> Permit:
+    permit = admission.arriving("stream", caller)
+    await admission.wait(permit, n_bytes)
+    return permit
+
+
 async def test_waiting_callers_get_in_as_others_leave() -> None:
     admission = Admission(2, MIB, 1)
     first, second = admit(admission, "a"), admit(admission, "b")
-    waiting = [asyncio.ensure_future(admission.wait("stream", name, 0)) for name in "cd"]
+    waiting = [asyncio.ensure_future(waited(admission, name)) for name in "cd"]
     await asyncio.sleep(0)
     assert not any(wait.done() for wait in waiting)
     first.release()
@@ -295,11 +301,26 @@ async def test_waiting_callers_get_in_as_others_leave() -> None:
     assert in_flight()[0] == 0
 
 
+async def test_frame_that_waits_keeps_the_memory_that_it_has() -> None:
+    admission = Admission(1, 4 * MIB, 1)
+    held = admit(admission, "a:1")
+    permit = admission.arriving("stream", "b:1")
+    permit.resize(3 * MIB)
+    waiting = asyncio.ensure_future(admission.wait(permit, 3 * MIB))
+    await asyncio.sleep(0)
+    assert in_flight()[:2] == (1, 3 * MIB)
+    held.release()
+    await asyncio.wait_for(waiting, 1)
+    assert in_flight()[:2] == (1, 3 * MIB)
+    permit.release()
+    assert in_flight()[:2] == (0, 0)
+
+
 async def test_cancelled_while_waiting_for_a_permit_leaks_nothing() -> None:
     admission = Admission(1, MIB, 1)
     held = admit(admission, "a")
-    await cancelled(lambda: admission.wait("stream", "b", 0))
-    granted = asyncio.ensure_future(admission.wait("stream", "b", 0))
+    await cancelled(lambda: waited(admission, "b"))
+    granted = asyncio.ensure_future(waited(admission, "b"))
     await asyncio.sleep(0)
     held.release()
     granted.cancel()

@@ -17,7 +17,7 @@ from nuclei.errors import (
     NucleiError,
 )
 from nuclei.inference.deadline import Deadline
-from serving.gateway.admission import Admission
+from serving.gateway.admission import Admission, Permit
 from serving.gateway.observation import Skipped
 from serving.gateway.stream import Admitted, FrameStream, OverflowPolicy
 
@@ -37,6 +37,7 @@ class SlowFrame:
     name: str
     position: tuple[str, int] = ("", 0)
     n_bytes: int = 1
+    permit: Permit | None = None
     seconds: float = 60.0
     begun: asyncio.Event = field(default_factory=asyncio.Event)
     may_end: asyncio.Event = field(default_factory=asyncio.Event)
@@ -65,6 +66,7 @@ class Caller:
 
     def __init__(self) -> None:
         self.answers: list[Answer] = []
+        self.admission = Admission(64, 64 * MIB, 1)
         self.reads = asyncio.Event()
         self.reads.set()
         self.draining = asyncio.Event()
@@ -83,6 +85,8 @@ class Caller:
         if isinstance(frame, NucleiError):
             raise frame
         received: SlowFrame | None = frame
+        if received is not None:
+            received.permit = self.admission.arriving("stream", "caller:1#1")
         return received
 
     async def write(self, answer: Answer) -> None:
@@ -106,8 +110,9 @@ async def streaming(
     reader_timeout_s: float = 30.0,
     drain_s: float = 5.0,
 ) -> AsyncIterator["asyncio.Task[None]"]:
+    caller.admission = admission or caller.admission
     stream: FrameStream[Answer] = FrameStream(
-        admission or Admission(64, 64 * MIB, 1), "caller", overflow, queue_size, reader_timeout_s
+        caller.admission, overflow, queue_size, reader_timeout_s
     )
     task = asyncio.create_task(stream.run(caller.receive, caller.write, caller.draining, drain_s))
     yield task
