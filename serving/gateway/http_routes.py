@@ -2,7 +2,8 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, TypeVar
 
@@ -55,6 +56,8 @@ EXPOSED_HEADERS = (
 MAX_WARNINGS_LENGTH = 4000
 FORM_FIELD = "file"
 MAX_FIELD_BYTES = 4096
+# Of an answer as it is handed to the server, which waits for the caller between two of them.
+CHUNK_BYTES = 2**18
 # Logged by proxies only, the caller has left; nginx's number.
 CLIENT_CLOSED_REQUEST = 499
 
@@ -78,16 +81,20 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
 
     async def segment(request: Request) -> Response:
         data_plane: DataPlane = request.app.state.data_plane
-        try:
-            with (
-                observed("http", request.headers) as observation,
-                data_plane.admission.admit("http", _caller(request)) as permit,
-            ):
-                return await _segment(
-                    request, data_plane, settings.max_request_bytes, observation, permit
-                )
-        except CallerLeft:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        with ExitStack() as held:
+            try:
+                with observed("http", request.headers) as observation:
+                    permit = data_plane.admission.admit("http", _caller(request))
+                    held.enter_context(permit)
+                    answer = await _segment(
+                        request, data_plane, settings.max_request_bytes, observation, permit
+                    )
+            except CallerLeft:
+                return Response(status_code=CLIENT_CLOSED_REQUEST)
+            permit.resize(min(permit.n_bytes, observation.bytes_out))
+            # Until a slow caller has taken the answer, it is in memory.
+            answer.release = held.pop_all().close
+            return answer
 
     app = Starlette(
         routes=[
@@ -145,6 +152,33 @@ class ServerHeader:
         await self._app(scope, receive, send_with_header)
 
 
+class SegmentationResponse(Response):
+    """An answer that is sent as fast as its caller takes it.
+
+    Attributes:
+        release: called once it is sent, or the caller has left.
+    """
+
+    release: Callable[[], None]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send(
+                {
+                    "type": "http.response.start",
+                    "status": self.status_code,
+                    "headers": self.raw_headers,
+                }
+            )
+            body = memoryview(self.body)
+            for start in range(0, len(body), CHUNK_BYTES):
+                chunk = body[start : start + CHUNK_BYTES].tobytes()
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self.release()
+
+
 class EncodedFrame:
     """The file of a frame: a `serving.gateway.data_plane.FrameSource`."""
 
@@ -198,7 +232,7 @@ async def _segment(
     max_request_bytes: int,
     observation: Observation,
     permit: Permit,
-) -> Response:
+) -> SegmentationResponse:
     query = request.query_params.multi_items()
     HttpOptions.of(query, (), request.headers)  # before the body is received
     body, form = await first_completed(
@@ -220,7 +254,7 @@ async def _segment(
         _stopping(request),
     )
     observation.bytes_out = len(content)
-    return Response(
+    return SegmentationResponse(
         content,
         media_type=chosen.media_type,
         headers={
