@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from serving.decoding.decoders import Decoders
 from serving.engine import TritonEngine
 from serving.gateway.connections import ConnectionLimit
 from serving.gateway.data_plane import DataPlane
@@ -57,7 +58,9 @@ async def listening(**settings: object) -> AsyncIterator[Ports]:
     engine = TritonEngine(gateway.triton_address, gateway.triton_pixels, gateway.max_message_bytes)
     with ThreadPoolExecutor(1) as executor:
         app = http_app(gateway, token)
-        app.state.data_plane = DataPlane(engine, executor, gateway)
+        # No frame gets so far that it is decoded.
+        decoders = Decoders(1, executor)
+        app.state.data_plane = DataPlane(engine, decoders, executor, gateway)
         http, grpc = HttpServer(app, gateway), GrpcServer(app.state.data_plane, gateway, token)
         await http.start()
         await grpc.start()
