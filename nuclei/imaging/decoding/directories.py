@@ -3,13 +3,13 @@
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
 
 from nuclei.errors import InvalidImage
 
 MAX_PAGES = 10_000
 # tifffile reads no more either.
 MAX_TAGS = 4096
+MAX_ALL_TAGS = 500_000
 # Tiles of 64 x 64 pixels in the largest frame; each costs time whatever its size.
 MAX_SEGMENTS = 2**17
 MAX_DESCRIPTION_BYTES = 2**24
@@ -21,6 +21,7 @@ _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q"}
 _SUBFILE_TYPE, _OLD_SUBFILE_TYPE = 254, 255
 _DESCRIPTION = 270
 _ORIENTATION = 274
+_NEEDED = (_SUBFILE_TYPE, _OLD_SUBFILE_TYPE, _ORIENTATION)
 _REDUCED, _MASK = 1, 4
 _OLD_REDUCED = 2
 
@@ -31,37 +32,24 @@ class Directory:
 
     Attributes:
         index: in the file.
-        tags: by code the type, the count, and where the values are.
+        numbers: the first value of each tag that is needed here, by code.
+        value_bytes: length of the values of all tags.
     """
 
-    data: bytes
-    byteorder: str
     index: int
-    tags: dict[int, tuple[int, int, int]]
-
-    def number(self, code: int, default: int) -> int:
-        """The first value of a tag of integers."""
-        kind, count, position = self.tags.get(code, (0, 0, 0))
-        if kind not in _INTEGERS or count < 1:
-            return default
-        value: int
-        (value,) = struct.unpack_from(self.byteorder + _INTEGERS[kind], self.data, position)
-        return value
+    numbers: dict[int, int]
+    value_bytes: int
 
     @property
     def is_page(self) -> bool:
         """Whether it holds pixels of full resolution, and no mask of transparency."""
-        kind = self.number(_SUBFILE_TYPE, 0)
-        return not (kind & (_REDUCED | _MASK) or self.number(_OLD_SUBFILE_TYPE, 0) == _OLD_REDUCED)
+        kind = self.numbers.get(_SUBFILE_TYPE, 0)
+        old_kind = self.numbers.get(_OLD_SUBFILE_TYPE, 0)
+        return not (kind & (_REDUCED | _MASK) or old_kind == _OLD_REDUCED)
 
     @property
     def orientation(self) -> int:
-        return self.number(_ORIENTATION, 1)
-
-    @cached_property
-    def value_bytes(self) -> int:
-        """Length of the values of all tags."""
-        return sum(_SIZES[kind] * count for kind, count, _ in self.tags.values())
+        return self.numbers.get(_ORIENTATION, 1)
 
 
 @dataclass(frozen=True)
@@ -94,7 +82,6 @@ def directories(data: bytes) -> Directories:
             is_cut = True
             break
         listed_bytes += directory.value_bytes
-        _check(directory)
         found.append(directory)
         if len(found) > MAX_PAGES:
             raise InvalidImage(
@@ -123,6 +110,7 @@ def _walk(data: bytes) -> Iterator[Directory | None]:
         raise ValueError("it ends within its header")
     (position,) = struct.unpack_from(order + link, data, first_at)
     seen: set[int] = set()
+    all_tags = 0
     while position:
         if position in seen:
             raise ValueError("its pages go round in a circle")
@@ -135,36 +123,42 @@ def _walk(data: bytes) -> Iterator[Directory | None]:
                 raise ValueError("its first directory cannot be read")
             yield None
             return
-        tags: dict[int, tuple[int, int, int]] = {}
+        all_tags += n_tags
+        if all_tags > MAX_ALL_TAGS:
+            raise InvalidImage(f"the TIFF has more than {MAX_ALL_TAGS} tags; save a plane of it")
+        numbers: dict[int, int] = {}
+        value_bytes = 0
         for number, (code, kind, length, value) in enumerate(
             struct.iter_unpack(order + entry, data[start:end])
         ):
             size = _SIZES.get(kind, 0) * length
             at = start + number * (value_at + inline) + value_at if size <= inline else value
-            if size and at + size <= len(data):
-                tags.setdefault(code, (kind, length, at))
-        yield Directory(data, order, len(seen) - 1, tags)
+            if not size or at + size > len(data):
+                continue
+            _check_length(code, length)
+            value_bytes += size
+            if code in _NEEDED and kind in _INTEGERS and code not in numbers:
+                (numbers[code],) = struct.unpack_from(order + _INTEGERS[kind], data, at)
+        yield Directory(len(seen) - 1, numbers, value_bytes)
         (position,) = struct.unpack_from(order + link, data, end)
 
 
 # Their values become Python's numbers, of ten times the memory: bits and format of a sample,
 # offsets and lengths of strips, tiles, SubIFDs and JPEG streams, resolutions, extra samples.
-_LISTS = (258, 273, 279, 282, 283, 324, 325, 330, 338, 339, 513, 514, 530, 531, 50838)
+_LISTS = frozenset((258, 273, 279, 282, 283, 324, 325, 330, 338, 339, 513, 514, 530, 531, 50838))
 # MetaMorph's entries, and its planes, for each of which an entry may name values.
 _METAMORPH = {33628: 1024, 33629: MAX_PAGES}
 
 
-def _check(directory: Directory) -> None:
-    for code, most in _METAMORPH.items():
-        if directory.tags.get(code, (0, 0, 0))[1] > most:
-            raise InvalidImage(f"the STK file has more than {most} planes; save one of them")
-    for code in _LISTS:
-        if directory.tags.get(code, (0, 0, 0))[1] > MAX_SEGMENTS:
-            raise InvalidImage(
-                f"the TIFF is cut into more than {MAX_SEGMENTS} strips or tiles; save it with "
-                "larger ones"
-            )
-    if directory.tags.get(_DESCRIPTION, (0, 0, 0))[1] > MAX_DESCRIPTION_BYTES:
+def _check_length(code: int, length: int) -> None:
+    if length > _METAMORPH.get(code, length):
+        raise InvalidImage(f"the STK file has {length} planes or tags; save one of its planes")
+    if code in _LISTS and length > MAX_SEGMENTS:
+        raise InvalidImage(
+            f"the TIFF is cut into more than {MAX_SEGMENTS} strips or tiles; save it with larger "
+            "ones"
+        )
+    if code == _DESCRIPTION and length > MAX_DESCRIPTION_BYTES:
         raise InvalidImage(
             f"the TIFF has metadata of more than {MAX_DESCRIPTION_BYTES} bytes; save the plane to "
             "segment without them"
@@ -175,6 +169,6 @@ def exif_orientation(block: bytes | memoryview) -> int:
     """Orientation that an EXIF block (a TIFF without pixels) asks for; 1 when it does not."""
     try:
         directory = next(_walk(bytes(block)), None)
-    except (ValueError, struct.error):
+    except (InvalidImage, ValueError, struct.error):
         return 1
     return 1 if directory is None else directory.orientation

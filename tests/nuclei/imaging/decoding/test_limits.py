@@ -75,11 +75,22 @@ def long_strips() -> bytes:
     return bytes(data) + struct.pack("<4000I", *[len(stream)] * 4000) + stream
 
 
+def overlapping_pages(count: int) -> bytes:
+    """Pages of 4,000 tags each, whose directories begin 14 bytes after one another."""
+    data = bytearray(struct.pack("<2sHI", b"II", 42, 8) + bytes(12 * 4000 + 14 * count))
+    for page in range(count):
+        at = 8 + 14 * page
+        struct.pack_into("<H", data, at, 4000)
+        struct.pack_into("<I", data, at + 2 + 12 * 4000, at + 14)
+    return bytes(data)
+
+
 ATTACKS: dict[str, Callable[[], bytes]] = {
     "a million entries of one tile": lambda: tiff_of_one_tile(16384, 16),
     "tiles around a line": large_tiles_of_a_line,
     "pages of huge tags": lambda: tiff_of_huge_tags(100, 4 * MIB),
     "pages of large tags": lambda: tiff_of_huge_tags(100, MIB // 4),
+    "pages that overlap": lambda: overlapping_pages(9000),
     "a circle of pages": lambda: circle_of_pages(300),
     "a thousand scans": lambda: jpeg_of_scans(1000, 2048),
     "a thousand scans in a TIFF": lambda: jpeg_in_a_tiff(jpeg_of_scans(1000, 1024), 1024),
