@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.progress import track
 from torch import Tensor, nn
 
-from nuclei.errors import InvalidData
+from nuclei.console import messages
+from nuclei.errors import InvalidData, InvalidOption
 from nuclei.evaluation.charts import figures
 from nuclei.evaluation.coco import Candidates
 from nuclei.evaluation.comparison import Comparison, Entry
@@ -27,7 +29,15 @@ from training.curves import learning_curves
 from training.data.dataset import Sample, fingerprint, read_dataset, summary
 from training.data.split import split_samples
 from training.engine import TorchEngine
-from training.optimisation import Progress, Report, Validate, fit, mixed_precision
+from training.hardware import (
+    FP32,
+    check_device,
+    check_precision,
+    chosen_precision,
+    described_precision,
+    mixed_precision,
+)
+from training.optimisation import Progress, Report, Validate, fit
 from training.schedule import Augmentation, Schedule
 from training.tuning import Tuner, labelled, predict_all
 
@@ -37,6 +47,7 @@ if TYPE_CHECKING:
 OPTIONS_FILE = "options.json"
 CHECKPOINT_FILE = "checkpoint.pt"
 VERSION_FILE = "model_version.json"
+CROP_MULTIPLE_PX = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,10 +93,27 @@ class Recipe(ABC):
         """Write the ONNX files of the graphs; gives the largest difference of each from torch."""
 
     def engine(self, network: nn.Module, contract: Contract, precision: str) -> TorchEngine:
-        """Runs a network in evaluation mode, on the schedule's device, in bf16 or fp32."""
+        """Runs a network in evaluation mode, on the schedule's device, in a precision or `auto`."""
         device = self.schedule.device
         context = partial(mixed_precision, device, precision)
         return TorchEngine(self.modules(network), contract, device, context)
+
+    def check(self) -> None:
+        """Raises what is wrong with the options, before anything is read or written.
+
+        Raises:
+            InvalidOption: an unknown encoder, loss and so on, or a size that does not fit.
+            MissingPrerequisite: the device is missing.
+            InvalidData: files that the options name cannot be used.
+        """
+        check_device(self.schedule.device)
+        check_precision(self.schedule.precision)
+        if self.schedule.crop_px % CROP_MULTIPLE_PX:
+            raise InvalidOption(
+                f"crops of {self.schedule.crop_px} pixels do not fit the networks; expected a "
+                f"multiple of {CROP_MULTIPLE_PX}"
+            )
+        self.build()
 
     def tags(self) -> Mapping[str, Any]:
         """Tags of the registered model version, besides family and scores."""
@@ -160,12 +188,17 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
 
     Raises:
         InvalidData: data that cannot be used, or a checkpoint of another training.
-        InvalidOption: an unknown encoder, loss and so on.
+        InvalidOption: an unknown encoder, loss and so on, or a training that is finished.
+        MissingPrerequisite: the device is missing.
     """
     # MLflow takes seconds to import, and a training that is not tracked does not need it.
     from training.tracking import tracked_run
 
+    _refuse_finished(folder)
+    recipe.check()
     training, validation = split(recipe)
+    schedule = recipe.schedule
+    _say(described_precision(schedule.device, schedule.precision))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / OPTIONS_FILE).write_text(recipe.to_json())
     with tracked_run(folder, tracking_uri, folder.name, _parameters(recipe)) as run:
@@ -183,6 +216,21 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
         registered = {**asdict(version), "scores": contract.validation}
         (folder / VERSION_FILE).write_text(json.dumps(registered, indent=2))
         return TrainedModel(version, contract, evaluation, parity)
+
+
+def _say(stage: str) -> None:
+    messages().print(stage, soft_wrap=True)
+
+
+def _refuse_finished(folder: Path) -> None:
+    try:
+        version = json.loads((folder / VERSION_FILE).read_text())
+    except OSError:
+        return
+    raise InvalidOption(
+        f"the training in {folder} is finished: it made {version['name']} version "
+        f"{version['version']}; start another one in a new folder"
+    )
 
 
 def split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
@@ -215,10 +263,12 @@ def _tune(
 ) -> tuple[Contract, Evaluation]:
     """Tune post-processing on the validation images; score them with and without TTA."""
     contract, schedule = recipe.contract(), recipe.schedule
-    engine = recipe.engine(network.to(schedule.device), contract, "fp32")
+    engine = recipe.engine(network.to(schedule.device), contract, FP32)
+    _say(f"tuning the post-processing on the {len(validation)} validation images")
     answers = predict_all(validation, engine, tta=False)
     tuner = Tuner(contract.method, validation, answers)
     parameters = tuner.best(np.arange(len(validation)))
+    _say("scoring, without and with TTA")
     views = (answers, predict_all(validation, engine, tta=True))
     predicted = [_label(one, parameters) for one in views]
     names = (contract.family, f"{contract.family} with TTA")
@@ -237,11 +287,13 @@ def _tune(
         **{f"tta/{name}": value for name, value in _final(evaluation_tta).items()},
     }
     if len(validation) > 1:
+        _say("tuning on one half of the images and scoring on the other, for each half")
         scores["cross_validated_dsb_score"] = tuner.cross_validated_score(schedule.seed)
     network.cpu()
     run.metrics(step, {f"final/{name}": value for name, value in scores.items()})
     run.text(evaluation.to_json(), "evaluation.json")
     run.text(evaluation_tta.to_json(), "evaluation_tta.json")
+    _say("drawing the pictures and the report")
     frames = [frame_from_array(sample.pixels) for sample in validation]
     truths = [sample.labels for sample in validation]
     for name, figure in figures(evaluation, frames, truths, predicted[0]).items():
@@ -258,6 +310,7 @@ def _register(
 ) -> "tuple[dict[str, float], ModelVersion]":
     with TemporaryDirectory() as scratch:
         artifacts = Path(scratch)
+        _say("exporting the ONNX graphs, and comparing them with torch")
         parity = recipe.export(network, artifacts)
         (artifacts / CONTRACT_FILE).write_text(contract.to_json())
         run.metrics(progress.step, {f"parity/{name}": value for name, value in parity.items()})
@@ -268,6 +321,7 @@ def _register(
             "dsb_score_tta": f"{contract.validation['tta/dsb_score']:.4f}",
             "training_minutes": f"{progress.seconds / 60:.0f}",
         }
+        _say("registering the model")
         return parity, run.register(contract.family, artifacts, tags)
 
 
@@ -282,9 +336,10 @@ def _label(predicted: Sequence[Accumulator], parameters: Parameters) -> list[NDA
 def _candidates(
     samples: Sequence[Sample], answers: Sequence[Accumulator], parameters: Parameters
 ) -> list[Candidates]:
+    pairs = list(zip(samples, answers, strict=True))
     return [
         Candidates.of(answer, parameters, frame_from_array(sample.pixels))
-        for sample, answer in zip(samples, answers, strict=True)
+        for sample, answer in track(pairs, "candidates", console=messages(), transient=True)
     ]
 
 
@@ -326,6 +381,7 @@ def _parameters(recipe: Recipe) -> dict[str, Any]:
         **options,
         "torch": torch.__version__,
         **schedule,
+        "precision": chosen_precision(schedule["device"], schedule["precision"]),
         **{f"augmentation/{name}": value for name, value in augmentation.items()},
     }
 

@@ -5,7 +5,6 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -18,10 +17,12 @@ from rich.progress import TextColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from nuclei.console import messages
 from nuclei.errors import InvalidData
 from training.data.dataset import Sample
 from training.data.sampling import CountingSampler, CropDataset
 from training.ema import ExponentialMovingAverage
+from training.hardware import BF16, chosen_precision, mixed_precision
 from training.schedule import Schedule
 
 
@@ -285,7 +286,8 @@ class _Bar:
 
     def __init__(self, best_score: bool) -> None:
         self._best_score = best_score
-        self._bar = Bar(*Bar.get_default_columns(), TextColumn("{task.fields[note]}"))
+        columns = (*Bar.get_default_columns(), TextColumn("{task.fields[note]}"))
+        self._bar = Bar(*columns, console=messages())
         self._task = self._bar.add_task("training", total=1.0, note="")
 
     def __enter__(self) -> Self:
@@ -302,7 +304,7 @@ class _Bar:
 
     def print(self, step: int, scores: Mapping[str, float]) -> None:
         shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        self._bar.console.print(f"step {step}: {shown}", highlight=False)
+        self._bar.console.print(f"step {step}: {shown}")
 
 
 def _mean(losses: Sequence[Tensor]) -> float:
@@ -319,7 +321,10 @@ def _capture_cuda_graph(network: nn.Module, schedule: Schedule) -> None:
     shape = (schedule.batch_size, 3, schedule.crop_px, schedule.crop_px)
     images = torch.rand(shape, device=schedule.device).to(memory_format=torch.channels_last)
     with torch.autocast(
-        schedule.device, torch.bfloat16, schedule.precision == "bf16", cache_enabled=False
+        schedule.device,
+        torch.bfloat16,
+        chosen_precision(schedule.device, schedule.precision) == BF16,
+        cache_enabled=False,
     ):
         torch.cuda.make_graphed_callables(network, (images,), allow_unused_input=True)
     # The batch statistics now contain the random images.
@@ -393,20 +398,6 @@ def _descend(
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)
     optimizer.step()
     return value.detach()
-
-
-def mixed_precision(device: str, precision: str) -> AbstractContextManager[Any]:
-    """The context a network runs in: `bf16` where that loses nothing, or `fp32`.
-
-    A CPU that cannot compute in bf16 gets float32 instead, which is sixty times faster there.
-    """
-    if precision == "bf16" and (device != "cpu" or _computes_in_bf16()):
-        return torch.autocast(device, torch.bfloat16)
-    return nullcontext()
-
-
-def _computes_in_bf16() -> bool:
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def _set_learning_rate(

@@ -52,10 +52,13 @@ def budget_of(folder: Path, device: str) -> Budget:
     file = folder / PLAN_FILE
     if file.exists():
         return Budget(json.loads(file.read_text())["budget"])
-    budget = Budget.GPU if device == "cuda" else Budget.CPU
+    return Budget.GPU if device == "cuda" else Budget.CPU
+
+
+def keep_budget(folder: Path, budget: Budget) -> None:
+    """Note the budget that the trainings of a folder start with."""
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"budget": budget}))
-    return budget
+    (folder / PLAN_FILE).write_text(json.dumps({"budget": budget}))
 
 
 def carried(recipe: Recipe, folder: Path) -> Recipe:

@@ -50,7 +50,8 @@ class Schedule:
         validate_every: steps between two validations (one "epoch" of the curves).
         patience: validations without a better score before training stops early.
         seed: of the weights, the crops and the augmentations.
-        precision: `bf16` (mixed precision) or `fp32`.
+        precision: `bf16` (mixed precision), `fp32`, or `auto`: bf16 where the device computes it
+            natively.
         device: `cuda` or `cpu`.
         workers: processes that make crops; 0 makes them in the training process.
         balanced: take rare modalities and sizes of images more often than their share; if
@@ -70,7 +71,7 @@ class Schedule:
     validate_every: int = 500
     patience: int = 20
     seed: int = 0
-    precision: str = "bf16"
+    precision: str = "auto"
     device: str = "cpu"
     workers: int = 1
     balanced: bool = True

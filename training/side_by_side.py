@@ -21,6 +21,7 @@ from rich.progress import Progress as Bar
 from rich.progress import TextColumn
 from torch import Tensor, nn
 
+from nuclei.console import messages
 from nuclei.errors import InvalidData
 from training.data.dataset import Sample
 from training.families.unet import UNet
@@ -94,6 +95,8 @@ def train_side_by_side(recipes: Mapping[str, Recipe], folder: Path) -> None:
     Raises:
         InvalidData: data that cannot be used; or a training failed, after all others have ended.
     """
+    for recipe in recipes.values():
+        recipe.check()
     samples, _ = split(next(iter(recipes.values())))
     groups: dict[Any, dict[str, LearnedRecipe]] = defaultdict(dict)
     for name, recipe in recipes.items():
@@ -110,13 +113,14 @@ def train_side_by_side(recipes: Mapping[str, Recipe], folder: Path) -> None:
     }
     for training in trainings.values():
         training.start()
-    with Bar(*Bar.get_default_columns(), TextColumn("{task.fields[note]}")) as bar:
+    columns = (*Bar.get_default_columns(), TextColumn("{task.fields[note]}"))
+    with Bar(*columns, console=messages()) as bar:
         tasks = {name: bar.add_task(name, total=1.0, note="starts") for name in trainings}
         while any(training.is_alive() for training in trainings.values()):
             with suppress(queue.Empty):
                 name, done, note = reports.get(timeout=1)
                 bar.update(tasks[name], completed=done, note=note)
-                bar.console.print(f"{name}: {note}", highlight=False)
+                bar.console.print(f"{name}: {note}")
     failed = [name for name, training in trainings.items() if training.exitcode]
     if failed:
         logs = ", ".join(str(folder / f"{name}.log") for name in failed)

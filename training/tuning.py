@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import track
 
+from nuclei.console import messages
 from nuclei.evaluation.metrics import Overlap
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference import method
@@ -42,6 +43,7 @@ CONSENSUS: dict[str, tuple[float, ...]] = {
 }
 Grid = Mapping[str, Sequence[float]]
 State = TypeVar("State")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def coordinate_search(
     """
     best = start
     for _ in range(rounds):
-        for name, values in track(grid.items(), "tuning", len(grid), transient=True):
+        for name, values in _tracked(grid.items(), "tuning", len(grid)):
             best = max([best, *(change(best, name, value) for value in values)], key=score)
     return best
 
@@ -105,8 +107,12 @@ def predict_all(samples: Sequence[Sample], engine: Engine, tta: bool) -> list[Ac
         frame = frame_from_array(sample.pixels)
         return (await predict(frame, engine, "", tta=tta)).accumulator
 
-    shown = track(samples, "predicting", transient=True)
+    shown = _tracked(samples, "predicting", len(samples))
     return [asyncio.run(run(sample)) for sample in shown]
+
+
+def _tracked(steps: Iterable[T], task: str, count: int) -> Iterable[T]:
+    return track(steps, task, count, console=messages(), transient=True)
 
 
 class Tuner:

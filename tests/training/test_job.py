@@ -1,16 +1,20 @@
+import io
 import json
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from nuclei.errors import InvalidData
+from nuclei.errors import InvalidData, InvalidOption, NucleiError
 from nuclei.inference.contract import Contract
 from training.data.conversion import write_dataset
 from training.data.dataset import Sample
 from training.families.unet import UNet
+from training.hardware import chosen_precision
 from training.job import TrainedModel, train
 from training.schedule import Schedule
 
@@ -37,7 +41,11 @@ def trained(
     samples: list[Sample], tracking_uri: str, tmp_path_factory: pytest.TempPathFactory
 ) -> TrainedModel:
     home = tmp_path_factory.mktemp("training")
-    return train(recipe(written(home / "data", samples)), home / "run", tracking_uri)
+    with redirect_stderr(io.StringIO()) as said:
+        model = train(recipe(written(home / "data", samples)), home / "run", tracking_uri)
+    stages = ("precision", "step 4: ", "tuning", "scoring", "drawing", "exporting", "registering")
+    assert [stage for stage in stages if f"\n{stage}" in f"\n{said.getvalue()}"] == list(stages)
+    return model
 
 
 def test_a_model_version_carries_all_that_serving_needs(
@@ -123,6 +131,49 @@ def test_a_training_from_another_machine_gets_a_run_with_all_of_its_curve(
     assert [point.step for point in history] == [2, 4]
 
 
+def test_a_finished_training_is_not_opened_again(
+    trained: TrainedModel, samples: list[Sample], tracking_uri: str, tmp_path: Path
+) -> None:
+    (tmp_path / "model_version.json").write_text(json.dumps(vars(trained.version)))
+    asked = recipe(written(tmp_path / "data", samples))
+    with pytest.raises(InvalidOption, match="is finished: it made nuclei-unet version 1"):
+        train(asked, tmp_path, tracking_uri)
+    run = MlflowClient(tracking_uri).get_run(trained.version.run_id)
+    assert run.info.status == "FINISHED"
+
+
+UNUSABLE: list[tuple[dict[str, Any], type[NucleiError], str]] = [
+    ({"data": Path("nowhere")}, InvalidData, "nowhere does not exist"),
+    ({"loss": "l2"}, InvalidOption, "'l2' is unknown"),
+    ({"encoder": "nothing"}, InvalidOption, "'nothing' is unknown"),
+    ({"schedule": replace(SCHEDULE, crop_px=100)}, InvalidOption, "multiple of 32"),
+    ({"schedule": replace(SCHEDULE, precision="fp8")}, InvalidOption, "expected auto, bf16, fp32"),
+    ({"schedule": replace(SCHEDULE, device="gpu")}, InvalidOption, "expected cpu, cuda"),
+    ({"categories": ("nucleus",)}, InvalidData, "no object of category 'nucleus'"),
+]
+
+
+@pytest.mark.parametrize(("change", "error", "reason"), UNUSABLE)
+def test_what_cannot_be_trained_leaves_nothing_behind(
+    change: dict[str, Any],
+    error: type[NucleiError],
+    reason: str,
+    samples: list[Sample],
+    tmp_path: Path,
+) -> None:
+    asked = replace(recipe(written(tmp_path / "data", samples[:4])), **change)
+    with pytest.raises(error, match=reason):
+        train(asked, tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_the_precision_that_was_chosen_is_a_parameter(
+    trained: TrainedModel, tracking_uri: str
+) -> None:
+    parameters = MlflowClient(tracking_uri).get_run(trained.version.run_id).data.params
+    assert parameters["precision"] == chosen_precision("cpu", "auto")
+
+
 def test_too_few_images_are_refused(
     samples: list[Sample], tracking_uri: str, tmp_path: Path
 ) -> None:
@@ -146,6 +197,6 @@ def test_a_folder_of_no_training_is_refused(text: str | None, tmp_path: Path) ->
 
 
 def test_options_survive_their_file(tmp_path: Path) -> None:
-    asked = replace(recipe(tmp_path), pixel_size_um=0.5, loss="dice")
+    asked = replace(recipe(tmp_path), pixel_size_um=0.5, loss="dice", categories=("a", "b"))
     (tmp_path / "options.json").write_text(asked.to_json())
     assert UNet.read(tmp_path) == asked

@@ -10,7 +10,7 @@ from nuclei.errors import InvalidData
 from training.data.conversion import write_dataset
 from training.data.dataset import Sample
 from training.optimisation import finished_progress
-from training.plan import Budget, budget_of, plan
+from training.plan import Budget, budget_of, keep_budget, plan
 
 FAMILIES = {"unet", "linknet", "unet_linknet", "stardist", "mask_rcnn", "consensus"}
 
@@ -38,6 +38,8 @@ def test_an_ensemble_needs_its_members(tmp_path: Path) -> None:
 
 def test_a_folder_keeps_the_budget_it_was_begun_with(tmp_path: Path) -> None:
     assert budget_of(tmp_path / "runs", "cuda") is Budget.GPU
+    assert not (tmp_path / "runs").exists()
+    keep_budget(tmp_path / "runs", Budget.GPU)
     assert budget_of(tmp_path / "runs", "cpu") is Budget.GPU
     assert budget_of(tmp_path / "others", "cpu") is Budget.CPU
 

@@ -2,7 +2,7 @@
 
 import csv
 import hashlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,12 +15,12 @@ from rich.progress import track
 
 from nuclei.console import messages
 from nuclei.errors import InvalidData, InvalidInput
-from nuclei.quoting import listed
+from nuclei.quoting import LISTED, listed
 from training.data.categories import chosen_categories, counted
 from training.data.files import MANIFEST, Files, naming
 from training.data.names import is_image, stem_of
 from training.data.outlines import NO_CATEGORY
-from training.data.pairs import Pair, find_pairs
+from training.data.pairs import Pair, find_pairs, shown
 
 FORMS = """expected, as a folder or a zip, one of
   images/<name>.png  masks/<name>.png  [manifest.csv with columns id, kind]
@@ -71,18 +71,22 @@ def read_dataset(path: Path, categories: Sequence[str] = ()) -> list[Sample]:
     modalities = _Manifest(files)
     problems = [*files.problems, *pairs.problems]
     samples = []
+    doubts: dict[str, list[str]] = defaultdict(list)
     for pair in _tracked(sorted(pairs.found, key=lambda pair: pair.id), path):
         modality = modalities.of(pair)
         try:
-            pixels = files.pixels(pair.image)
+            frame = files.frame(pair.image)
+            pixels = frame.pixels
             labels = pair.truth.labels(files, (pixels.shape[0], pixels.shape[1]), chosen)
             modality = modality or guess_modality(pixels)
+            for warning in frame.warnings:
+                doubts[warning].append(pair.id)
             samples.append(Sample(pair.id, modality, pixels, _numbered(labels)))
         except InvalidInput as error:
             problems.append(f"{pair.id}: {error}")
     problems += modalities.problems()
-    notes = [*pairs.notes, *_left_out(files), *_taken(found, chosen)]
-    for note in notes:
+    said = [f"{shown(ids)}: {warning}" for warning, ids in doubts.items()]
+    for note in (*pairs.notes, *_left_out(files), *_taken(found, chosen), *said[:LISTED]):
         messages().print(f"{path}: {note}", soft_wrap=True)
     if problems:
         raise InvalidData(

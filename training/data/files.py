@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.errors import InvalidData, InvalidInput
-from nuclei.imaging.images import FrameLimits, read_frame, read_labels
+from nuclei.imaging.images import Frame, FrameLimits, read_frame, read_labels
 from training.data.names import OVERLAY_SUFFIX, is_image
 
-Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 T = TypeVar("T")
 
 MANIFEST = "manifest.csv"
@@ -100,9 +99,9 @@ class Files:
         """
         return self._read[name]()
 
-    def pixels(self, image: PurePosixPath) -> Pixels:
-        """uint8 or uint16 [H, W, C]; InvalidData names the file."""
-        return naming(image, lambda: read_frame(self.read(image))).pixels
+    def frame(self, image: PurePosixPath) -> Frame:
+        """An image; InvalidData names the file."""
+        return naming(image, lambda: read_frame(self.read(image)))
 
     def labels(self, name: PurePosixPath) -> NDArray[np.uint32]:
         """Whole numbers, uint32 [H, W], whatever they mean; InvalidData names the file."""

@@ -124,7 +124,7 @@ def _one_each(
             left_out += [one.files[0] for one in found if one is not first]
     if left_out:
         pairs.notes.append(
-            f"outlines of images that have label images are left out: {_shown(left_out)}"
+            f"outlines of images that have label images are left out: {shown(left_out)}"
         )
     return chosen
 
@@ -144,7 +144,7 @@ def _without_nuclei(
             yolo.append(image)
     for found, file in ((yolo, "file in labels/"), (kaggle, "mask in masks/")):
         if found:
-            pairs.notes.append(f"without a {file}, so without nuclei: {_shown(found)}")
+            pairs.notes.append(f"without a {file}, so without nuclei: {shown(found)}")
     return [*yolo, *kaggle]
 
 
@@ -162,7 +162,7 @@ def _name(images: Images, chosen: Mapping[PurePosixPath, Truth], pairs: Pairs) -
     if renamed:
         pairs.notes.append(
             "images of several folders are called alike; their folders are part of their names "
-            f"here: {_shown(renamed)}"
+            f"here: {shown(renamed)}"
         )
     parts = {part.lower() for image in chosen for part in image.parent.parts}
     if len(splits := sorted(parts & set(SPLIT_FOLDERS))) > 1:
@@ -172,7 +172,7 @@ def _name(images: Images, chosen: Mapping[PurePosixPath, Truth], pairs: Pairs) -
         )
 
 
-def _shown(names: Sequence[object]) -> str:
-    """The first name, and how many more there are."""
+def shown(names: Sequence[object]) -> str:
+    """The first of some names, and how many more there are."""
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     return f"{names[0]}{more}"

@@ -71,6 +71,12 @@ class EnsembleRecipe(Recipe):
     def folders(self) -> list[Path]:
         return [getattr(self, name) for name in self.members]
 
+    def check(self) -> None:
+        super().check()
+        for recipe, folder in zip(self.recipes(), self.folders(), strict=True):
+            best_network(recipe, folder)
+            finished_progress(folder)
+
     def build(self) -> nn.Module:
         return self.combine([recipe.build() for recipe in self.recipes()])
 

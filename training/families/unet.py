@@ -58,6 +58,10 @@ class UNet(LearnedRecipe):
     def build(self) -> nn.Module:
         return build_network(self.architecture, self.encoder)
 
+    def check(self) -> None:
+        super().check()
+        loss_by_name(self.loss)
+
     def targets(self, labels: NDArray[np.uint16]) -> Tensor:
         maps = target_maps(labels)
         if self.border_weight:

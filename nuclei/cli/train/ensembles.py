@@ -106,4 +106,4 @@ def _start(
             raise InvalidOption(f"name the two trainings: {options}")
         return ensemble.of(images, folders, device or best_device())
 
-    start(ensemble.family, ensemble.read, make, data, out, resume, tracking_uri)
+    start(ensemble.family, ensemble.read, make, device, data, out, resume, tracking_uri)

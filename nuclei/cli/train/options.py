@@ -55,7 +55,10 @@ SCHEDULE_OPTIONS: dict[str, Any] = {
         int, typer.Option(min=1, help="Validations without a better score before stopping early.")
     ],
     "seed": Annotated[int, typer.Option(help="Seed of the split, the weights and the crops.")],
-    "precision": Annotated[str, typer.Option(help="bf16 (mixed precision) or fp32.")],
+    "precision": Annotated[
+        str,
+        typer.Option(help="bf16 (mixed), fp32, or auto: bf16 where the device computes it."),
+    ],
     "workers": Annotated[int, typer.Option(min=0, help="Processes that make crops.")],
 }
 OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {
@@ -85,7 +88,7 @@ class Training:
     Attributes:
         command: name of the family's command.
         schedule, validation_fraction, pixel_size_um: as of `training.job.Recipe`.
-        category, data, out, resume, tracking_uri: as given on the command line.
+        category, device, data, out, resume, tracking_uri: as given on the command line.
     """
 
     command: str
@@ -93,6 +96,7 @@ class Training:
     validation_fraction: float
     pixel_size_um: float | None
     category: list[str] | None
+    device: str | None
     data: Path | None
     out: Path | None
     resume: Path | None
@@ -113,7 +117,7 @@ class Training:
             "pixel_size_um": self.pixel_size_um,
             "schedule": self.schedule,
         }
-        given = (self.data, self.out, self.resume, self.tracking_uri)
+        given = (self.device, self.data, self.out, self.resume, self.tracking_uri)
         start(self.command, read, lambda data: make({"data": data, **shared}), *given)
 
 
@@ -130,7 +134,7 @@ def trains(schedule: Schedule) -> Callable[[Callable[..., None]], Callable[..., 
             require_training()
             asked = {name: given.pop(name) for name in ("data", *OTHER_OPTIONS)}
             chosen = {name: given.pop(name) for name in SCHEDULE_OPTIONS}
-            device = asked.pop("device") or best_device()
+            device = asked["device"] or best_device()
             command(
                 Training(command.__name__, replace(schedule, device=device, **chosen), **asked),
                 **given,
@@ -160,6 +164,7 @@ def start(
     command: str,
     read: "Callable[[Path], Recipe]",
     make: "Callable[[Path], Recipe]",
+    device: str | None,
     data: Path | None,
     out: Path | None,
     resume: Path | None,
@@ -171,12 +176,15 @@ def start(
         command: the name of the family's command.
         read: the recipe of a training folder.
         make: the recipe for a folder or zip of images.
-        data, out, resume, tracking_uri: as given on the command line.
+        device, data, out, resume, tracking_uri: as given on the command line; a device takes the
+            place of the one that a run was started on.
     """
     from training.job import train
 
     if resume is not None:
         folder, recipe = resume, read(resume)
+        if device is not None:
+            recipe = replace(recipe, schedule=replace(recipe.schedule, device=device))
     elif data is None:
         raise InvalidOption("no images were named; give a folder or a zip, or --resume RUN")
     else:
@@ -194,9 +202,13 @@ def start(
             "DSB score with post-processing tuned on one half of these images and scored on the "
             f"other, in turn: {fitted:.3f}"
         )
-    parity = Table("graph", "largest difference between ONNX and torch")
+    parity = Table(
+        *("graph", "largest difference"),
+        title="ONNX compared with torch (maps, masks: levels, 255 = 1; boxes, rays: pixels)",
+        title_justify="left",
+    )
     for name, difference in model.parity.items():
-        parity.add_row(name, f"{difference:.1e}")
+        parity.add_row(name, f"{difference:.3g}")
     console.print(parity)
     version = model.version
     console.print(

@@ -66,21 +66,26 @@ def train_all(
     """
     require_training()
     from nuclei.errors import InvalidOption
+    from training.data.dataset import read_dataset
+    from training.hardware import check_device
     from training.job import VERSION_FILE, train
-    from training.plan import budget_of, carried, plan
+    from training.plan import budget_of, carried, keep_budget, plan
     from training.side_by_side import train_side_by_side
 
     device = device or best_device()
+    check_device(device)
     uri = tracking_uri or default_tracking_uri()
     console = output()
-    budget = budget_of(out, device)
-    chosen_categories = tuple(category or ())
-    planned = list(plan(data.resolve(), out, budget, device, steps, minutes, chosen_categories))
+    budget, categories = budget_of(out, device), tuple(category or ())
+    planned = list(plan(data.resolve(), out, budget, device, steps, minutes, categories))
     names = [one.name for one in planned]
     unknown = sorted(set(only or ()) - set(names))
     if unknown:
         raise InvalidOption(f"--only {unknown[0]} is unknown; expected one of {', '.join(names)}")
     chosen = [one for one in planned if not only or one.name in only]
+    if not out.exists():  # what cannot be used must leave nothing behind
+        read_dataset(data, categories)
+    keep_budget(out, budget)
     if minutes is not None:
         learners = {one.name: one.make() for one in chosen if not one.ensemble}
         if not learners:

@@ -371,6 +371,18 @@ def test_two_label_images_of_one_image_must_agree(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
+def test_what_is_doubtful_about_an_image_is_said_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a", "b"):
+        write_pair(tmp_path / f"{name}.tif", tmp_path / f"{name}_labels.tif")
+        tifffile.imwrite(tmp_path / f"{name}.tif", squares(1, 2).astype(np.float32) / 2)
+    assert len(read_dataset(tmp_path)) == 2
+    (line,) = said(capsys).strip().splitlines()
+    assert "a and 1 more: " in line
+    assert "float32" in line
+
+
 def photograph() -> np.ndarray:
     noise = np.random.default_rng(0).integers(0, 60, (40, 60))
     return (squares(1, 1) * 150 + noise).astype(np.uint8)
@@ -398,8 +410,8 @@ def write_binary(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        (write_jpeg, r"masks/a.jpg: .*label"),
-        (write_jpeg_called_png, r"masks/a.png: .*label"),
+        (write_jpeg, r"masks/a.jpg: labels are a JPEG"),
+        (write_jpeg_called_png, r"masks/a.png: labels are a JPEG"),
         (swap, r"masks/a.tif: .*photograph"),
         (write_binary, r"masks/a.tif: .*the one value 255 in 2 separate places"),
     ],
