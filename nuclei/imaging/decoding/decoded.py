@@ -106,7 +106,7 @@ def with_samples(pixels: NDArray[Any], samples: slice) -> NDArray[Any]:
 
 def orientation_warning(orientation: int) -> tuple[str, ...]:
     """A sentence where a file asks for its pixels to be turned or flipped, else nothing."""
-    if orientation == 1:
+    if not 2 <= orientation <= 8:  # 0 is common, and means nothing
         return ()
     return (
         f"the file asks for its pixels to be turned or flipped (orientation {orientation}); they "

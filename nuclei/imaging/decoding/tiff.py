@@ -43,7 +43,7 @@ _GREY = (_PHOTOMETRIC.MINISBLACK, _PHOTOMETRIC.MINISWHITE)
 _COLOUR = (_PHOTOMETRIC.RGB, _PHOTOMETRIC.YCBCR)
 _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 # Formats of other programs whose readers in tifffile follow offsets of their own.
-_NOT_FOLLOWED: Any = {"is_ndpi": False, "is_scanimage": False}
+NOT_FOLLOWED: Any = {"is_ndpi": False, "is_scanimage": False}
 # Pixels of all tiles, for each pixel of the image: small images in large tiles have many.
 MAX_PADDING, FREE_PADDING_PX = 4, 2**24
 # OpenJPEG keeps each sample as 32 bit, twice.
@@ -62,7 +62,7 @@ class _Opened:
         page: the first of them.
         numbers: of all of them.
         samples: of a pixel that are kept.
-        is_of_channel: whether a channel was selected, so that it is not one of the colours.
+        is_of_channel: whether the selected channel is theirs, not one of their colours.
     """
 
     tiff: tifffile.TiffFile
@@ -104,7 +104,7 @@ def decode(data: bytes, check_shape: CheckShape, selection: Selection) -> Decode
 @contextmanager
 def _opened(data: bytes, check_shape: CheckShape, selection: Selection) -> Iterator[_Opened]:
     found = directories(data)
-    with tifffile.TiffFile(io.BytesIO(data), **_NOT_FOLLOWED) as tiff:
+    with tifffile.TiffFile(io.BytesIO(data), **NOT_FOLLOWED) as tiff:
         stack, warnings = stack_of(tiff, found)
         numbers = stack.selected(selection)
         page = _page(tiff, stack, numbers[0])
@@ -114,12 +114,14 @@ def _opened(data: bytes, check_shape: CheckShape, selection: Selection) -> Itera
             channel = selection.channel_among(names)
             samples = slice(channel, channel + 1)
         else:
-            names = stack.channel_names
+            names = _plane_names(tiff, stack)
             samples = slice(0, _colours(page))
             warnings += _dropped(page)
-        is_of_channel = len(names) > 1
-        if is_of_channel:
-            warnings += (chosen_channel(selection.channel_among(names), names),)
+        is_of_channel = len(names) > 1 or not _is_in_colour(page)
+        if is_of_channel and selection.channel is not None:
+            number = selection.channel_among(names)
+            if len(names) > 1:
+                warnings += (chosen_channel(number, names),)
         yield _Opened(tiff, found, stack, page, numbers, samples, is_of_channel, warnings)
 
 
@@ -135,8 +137,8 @@ def _directory(file: _Opened, number: int) -> Directory:
 def _header(file: _Opened, selection: Selection) -> Header:
     page = file.page
     kept = file.samples.stop - file.samples.start
-    channels = 3 if _has_palette(file) else kept
-    if selection.channel is not None:
+    channels = 3 if _has_palette(page) else kept
+    if selection.channel is not None and not file.is_of_channel:
         channels = 1
     itemsize = np.dtype(page.dtype).itemsize
     plane = math.prod(page.shaped) * itemsize
@@ -152,13 +154,17 @@ def _header(file: _Opened, selection: Selection) -> Header:
     return Header(page.imagelength, page.imagewidth, channels, itemsize, peak)
 
 
-def _has_palette(file: _Opened) -> bool:
+def _has_palette(page: tifffile.TiffPage) -> bool:
     # The palette of an ImageJ file is for display: its indices are the intensities.
-    return file.page.photometric == _PHOTOMETRIC.PALETTE and not file.tiff.is_imagej
+    return page.photometric == _PHOTOMETRIC.PALETTE and not page.parent.is_imagej
+
+
+def _is_in_colour(page: tifffile.TiffPage) -> bool:
+    return _colours(page) > 1 or _has_palette(page)
 
 
 def _palette(file: _Opened) -> NDArray[np.uint8] | None:
-    if not _has_palette(file):
+    if not _has_palette(file.page):
         return None
     if file.page.colormap is None:
         raise ValueError("it has no palette")
@@ -184,6 +190,10 @@ def _check_page(page: tifffile.TiffPage, check_shape: CheckShape) -> None:
         raise InvalidImage(
             f"the TIFF has {name} with samples of {page.bitspersample} bit in "
             f"{page.imagedepth} layers, which is not read: save it with 8 or 16 bit, one plane"
+        )
+    if page.photometric == _PHOTOMETRIC.MINISWHITE and page.dtype.kind not in "bu":
+        raise InvalidImage(
+            f"the TIFF has {name} of {page.dtype}, which is not read: save it with black as zero"
         )
     _check_segments(page)
 
@@ -282,6 +292,14 @@ def _sample_names(page: tifffile.TiffPage, stack: Stack, selection: Selection) -
     return names
 
 
+def _plane_names(tiff: tifffile.TiffFile, stack: Stack) -> tuple[str, ...]:
+    """Names of the channels that are planes; also of the only one."""
+    if stack.channel_names != ("",):
+        return stack.channel_names
+    names = ome_channel_names(tiff)
+    return names if len(names) == 1 else stack.channel_names
+
+
 def _plane(file: _Opened, number: int, check_shape: CheckShape, data: bytes) -> NDArray[Any]:
     """[H, W] or [H, W, 3], bytes in the order of the processor; not shared."""
     page = _page(file.tiff, file.stack, number)
@@ -333,23 +351,26 @@ def _check_streams(page: tifffile.TiffPage, data: bytes) -> None:
     if page.compression not in (_JPEG, *_JPEG_2000):
         return
     size_of = _jpeg_size if page.compression == _JPEG else _jpeg_2000_size
-    height, width = page.chunks[:2] if page.axes[0] != "S" else page.chunks[1:3]
+    largest = page.chunks[1:] if page.axes[0] == "S" else page.chunks
+    largest = (*largest, 1)[:3]
     for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
         stated = size_of(data[offset : offset + length])
-        if not (0 < stated[0] <= height and 0 < stated[1] <= width):
-            raise ValueError(f"a tile of {height} x {width} pixels holds {stated[0]} x {stated[1]}")
+        if not all(0 < side <= most for side, most in zip(stated, largest, strict=True)):
+            raise ValueError(f"a strip or tile of {largest} values holds {stated}")
 
 
-def _jpeg_size(stream: bytes) -> tuple[int, int]:
+def _jpeg_size(stream: bytes) -> tuple[int, int, int]:
+    """Height, width and samples of a JPEG stream, which is whole."""
     frame = jpeg.frame_of(stream)
     jpeg.check_scans(stream, frame)
-    return frame.height, frame.width
+    return frame.height, frame.width, frame.samples
 
 
-def _jpeg_2000_size(stream: bytes) -> tuple[int, int]:
-    """Height and width that the marker SIZ states."""
+def _jpeg_2000_size(stream: bytes) -> tuple[int, int, int]:
+    """Height, width and samples that the marker SIZ states."""
     start = stream.find(b"\xff\x4f\xff\x51")
     if start < 0:
-        raise ValueError("a tile is no JPEG 2000 stream")
+        raise ValueError("a strip or tile is no JPEG 2000 stream")
     width, height, left, top = struct.unpack_from(">4I", stream, start + 8)
-    return height - top, width - left
+    (samples,) = struct.unpack_from(">H", stream, start + 40)
+    return height - top, width - left, samples

@@ -152,6 +152,23 @@ def test_planes_in_colour() -> None:
     np.testing.assert_array_equal(read(data, plane=1, channel="green"), RGB16[:, :, 1])
 
 
+def test_the_only_channel_may_be_named() -> None:
+    metadata = {"axes": "YX", "Channel": {"Name": "DAPI"}}
+    plane = tiff(GREY16, ome=True, metadata=metadata)
+    stack = tiff(STACK[:, 0], ome=True, metadata={**metadata, "axes": "ZYX"})
+    for channel in ("dapi", 0):
+        np.testing.assert_array_equal(read(plane, channel=channel), GREY16)
+        np.testing.assert_array_equal(read(stack, channel=channel, plane=1), STACK[1, 0])
+    with pytest.raises(InvalidOption, match="one channel"):
+        read_frame(plane, options=FrameOptions(Selection(channel="GFP")))
+
+
+def test_channels_in_colour() -> None:
+    channels = np.stack([RGB16, RGB16 // 2])
+    data = tiff(channels, photometric="rgb", metadata={"axes": "CYXS"})
+    np.testing.assert_array_equal(read(data, channel=1), RGB16 // 2)
+
+
 def test_the_only_plane_may_be_named() -> None:
     np.testing.assert_array_equal(read(tiff(GREY16), channel=0, plane=0), GREY16)
     np.testing.assert_array_equal(read(tiff(GREY16), project="max"), GREY16)

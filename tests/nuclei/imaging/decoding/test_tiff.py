@@ -175,8 +175,10 @@ def test_the_frame_before_its_pyramid() -> None:
         (tiff(GREY8, compression="jpegxl"), "JPEGXL compression"),
         (pillow(Image.fromarray(RGB8).convert("CMYK"), "TIFF"), "SEPARATED pixels"),
         (tiff(np.zeros((32, 32, 32), np.uint8), volumetric=True, tile=(16, 16, 16)), "32 layers"),
+        (tiff(GREY8.astype(np.float32), photometric="miniswhite"), "MINISWHITE pixels"),
+        (tiff(GREY8.astype(np.int16), photometric="miniswhite"), "MINISWHITE pixels"),
     ],
-    ids=["png", "jpeg xl", "cmyk", "volumetric"],
+    ids=["png", "jpeg xl", "cmyk", "volumetric", "white is zero of floats", "of signed integers"],
 )
 def test_valid_codings_that_are_not_read_are_named(data: bytes, named: str) -> None:
     with pytest.raises(InvalidImage, match=named) as refused:
