@@ -14,7 +14,7 @@ from serving.gateway.admission import Admission, host_of
 from serving.gateway.peers import Peer, Peers
 from serving.gateway.settings import GatewaySettings
 
-_INTERVAL_S = 0.5
+_INTERVAL_S = 0.25
 # Files, and connections to Triton and within the process.
 _OWN_DESCRIPTORS = 256
 
@@ -73,8 +73,8 @@ class ConnectionLimit:
         silent = sorted(
             (peer for peer in peers if peer.name not in busy), key=lambda peer: -peer.silent_s
         )
-        ended = silent[: len(peers) - most]
-        for peer in ended:
-            self._peers.end(peer.name)
+        ended = {peer.name for peer in silent[: len(peers) - most]}
+        for name in ended:
+            self._peers.end(name)
         metrics.CONNECTIONS_ENDED.inc(len(ended))
-        return [peer for peer in peers if peer not in ended]
+        return [peer for peer in peers if peer.name not in ended]

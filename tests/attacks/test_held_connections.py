@@ -1,4 +1,4 @@
-"""Connections that are held without a request, or a request without its end."""
+"""Connections that are held without a request or a call, or with one that has no end."""
 
 import asyncio
 import time
@@ -54,6 +54,9 @@ async def test_no_phase_of_a_connection_lasts_longer_than_its_deadline(listen: L
             ),
             "body of a refused request": (held_s(ports.http, upload, then=b"x"), REST_S),
         }
+        preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+        for sent in (b"", preface[:10], preface):
+            kinds[f"gRPC, {len(sent)} bytes"] = (held_s(ports.grpc, sent), HEADER_S)
         times = await asyncio.gather(*(kind for kind, _ in kinds.values()))
         for (name, (_, longest)), seconds in zip(kinds.items(), times, strict=True):
             assert longest - 0.1 <= seconds < longest + SLACK_S, name
