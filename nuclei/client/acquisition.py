@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from os import PathLike
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from nuclei.errors import NucleiError
@@ -16,13 +15,15 @@ from nuclei.results.segmentation import Segmentation
 class MeasuredPixels(Protocol):
     """Pixels with their size, such as `nuclei.imaging.images.Frame`.
 
+    Of that class warnings, scale and the intensity range are used as well.
+
     Attributes:
-        pixels: uint8 or uint16 [H, W] or [H, W, C].
+        pixels: as an array alone.
         pixel_size_um: (y, x), micrometres; None when unknown.
     """
 
     @property
-    def pixels(self) -> NDArray[np.uint8] | NDArray[np.uint16]: ...
+    def pixels(self) -> NDArray[Any]: ...
 
     @property
     def pixel_size_um(self) -> tuple[float, float] | None: ...
@@ -71,8 +72,8 @@ class StreamFrame:
     """A frame to segment, and what is known about it.
 
     Attributes:
-        frame: a Frame, its pixels (uint8 or uint16 [H, W] or [H, W, C]), the path of an image
-            file, or the bytes of one.
+        frame: a Frame, its pixels (integers or floats [H, W], [H, W, C] or [C, H, W], or a stack
+            of these), the path of an image file, or the bytes of one.
         index: its place in the acquisition; None when it is not part of one.
         stage_position: where the stage stood; with a pixel size, results are on the stage too.
         pixel_size_um: micrometres, one number or (y, x); None for that of the Frame or the file.

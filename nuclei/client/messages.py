@@ -250,10 +250,12 @@ def _write_measured(message: pb.Frame, frame: MeasuredPixels, options: FrameOpti
     placed = message.HasField("pixel_size") or message.HasField("pixel_to_stage")
     if not placed and frame.pixel_size_um is not None:
         message.pixel_size.y_um, message.pixel_size.x_um = pixel_size(frame.pixel_size_um)
-    asked = options.intensity_range or options.intensity_percentiles
-    if asked is None:
-        options = replace(options, intensity_range=getattr(frame, "intensity_range", None))
-    sent = Sent(getattr(frame, "warnings", ()), getattr(frame, "scale", AS_STORED))
+    scale, sent = getattr(frame, "scale", None), Sent()
+    if isinstance(scale, Scale):  # `nuclei.imaging.images.Frame`, whose module needs more packages
+        read: Any = frame
+        sent = Sent(read.warnings, scale)
+        if options.intensity_range is None and options.intensity_percentiles is None:
+            options = replace(options, intensity_range=read.intensity_range)
     return _write_array(message, frame.pixels, options, sent)
 
 

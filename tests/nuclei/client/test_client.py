@@ -4,6 +4,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -97,6 +98,16 @@ async def test_scaled_frames_are_in_their_own_units(
     (outcome,) = client.stream([frame])
     assert outcome.segmentation is not None
     same(outcome.segmentation, found)
+
+
+def test_classes_of_the_caller_need_pixels_and_a_size_only(
+    client: Client, fluorescence: Path
+) -> None:
+    pixels = read_frame(fluorescence).pixels
+    layer = SimpleNamespace(
+        pixels=pixels, pixel_size_um=(0.5, 0.5), scale=(1, 1), warnings=3, intensity_range="auto"
+    )
+    same(client.segment(layer), client.segment(pixels))
 
 
 def test_a_plane_and_a_channel_of_an_array_or_a_file_are_the_same(
