@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 from pydantic import (
     AfterValidator,
@@ -17,7 +17,7 @@ from pydantic_core import from_json
 
 from nuclei.errors import InvalidData
 from nuclei.inference.graph import TTA_SUFFIX
-from nuclei.inference.method import WATERSHED, Method, method_named
+from nuclei.inference.method import METHODS, WATERSHED, Method, method_named
 from nuclei.names import is_name
 from nuclei.postprocessing.accumulation import Parameters
 from nuclei.postprocessing.parameters import CHECKED
@@ -47,8 +47,7 @@ def _parameters(given: object, info: ValidationInfo) -> Parameters:
         raise ValueError("they belong to no method")
     kind: type[Parameters] = info.data["method"].parameters
     # As JSON, because strict pydantic takes no dict of Python for a dataclass.
-    parameters: Parameters = TypeAdapter(kind).validate_json(json.dumps(given))
-    return parameters
+    return _PARAMETERS[kind].validate_json(json.dumps(given))
 
 
 Text = Annotated[str, Field(max_length=1024)]
@@ -102,7 +101,7 @@ class Contract:
         return text
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Self:
+    def from_json(cls, text: str | bytes) -> "Contract":
         """Parse a contract.
 
         Raises:
@@ -114,7 +113,7 @@ class Contract:
                 "export the model again"
             )
         try:
-            contract = TypeAdapter(cls).validate_json(text)
+            contract = _CONTRACT.validate_json(text)
             missing = [name for name in REQUIRED if name not in from_json(text)]
         except (ValidationError, InvalidData) as error:
             raise InvalidData(
@@ -130,13 +129,20 @@ class Contract:
         return contract
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Path) -> "Contract":
         """Read `contract.json`; raises InvalidData as `from_json` does, or when it is missing."""
         try:
             with path.open("rb") as file:
                 return cls.from_json(file.read(MAX_BYTES + 1))
         except OSError as error:
             raise InvalidData(f"{path} cannot be read: {error.strerror}") from error
+
+
+# Made once: it takes milliseconds.
+_CONTRACT = TypeAdapter(Contract)
+_PARAMETERS: dict[type[Parameters], TypeAdapter[Parameters]] = {
+    method.parameters: TypeAdapter(method.parameters) for method in METHODS.values()
+}
 
 
 def _reason(error: ValidationError | InvalidData) -> str:

@@ -16,6 +16,8 @@ CORPUS = Path(__file__).parent / "corpus"
 UINT32 = st.integers(0, 2**32 - 1)
 ANY_FLOAT = st.floats(width=64)
 SMALL_SIDE = st.integers(1, 40)
+# Mostly such as are accepted, so that what comes after them is tried too.
+IDS = st.sampled_from(["", "a", "plate-7/A01#3", "x" * 128]) | st.text(max_size=140)
 
 
 def corpus(name: str) -> list[Path]:
@@ -97,7 +99,7 @@ def frames() -> st.SearchStrategy[pb.Frame]:
         "channel": st.sampled_from(["", "0", "1", "red"]) | st.text(max_size=20),
         "plane": st.none() | st.integers(0, 2) | UINT32,
         "projection": st.integers(0, 2) | st.integers(-(2**31), 2**31 - 1),
-        "index": st.none() | st.builds(pb.FrameIndex, acquisition_uid=st.text(), position=UINT32),
+        "index": st.none() | st.builds(pb.FrameIndex, acquisition_uid=IDS, position=UINT32),
     }
     bounds = st.builds(pb.IntensityRange, lo=ANY_FLOAT, hi=ANY_FLOAT)
     percentiles = st.builds(pb.IntensityPercentiles, lo=st.floats(0, 50), hi=ANY_FLOAT)
@@ -126,7 +128,7 @@ def requests() -> st.SearchStrategy[pb.SegmentRequest]:
     return st.builds(
         pb.SegmentRequest,
         frame=frames(),
-        request_id=st.just("") | st.text(max_size=140),
+        request_id=IDS,
         model=st.sampled_from(["", "unet", "unet_network", "unet_tta"]) | st.text(max_size=40),
         tta=st.booleans(),
         outputs=st.lists(st.integers(0, 8) | st.integers(-(2**31), 2**31 - 1), max_size=8),

@@ -31,6 +31,7 @@ def read(data: bytes) -> None:
         return
     try:
         request = FrameRequest(message)
+        check_echo(request)
         request.options(None)
         if request.file is not None:
             request.take(read_frame(request.file, LIMITS))
@@ -38,6 +39,14 @@ def read(data: bytes) -> None:
     except InvalidInput:
         return
     assert frame.pixels.size <= 3 * LIMITS.max_pixels
+
+
+def check_echo(request: FrameRequest) -> None:
+    """What a reply repeats is short and printable, whatever was sent."""
+    reply = pb.SegmentResponse()
+    request.echo(reply)
+    assert reply.ByteSize() < 1000
+    assert (reply.request_id + reply.index.acquisition_uid).isprintable()
 
 
 if __name__ == "__main__":

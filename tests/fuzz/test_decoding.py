@@ -12,7 +12,7 @@ from nuclei.imaging.images import FrameLimits, read_frame
 from tests.fuzz.frames import CORPUS, corpus, encoded_frames
 
 SECONDS = 12
-TARGETS = ["decoding", "message"]
+TARGETS = ["decoding", "message", "model"]
 
 
 @pytest.mark.parametrize("path", corpus("decoding"), ids=lambda path: path.name[:12])
