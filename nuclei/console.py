@@ -43,10 +43,13 @@ def print_warning(warning: str, console: Console | None = None) -> None:
 
 
 class _PlainConsole(Console):
-    """Takes every string as it is: in sentences, titles and cells."""
+    """Takes every string as it is: in sentences, titles and cells; in a file, on one line."""
 
     def render_str(self, text: str, **options: Any) -> Text:
-        return super().render_str(printable(text, keep="\n\t"), **options)
+        rendered = super().render_str(printable(text, keep="\n\t"), **options)
+        if not self.is_terminal:  # the title of a narrow table would be folded
+            rendered.no_wrap, rendered.overflow = True, "ignore"
+        return rendered
 
 
 def _console(stderr: bool) -> Console:

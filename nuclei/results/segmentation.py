@@ -9,7 +9,7 @@ from nuclei.results.coordinates import PixelSize
 from nuclei.results.nuclei import Nuclei
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Segmentation:
     """The nuclei of one frame.
 
@@ -40,3 +40,7 @@ class Segmentation:
     intensity_range: tuple[float, float] | None = None
     centroids_stage_um: NDArray[np.float64] | None = None
     outlines: list[tuple[int, list[NDArray[np.int32]]]] | None = None
+
+    def __repr__(self) -> str:
+        """Short: the arrays of a frame fill several screens."""
+        return f"<Segmentation: {len(self.nuclei)} nuclei by {self.model} {self.version}>"

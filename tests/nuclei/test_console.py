@@ -20,8 +20,10 @@ def test_tables_in_a_file_are_as_wide_as_they_need(
     table = Table("name")
     table.add_row(LONG)
     output().print(table)
+    output().print(Table("name", title=f"{LONG} {LONG}"))
     printed = capsys.readouterr()
     assert LONG in printed.out
+    assert f"{LONG} {LONG}" in printed.out
     assert not printed.err
 
 
