@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+import math
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -73,7 +75,11 @@ class ServedModel:
 
 
 class TritonEngine:
-    """Runs graphs on one Triton server; must be created, used and closed in one event loop."""
+    """Runs graphs on one Triton server; must be created, used and closed in one event loop.
+
+    Attributes:
+        answered_s: when an inference was last answered, on the monotonic clock.
+    """
 
     def __init__(
         self,
@@ -104,6 +110,7 @@ class TritonEngine:
         host = LOOPBACK if address.startswith("unix:") else address.rpartition(":")[0]
         self._metrics_url = "" if metrics_port is None else f"http://{host}:{metrics_port}/metrics"
         self._budget = PixelBudget(pixels)
+        self.answered_s = -math.inf
         self._contracts: dict[str, Contract] = {}
         self._versions: dict[str, str] = {}
 
@@ -151,6 +158,7 @@ class TritonEngine:
                         client_timeout=deadline.left_s(),
                         headers=tracing.triton_headers(),
                     )
+        self.answered_s = time.monotonic()
         response = result.get_response()
         self._note_version(graph, response.model_version)
         answered = {name: result.as_numpy(name) for name in outputs}

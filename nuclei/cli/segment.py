@@ -221,7 +221,7 @@ def _write_results(
     failures: list[NucleiError] = []
     for name, form in formats.items():
         try:
-            folder.write(f"{job.stem}.{name}", form.encode(segmentation, frame))
+            folder.write(f"{job.stem}.{name}", form.encode(segmentation, frame, lambda: None))
         except NucleiError as error:
             failures.append(error)
     return failures

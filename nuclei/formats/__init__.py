@@ -13,6 +13,8 @@ from nuclei.imaging.images import Frame
 from nuclei.quoting import quoted
 from nuclei.results.segmentation import Segmentation
 
+Check = Callable[[], None]
+
 
 @dataclass(frozen=True)
 class Format:
@@ -20,24 +22,26 @@ class Format:
 
     Attributes:
         media_type: for HTTP.
-        encode: makes the bytes of a file from a segmentation and the frame it was made from.
+        encode: makes the bytes of a file from a segmentation and the frame it was made from; the
+            check is called at intervals, and an exception that it raises ends the work.
     """
 
     media_type: str
-    encode: Callable[[Segmentation, Frame], bytes]
+    encode: Callable[[Segmentation, Frame, Check], bytes]
 
 
 FORMATS = {
-    "labels.tif": Format("image/tiff", lambda segmentation, frame: label_tiff(segmentation)),
-    "labels.png": Format("image/png", lambda segmentation, frame: label_png(segmentation)),
+    "labels.tif": Format("image/tiff", lambda result, frame, check: label_tiff(result)),
+    "labels.png": Format("image/png", lambda result, frame, check: label_png(result)),
     "overlay.png": Format(
-        "image/png", lambda segmentation, frame: encode_png(overlay(frame, segmentation.labels))
+        "image/png",
+        lambda result, frame, check: encode_png(overlay(frame, result.labels, check=check)),
     ),
     "geojson": Format(
-        "application/geo+json", lambda segmentation, frame: feature_collection(segmentation)
+        "application/geo+json", lambda result, frame, check: feature_collection(result, check)
     ),
-    "csv": Format("text/csv", lambda segmentation, frame: csv_table(segmentation)),
-    "json": Format("application/json", lambda segmentation, frame: json_report(segmentation)),
+    "csv": Format("text/csv", lambda result, frame, check: csv_table(result, check)),
+    "json": Format("application/json", lambda result, frame, check: json_report(result, check)),
 }
 
 

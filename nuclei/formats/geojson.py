@@ -2,6 +2,7 @@
 
 import uuid
 import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,40 +15,45 @@ from nuclei.results.segmentation import Segmentation
 CLASS_COLOUR = (255, 214, 0)
 
 
-def feature_collection(segmentation: Segmentation) -> bytes:
+def feature_collection(
+    segmentation: Segmentation, check: Callable[[], None] = lambda: None
+) -> bytes:
     """FeatureCollection of one detection per nucleus.
 
     Coordinates are pixels, (0, 0) the upper left corner of the frame. Outlines follow the edges of
     the pixels. The id of a nucleus is a UUID that depends on the label image and its label.
+
+    Args:
+        segmentation: the nuclei and their labels.
+        check: called for each nucleus; an exception that it raises ends the work.
     """
     frame_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{zlib.crc32(segmentation.labels.tobytes()):08x}")
     features = [
-        {
-            "type": "Feature",
-            "id": str(uuid.uuid5(frame_id, str(label))),
-            "geometry": _geometry(polygons),
-            "properties": {
-                "objectType": "detection",
-                "name": f"Nucleus {label}",
-                "classification": {"name": "Nucleus", "color": CLASS_COLOUR},
-                "measurements": measurements,
-            },
-        }
+        json_bytes(
+            {
+                "type": "Feature",
+                "id": str(uuid.uuid5(frame_id, str(label))),
+                "geometry": _geometry(polygons),
+                "properties": {
+                    "objectType": "detection",
+                    "name": f"Nucleus {label}",
+                    "classification": {"name": "Nucleus", "color": CLASS_COLOUR},
+                    "measurements": measurements,
+                },
+            }
+        )
         for (label, polygons), measurements in zip(
-            outlines(segmentation.labels), _measurements(segmentation), strict=True
+            outlines(segmentation.labels, check), _measurements(segmentation), strict=True
         )
     ]
-    # A foreign member (RFC 7946, 6.1), which readers leave aside.
-    return json_bytes(
-        {
-            "type": "FeatureCollection",
-            "features": features,
-            "warnings": segmentation.warnings,
-        }
+    # Warnings are a foreign member (RFC 7946, 6.1), which readers leave aside.
+    return b'{"type":"FeatureCollection","features":[%b],"warnings":%b}' % (
+        b",".join(features),
+        json_bytes(segmentation.warnings),
     )
 
 
-def _measurements(segmentation: Segmentation) -> list[dict[str, float]]:
+def _measurements(segmentation: Segmentation) -> Iterator[dict[str, float]]:
     nuclei = segmentation.nuclei
     columns: dict[str, NDArray[Any]] = {"Area px^2": nuclei.area_px}
     if segmentation.pixel_size_um is not None:
@@ -60,7 +66,7 @@ def _measurements(segmentation: Segmentation) -> list[dict[str, float]]:
     numbers = {name: rounded(values) for name, values in columns.items()}
     numbers["Mean intensity"] = significant(nuclei.mean_intensity)
     rows = zip(*numbers.values(), strict=True)
-    return [dict(zip(columns, row, strict=True)) for row in rows]
+    return (dict(zip(columns, row, strict=True)) for row in rows)
 
 
 def _geometry(polygons: list[NDArray[np.int32]]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """Outlines of the nuclei of a label image, as polygons."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 
-def outlines(labels: NDArray[np.uint32]) -> list[tuple[int, list[NDArray[np.int32]]]]:
+def outlines(
+    labels: NDArray[np.uint32], check: Callable[[], None] = lambda: None
+) -> Iterator[tuple[int, list[NDArray[np.int32]]]]:
     """Outline of every nucleus as polygons along the edges of its pixels.
 
     A vertex is a corner of a pixel, (0, 0) being the upper left corner of the frame, so pixel
@@ -20,17 +22,17 @@ def outlines(labels: NDArray[np.uint32]) -> list[tuple[int, list[NDArray[np.int3
 
     Args:
         labels: uint32 [H, W], contiguous, 0 is background.
+        check: called for each nucleus; an exception that it raises ends the work.
 
-    Returns:
+    Yields:
         (label, polygons) by ascending label; a polygon is int32 [P, 2] of (x, y), clockwise on the
         screen, its first vertex not repeated at the end.
     """
     found: Sequence[tuple[slice, slice] | None] = ndimage.find_objects(labels.view(np.int32))
-    return [
-        (label, _polygons(labels[box] == label, box[1].start, box[0].start))
-        for label, box in enumerate(found, start=1)
-        if box is not None
-    ]
+    for label, box in enumerate(found, start=1):
+        check()
+        if box is not None:
+            yield label, _polygons(labels[box] == label, box[1].start, box[0].start)
 
 
 def _polygons(mask: NDArray[np.bool_], x0: int, y0: int) -> list[NDArray[np.int32]]:

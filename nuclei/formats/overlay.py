@@ -1,7 +1,7 @@
 """A picture of a frame with the outlines of its nuclei."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -23,7 +23,10 @@ PART_OF_NUCLEUS = 1 / 8
 
 
 def overlay(
-    frame: Frame, labels: NDArray[np.integer], width_px: int | None = None
+    frame: Frame,
+    labels: NDArray[np.integer],
+    width_px: int | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> NDArray[np.uint8]:
     """The frame with stretched contrast, and a coloured outline with a dark edge on each nucleus.
 
@@ -32,13 +35,15 @@ def overlay(
         labels: integer [H, W], 0 is background.
         width_px: of the outlines, in pixels of the picture; None for one that is seen when the
             whole picture is on a screen, and leaves the nuclei visible.
+        check: called between steps; an exception that it raises ends the work.
 
     Returns:
         uint8 RGB [H * n, W * n, 3], n the smallest whole number that makes the longer side at least
         512 pixels, so that outlines stay thin on small frames.
     """
     picture = enlarged(frame)
-    draw_outlines(picture, labels, COLOURS, width_px or _width_px(picture, labels))
+    check()
+    draw_outlines(picture, labels, COLOURS, width_px or _width_px(picture, labels), check)
     return picture
 
 
@@ -57,6 +62,7 @@ def draw_outlines(
     labels: NDArray[np.integer],
     colours: Sequence[Sequence[int]],
     width_px: int = 1,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
     """Draw a coloured outline inside each nucleus, and a dark one around it on the background.
 
@@ -65,6 +71,7 @@ def draw_outlines(
         labels: integer [H, W], 0 is background.
         colours: K colours, each red, green, blue; nucleus k gets colour k modulo K.
         width_px: of each of the two, in pixels of the picture.
+        check: called between steps; an exception that it raises ends the work.
     """
     times = len(picture) // len(labels)
     labels = labels.repeat(times, axis=0).repeat(times, axis=1)
@@ -72,6 +79,7 @@ def draw_outlines(
     around = cv2.dilate(nuclei, np.ones((3, 3), np.uint8), iterations=width_px)
     picture[around > nuclei] = CASING
     for _ in range(width_px):
+        check()
         edge = np.nonzero(_inner_edges(labels))
         picture[edge] = np.array(colours, np.uint8)[labels[edge] % len(colours)]
         labels[edge] = 0

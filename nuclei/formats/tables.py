@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,18 +13,23 @@ from nuclei.results.coordinates import PixelSize
 from nuclei.results.segmentation import Segmentation
 
 
-def csv_table(segmentation: Segmentation) -> bytes:
-    """One line per nucleus; each column carries its unit, micrometres when the size is known."""
+def csv_table(segmentation: Segmentation, check: Callable[[], None] = lambda: None) -> bytes:
+    """One line per nucleus; each column carries its unit, micrometres when the size is known.
+
+    Args:
+        segmentation: the nuclei.
+        check: called for each nucleus; an exception that it raises ends the work.
+    """
     columns = _columns(segmentation)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    writer.writerows(_rows(columns, check))
     return text.getvalue().encode()
 
 
-def json_report(segmentation: Segmentation) -> bytes:
-    """Model, version, size, times, warnings and the features of each nucleus."""
+def json_report(segmentation: Segmentation, check: Callable[[], None] = lambda: None) -> bytes:
+    """Model, version, size, times, warnings and the features of each nucleus; arguments as CSV."""
     columns = _columns(segmentation)
     height, width = segmentation.labels.shape
     return json_bytes(
@@ -37,9 +43,7 @@ def json_report(segmentation: Segmentation) -> bytes:
             "warnings": segmentation.warnings,
             "stage_ms": {name: round(ms, 3) for name, ms in segmentation.stage_ms.items()},
             "count": len(segmentation.nuclei),
-            "nuclei": [
-                dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-            ],
+            "nuclei": [dict(zip(columns, row, strict=True)) for row in _rows(columns, check)],
         }
     )
 
@@ -84,6 +88,12 @@ def _columns(segmentation: Segmentation) -> dict[str, list[Any]]:
     return {name: rounded(values) for name, values in columns.items()} | {
         "mean_intensity": significant(nuclei.mean_intensity)
     }
+
+
+def _rows(columns: dict[str, list[Any]], check: Callable[[], None]) -> Iterator[tuple[Any, ...]]:
+    for row in zip(*columns.values(), strict=True):
+        check()
+        yield row
 
 
 def _boxes(box: NDArray[Any], unit: str) -> dict[str, NDArray[Any]]:

@@ -1,14 +1,13 @@
 """Frame -> tiles -> engine -> answers -> nuclei: the one way to segment a frame."""
 
 import asyncio
-import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from concurrent.futures import CancelledError, Executor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +20,7 @@ from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import NEVER, Deadline
 from nuclei.inference.engine import Engine, Inference
 from nuclei.inference.graph import TTA_SUFFIX
+from nuclei.inference.threads import in_thread
 from nuclei.postprocessing.accumulation import Accumulator
 from nuclei.postprocessing.measurement import measure
 from nuclei.results.nuclei import Nuclei
@@ -29,8 +29,6 @@ from nuclei.results.segmentation import Segmentation
 VERSION_CHANGES = 3
 # Pixels of the tiles of one frame that the engine has at a time.
 TILES_IN_FLIGHT_PX = 2**22
-
-Result = TypeVar("Result")
 
 
 class Stopwatch:
@@ -98,7 +96,7 @@ async def segment(
     prediction = await predict(
         frame, engine, model, tta=tta, deadline=deadline, executor=executor, stopwatch=watch
     )
-    labels, nuclei = await _off_loop(executor, deadline, _label, frame, prediction, watch)
+    labels, nuclei = await in_thread(executor, deadline, _label, frame, prediction, watch)
     lo, hi = prediction.intensity.tolist()
     return Segmentation(
         labels,
@@ -128,7 +126,7 @@ async def predict(
     height, width = frame.pixels.shape[:2]
     with watch.timed("tile"):
         plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
-        pixels, intensity, warnings = await _off_loop(executor, deadline, _prepare, frame, plan)
+        pixels, intensity, warnings = await in_thread(executor, deadline, _prepare, frame, plan)
     with watch.timed("infer"):
         graph = model + TTA_SUFFIX if tta else model
         accumulator = contract.method.accumulate(contract.maps, plan)
@@ -136,24 +134,6 @@ async def predict(
         version = await _infer(ask, pixels, plan, intensity, deadline, accumulator)
     contract = await engine.contract(model)  # that of the version that answered
     return Prediction(accumulator, contract, version, intensity, warnings)
-
-
-async def _off_loop(
-    executor: Executor | None, deadline: Deadline, step: Callable[..., Result], *arguments: object
-) -> Result:
-    """Run a step in a thread; its last argument, a check, ends it once the caller is gone."""
-    left = threading.Event()
-
-    def check() -> None:
-        if left.is_set():
-            raise CancelledError
-        deadline.check("while the frame was in work")
-
-    try:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(executor, partial(step, *arguments, check))
-    finally:
-        left.set()
 
 
 def _prepare(

@@ -128,6 +128,7 @@ class Instances:
             (self._plan.height, self._plan.width),
             parameters.overlap,
             parameters.min_area_px,
+            check,
         )
 
 
@@ -162,6 +163,7 @@ class Votes:
         assert isinstance(parameters, ConsensusParameters)
         overlap, min_area_px = parameters.overlap, parameters.min_area_px
         segmented, _ = self._maps.label(replace(parameters, min_score=0.0), check)
+        check()
         scores = _means(segmented, self.foreground) / np.float32(LEVELS)
         drawn, drawn_scores = self._masks.label(
             RenderingParameters(0.0, overlap, min_area_px), check

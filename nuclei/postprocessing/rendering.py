@@ -8,6 +8,7 @@ with the pixels of the nuclei, not with those of the frame.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -18,6 +19,9 @@ from numpy.typing import NDArray
 from nuclei.jit import kernel
 from nuclei.postprocessing.parameters import CHECKED, Area, Fraction
 from nuclei.postprocessing.probability import LEVELS
+
+# Pixels of boxes that are drawn at once.
+PART_PX = 2**22
 
 _MASK = types.Array(uint8, 2, "C", readonly=True)
 _MASKS = types.Array(uint8, 3, "C", readonly=True)
@@ -53,6 +57,7 @@ def render_masks(
     shape: tuple[int, int],
     overlap: float,
     min_area_px: int,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
     """Render nuclei that are given as small masks stretched over boxes.
 
@@ -66,6 +71,7 @@ def render_masks(
         shape: (H, W) of the frame.
         overlap: part of its pixels, in [0, 1], that nuclei with higher scores may cover.
         min_area_px: nuclei with fewer free pixels are left out.
+        check: called every few megapixels of boxes; an exception that it raises ends the work.
 
     Returns:
         labels: uint32 [H, W], 0 is background, 1..K without gaps, by falling score.
@@ -74,7 +80,11 @@ def render_masks(
     order = _by_falling_score(scores)
     labels = np.zeros(shape, np.uint32)
     kept = np.zeros(len(order), np.int64)
-    count = _render_masks(labels, boxes, masks, order, overlap, min_area_px, kept)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    count = 0
+    for part in _parts(order, sides.prod(axis=1)):
+        check()
+        count = _render_masks(labels, boxes, masks, part, overlap, min_area_px, kept, count)
     return labels, scores[kept[:count]]
 
 
@@ -85,6 +95,7 @@ def render_stars(
     shape: tuple[int, int],
     overlap: float,
     min_area_px: int,
+    check: Callable[[], None] = lambda: None,
 ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
     """Render nuclei that are given as star-convex polygons (Schmidt et al. 2018, section 2).
 
@@ -93,17 +104,27 @@ def render_stars(
             pixel.
         scores: float32 [N]; the nucleus with the highest score is rendered first.
         rays: float32 [N, R], lengths in pixels at the angles 2 pi k / R, from +x towards +y.
-        shape, overlap, min_area_px, and the result: as for `render_masks`.
+        shape, overlap, min_area_px, check, and the result: as for `render_masks`.
     """
     order = _by_falling_score(scores)
     labels = np.zeros(shape, np.uint32)
     kept = np.zeros(len(order), np.int64)
-    count = _render_stars(labels, points, rays, order, overlap, min_area_px, kept)
+    sides = 2 * rays.max(axis=1, initial=0)
+    count = 0
+    for part in _parts(order, sides**2):
+        check()
+        count = _render_stars(labels, points, rays, part, overlap, min_area_px, kept, count)
     return labels, scores[kept[:count]]
 
 
 def _by_falling_score(scores: NDArray[np.float32]) -> NDArray[np.int64]:
     return np.argsort(-scores, kind="stable").astype(np.int64)
+
+
+def _parts(order: NDArray[np.int64], areas: NDArray[np.float32]) -> list[NDArray[np.int64]]:
+    """The nuclei in this order, cut where their boxes have about PART_PX pixels together."""
+    sums = np.cumsum(areas[order], dtype=np.float64)
+    return np.split(order, np.flatnonzero(np.diff(sums // PART_PX)) + 1)
 
 
 @kernel(float64(_MASK, float64, float64))
@@ -178,7 +199,7 @@ def _claim(
     return True
 
 
-@kernel(int64(_LABELS, _ROWS, _MASKS, _ORDER, float64, int64, int64[::1]))
+@kernel(int64(_LABELS, _ROWS, _MASKS, _ORDER, float64, int64, int64[::1], int64))
 def _render_masks(
     labels: NDArray[np.uint32],
     boxes: NDArray[np.float32],
@@ -187,10 +208,10 @@ def _render_masks(
     overlap: float,
     min_area_px: int,
     kept: NDArray[np.int64],
+    count: int,
 ) -> int:
-    """Return how many nuclei are rendered; `kept` receives their indices."""
+    """Return how many nuclei are rendered, after `count`; `kept` receives their indices."""
     height, width = labels.shape
-    count = 0
     for index in order:
         box = boxes[index]
         top, left = max(0, int64(math.floor(box[0]))), max(0, int64(math.floor(box[1])))
@@ -206,7 +227,7 @@ def _render_masks(
     return count
 
 
-@kernel(int64(_LABELS, _ROWS, _ROWS, _ORDER, float64, int64, int64[::1]))
+@kernel(int64(_LABELS, _ROWS, _ROWS, _ORDER, float64, int64, int64[::1], int64))
 def _render_stars(
     labels: NDArray[np.uint32],
     points: NDArray[np.float32],
@@ -215,10 +236,10 @@ def _render_stars(
     overlap: float,
     min_area_px: int,
     kept: NDArray[np.int64],
+    count: int,
 ) -> int:
-    """Return how many nuclei are rendered; `kept` receives their indices."""
+    """Return how many nuclei are rendered, after `count`; `kept` receives their indices."""
     height, width = labels.shape
-    count = 0
     for index in order:
         y, x, reach = points[index, 0], points[index, 1], float64(rays[index].max())
         top, left = max(0, int64(math.ceil(y - reach))), max(0, int64(math.ceil(x - reach)))

@@ -8,7 +8,11 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import numpy as np
+
 from nuclei.errors import DeadlineExceeded
+from nuclei.formats import Check
+from nuclei.formats.png import encode_png
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
@@ -17,6 +21,7 @@ from nuclei.inference.deadline import Deadline
 from nuclei.inference.graph import TTA_SUFFIX
 from nuclei.inference.memory import memory_bytes
 from nuclei.inference.method import Method
+from nuclei.inference.threads import in_thread
 from nuclei.names import check_id, check_name
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import installed_version
@@ -24,9 +29,13 @@ from serving.decoding.decoders import Decoder, Decoders, decoding_bytes, probing
 from serving.engine import ServedModel, TritonEngine
 from serving.gateway.admission import Admission, Permit
 from serving.gateway.observation import Observation
+from serving.gateway.progress import Progress
 from serving.gateway.settings import GatewaySettings
 
 READINESS_TIMEOUT_S = 1.0
+# Sent to see that the way is free.
+SMALL_FRAME = encode_png(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+SMALL_FRAME_S = 10.0
 
 Result = TypeVar("Result")
 
@@ -115,6 +124,7 @@ class DataPlane:
 
     Attributes:
         admission: gives the permits that `segment` asks for.
+        progress: whether frames, or steps of them, are completed.
     """
 
     def __init__(
@@ -135,6 +145,7 @@ class DataPlane:
         self.admission = Admission(
             settings.max_frames_in_flight, settings.max_bytes_in_flight, settings.max_frames_in_work
         )
+        self.progress = Progress(lambda: engine.answered_s)
         self._engine = engine
         self._decoders = decoders
         self._executor = executor
@@ -144,7 +155,7 @@ class DataPlane:
         self,
         source: FrameSource,
         options: Options,
-        encode: Callable[[Segmentation, Frame], Result],
+        encode: Callable[[Segmentation, Frame, Check], Result],
         observation: Observation,
         permit: Permit,
     ) -> Result:
@@ -153,7 +164,8 @@ class DataPlane:
         Args:
             source: the frame.
             options: how to segment it.
-            encode: makes the reply of the result and its frame; called in the executor.
+            encode: makes the reply of the result and its frame; called in the executor, with a
+                check that ends it once nobody waits for the reply.
             observation: notes what happens.
             permit: the frame's place; covers all of its memory from here on.
 
@@ -175,6 +187,7 @@ class DataPlane:
                 deadline.check("while the frame waited")
                 with observation.timed("decode"):
                     frame = await self._read(source, permit, contract.method, stack)
+                self.progress.note_step()
                 observation.frame = (
                     "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
                 )
@@ -189,7 +202,9 @@ class DataPlane:
                 )
                 observation.note_result(segmentation)
                 with observation.timed("encode"):
-                    return await self._off_loop(encode, segmentation, frame)
+                    reply = await in_thread(self._executor, deadline, encode, segmentation, frame)
+                self.progress.note_frame()
+                return reply
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"the frame was not done within {timeout_s:.3g} s; allow more time or send fewer "
@@ -207,7 +222,8 @@ class DataPlane:
             source.take(await self._decoded(source, decoder, permit, method))
         header = source.probe(limits)
         permit.resize(_segmenting_bytes(header, method))
-        return await self._off_loop(source.read, limits)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._executor, source.read, limits)
 
     async def _decoded(
         self, source: FrameSource, decoder: Decoder, permit: Permit, method: Method
@@ -235,14 +251,28 @@ class DataPlane:
         )
 
     async def is_ready(self) -> bool:
-        """Whether the graphs of the default model would answer now."""
+        """Whether the graphs of the default model would answer now, and frames go all the way."""
         model = self._settings.default_model
         graphs = (model, model + TTA_SUFFIX)
-        return await self._engine.is_ready(graphs, READINESS_TIMEOUT_S)
+        return self.progress.is_ready and await self._engine.is_ready(graphs, READINESS_TIMEOUT_S)
 
-    async def _off_loop(self, step: Callable[..., Result], *arguments: object) -> Result:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, step, *arguments)
+    async def watch_progress(self) -> None:
+        """As long as it runs, send a small frame all the way whenever nothing else is completed."""
+        await self.progress.watch(self._segment_small_frame)
+
+    async def _segment_small_frame(self) -> None:
+        """Take the way of a frame, without a permit: it is no caller's, and is not counted."""
+        async with asyncio.timeout(SMALL_FRAME_S), self._decoders.decoder() as decoder:
+            frame = await decoder.read(await decoder.probe(SMALL_FRAME, FrameLimits()))
+            self.progress.note_step()
+            await pipeline.segment(
+                frame,
+                self._engine,
+                self._settings.default_model,
+                deadline=Deadline.after(SMALL_FRAME_S),
+                executor=self._executor,
+            )
+        self.progress.note_frame()
 
 
 def _segmenting_bytes(header: Header, method: Method) -> int:

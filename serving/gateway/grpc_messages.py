@@ -9,6 +9,7 @@ import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
 
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError, Overloaded
+from nuclei.formats import Check
 from nuclei.formats.outlines import outlines
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
@@ -124,20 +125,19 @@ class FrameRequest:
         _stage_map(self.frame, frame)  # raises for an impossible one before any work
         return frame
 
-    def reply(self, segmentation: Segmentation, frame: Frame) -> bytes:
-        """The whole reply to a Segment call."""
+    def reply(self, segmentation: Segmentation, frame: Frame, check: Check) -> bytes:
+        """The whole reply to a Segment call; the check ends the work by an exception."""
         reply = pb.SegmentResponse()
         self.echo(reply)
-        self.write_result(reply, segmentation, frame)
+        self.write_result(reply, segmentation, frame, check)
         return reply.SerializeToString()
 
     def write_result(
-        self, reply: pb.SegmentResponse, segmentation: Segmentation, frame: Frame
+        self, reply: pb.SegmentResponse, segmentation: Segmentation, frame: Frame, check: Check
     ) -> None:
         """Fill in what was asked for; the caller fills in the echoed fields."""
-        _write_result(
-            reply, segmentation, checked_outputs(self._outputs), _stage_map(self.frame, frame)
-        )
+        outputs, stage_map = checked_outputs(self._outputs), _stage_map(self.frame, frame)
+        _write_result(reply, segmentation, outputs, stage_map, check)
 
     def echo(self, reply: pb.SegmentResponse | pb.SegmentStreamResponse) -> None:
         """Fill in the fields that name the frame."""
@@ -270,6 +270,7 @@ def _write_result(
     segmentation: Segmentation,
     outputs: frozenset[int],
     stage_map: StageTransform | None,
+    check: Check,
 ) -> None:
     height, width = segmentation.labels.shape
     reply.model, reply.model_version = segmentation.model, segmentation.version
@@ -292,7 +293,7 @@ def _write_result(
     if pb.OUTPUT_FEATURES in outputs:
         _add_features(reply.nuclei, segmentation)
     if pb.OUTPUT_POLYGONS in outputs:
-        _add_polygons(reply.polygons, segmentation)
+        _add_polygons(reply.polygons, segmentation, check)
     if pb.OUTPUT_LABELS in outputs:
         reply.labels.encoding = pb.LabelImage.ENCODING_ZSTD_UINT32
         reply.labels.height, reply.labels.width = height, width
@@ -326,8 +327,8 @@ def _add_features(columns: pb.Nuclei, segmentation: Segmentation) -> None:
     columns.score.extend(nuclei.score.tolist())
 
 
-def _add_polygons(columns: pb.Polygons, segmentation: Segmentation) -> None:
-    for label, polygons in outlines(segmentation.labels):
+def _add_polygons(columns: pb.Polygons, segmentation: Segmentation, check: Check) -> None:
+    for label, polygons in outlines(segmentation.labels, check):
         for polygon in polygons:
             columns.label.append(label)
             columns.point_count.append(len(polygon))

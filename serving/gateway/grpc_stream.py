@@ -5,6 +5,7 @@ from contextlib import suppress
 from typing import Final
 
 from nuclei.errors import FrameTooLarge, InvalidOption, NucleiError, Overloaded
+from nuclei.formats import Check
 from nuclei.imaging.images import Frame
 from nuclei.inference.deadline import Deadline
 from nuclei.results.segmentation import Segmentation
@@ -187,9 +188,11 @@ class GrpcFrame:
         in_time = left_s is None or left_s >= seconds
         return in_time and self._stream.overflow is OverflowPolicy.BLOCK
 
-    def _result(self, segmentation: Segmentation, frame: Frame) -> pb.SegmentStreamResponse:
+    def _result(
+        self, segmentation: Segmentation, frame: Frame, check: Check
+    ) -> pb.SegmentStreamResponse:
         answer = self._new_answer()
-        self._request.write_result(answer.result, segmentation, frame)
+        self._request.write_result(answer.result, segmentation, frame, check)
         return answer
 
     def _new_answer(self) -> pb.SegmentStreamResponse:

@@ -21,10 +21,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from nuclei.errors import (
     EngineUnavailable,
     FrameTooLarge,
+    InternalError,
     InvalidImage,
     NucleiError,
 )
-from nuclei.formats import FORMATS
+from nuclei.formats import FORMATS, Check
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
@@ -203,6 +204,8 @@ class EncodedFrame:
 
 
 async def _livez(request: Request) -> Response:
+    if not request.app.state.data_plane.progress.is_alive:
+        raise InternalError("no work of this process is completed any more; start it again")
     return PlainTextResponse("alive\n")
 
 
@@ -245,8 +248,10 @@ async def _segment(
     source = EncodedFrame(body, options.frame)
     del body  # only the source holds it, until it is decoded
 
-    def encode(segmentation: Segmentation, frame: Frame) -> tuple[bytes, Segmentation]:
-        return chosen.encode(segmentation, frame), segmentation
+    def encode(
+        segmentation: Segmentation, frame: Frame, check: Check
+    ) -> tuple[bytes, Segmentation]:
+        return chosen.encode(segmentation, frame, check), segmentation
 
     content, segmentation = await first_completed(
         data_plane.segment(source, options.segmentation, encode, observation, permit),

@@ -132,6 +132,7 @@ class NucleiGateway:
         self._upkeep = [
             asyncio.create_task(ConnectionLimit(settings, self._data_plane.admission).run()),
             asyncio.create_task(release_memory(self._data_plane.admission)),
+            asyncio.create_task(self._data_plane.watch_progress()),
         ]
         _on_stop_signals(self._begin_draining)
         # What exists by now stays: collections need not traverse it every few frames.

@@ -39,7 +39,8 @@ def segmentation(pixel_size_um: PixelSize | None = None) -> Segmentation:
 
 
 def encode(name: str, result: Segmentation) -> bytes:
-    return FORMATS[name].encode(result, Frame(PIXELS, result.pixel_size_um))
+    frame = Frame(PIXELS, result.pixel_size_um)
+    return FORMATS[name].encode(result, frame, lambda: None)
 
 
 @pytest.mark.parametrize("name", ["labels.tif", "labels.png"])
@@ -183,3 +184,16 @@ def test_every_format_writes_a_frame_without_nuclei(name: str) -> None:
 def test_an_unknown_format_lists_the_known() -> None:
     with pytest.raises(InvalidOption, match=r"'svg'.*geojson"):
         format_named("svg")
+
+
+class Left(Exception):
+    """The caller has left."""
+
+
+@pytest.mark.parametrize("name", ["geojson", "csv", "json", "overlay.png"])
+def test_writing_ends_when_its_check_says_so(name: str) -> None:
+    def check() -> None:
+        raise Left
+
+    with pytest.raises(Left):
+        FORMATS[name].encode(segmentation(), Frame(PIXELS), check)

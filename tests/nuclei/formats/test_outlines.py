@@ -52,7 +52,7 @@ def test_an_empty_frame_has_no_nuclei() -> None:
     assert len(nuclei) == 0
     assert nuclei.centroid_px.shape == (0, 2)
     assert nuclei.box_px.shape == (0, 4)
-    assert outlines(empty) == []
+    assert list(outlines(empty)) == []
 
 
 def test_micrometres_take_both_sides_of_a_pixel() -> None:
@@ -67,7 +67,7 @@ def test_micrometres_take_both_sides_of_a_pixel() -> None:
 
 @given(labels=LABEL_IMAGES)
 def test_outlines_enclose_exactly_the_pixels(labels: NDArray[np.uint32]) -> None:
-    traced = outlines(labels)
+    traced = list(outlines(labels))
     assert [label for label, _ in traced] == np.setdiff1d(labels, [0]).tolist()
     for label, polygons in traced:
         filled = ndimage.binary_fill_holes(labels == label)

@@ -103,3 +103,26 @@ def test_a_star_at_the_edge_is_cut() -> None:
     assert labels[0, 0] == 1
     assert labels[12:].sum() == labels[:, 12:].sum() == 0
     assert scores.tolist() == floats(0.7).tolist()
+
+
+def test_many_large_masks_are_drawn_part_by_part_and_may_be_ended() -> None:
+    side, count = 1024, 40
+    large = boxes(*((y, 0, y + side - count, side) for y in range(count)))
+    scores, masks = np.linspace(1, 0.5, count, dtype=np.float32), FULL[None].repeat(count, 0)
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 5:
+            raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        render_masks(large, scores, masks, (side, side), 0.5, 1, check)
+    parts = [range(0, 10), range(10, 40)]
+    whole, kept = render_masks(large, scores, masks, (side, side), 1.0, 1)
+    assert whole.max() == len(kept) == count
+    first, _ = render_masks(
+        large[parts[0]], scores[parts[0]], masks[parts[0]], (side, side), 1.0, 1
+    )
+    np.testing.assert_array_equal(whole[first > 0], first[first > 0])
