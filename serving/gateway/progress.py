@@ -15,9 +15,9 @@ from serving.logs import Event
 
 logger = logging.getLogger(__name__)
 
-_INTERVAL_S = 1.0
+INTERVAL_S = 1.0
 # A small frame is sent when nothing else was completed for so long.
-_QUIET_S = 5.0
+QUIET_S = 5.0
 # Longest silence of a gateway that is ready, and of one that is worth keeping.
 READY_S = 15.0
 ALIVE_S = 60.0
@@ -63,7 +63,7 @@ class Progress:
                 after some seconds.
         """
         while True:
-            if self._quiet_s > _QUIET_S:
+            if self._quiet_s > QUIET_S:
                 try:
                     await small_frame()
                 except (NucleiError, TimeoutError) as error:
@@ -71,4 +71,4 @@ class Progress:
                     logger.debug(Event("small frame not segmented", why=why))
                 except Exception:
                     logger.exception("a small frame cannot be segmented")
-            await asyncio.sleep(_INTERVAL_S)
+            await asyncio.sleep(INTERVAL_S)

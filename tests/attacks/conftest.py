@@ -6,7 +6,7 @@ Rules, for whoever adds one:
 - Each asserts what others still get meanwhile (an answer, a typed error) and what the attack leaves
   (memory, connections, places), not how the defence is made.
 
-Here: the two servers of a gateway in the process of the test, without a Triton.
+Here: the two servers of a gateway in the process of the test, without a Triton unless one is named.
 """
 
 import asyncio
@@ -51,27 +51,33 @@ class Ports:
 async def listening(**settings: object) -> AsyncIterator[Ports]:
     """Both servers with these settings, in the running event loop."""
     http_port, grpc_port = free_ports(2)
-    gateway = GatewaySettings(
-        http_port=http_port, grpc_port=grpc_port, drain_s=0, triton_address=NO_TRITON, **settings
-    )
+    ports = {"http_port": http_port, "grpc_port": grpc_port}
+    gateway = GatewaySettings(**ports | {"drain_s": 0, "triton_address": NO_TRITON} | settings)
     token = Token(gateway)
     engine = TritonEngine(gateway.triton_address, gateway.triton_pixels, gateway.max_message_bytes)
-    with ThreadPoolExecutor(1) as executor:
+    with ThreadPoolExecutor(gateway.threads) as executor:
         app = http_app(gateway, token)
-        # No frame gets so far that it is decoded.
-        decoders = Decoders(1, executor)
+        decoders = Decoders(gateway.max_frames_in_work + 1, executor)
         app.state.data_plane = DataPlane(engine, decoders, executor, gateway)
         http, grpc = HttpServer(app, gateway), GrpcServer(app.state.data_plane, gateway, token)
         await http.start()
         await grpc.start()
-        limit = asyncio.create_task(ConnectionLimit(gateway, app.state.data_plane.admission).run())
+        upkeep = [
+            asyncio.create_task(ConnectionLimit(gateway, app.state.data_plane.admission).run())
+        ]
+        # Without a Triton no frame gets so far that it is decoded.
+        if gateway.triton_address != NO_TRITON:
+            decoders.start()
+            upkeep.append(asyncio.create_task(app.state.data_plane.watch_progress()))
         try:
             yield Ports(http_port, grpc_port)
         finally:
-            limit.cancel()
+            for task in upkeep:
+                task.cancel()
             await http.stop()
             await grpc.stop()
             await engine.close()
+            await decoders.close()
 
 
 @pytest.fixture(scope="session")

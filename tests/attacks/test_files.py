@@ -1,0 +1,127 @@
+"""Files that are small and cost much: what they take, and what all others get meanwhile."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+
+from nuclei.formats.png import encode_png
+from serving.gateway import metrics
+from serving.triton.server import TritonServer
+from tests.attacks.files import (
+    jpeg_of_scans,
+    ome_tiff_of_text,
+    png_of_chunks,
+    png_rgba16,
+    tiff_of_huge_tags,
+    tiff_of_one_tile,
+)
+
+Listen = Callable[..., AbstractAsyncContextManager[Any]]
+
+MIB = 2**20
+TIMEOUT_S = 2.0
+# What 2 s of work on a busy machine may take.
+PATIENCE_S = 15.0
+SMALL = encode_png(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
+REFUSALS = {"InvalidImage", "FrameTooLarge", "DeadlineExceeded", "Overloaded"}
+
+FILES: dict[str, Callable[[], bytes]] = {
+    "a million tile entries": lambda: tiff_of_one_tile(16384, 16),
+    "two thousand tile entries": lambda: tiff_of_one_tile(16016, 352),
+    "pages of huge tags": lambda: tiff_of_huge_tags(100, 2 * MIB),
+    "a thousand scans": lambda: jpeg_of_scans(1000, 2048),
+    "16-bit RGBA": lambda: png_rgba16(6000),
+    "a million chunks": lambda: png_of_chunks(1_000_000),
+    "long XML": lambda: ome_tiff_of_text(8 * MIB),
+}
+
+
+async def post(http: httpx.AsyncClient, file: bytes) -> str:
+    """The error that a file is answered with, empty for a result."""
+    answer = await http.post("/v1/segment", content=file)
+    return "" if answer.status_code == 200 else str(answer.json()["title"])
+
+
+async def until_ready(http: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(PATIENCE_S):
+        while (await http.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0.1)
+
+
+def used_bytes() -> int:
+    """Memory of this process and of its decoders, what they share counted once."""
+    this = psutil.Process()
+    decoders = [each for each in this.children() if "serving.decoding.decoder" in each.cmdline()]
+    return sum(each.memory_full_info().pss for each in [this, *decoders])
+
+
+def reserved_bytes() -> float:
+    (sample,) = metrics.BYTES_IN_FLIGHT.collect()[0].samples
+    return sample.value
+
+
+@asynccontextmanager
+async def attacked(listen: Listen, triton: TritonServer) -> AsyncIterator[httpx.AsyncClient]:
+    """A caller of a gateway of two threads, in which a frame may take two seconds."""
+    settings = {"default_timeout_s": TIMEOUT_S, "threads": 2, "max_bytes_in_flight": 2**31}
+    async with (
+        listen(triton_address=triton.address, **settings) as ports,
+        httpx.AsyncClient(base_url=ports.url, timeout=60) as http,
+    ):
+        await until_ready(http)
+        yield http
+
+
+async def test_others_are_served_while_and_after_each_file(
+    listen: Listen, triton: TritonServer
+) -> None:
+    async with attacked(listen, triton) as http:
+        assert await post(http, SMALL) == ""
+        for name, make in FILES.items():
+            file = make()
+            started = time.monotonic()
+            attack = asyncio.create_task(post(http, file))
+            await asyncio.sleep(0.05)
+            assert await post(http, SMALL) == "", name
+            assert await attack in REFUSALS | {""}, name
+            assert time.monotonic() - started < PATIENCE_S, name
+        await until_ready(http)
+        assert reserved_bytes() == 0
+
+
+@pytest.mark.parametrize("name", FILES)
+async def test_a_file_takes_no_more_memory_than_is_set_aside(
+    listen: Listen, triton: TritonServer, name: str
+) -> None:
+    file = FILES[name]()
+    async with attacked(listen, triton) as http:
+        assert await post(http, SMALL) == ""
+        before = used_bytes()
+        beyond = 0.0
+
+        async def sample() -> None:
+            nonlocal beyond
+            while True:
+                beyond = max(beyond, used_bytes() - before - reserved_bytes())
+                await asyncio.sleep(0.01)
+
+        async with _running(sample()):
+            await post(http, file)
+        # The file as it is received, and memory that stays mapped after the first frames.
+        assert beyond < len(file) + 64 * MIB
+
+
+@asynccontextmanager
+async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
