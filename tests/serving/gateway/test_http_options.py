@@ -4,7 +4,8 @@ from nuclei.errors import InvalidOption, NotAcceptable
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.selection import Selection
 from nuclei.results.coordinates import PixelSize
-from serving.gateway.http_options import HttpOptions
+from serving.gateway.http_options import PARAMETERS, HttpOptions
+from serving.gateway.openapi import openapi_document
 
 
 def options(
@@ -92,6 +93,13 @@ def test_impossible_options_are_refused_by_name(case: str) -> None:
     query, form, said = BAD[case]
     with pytest.raises(InvalidOption, match=said):
         options(query, form)
+
+
+def test_the_document_names_every_option_for_the_query_and_for_forms() -> None:
+    segment = openapi_document("0")["paths"]["/v1/segment"]["post"]
+    in_query = {each["name"] for each in segment["parameters"] if each["in"] == "query"}
+    form = segment["requestBody"]["content"]["multipart/form-data"]["schema"]["properties"]
+    assert in_query == set(PARAMETERS) == set(form) - {"file"}
 
 
 def test_a_quality_that_is_no_number_is_refused() -> None:
