@@ -5,17 +5,20 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+
 _thread = threading.local()
 
 
 @contextmanager
 def silent_decoders() -> Iterator[None]:
-    """Keep tifffile from logging in this thread; what others log through it is left alone."""
+    """Keep tifffile from logging, and numpy from warning, in this thread; others are left alone."""
     logging.getLogger("tifffile").addFilter(_is_heard)  # once, however often it is added
     before = getattr(_thread, "is_silent", False)
     _thread.is_silent = True
     try:
-        yield
+        with np.errstate(all="ignore"):
+            yield
     finally:
         _thread.is_silent = before
 
