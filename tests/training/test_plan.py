@@ -6,7 +6,7 @@ from mlflow import MlflowClient
 from typer.testing import CliRunner
 
 from nuclei.cli.train import app
-from nuclei.errors import InvalidData
+from nuclei.errors import InvalidData, InvalidOption, MissingPrerequisite
 from training.data.conversion import write_dataset
 from training.data.dataset import Sample
 from training.optimisation import finished_progress
@@ -74,3 +74,13 @@ def test_minutes_are_for_networks_that_learn(tmp_path: Path) -> None:
     asked = ["all", str(tmp_path), "--only", "consensus", "--minutes", "1"]
     result = CliRunner().invoke(app, [*asked, "--out", str(tmp_path / "runs")])
     assert "these only combine trained ones" in str(result.exception)
+
+
+@pytest.mark.parametrize("wrong", [("nowhere",), (".", "--device", "cuda"), (".", "--only", "x")])
+def test_what_cannot_be_trained_leaves_nothing_behind(
+    wrong: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(app, ["all", *wrong])
+    assert isinstance(result.exception, InvalidData | InvalidOption | MissingPrerequisite)
+    assert not list(tmp_path.iterdir())

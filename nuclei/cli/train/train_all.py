@@ -83,16 +83,15 @@ def train_all(
     if unknown:
         raise InvalidOption(f"--only {unknown[0]} is unknown; expected one of {', '.join(names)}")
     chosen = [one for one in planned if not only or one.name in only]
+    if minutes is not None and all(one.ensemble for one in chosen):
+        raise InvalidOption(
+            "--minutes trains networks, and these only combine trained ones; leave it out"
+        )
     if not out.exists():  # what cannot be used must leave nothing behind
         read_dataset(data, categories)
     keep_budget(out, budget)
     if minutes is not None:
-        learners = {one.name: one.make() for one in chosen if not one.ensemble}
-        if not learners:
-            raise InvalidOption(
-                "--minutes trains networks, and these only combine trained ones; leave it out"
-            )
-        train_side_by_side(learners, out)
+        train_side_by_side({one.name: one.make() for one in chosen if not one.ensemble}, out)
         console.print(f"next: nuclei train all {data} --out {out}   (tunes, exports, registers)")
         return
     table = Table("model", "version", "DSB score", "with TTA")
