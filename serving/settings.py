@@ -48,7 +48,7 @@ class ProcessSettings(BaseSettings):
         default=8002,
         ge=1,
         le=65535,
-        description="Port of Triton's metrics, on the host of its APIs: `nuclei serve` gives it to "
+        description="Port of Triton's metrics, on the host of its API: `nuclei serve` gives it to "
         "Triton, and the gateway learns there in which precision models compute.",
     )
 

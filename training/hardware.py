@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 
+from nuclei import processor
 from nuclei.errors import InvalidOption, MissingPrerequisite
 
 DEVICES = ("cpu", "cuda")
 AUTO, BF16, FP32 = "auto", "bf16", "fp32"
 PRECISIONS = (AUTO, BF16, FP32)
-# As serving/triton/backend/processor.py has them, which may not be imported from here.
-CPU_BF16 = ("avx512_bf16", "amx_bf16", "bf16")
 
 
 def check_device(device: str) -> None:
@@ -46,8 +45,7 @@ def has_bf16(device: str) -> bool:
     """Whether the device computes bf16 itself: AVX-512 BF16, AMX, Arm's; NVIDIA's since Ampere."""
     if device == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name) for name in CPU_BF16)
+    return processor.has_bf16(processor.read_cpuinfo())
 
 
 def described_precision(device: str, precision: str) -> str:

@@ -14,6 +14,7 @@ import grpc
 from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
+from nuclei import processor
 from nuclei.errors import EngineFailed, InvalidData, InvalidOption, MissingPrerequisite
 from nuclei.inference.model_config import CONFIG_FILE
 from nuclei.repository import searched
@@ -281,8 +282,9 @@ class TritonServer:
         (python / Path(_STUB).name).chmod(0o755)
         ours = self._home / "backends" / "onnxruntime"
         ours.mkdir(exist_ok=True)
-        for file in ("model.py", "onnx_file.py", "activity.py", "processor.py"):
-            _copy_changed(_BACKEND / file, ours / file)
+        files = [_BACKEND / name for name in ("model.py", "onnx_file.py", "activity.py")]
+        for file in (*files, Path(processor.__file__)):
+            _copy_changed(file, ours / file.name)
 
     def _check_models(self) -> None:
         failed = [model for model in self._wanted() if not self.is_ready(model)]

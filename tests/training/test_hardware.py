@@ -1,8 +1,10 @@
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from nuclei import processor
 from nuclei.errors import InvalidOption, MissingPrerequisite
 from training.hardware import (
     check_device,
@@ -14,10 +16,13 @@ from training.hardware import (
 
 
 @pytest.fixture
-def cpu_has_bf16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[bool]:
+def cpu_has_bf16(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[bool]:
     """A processor with bf16 or without."""
-    capabilities = {"avx512_vnni": True, "avx512_bf16": request.param}
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags\t: avx512_vnni {'avx512_bf16' if request.param else ''}\n")
+    monkeypatch.setattr(processor, "CPUINFO", cpuinfo)
     has_bf16.cache_clear()
     yield request.param
     has_bf16.cache_clear()

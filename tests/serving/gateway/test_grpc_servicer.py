@@ -15,11 +15,11 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from nuclei.imaging.images import read_frame
+from nuclei.processor import fast_precision, read_cpuinfo
 from nuclei.results.label_codec import decompress_labels
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
 from nuclei.version import installed_version
-from serving.triton.backend.processor import fast_precision, read_cpuinfo
 
 SERVICE = "nuclei.v1.Segmentation"
 ALL_OUTPUTS = [value for value in pb.Output.values() if value != pb.OUTPUT_UNSPECIFIED]

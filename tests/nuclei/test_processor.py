@@ -2,7 +2,7 @@
 
 import pytest
 
-from serving.triton.backend.processor import fast_precision, has_bf16
+from nuclei.processor import fast_precision, has_bf16
 
 ICE_LAKE = "processor\t: 0\nflags\t\t: fpu sse2 avx2 avx512f avx512vl avx512_vnni\n"
 SAPPHIRE_RAPIDS = "flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"

@@ -1,4 +1,4 @@
-"""What the processor computes itself. Triton's interpreter runs this file too.
+"""What the processor computes itself. Triton's interpreter runs a copy of this file.
 
 A precision that it lacks is emulated: bfloat16 on an Intel processor without it takes 3.3 times as
 long as float32.
