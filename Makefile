@@ -73,11 +73,17 @@ release-api: train-env ## record the proto as released; `make lint` compares lat
 settings: train-env ## write docs/settings.md from the settings classes
 	@.venv-train/bin/python -m serving.settings_page
 
+# What a service imports, and its kernels, are compiled here once, not at each of its starts: a service
+# may not be allowed to write beside the packages, or be told not to (PYTHONDONTWRITEBYTECODE).
+COMPILE_IMPORTED = PYTHONDONTWRITEBYTECODE=
+SERVING = import nuclei.cli.serve, serving.decoding.decoder, serving.gateway.service, serving.supervision.__main__
+
 .venv/.made: requirements/serving.lock pyproject.toml
 	@$(call make_environment,.venv)
 	@echo "Installing the serving environment into .venv (a minute or two)"
 	@.venv/bin/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes -r $<
 	@.venv/bin/python $(PIP_INSTALL) --no-deps -e .
+	@$(COMPILE_IMPORTED) .venv/bin/python -c "$(SERVING)"
 	@touch $@
 
 .venv-triton/.made: requirements/triton.lock
@@ -85,6 +91,7 @@ settings: train-env ## write docs/settings.md from the settings classes
 	@$(PYTHON) -m serving.triton.machine
 	@echo "Installing Triton Inference Server into .venv-triton (a minute or two)"
 	@.venv-triton/bin/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes -r $<
+	@$(COMPILE_IMPORTED) .venv-triton/bin/python -c "import onnxruntime"
 	@touch $@
 
 .venv-train/.made: requirements/training.lock pyproject.toml
@@ -92,6 +99,7 @@ settings: train-env ## write docs/settings.md from the settings classes
 	@echo "Installing the training and test environment into .venv-train (several minutes, 7 GB)"
 	@.venv-train/bin/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes -r $<
 	@.venv-train/bin/python $(PIP_INSTALL) --no-deps -e .
+	@$(COMPILE_IMPORTED) .venv-train/bin/python -c "$(SERVING)"
 	@touch $@
 
 .venv-train/.yolov8: requirements/yolov8.lock .venv-train/.made

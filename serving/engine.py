@@ -45,10 +45,10 @@ CONTROL_TIMEOUT_S = 5.0
 # A tile's maps arrive in one HTTP/2 frame instead of fifty.
 HTTP2_FRAME_BYTES = 2**22
 
-# A server that is back is found within a second; gRPC's default back-off grows to two minutes.
+# A server that is back is found at once; gRPC's default back-off grows to two minutes.
 RECONNECT_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_reconnect_backoff_ms", 250),
     # In spite of its name, how long an attempt may take: a busy Triton answers late.
     ("grpc.min_reconnect_backoff_ms", 5000),
 )

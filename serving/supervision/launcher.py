@@ -15,10 +15,10 @@ from serving.triton.server import TritonServer
 _POLL_S = 0.2
 _CHECK_INTERVAL_S = 1.0
 # A probe costs Triton some work; looking at its processes does not.
-_INSTANCES_INTERVAL_S = 0.5
+_INSTANCES_INTERVAL_S = 0.25
 _PROBE_INTERVAL_S = 2.0
 # Triton itself notices within this time that an instance of a model has ended.
-_NOTICE_S = 0.5
+_NOTICE_S = 0.3
 
 
 class Service:
