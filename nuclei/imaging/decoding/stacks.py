@@ -126,7 +126,7 @@ def ome_channel_names(tiff: tifffile.TiffFile) -> tuple[str, ...]:
     """Names of the channels of the first image of OME-XML; none where there is no such text."""
     try:
         root = ome_root(tiff.pages.first.description)
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, ValueError):
         return ()
     image = None if root is None else root.find("{*}Image/{*}Pixels")
     channels = [] if image is None else image.findall("{*}Channel")

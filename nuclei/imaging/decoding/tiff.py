@@ -46,6 +46,8 @@ _ALPHA = (tifffile.EXTRASAMPLE.ASSOCALPHA, tifffile.EXTRASAMPLE.UNASSALPHA)
 NOT_FOLLOWED: Any = {"is_ndpi": False, "is_scanimage": False}
 # Pixels of all tiles, for each pixel of the image: small images in large tiles have many.
 MAX_PADDING, FREE_PADDING_PX = 4, 2**24
+# Of a stack that is projected. Real planes are compressed to no less than a fiftieth.
+FREE_STACK_BYTES, MAX_INFLATION = 2**31, 64
 # OpenJPEG keeps each sample as 32 bit, twice.
 JPEG_2000_BYTES = 8
 # Of Python's numbers, for each byte of a tag.
@@ -109,12 +111,15 @@ def _opened(data: bytes, check_shape: CheckShape, selection: Selection) -> Itera
         numbers = stack.selected(selection)
         page = _page(tiff, stack, numbers[0])
         _check_page(page, check_shape)
+        _check_projection(page, len(numbers))
         if _are_channels(page):
             names = _sample_names(page, stack, selection)
             channel = selection.channel_among(names)
             samples = slice(channel, channel + 1)
         else:
-            names = _plane_names(tiff, stack)
+            names = stack.channel_names
+            if names == ("",) and selection.channel is not None:
+                names = _only_name(tiff)
             samples = slice(0, _colours(page))
             warnings += _dropped(page)
         is_of_channel = len(names) > 1 or not _is_in_colour(page)
@@ -247,6 +252,17 @@ def _check_segments(page: tifffile.TiffPage) -> None:
         )
 
 
+def _check_projection(page: tifffile.TiffPage, n_planes: int) -> None:
+    """Bound the work on planes that may all name the same bytes."""
+    n_bytes = n_planes * math.prod(page.shaped) * np.dtype(page.dtype).itemsize
+    most = max(FREE_STACK_BYTES, MAX_INFLATION * page.parent.filehandle.size)
+    if n_planes > 1 and n_bytes > most:
+        raise InvalidImage(
+            f"the {n_planes} planes of the TIFF inflate to {n_bytes} bytes; at most {most} of this "
+            "file are projected: choose one with `plane`, or project some of them elsewhere"
+        )
+
+
 def _colours(page: tifffile.TiffPage) -> int:
     """How many samples of a pixel are its colour."""
     return 3 if page.photometric in _COLOUR else 1
@@ -292,12 +308,10 @@ def _sample_names(page: tifffile.TiffPage, stack: Stack, selection: Selection) -
     return names
 
 
-def _plane_names(tiff: tifffile.TiffFile, stack: Stack) -> tuple[str, ...]:
-    """Names of the channels that are planes; also of the only one."""
-    if stack.channel_names != ("",):
-        return stack.channel_names
+def _only_name(tiff: tifffile.TiffFile) -> tuple[str]:
+    """The name of the only channel, "" when it is not known."""
     names = ome_channel_names(tiff)
-    return names if len(names) == 1 else stack.channel_names
+    return (names[0],) if len(names) == 1 else ("",)
 
 
 def _plane(file: _Opened, number: int, check_shape: CheckShape, data: bytes) -> NDArray[Any]:

@@ -11,6 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
+from nuclei.errors import InvalidImage
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import probe_frame, read_frame
 from nuclei.imaging.selection import Selection
@@ -85,6 +86,18 @@ def overlapping_pages(count: int) -> bytes:
     return bytes(data)
 
 
+def pages_of_one_strip(count: int, side_px: int) -> bytes:
+    """Pages of zeros that all name the same strip."""
+    data = tiff(np.zeros((side_px, side_px), np.uint8), compression="zlib", metadata=None)
+    first = tifffile.TiffFile(io.BytesIO(data)).pages[0].aspage()
+    directory = data[first.offset : first.offset + 2 + 12 * len(first.tags)]
+    start = len(data) + len(data) % 2
+    offsets = [start + number * (len(directory) + 4) for number in range(count)]
+    links = [struct.pack("<I", offset) for offset in (*offsets[1:], 0)]
+    body = b"".join(directory + link for link in links)
+    return data[:4] + struct.pack("<I", start) + data[8:].ljust(start - 8, b"\0") + body
+
+
 ATTACKS: dict[str, Callable[[], bytes]] = {
     "a million entries of one tile": lambda: tiff_of_one_tile(16384, 16),
     "tiles around a line": large_tiles_of_a_line,
@@ -116,6 +129,14 @@ def test_small_files_cost_little(attack: str, use: Callable[[bytes], Any]) -> No
     cost = cost_of(use, data)
     assert cost.cpu_s < 1
     assert cost.memory_bytes < 80 * MIB + 4 * len(data)
+
+
+def test_a_projection_does_not_multiply_the_work() -> None:
+    data, selection = pages_of_one_strip(400, 4096), Selection(project="max")
+    with pytest.raises(InvalidImage, match="inflate"):
+        probe_frame(data, selection=selection)
+    few = pages_of_one_strip(4, 256)
+    assert read_frame(few, options=FrameOptions(selection)).pixels.shape == (256, 256, 1)
 
 
 def test_one_tile_two_thousand_times_costs_what_its_pixels_cost() -> None:
