@@ -13,8 +13,8 @@ LEVELS = 2**16 - 1
 # at least a thousand of the levels.
 REACH = 32
 PERCENTILES = (0.1, 99.9)
-SAMPLE_PX = 2**18
-BAND_PX = 2**20
+SAMPLE_PX = 2**17
+BAND_PX = 2**18
 
 Number = TypeVar("Number", float, NDArray[np.float32])
 

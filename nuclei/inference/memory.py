@@ -19,7 +19,7 @@ def memory_bytes(
 
     Args:
         height, width, channels: of the frame, [H, W, C].
-        itemsize: bytes of one value, 1 or 2.
+        itemsize: bytes of one value, 1 to 8.
         method: of the model.
     """
     pixels = height * width

@@ -85,6 +85,9 @@ def noise(*shape: int) -> np.ndarray:
         pytest.param(lambda: png((noise(50, 60, 3) >> 8).astype(np.uint8)), id="RGB PNG"),
         pytest.param(lambda: tiff(noise(64, 64)), id="TIFF with a pixel size"),
         pytest.param(lambda: tiff(noise(3000, 3000)), id="larger than what stays mapped"),
+        pytest.param(lambda: tiff(noise(2000, 2000).astype("i1")), id="int8"),
+        pytest.param(lambda: tiff((noise(2000, 2000) / 7).astype("f2")), id="float16"),
+        pytest.param(lambda: tiff(noise(2000, 2000) / 7), id="float64"),
     ],
 )
 async def test_gives_the_frame_that_this_process_would_read(file: Callable[[], bytes]) -> None:
