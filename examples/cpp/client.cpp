@@ -54,6 +54,7 @@ std::unique_ptr<pb::Segmentation::Stub> connect(const Options& options) {
     grpc::ChannelArguments arguments;
     arguments.SetMaxReceiveMessageSize(-1);                // a reply may exceed gRPC's 4 MB
     arguments.SetInt(GRPC_ARG_KEEPALIVE_TIME_MS, 20'000);  // notice a server that vanished
+    arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);       // the address is the gateway's own
     return pb::Segmentation::NewStub(grpc::CreateCustomChannel(
         options.at("--address"), grpc::InsecureChannelCredentials(), arguments));
 }

@@ -35,6 +35,7 @@ function connect(address) {
   return new Segmentation(address, grpc.credentials.createInsecure(), {
     "grpc.max_receive_message_length": -1, // a reply may exceed gRPC's 4 MB
     "grpc.keepalive_time_ms": 20_000, // notice a server that vanished
+    "grpc.enable_http_proxy": 0, // the address is the gateway's own
   });
 }
 

@@ -6,12 +6,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from rich.console import Console
+
 from nuclei.errors import InvalidOption
 
 RESULT = "results of this command"
 NO_FRAME = "not PNG, JPEG or TIFF (export a microscope's own files as OME-TIFF)"
 HIDDEN = "hidden"
 FOLDER_LINK = "links to folders (name the folders themselves)"
+# Files that are named, of each reason.
+NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,14 @@ def find_inputs(paths: Iterable[str]) -> Inputs:
     if not jobs:
         raise InvalidOption(_no_frame(paths, skipped))
     return Inputs(list(jobs.values()), {reason: list(names) for reason, names in skipped.items()})
+
+
+def print_skipped(inputs: Inputs, console: Console) -> None:
+    """Say what is left out, and why; the first files of each reason are named."""
+    for reason, paths in inputs.skipped.items():
+        more = len(paths) - NAMED
+        names = ", ".join(map(str, paths[:NAMED])) + (f" and {more} more" if more > 0 else "")
+        console.print(f"skipped {len(paths)}, {reason}: {names}", soft_wrap=True)
 
 
 @dataclass(frozen=True)

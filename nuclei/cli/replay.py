@@ -25,7 +25,7 @@ from nuclei.cli.gateway import (
     TlsKeyOption,
     TokenOption,
 )
-from nuclei.cli.inputs import find_inputs
+from nuclei.cli.inputs import find_inputs, print_skipped
 from nuclei.cli.segmenter import TtaOption
 from nuclei.console import messages, output, print_error
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError
@@ -48,6 +48,8 @@ rate, and the table says how many frames were skipped. The exit code is not 0 wh
 """
 
 DEFAULT_SECONDS = 30.0
+MAX_SECONDS = 1e7
+MIN_FPS, MAX_FPS = 1e-3, 1e4
 CACHED_FRAMES = 32
 
 
@@ -142,39 +144,45 @@ def replay(
     Frames are sent over one stream at a steady rate, and results arrive while it runs. At the end
     it prints how many frames were answered, skipped and failed, and the latency.
     """
-    camera = Camera(_images(folder), _checked_fps(fps), positions)
+    console = messages()
+    camera = Camera(_images(folder, console), _checked_fps(fps), positions)
     n_frames = _number(frames, seconds, fps)
     tally = Tally()
-    console = messages()
     gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
-    with gateway.client() as client, _progress(console) as progress:
-        task = progress.add_task("Replaying", total=n_frames, tally=str(tally))
-        outcomes = client.stream(
-            camera.frames(n_frames),
-            overflow=overflow.value,
-            model=model,
-            tta=tta,
-            outputs=["centroids"],
-        )
-        try:
+    try:
+        with gateway.client() as client, _progress(console) as progress:
+            task = progress.add_task("Replaying", total=n_frames, tally=str(tally))
+            outcomes = client.stream(
+                camera.frames(n_frames),
+                overflow=overflow.value,
+                model=model,
+                tta=tta,
+                outputs=["centroids"],
+            )
             for outcome in outcomes:
                 tally.add(outcome, camera.sent_at[outcome.sequence])
                 progress.update(task, advance=1, tally=str(tally))
-        except KeyboardInterrupt:
-            console.print("Stopping")
-    output().print(_table(camera, tally, fps))
+    except KeyboardInterrupt:
+        console.print("Stopping")
+    finally:
+        if camera.sent_at:
+            output().print(_table(camera, tally, fps))
     _raise_failures(tally, len(camera.sent_at), console)
 
 
-def _images(folder: Path) -> list[Path]:
+def _images(folder: Path, console: Console) -> list[Path]:
     if not folder.is_dir():
         raise InvalidOption(f"{folder} is not a folder; expected one with images")
-    return [job.source for job in find_inputs([str(folder)]).jobs]
+    inputs = find_inputs([str(folder)])
+    print_skipped(inputs, console)
+    return [job.source for job in inputs.jobs]
 
 
 def _checked_fps(fps: float) -> float:
-    if not 0 < fps < float("inf"):
-        raise InvalidOption(f"--fps is {fps}; expected a number of frames per second above 0")
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise InvalidOption(
+            f"--fps is {fps}; expected a number of frames per second, {MIN_FPS:g} to {MAX_FPS:g}"
+        )
     return fps
 
 
@@ -184,8 +192,8 @@ def _number(frames: int | None, seconds: float | None, fps: float) -> int:
     if frames is not None:
         return frames
     seconds = DEFAULT_SECONDS if seconds is None else seconds
-    if not 0 < seconds < float("inf"):
-        raise InvalidOption(f"--seconds is {seconds}; expected a time above 0")
+    if not 0 < seconds <= MAX_SECONDS:
+        raise InvalidOption(f"--seconds is {seconds}; expected above 0, at most {MAX_SECONDS:g}")
     return max(1, round(seconds * fps))
 
 

@@ -22,7 +22,7 @@ from nuclei.cli.gateway import (
     TlsKeyOption,
     TokenOption,
 )
-from nuclei.cli.inputs import Inputs, Job, find_inputs
+from nuclei.cli.inputs import Inputs, Job, find_inputs, print_skipped
 from nuclei.cli.results_folder import ResultsFolder
 from nuclei.cli.segmenter import (
     DEFAULT_REPOSITORY,
@@ -60,8 +60,6 @@ Formats = dict[str, "Format"]
 
 # What would fail for every other frame as well.
 STOPPING = (ModelNotFound, EngineUnavailable, Unauthenticated)
-# Skipped files that are named, of each reason.
-NAMED = 10
 
 
 @dataclass
@@ -150,7 +148,7 @@ def segment(
     inputs = find_inputs(paths)
     folder = ResultsFolder(out)
     console = messages()
-    _print_skipped(inputs, console)
+    print_skipped(inputs, console)
     tally = Tally(_table())
     gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
     try:
@@ -225,13 +223,6 @@ def _write_results(
         except NucleiError as error:
             failures.append(error)
     return failures
-
-
-def _print_skipped(inputs: Inputs, console: Console) -> None:
-    for reason, paths in inputs.skipped.items():
-        more = len(paths) - NAMED
-        names = ", ".join(map(str, paths[:NAMED])) + (f" and {more} more" if more > 0 else "")
-        console.print(f"skipped {len(paths)}, {reason}: {names}", soft_wrap=True)
 
 
 def _print_summary(inputs: Inputs, tally: Tally, console: Console) -> None:

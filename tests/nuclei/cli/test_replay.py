@@ -82,18 +82,22 @@ def test_failed_frames_are_named_and_fail_the_command(
 ) -> None:
     mixed = shutil.copytree(folder, tmp_path / "mixed")
     (mixed / "broken.png").write_bytes(b"no image")
+    (mixed / "plate.czi").touch()
     result = replay(mixed, "--fps", 50, "--frames", 6, "--address", gateway.grpc_address)
     assert isinstance(result.exception, InvalidImage)
     assert "2 of 6 frames failed" in str(result.exception)
     assert (row(result, "failed"), row(result, "answered")) == ("2", "4")
     assert "2 x InvalidImage" in result.stderr
+    assert "skipped 1, not PNG, JPEG or TIFF" in result.stderr
 
 
 FAILURES: dict[str, tuple[list[object], type[NucleiError]]] = {
     "no server": (["--address", "127.0.0.1:1"], EngineUnavailable),
     "no speed": (["--fps", 0], InvalidOption),
     "speed without end": (["--fps", "inf"], InvalidOption),
+    "nearly no speed": (["--fps", "1e-300"], InvalidOption),
     "no time": (["--seconds", -1], InvalidOption),
+    "more frames than numbers": (["--fps", 100, "--seconds", "1e308"], InvalidOption),
     "two lengths": (["--seconds", 1, "--frames", 3], InvalidOption),
 }
 
