@@ -1,6 +1,7 @@
 """The HTTP side of the data plane: from bodies and query strings to files and problems."""
 
 import asyncio
+import io
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -318,7 +319,7 @@ async def _body(
     try:
         async with asyncio.timeout(UPLOAD_S):
             if not is_form:
-                return await limited.body(), []
+                return await _joined(limited), []
             async with limited.form(
                 max_files=1, max_fields=len(PARAMETERS), max_part_size=MAX_FIELD_BYTES
             ) as form:
@@ -335,6 +336,14 @@ async def _body(
             f"'{FORM_FIELD}', and options as fields"
         ) from error
     raise InvalidImage(f"the form has no file in the field '{FORM_FIELD}'; send the image there")
+
+
+async def _joined(request: Request) -> bytes:
+    """The body; `request.body()` would hold it twice at its end."""
+    joined = io.BytesIO()
+    async for chunk in request.stream():
+        joined.write(chunk)
+    return joined.getvalue()
 
 
 def _text_fields(form: FormData) -> list[tuple[str, str]]:

@@ -26,7 +26,7 @@ HEADER_S = 10
 KEEP_ALIVE_S = 5
 # For the rest of a body that was answered before it had arrived: a caller that closes at once
 # would lose the answer.
-REST_S = 2
+REST_S = 10
 # To write the answers of frames that are given up when the time for draining is over.
 LAST_ANSWERS_S = 2
 

@@ -11,7 +11,7 @@ from serving.gateway.peers import Peers
 # Longest time for a request to arrive.
 UPLOAD_S = 300
 # The least that must arrive of it in each such time.
-PACE_S = 10
+PACE_S = 30
 PACE_BYTES = 2**14
 
 
