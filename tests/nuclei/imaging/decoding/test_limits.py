@@ -4,17 +4,19 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from numpy.typing import NDArray
 from PIL import Image
 
 from nuclei.errors import InvalidImage
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import probe_frame, read_frame
-from nuclei.imaging.selection import Selection
+from nuclei.imaging.selection import EVERYTHING, Selection
 from tests.attacks.files import (
     jpeg_of_scans,
     ome_tiff_of_text,
@@ -143,51 +145,81 @@ def test_one_tile_two_thousand_times_costs_what_its_pixels_cost() -> None:
     assert cost_of(read_frame, tiff_of_one_tile(8096, 352)).cpu_s < 2
 
 
-SIDE = 1500
-RANDOM = np.random.default_rng(3)
-RGB = np.kron(RANDOM.integers(0, 65536, (SIDE // 10, SIDE // 10, 3)), np.ones((10, 10, 1)))
-RGB = RGB.astype(np.uint16)
-RGB8, GREY = (RGB >> 8).astype(np.uint8), np.ascontiguousarray(RGB[:, :, 0])
-PLANAR = np.ascontiguousarray(np.moveaxis(RGB, -1, 0))
-PALETTE = Image.fromarray(RGB8).convert("P")
-FORMS: dict[str, tuple[bytes, Selection]] = {
-    "png rgba 16": (png_rgba16(SIDE), Selection()),
-    "png palette": (pillow(PALETTE, "PNG"), Selection()),
-    "png 1 bit": (pillow(Image.fromarray(RGB8[:, :, 0] > 127), "PNG"), Selection()),
-    "png blue": (pillow(RGB8, "PNG"), Selection(channel="blue")),
-    "jpeg": (pillow(RGB8, "JPEG"), Selection()),
-    "jpeg progressive": (pillow(RGB8, "JPEG", progressive=True, subsampling=0), Selection()),
-    "jpeg cmyk": (pillow(Image.fromarray(RGB8).convert("CMYK"), "JPEG"), Selection()),
-    "tiff": (tiff(GREY), Selection()),
-    "tiff big-endian": (tiff(GREY, byteorder=">"), Selection()),
-    "tiff rgba": (tiff(np.dstack([RGB, GREY]), photometric="rgb", compression="lzw"), Selection()),
-    "tiff planar": (tiff(PLANAR, photometric="rgb", planarconfig="separate"), Selection()),
-    "tiff planar deflate": (
-        tiff(PLANAR, photometric="rgb", planarconfig="separate", compression="zlib"),
-        Selection(),
+SIDE = 1000
+PROJECTION = Selection(project="max")
+
+
+@cache
+def rgb() -> NDArray[np.uint16]:
+    """Squares of [SIDE, SIDE, 3]."""
+    squares = np.random.default_rng(3).integers(0, 65536, (SIDE // 10, SIDE // 10, 3), np.uint16)
+    return squares.repeat(10, axis=0).repeat(10, axis=1)
+
+
+def rgb8() -> NDArray[np.uint8]:
+    return (rgb() >> 8).astype(np.uint8)
+
+
+def grey() -> NDArray[np.uint16]:
+    return np.ascontiguousarray(rgb()[:, :, 0])
+
+
+def stack(**options: Any) -> bytes:
+    return tiff(planar(), imagej=True, metadata={"axes": "ZYX"}, **options)
+
+
+def planar() -> NDArray[np.uint16]:
+    return np.ascontiguousarray(np.moveaxis(rgb(), -1, 0))
+
+
+def colour(**options: Any) -> bytes:
+    return tiff(rgb(), photometric="rgb", **options)
+
+
+def separate(**options: Any) -> bytes:
+    return tiff(planar(), photometric="rgb", planarconfig="separate", **options)
+
+
+def rgba() -> bytes:
+    return tiff(np.dstack([rgb(), grey()]), photometric="rgb", compression="lzw")
+
+
+FORMS: dict[str, tuple[Callable[[], bytes], Selection]] = {
+    "png rgba 16": (lambda: png_rgba16(SIDE), EVERYTHING),
+    "png palette": (lambda: pillow(Image.fromarray(rgb8()).convert("P"), "PNG"), EVERYTHING),
+    "png 1 bit": (lambda: pillow(Image.fromarray(rgb8()[:, :, 0] > 127), "PNG"), EVERYTHING),
+    "png blue": (lambda: pillow(rgb8(), "PNG"), Selection(channel="blue")),
+    "jpeg": (lambda: pillow(rgb8(), "JPEG"), EVERYTHING),
+    "jpeg progressive": (
+        lambda: pillow(rgb8(), "JPEG", progressive=True, subsampling=0),
+        EVERYTHING,
     ),
-    "tiff one strip": (
-        tiff(RGB, photometric="rgb", compression="zstd", predictor=True),
-        Selection(),
-    ),
+    "jpeg cmyk": (lambda: pillow(Image.fromarray(rgb8()).convert("CMYK"), "JPEG"), EVERYTHING),
+    "tiff": (lambda: tiff(grey()), EVERYTHING),
+    "tiff big-endian": (lambda: tiff(grey(), byteorder=">"), EVERYTHING),
+    "tiff rgba": (rgba, EVERYTHING),
+    "tiff planar": (separate, EVERYTHING),
+    "tiff planar deflate": (lambda: separate(compression="zlib"), EVERYTHING),
+    "tiff one strip": (lambda: colour(compression="zstd", rowsperstrip=SIDE), EVERYTHING),
     "tiff one strip, predicted": (
-        tiff(RGB, photometric="rgb", compression="lzw", predictor=True, rowsperstrip=SIDE),
-        Selection(),
+        lambda: colour(compression="lzw", predictor=True, rowsperstrip=SIDE),
+        EVERYTHING,
     ),
-    "tiff jpeg": (tiff(RGB8, compression="jpeg"), Selection()),
-    "tiff jpeg 2000": (tiff(RGB8, compression="jpeg2000"), Selection()),
-    "tiff white is zero": (tiff(GREY, photometric="miniswhite", compression="lzw"), Selection()),
-    "stack": (tiff(PLANAR, imagej=True, metadata={"axes": "ZYX"}), Selection(project="max")),
-    "stack deflate": (
-        tiff(PLANAR, imagej=True, metadata={"axes": "ZYX"}, compression="zlib"),
-        Selection(project="max"),
+    "tiff jpeg": (lambda: tiff(rgb8(), compression="jpeg"), EVERYTHING),
+    "tiff jpeg 2000": (lambda: tiff(rgb8(), compression="jpeg2000"), EVERYTHING),
+    "tiff white is zero": (
+        lambda: tiff(grey(), photometric="miniswhite", compression="lzw"),
+        EVERYTHING,
     ),
+    "stack": (stack, PROJECTION),
+    "stack deflate": (lambda: stack(compression="zlib"), PROJECTION),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_header_bounds_the_memory(form: str) -> None:
-    data, selection = FORMS[form]
+    make, selection = FORMS[form]
+    data = make()
     header = probe_frame(data, selection=selection)
     cost = cost_of(lambda file: read_frame(file, options=FrameOptions(selection)), data)
     assert cost.memory_bytes < header.peak_bytes + 4 * MIB
