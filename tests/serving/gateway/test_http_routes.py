@@ -237,13 +237,17 @@ def test_gzip_is_honoured_and_other_encodings_are_refused(
 def test_what_was_chosen_or_guessed_is_said_in_every_format(http: httpx.Client) -> None:
     file = io.BytesIO()
     frame = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
-    tifffile.imwrite(file, np.stack([frame, 1 - frame]), photometric="minisblack", metadata=None)
-    answer = http.post("/v1/segment", params="plane=1", content=file.getvalue())
+    metadata = {"axes": "CYX", "Channel": {"Name": ["é-tubulin", 'µ "nuclei"']}}
+    channels = np.stack([frame, 1 - frame])
+    tifffile.imwrite(file, channels, ome=True, photometric="minisblack", metadata=metadata)
+    chosen = {"channel": 'µ "nuclei"'}
+    answer = http.post("/v1/segment", params=chosen, content=file.getvalue())
     said = answer.json()["warnings"]
+    assert any("channel 1 'µ \"nuclei\"' of 2" in warning for warning in said)
     assert any("float32 from 0 to 1" in warning for warning in said)
     assert answer.json()["intensity_range"]["hi"] == pytest.approx(1, abs=0.01)
     for name in ("csv", "labels.png", "geojson"):
-        form = {"plane": "1", "format": name}
+        form = {"format": name, **chosen}
         other = http.post("/v1/segment", data=form, files={"file": file.getvalue()})
         assert json.loads(other.headers["x-nuclei-warnings"]) == said
 
