@@ -81,7 +81,7 @@ async def measure(address: str, validation: list[Sample]) -> tuple[float, Evalua
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        await engine.infer("unet", ("MAPS",), tile, intensity_range(tile), NEVER)
+        await engine.infer("unet", ("MAPS",), tile, intensity_range(tile).range, NEVER)
         seconds.append(time.perf_counter() - started)
     await engine.close()
     evaluation = Evaluation.of(validation, [one.labels for one in found])

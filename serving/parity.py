@@ -81,7 +81,7 @@ async def _compare(
         plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
         pixels = mirrored(frame.pixels, plan)
         tiles = [cut(pixels, tile, plan) for tile in plan.tiles]
-        intensity = intensity_range(frame.pixels)
+        intensity = intensity_range(frame.pixels).range
         found = []
         for graph in graphs:
             pairs = []

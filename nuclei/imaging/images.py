@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nuclei.errors import FrameTooLarge, InvalidData, InvalidImage, InvalidOption
 from nuclei.imaging.arrays import channel_names, one_channel, one_plane
+from nuclei.imaging.colour import one_image
 from nuclei.imaging.decoding import Decoded, Header, decode, probe
 from nuclei.imaging.frame_options import AS_IT_IS, FrameOptions
 from nuclei.imaging.scaling import AS_STORED, Scale, scaled
@@ -106,7 +107,7 @@ def read_frame(
 
     Raises:
         InvalidImage: unreadable, not an image, truncated, zero-size, not numbers; several planes or
-            channels of which the options choose none.
+            channels (also as the colours of fluorescence) of which the options choose none.
         FrameTooLarge: over a limit; found in the header, before anything is decompressed.
         InvalidOption: there is no plane or channel such as the options choose.
     """
@@ -208,7 +209,11 @@ def _frame_of(
             "one with `channel`"
         )
     stored, scale, doubts = scaled(pixels[:, :, :3])
-    frame = Frame(stored, options.pixel_size_um, (*warnings, *doubts), scale)
+    warnings.extend(doubts)
+    if stored.shape[2] == 3:
+        stored, said_of_colours = one_image(stored)
+        warnings.extend(said_of_colours)
+    frame = Frame(stored, options.pixel_size_um, tuple(warnings), scale)
     return replace(frame, intensity_range=_asked_range(frame, options))
 
 

@@ -143,7 +143,8 @@ def _prepare(
     check()
     pixels = mirrored(frame.pixels, plan)
     if frame.intensity_range is None:
-        return pixels, intensity_range(frame.pixels), ()
+        found = intensity_range(frame.pixels)
+        return pixels, found.range, found.warnings
     asked = [frame.scale.pixel(value) for value in frame.intensity_range]
     return pixels, np.array(asked, np.float32), ()
 

@@ -273,7 +273,7 @@ async def answer(
     """What an engine answers for one tile."""
     outputs = recipe.contract().method.outputs
     tile = pixels.astype(np.uint16)
-    return await engine.infer(graph, outputs, tile, intensity_range(pixels), NEVER)
+    return await engine.infer(graph, outputs, tile, intensity_range(pixels).range, NEVER)
 
 
 def assert_alike(a: Inference, b: Inference) -> None:

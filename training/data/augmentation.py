@@ -37,7 +37,7 @@ def random_crop(
     truth = cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
     crop = cast(Pixels, sampled.reshape(size, size, pixels.shape[2]))
     of = crop if rng.random() < augmentation.own_range else pixels
-    lo, hi = (float(end) for end in intensity_range(of))
+    lo, hi = (float(end) for end in intensity_range(of).range)
     lo_shift, hi_shift = (rng.normal(0, augmentation.range_spread, 2) * (hi - lo)).tolist()
     lo, hi = lo + lo_shift, max(hi + hi_shift, lo + lo_shift + 1)
     image = np.clip((crop.astype(np.float32) - lo) / (hi - lo), 0, 1)
