@@ -188,8 +188,8 @@ class Admission:
         return not self._frames.total and not self._bytes.total
 
     def connections(self) -> set[str]:
-        """The connections that have a stream, a frame or a part of one here."""
-        held = (self._streams.held, self._frames.held, self._bytes.held)
+        """The connections that have a stream or a frame here; a part of a frame is none."""
+        held = (self._streams.held, self._frames.held)
         return {caller.partition("#")[0] for account in held for caller in account}
 
     def _lacking(self, permit: Permit, n_bytes: int) -> str:

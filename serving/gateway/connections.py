@@ -1,7 +1,7 @@
 """How many connections the gateway keeps, so that no caller takes those of all others.
 
 Where there are too many, those end that have been silent longest: a new caller always gets in. A
-connection with a stream, a frame or a part of one is never ended for its silence.
+connection with a stream or a frame is never ended for its silence.
 """
 
 import asyncio

@@ -22,12 +22,15 @@ OTHER_HOST = "127.0.0.2"
 
 
 @asynccontextmanager
-async def flood(port: int, host: str = LOOPBACK) -> AsyncIterator[list[asyncio.StreamReader]]:
-    """Silent connections from one host; the server may end them."""
+async def flood(
+    port: int, host: str = LOOPBACK, sent: bytes = b""
+) -> AsyncIterator[list[asyncio.StreamReader]]:
+    """Connections from one host that fall silent after some bytes; the server may end them."""
     opened = []
     try:
         for _ in range(FLOOD):
             opened.append(await asyncio.open_connection(LOOPBACK, port, local_addr=(host, 0)))
+            opened[-1][1].write(sent)
         await asyncio.sleep(1.2)
         yield [reader for reader, _ in opened]
     finally:
@@ -56,11 +59,18 @@ async def answers(ports: Any) -> None:
         await stub.Check(health_pb2.HealthCheckRequest(), timeout=3)
 
 
-@pytest.mark.parametrize("protocol", ["http", "grpc"])
-async def test_silent_connections_make_room(listen: Listen, protocol: str) -> None:
+@pytest.mark.parametrize(
+    ("protocol", "sent"),
+    [
+        ("http", b""),
+        ("http", b"POST /v1/segment HTTP/1.1\r\nHost: x\r\nContent-Length: 999\r\n\r\nx"),
+        ("grpc", b""),
+    ],
+)
+async def test_silent_connections_make_room(listen: Listen, protocol: str, sent: bytes) -> None:
     async with listen(max_connections=LIMIT) as ports:
         port = getattr(ports, protocol)
-        async with flood(port) as readers:
+        async with flood(port, sent=sent) as readers:
             held = await asyncio.gather(*map(is_open, readers))
             assert sum(held) <= LIMIT // 2
             await answers(ports)
