@@ -29,6 +29,7 @@ from training.curves import learning_curves
 from training.data.dataset import Sample, fingerprint, read_dataset, summary
 from training.data.split import split_samples
 from training.engine import TorchEngine
+from training.folders import writing
 from training.hardware import (
     FP32,
     check_device,
@@ -188,7 +189,8 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
 
     Raises:
         InvalidData: data that cannot be used, or a checkpoint of another training.
-        InvalidOption: an unknown encoder, loss and so on, or a training that is finished.
+        InvalidOption: an unknown encoder, loss and so on, a training that is finished, or a folder
+            that cannot be written.
         MissingPrerequisite: the device is missing.
     """
     # MLflow takes seconds to import, and a training that is not tracked does not need it.
@@ -199,8 +201,9 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
     training, validation = split(recipe)
     schedule = recipe.schedule
     _say(described_precision(schedule.device, schedule.precision))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / OPTIONS_FILE).write_text(recipe.to_json())
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / OPTIONS_FILE).write_text(recipe.to_json())
     with tracked_run(folder, tracking_uri, folder.name, _parameters(recipe)) as run:
         run.tags(_data_tags(training, validation))
         network, progress = recipe.fit(

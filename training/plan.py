@@ -14,6 +14,7 @@ from training.families.stardist import StarDist
 from training.families.unet import UNet
 from training.families.unet_linknet import UNetLinkNet
 from training.families.yolov8 import YoloV8
+from training.folders import writing
 from training.job import Recipe
 from training.optimisation import FINISHED_FILE
 from training.schedule import MASK_RCNN, YOLOV8, Schedule
@@ -57,8 +58,9 @@ def budget_of(folder: Path, device: str) -> Budget:
 
 def keep_budget(folder: Path, budget: Budget) -> None:
     """Note the budget that the trainings of a folder start with."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PLAN_FILE).write_text(json.dumps({"budget": budget}))
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PLAN_FILE).write_text(json.dumps({"budget": budget}))
 
 
 def carried(recipe: Recipe, folder: Path) -> Recipe:

@@ -25,6 +25,7 @@ from nuclei.console import messages
 from nuclei.errors import InvalidData
 from training.data.dataset import Sample
 from training.families.unet import UNet
+from training.folders import writing
 from training.job import CHECKPOINT_FILE, OPTIONS_FILE, LearnedRecipe, Recipe, split
 from training.optimisation import BEST_FILE, FINISHED_FILE, finish, fit
 
@@ -104,7 +105,8 @@ def train_side_by_side(recipes: Mapping[str, Recipe], folder: Path) -> None:
         if not (folder / name / FINISHED_FILE).exists():
             shares = isinstance(recipe, UNet) and not recipe.border_weight
             groups[recipe.schedule if shares else name][name] = recipe
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context("spawn")
     reports = context.Queue()
     trainings = {

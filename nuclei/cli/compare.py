@@ -18,6 +18,7 @@ from nuclei.cli.predictions import (
     require_matplotlib,
     short_names,
 )
+from nuclei.cli.results_folder import ResultsFolder
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
 from nuclei.console import output
 from nuclei.errors import InvalidOption, ModelNotFound
@@ -69,11 +70,14 @@ def compare(
     served = _served(models, repository)
     if held_out_only:
         samples = held_out(samples, served, repository, data)
+    results = None if out is None else ResultsFolder(out)
     predictions = list(_predictions(samples, models, served, repository, tta))
     comparison = Comparison(tuple(one.entry(samples) for one in predictions))
-    if out is not None:
+    if results is not None:
         title = f"{' against '.join(one.name for one in predictions)} on {data.name}"
-        _write(out, page(title, comparison, samples, predictions), comparison.to_dict())
+        numbers = json.dumps(comparison.to_dict(), indent=2)
+        results.write("report.html", page(title, comparison, samples, predictions).encode())
+        results.write("comparison.json", f"{numbers}\n".encode())
     console = output()
     for grid in comparison.grids():
         console.print(grid.table())
@@ -114,12 +118,3 @@ def _predictions(
         for views in (False, True) if tta else (False,):
             found.append(ask_locally(samples, repository, model, views))
     return found
-
-
-def _write(out: Path, html: str, numbers: object) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "report.html").write_text(html)
-        (out / "comparison.json").write_text(json.dumps(numbers, indent=2) + "\n")
-    except OSError as error:
-        raise InvalidOption(f"{out} cannot be written: {error.strerror}") from error

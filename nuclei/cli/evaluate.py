@@ -1,5 +1,6 @@
 """`nuclei evaluate`: a model, or any folder of label images, against the truth."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -27,6 +28,7 @@ from nuclei.cli.predictions import (
     require_matplotlib,
 )
 from nuclei.cli.predictions import held_out as held_out_of
+from nuclei.cli.results_folder import ResultsFolder
 from nuclei.cli.segmenter import (
     DEFAULT_REPOSITORY,
     LocalOption,
@@ -36,7 +38,6 @@ from nuclei.cli.segmenter import (
     open_segmenter,
 )
 from nuclei.console import messages, output
-from nuclei.errors import InvalidOption
 
 if TYPE_CHECKING:
     from nuclei.evaluation.comparison import Comparison
@@ -98,6 +99,7 @@ def evaluate(
     samples = read_dataset(data, category or ())
     if held_out:
         samples = held_out_of(samples, [model], repository, data)
+    results = None if out is None else ResultsFolder(out)
     if predictions is not None:
         found = read_predictions(samples, predictions, predictions.resolve().name)
     elif local:
@@ -106,8 +108,8 @@ def evaluate(
         gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
         found = _ask_gateway(samples, model, tta, gateway)
     comparison = Comparison((found.entry(samples),))
-    if out is not None:
-        _write(out, f"{found.name} on {data.name}", comparison, samples, found)
+    if results is not None:
+        _write(results, f"{found.name} on {data.name}", comparison, samples, found)
     console = output()
     console.print(comparison.evaluations[0].table(f"{found.name} on {data}"))
     for grid in comparison.details():
@@ -129,7 +131,7 @@ def _ask_gateway(
 
 
 def _write(
-    out: Path,
+    results: ResultsFolder,
     title: str,
     comparison: "Comparison",
     samples: "Sequence[Sample]",
@@ -145,12 +147,9 @@ def _write(
         [sample.labels for sample in samples],
         [found.labels[sample.id] for sample in samples],
     )
-    html = page(title, comparison, samples, [found])
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "scores.json").write_text(evaluation.to_json() + "\n")
-        (out / "report.html").write_text(html)
-        for name, figure in pictures.items():
-            figure.savefig(out / name, dpi=100)
-    except OSError as error:
-        raise InvalidOption(f"{out} cannot be written: {error.strerror}") from error
+    results.write("scores.json", f"{evaluation.to_json()}\n".encode())
+    results.write("report.html", page(title, comparison, samples, [found]).encode())
+    for name, figure in pictures.items():
+        picture = io.BytesIO()
+        figure.savefig(picture, dpi=100, format="png")
+        results.write(name, picture.getvalue())

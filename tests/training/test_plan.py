@@ -84,3 +84,9 @@ def test_what_cannot_be_trained_leaves_nothing_behind(
     result = CliRunner().invoke(app, ["all", *wrong])
     assert isinstance(result.exception, InvalidData | InvalidOption | MissingPrerequisite)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidOption, match="cannot be written"):
+        keep_budget(tmp_path / "file" / "runs", Budget.CPU)

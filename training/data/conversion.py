@@ -15,6 +15,7 @@ from training.data.kaggle import IMAGES_FOLDER
 from training.data.places import LABEL_FOLDERS
 from training.data.split import split_samples
 from training.data.yolo import yolo_text
+from training.folders import writing
 
 COCO_FILE = "annotations.json"
 YOLO_FILE = "data.yaml"
@@ -32,12 +33,19 @@ def write_dataset(samples: Sequence[Sample], folder: Path, form: str) -> None:
             ultralytics needs besides; see `training.data.yolo` for what its polygons cannot hold).
 
     Raises:
-        InvalidOption: an unknown form, or the folder is not empty.
+        InvalidOption: an unknown form, or the folder is not empty or cannot be written.
     """
     if form not in FORMS:
         raise InvalidOption(f"unknown form {quoted(form)}; expected one of {', '.join(FORMS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidOption(f"{folder} is not empty and is never overwritten; name a new folder")
+    with writing(folder):
+        _write(samples, folder)
+        FORMS[form](samples, folder)
+
+
+def _write(samples: Sequence[Sample], folder: Path) -> None:
+    """The images and their modalities."""
     (folder / IMAGES_FOLDER).mkdir(parents=True)
     modalities = io.StringIO()
     rows = csv.writer(modalities, lineterminator="\n")
@@ -47,7 +55,6 @@ def write_dataset(samples: Sequence[Sample], folder: Path, form: str) -> None:
         (folder / _image(sample)).write_bytes(encode_png(picture))
         rows.writerow([sample.id, sample.modality])
     (folder / MANIFEST).write_text(modalities.getvalue())
-    FORMS[form](samples, folder)
 
 
 def _image(sample: Sample) -> str:

@@ -14,7 +14,7 @@ import tifffile
 from typer.testing import CliRunner, Result
 
 from nuclei.cli.app import app
-from nuclei.errors import InvalidData
+from nuclei.errors import InvalidData, InvalidOption
 from nuclei.inference.onnx_engine import LocalEngine
 from training.data.coco import coco_json
 
@@ -110,7 +110,7 @@ def test_a_prediction_that_cannot_be_scored_is_named(
     if damage == "other size":
         cv2.imwrite(str(path), truth("b")[:50])
     elif damage == "float":
-        cv2.imwrite(str(path.with_suffix(".tif")), truth("b").astype(np.float32))
+        cv2.imwrite(str(path.with_suffix(".tif")), truth("b").astype(np.float32) / 2)
     result = evaluate(dataset, "--predictions", predictions)
     assert isinstance(result.exception, InvalidData)
     assert "b" in str(result.exception)
@@ -223,3 +223,15 @@ def test_the_category_that_is_nuclei_can_be_chosen(dataset: Path, predictions: P
     result = evaluate(dataset, "--predictions", predictions, "--category", "nucleus")
     assert result.exit_code == 0, result.output
     assert "nucleus (8); left out: cell (1)" in result.stderr
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_the_work(
+    dataset: Path, repository: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    out = ("--out", tmp_path / "file" / "scores")
+    failed = evaluate(dataset, "--model", "nothing", "--local", "--repository", repository, *out)
+    compared = ["compare", str(tmp_path), "--data", str(dataset), *map(str, out)]
+    for error in (failed.exception, CliRunner().invoke(app, compared).exception):
+        assert isinstance(error, InvalidOption)
+        assert "cannot be written" in str(error)

@@ -44,3 +44,9 @@ def test_nothing_is_overwritten(samples: list[Sample], tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(InvalidOption, match="is not empty"):
         write_dataset(samples, tmp_path, "coco")
+
+
+def test_a_folder_that_cannot_be_made_is_named(samples: list[Sample], tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidOption, match=r"file/out cannot be written \(Not a directory\)"):
+        write_dataset(samples, tmp_path / "file" / "out", "labels")

@@ -124,7 +124,7 @@ def spoil_other_size(data: Path, name: str) -> None:
 
 def spoil_float_labels(data: Path, name: str) -> None:
     (data / "masks" / f"{name}.png").unlink()
-    tifffile.imwrite(data / "masks" / f"{name}.tif", np.zeros((96, 128), np.float32))
+    tifffile.imwrite(data / "masks" / f"{name}.tif", np.full((96, 128), 0.5, np.float32))
 
 
 def spoil_binary_mask(data: Path, name: str) -> None:
