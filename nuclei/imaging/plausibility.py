@@ -35,10 +35,10 @@ def check_label_image(labels: NDArray[np.uint32]) -> None:
             f"it holds the one value {values[1]} in {n_parts} separate places, as a binary mask; "
             f"{EXPECTED}: where no nuclei touch, skimage.measure.label(mask) numbers them"
         )
-    if n_labels >= MANY_LABELS and (n_thin := n_labels - _n_with_interior(labels)) > n_labels / 2:
+    if n_labels >= MANY_LABELS and (n_thin := _n_thin(labels)) > n_labels / 2:
         raise InvalidData(
-            f"{n_thin} of its {n_labels} values are nowhere three pixels wide, as the grey values "
-            f"of a photograph or a JPEG; {EXPECTED}"
+            f"{n_thin} of its {n_labels} values are nowhere three pixels wide and touch others, as "
+            f"the grey values of a photograph or a JPEG; {EXPECTED}"
         )
     if (n_pieces := _pieces_less_holes(labels)) > MOST_PIECES_PER_LABEL * n_labels:
         raise InvalidData(
@@ -75,11 +75,17 @@ def _pieces_less_holes(labels: NDArray[np.uint32]) -> int:
     return int(inside.sum()) - int(n_edges) + n_triangles - int(n_blocks)
 
 
-def _n_with_interior(labels: NDArray[np.uint32]) -> int:
-    """How many labels have a pixel whose four neighbours have that label, too."""
+def _n_thin(labels: NDArray[np.uint32]) -> int:
+    """How many labels touch others, and have no pixel whose four neighbours have that label, too.
+
+    Specks that lie alone are no grey values: thresholds leave them.
+    """
     framed = np.pad(labels, 1, mode="edge")
     centre = framed[1:-1, 1:-1]
-    interior = centre != 0
+    inside = centre != 0
+    interior, touching = inside.copy(), np.zeros_like(inside)
     for neighbour in (framed[:-2, 1:-1], framed[2:, 1:-1], framed[1:-1, :-2], framed[1:-1, 2:]):
-        interior &= centre == neighbour
-    return len(np.unique(labels[interior]))
+        same = centre == neighbour
+        interior &= same
+        touching |= inside & ~same & (neighbour != 0)
+    return len(np.setdiff1d(labels[touching], labels[interior]))

@@ -51,11 +51,20 @@ def slivers() -> Labels:
     return labels
 
 
+def specks() -> Labels:
+    """Nuclei, and what a threshold leaves of the noise between them."""
+    labels = discs()
+    alone = np.zeros_like(labels, dtype=bool)
+    alone[::20, ::5] = True
+    labels[alone] = np.arange(101, 101 + alone.sum())
+    return labels
+
+
 def single() -> Labels:
     return np.where(discs() == 5, np.uint32(255), 0)
 
 
-PLAUSIBLE = [discs, lambda: discs(2, 6), touching, in_pieces, with_holes, slivers, single]
+PLAUSIBLE = [discs, lambda: discs(2, 6), touching, in_pieces, with_holes, slivers, single, specks]
 
 
 @pytest.mark.parametrize("make", [*PLAUSIBLE, lambda: np.zeros((9, 9), np.uint32)])
