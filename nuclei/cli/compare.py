@@ -73,14 +73,14 @@ def compare(
     results = None if out is None else ResultsFolder(out)
     predictions = list(_predictions(samples, models, served, repository, tta))
     comparison = Comparison(tuple(one.entry(samples) for one in predictions))
+    console = output()
+    for grid in comparison.grids():
+        console.print(grid.table())
     if results is not None:
         title = f"{' against '.join(one.name for one in predictions)} on {data.name}"
         numbers = json.dumps(comparison.to_dict(), indent=2)
         results.write("report.html", page(title, comparison, samples, predictions).encode())
         results.write("comparison.json", f"{numbers}\n".encode())
-    console = output()
-    for grid in comparison.grids():
-        console.print(grid.table())
 
 
 def _served(models: Sequence[str], repository: Path) -> list[str]:

@@ -108,12 +108,12 @@ def evaluate(
         gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
         found = _ask_gateway(samples, model, tta, gateway)
     comparison = Comparison((found.entry(samples),))
-    if results is not None:
-        _write(results, f"{found.name} on {data.name}", comparison, samples, found)
     console = output()
     console.print(comparison.evaluations[0].table(f"{found.name} on {data}"))
     for grid in comparison.details():
         console.print(grid.table())
+    if results is not None:
+        _write(results, f"{found.name} on {data.name}", comparison, samples, found)
 
 
 def _ask_gateway(
