@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import requests
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -41,7 +42,10 @@ def start_tracing(endpoint: str, version: str) -> TracerProvider:
         logging.getLogger(f"opentelemetry.{name}").setLevel(logging.CRITICAL)
     resource = Resource.create({"service.name": SERVICE_NAME, "service.version": version})
     provider = TracerProvider(resource=resource)
-    exporter = OTLPSpanExporter(endpoint, timeout=EXPORT_TIMEOUT_S)
+    session = requests.Session()
+    # The collector is named: proxies of the environment are for the internet.
+    session.trust_env = False
+    exporter = OTLPSpanExporter(endpoint, timeout=EXPORT_TIMEOUT_S, session=session)
     provider.add_span_processor(BatchSpanProcessor(_OutageLoggingExporter(exporter, endpoint)))
     trace.set_tracer_provider(provider)
     return provider

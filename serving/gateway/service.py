@@ -136,7 +136,6 @@ class NucleiGateway:
         ]
         _on_stop_signals(self._begin_draining)
         # What exists by now stays: collections need not traverse it every few frames.
-        gc.collect()
         gc.freeze()
 
     def _begin_draining(self) -> None:

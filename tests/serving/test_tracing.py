@@ -52,7 +52,13 @@ def traced(
     )
     with (
         triton,
-        run_gateway(folder, triton.address, NUCLEI_TRACES=receiver.endpoint) as gateway,
+        run_gateway(
+            folder,
+            triton.address,
+            NUCLEI_TRACES=receiver.endpoint,
+            # Of no concern for an address that is named.
+            http_proxy="http://127.0.0.1:9",
+        ) as gateway,
     ):
         gateway.wait_ready()
         yield gateway
