@@ -70,8 +70,8 @@ class Registry:
         with self._translated(model):
             registered = self._connected().search_registered_models(f"name = '{model}'")
             found = self._connected().search_model_versions(f"name = '{model}'")
-        aliases = {name: int(v) for item in registered for name, v in item.aliases.items()}
-        versions = [_version(entry, aliases) for entry in found]
+            aliases = {name: int(v) for item in registered for name, v in item.aliases.items()}
+            versions = [_version(entry, aliases) for entry in found]
         return sorted(versions, key=lambda entry: entry.version, reverse=True)
 
     def find(
@@ -152,7 +152,8 @@ class Registry:
 
         try:
             yield
-        except (MlflowException, SQLAlchemyError) as error:
+        # The last three: numbers and times of a server that are none.
+        except (MlflowException, SQLAlchemyError, ValueError, TypeError, OverflowError) as error:
             if isinstance(error, MlflowException) and error.error_code in NOT_FOUND:
                 raise ModelNotFound(f"'{model}' is not known to {self.tracking_uri}") from error
             raise RegistryUnavailable(

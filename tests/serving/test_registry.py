@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from nuclei.errors import InvalidData, ModelNotFound, RegistryUnavailable
+from nuclei.errors import InvalidData, InvalidOption, ModelNotFound, RegistryUnavailable
 from serving.process.ports import LOOPBACK, free_ports
 from serving.registry import Registry
 
@@ -49,6 +49,15 @@ def test_versions_are_newest_first(registry: Registry) -> None:
     assert [entry.aliases for entry in found] == [(), ("best", "champion"), ()]
     assert found[0].tags == {"dsb_score": "0.3"}
     assert registry.versions("unknown") == []
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a' OR name LIKE '%", "a\n", "\x1b[2J", "x" * 10**6])
+def test_what_is_no_name_is_not_looked_up(registry: Registry, name: str) -> None:
+    with pytest.raises(InvalidOption, match="expected a name") as raised:
+        registry.versions(name)
+    assert len(str(raised.value)) < 300
+    with pytest.raises(InvalidOption, match=r"^alias is"):
+        registry.find(MODEL, alias=name)
 
 
 def test_a_version_is_found_by_number_by_alias_or_as_the_newest(registry: Registry) -> None:
