@@ -4,9 +4,12 @@ A precision that it lacks is emulated: bfloat16 on an Intel processor without it
 long as float32.
 """
 
+import contextlib
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+# In the folder of a Triton: a file for each of its models.
+PRECISIONS = "precisions"
 # By any of these: Intel from Cooper Lake and Sapphire Rapids on, AMD from Zen 4 on; 64-bit Arm.
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
 _LISTS = ("flags", "Features")
@@ -38,5 +41,20 @@ def read_cpuinfo() -> str:
     """The text of /proc/cpuinfo; empty where it cannot be read."""
     try:
         return CPUINFO.read_text()
+    except OSError:
+        return ""
+
+
+def note_precision(folder: Path, model: str, precision: str) -> None:
+    """Write down for others in which precision a model computes; a full disk does not matter."""
+    with contextlib.suppress(OSError):
+        (folder / PRECISIONS).mkdir(exist_ok=True)
+        (folder / PRECISIONS / model).write_text(precision)
+
+
+def noted_precision(folder: Path, model: str) -> str:
+    """What `note_precision` wrote; empty when it is unknown."""
+    try:
+        return (folder / PRECISIONS / model).read_text()
     except OSError:
         return ""

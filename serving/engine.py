@@ -4,9 +4,10 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -32,15 +33,15 @@ from nuclei.inference.engine import Inference
 from nuclei.inference.graph import IMAGE, RANGE, TTA_SUFFIX, TTA_VIEWS, has_weights, step_name
 from nuclei.inference.model_config import contract_of, has_contract
 from nuclei.names import is_name
+from nuclei.processor import noted_precision
 from serving import tracing
 from serving.budget import PixelBudget
 from serving.logs import Event
-from serving.process.ports import LOOPBACK
-from serving.triton.precision import computed_precisions
 
 logger = logging.getLogger(__name__)
 
 CONTROL_TIMEOUT_S = 5.0
+UNIX = "unix:"
 
 # A tile's maps arrive in one HTTP/2 frame instead of fifty.
 HTTP2_FRAME_BYTES = 2**22
@@ -86,7 +87,6 @@ class TritonEngine:
         address: str,
         pixels: int,
         max_message_bytes: int,
-        metrics_port: int | None = None,
     ) -> None:
         """Open a channel; nothing is sent yet.
 
@@ -95,7 +95,6 @@ class TritonEngine:
             pixels: most in inference at once, each view of a tile counted; others wait for their
                 turn, and a larger tile runs alone.
             max_message_bytes: longest message in either direction.
-            metrics_port: of Triton, on the same host; None when it is not known.
         """
         self._client = InferenceServerClient(
             address,
@@ -107,8 +106,9 @@ class TritonEngine:
                 *RECONNECT_OPTIONS,
             ],
         )
-        host = LOOPBACK if address.startswith("unix:") else address.rpartition(":")[0]
-        self._metrics_url = "" if metrics_port is None else f"http://{host}:{metrics_port}/metrics"
+        # A socket lies in the folder of Triton, where its models note in which precision they work.
+        is_socket = address.startswith(UNIX)
+        self._folder = Path(address.removeprefix(UNIX)).parent if is_socket else None
         self._budget = PixelBudget(pixels)
         self.answered_s = -math.inf
         self._contracts: dict[str, Contract] = {}
@@ -179,13 +179,12 @@ class TritonEngine:
             # Callers cannot ask for others.
             for name in sorted({entry.name for entry in ready if is_name(entry.name)})
         }
-        precisions = await computed_precisions(self._metrics_url)
         served = []
         for name, version in versions.items():
             config = await self._config(name)
             if has_contract(config) and not name.endswith(TTA_SUFFIX):
                 tta, contract = name + TTA_SUFFIX in versions, _contract_of(config)
-                precision = _precision(contract, precisions)
+                precision = self._precision(contract)
                 served.append(ServedModel(name, version, tta, contract, precision))
         return served
 
@@ -207,6 +206,14 @@ class TritonEngine:
         async with self._asking(model):
             response = await self._client.get_model_config(model, client_timeout=CONTROL_TIMEOUT_S)
         return response.config
+
+    def _precision(self, contract: Contract) -> str:
+        """That of the model's networks, as far as it is known."""
+        if self._folder is None:
+            return ""
+        files = contract.method.graphs.files()
+        steps = [step_name(contract.family, file) for file in files if has_weights(file)]
+        return ", ".join(sorted({noted_precision(self._folder, step) for step in steps} - {""}))
 
     @asynccontextmanager
     async def _asking(self, model: str) -> AsyncIterator[None]:
@@ -240,13 +247,6 @@ class TritonEngine:
         if self._versions.get(graph) != version:
             self._versions[graph] = version
             self._contracts.clear()
-
-
-def _precision(contract: Contract, precisions: Mapping[str, str]) -> str:
-    """That of the model's networks, as far as it is known."""
-    files = contract.method.graphs.files()
-    steps = [step_name(contract.family, file) for file in files if has_weights(file)]
-    return ", ".join(sorted({precisions[step] for step in steps if step in precisions}))
 
 
 def _contract_of(config: ModelConfig) -> Contract:

@@ -44,13 +44,6 @@ class ProcessSettings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         default="info", description="Least severe record that is logged."
     )
-    triton_metrics_port: int = Field(
-        default=8002,
-        ge=1,
-        le=65535,
-        description="Port of Triton's metrics, on the host of its API: `nuclei serve` gives it to "
-        "Triton, and the gateway learns there in which precision models compute.",
-    )
 
 
 class ServeSettings(ProcessSettings):
@@ -64,6 +57,9 @@ class ServeSettings(ProcessSettings):
     state: Path = Field(
         default=Path(".state"),
         description="Folder for logs and what the servers write.",
+    )
+    triton_metrics_port: int = Field(
+        default=8002, ge=1, le=65535, description="Port of Triton's metrics, on loopback."
     )
     triton_environment: Path = Field(
         default=TRITON_ENVIRONMENT,

@@ -161,9 +161,8 @@ def own_triton(own_repository: Path, tmp_path: Path) -> Iterator[TritonServer]:
 @pytest.fixture(scope="session")
 def gateway(triton: TritonServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A ready gateway, for tests that leave it as it is."""
-    metrics_port = {"NUCLEI_TRITON_METRICS_PORT": str(triton.metrics_port)}
     folder = tmp_path_factory.mktemp("gateway")
-    with running_gateway(folder, triton.address, **metrics_port) as running:
+    with running_gateway(folder, triton.address) as running:
         running.wait_ready()
         yield running
 

@@ -117,7 +117,6 @@ class NucleiGateway:
             settings.triton_address,
             settings.triton_pixels,
             settings.max_message_bytes,
-            metrics_port=settings.triton_metrics_port,
         )
         # One for each frame in work, and one that is there while another is replaced.
         self._decoders = Decoders(settings.max_frames_in_work + 1, self._executor)

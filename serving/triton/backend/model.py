@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from activity import Activity
 from onnx_file import misfits, read_versions
-from processor import fast_precision, read_cpuinfo
+from processor import fast_precision, note_precision, read_cpuinfo
 
 OPTIMISATION_LEVELS = {
     "-1": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -36,8 +36,6 @@ TENSORRT_NAMES = {
 }
 OPENVINO = "OpenVINOExecutionProvider"
 OPENVINO_PRECISIONS = {"FP32": "f32", "BF16": "bf16"}
-# In which precision a model computes, for the gateway and for operators.
-PRECISION_METRIC = "nuclei_model_precision"
 
 # Name and shape of each input, by name.
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
@@ -57,7 +55,7 @@ class TritonPythonModel:
         path = version / (self._config.get("default_model_filename") or "model.onnx")
         providers = _providers(self._config, args)
         self._session: onnxruntime.InferenceSession | OnCores = self._open(path, providers)
-        self._precision = Precision(self._config, args, providers[0][0])
+        _say_precision(self._config, providers[0][0])
         # Whether requests of the same shapes run as one batch.
         self._joins = self._config.get("max_batch_size", 0) > 0
         if self._joins and providers[0][0] == OPENVINO:
@@ -76,7 +74,6 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Let go of the session and its memory."""
-        self._precision.forget()
         del self._session
 
     def _open(
@@ -143,44 +140,6 @@ class TritonPythonModel:
                 pb_utils.TritonError.INTERNAL,
             )
         )
-
-
-class Precision:
-    """Says in Triton's log and metrics in which precision a model computes on a CPU."""
-
-    def __init__(self, config: dict[str, Any], args: dict[str, str], provider: str) -> None:
-        """Say it; on a GPU that is up to the provider.
-
-        Args:
-            config: the model's configuration.
-            args: of its instance.
-            provider: the execution provider that is tried first.
-        """
-        self._family = self._metric = None
-        if provider not in (OPENVINO, "CPUExecutionProvider"):
-            return
-        wanted = _wanted_precision(config) if provider == OPENVINO else "FP32"
-        used = fast_precision(wanted, read_cpuinfo())
-        if used != wanted:
-            pb_utils.Logger.log_warn(
-                f"model '{config['name']}' computes in {used}: this processor has no {wanted} and "
-                "would emulate it, which is slower"
-            )
-        else:
-            pb_utils.Logger.log_info(f"model '{config['name']}' computes in {used}")
-        self._family = pb_utils.MetricFamily(
-            name=PRECISION_METRIC,
-            description="1 for the precision in which a model computes on this processor",
-            kind=pb_utils.MetricFamily.GAUGE,
-        )
-        labels = {"model": config["name"], "version": args["model_version"]}
-        self._metric = self._family.Metric(labels={**labels, "precision": used.lower()})
-        self._metric.set(1)
-
-    def forget(self) -> None:
-        """Take the metric back; it must go before its family."""
-        self._metric = None
-        self._family = None
 
 
 class OnCores:
@@ -358,6 +317,25 @@ def _openvino(config: dict[str, Any], share: int = 1) -> tuple[str, dict[str, st
         properties["INFERENCE_NUM_THREADS"] = threads
     options = {"device_type": "CPU", "load_config": json.dumps({"CPU": properties})}
     return OPENVINO, options
+
+
+def _say_precision(config: dict[str, Any], provider: str) -> None:
+    """Say in which precision a model computes on a processor: in Triton's log and in a file.
+
+    On a GPU that is up to the provider.
+    """
+    if provider not in (OPENVINO, "CPUExecutionProvider"):
+        return
+    wanted = _wanted_precision(config) if provider == OPENVINO else "FP32"
+    used = fast_precision(wanted, read_cpuinfo())
+    if used != wanted:
+        pb_utils.Logger.log_warn(
+            f"model '{config['name']}' computes in {used}: this processor has no {wanted} and "
+            "would emulate it, which is slower"
+        )
+    else:
+        pb_utils.Logger.log_info(f"model '{config['name']}' computes in {used}")
+    note_precision(Path.cwd(), config["name"], used.lower())
 
 
 def _wanted_precision(config: dict[str, Any]) -> str:

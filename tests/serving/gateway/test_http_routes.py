@@ -256,8 +256,7 @@ def test_models_are_listed(http: httpx.Client) -> None:
     said = http.get("/v1/models").json()
     assert said["default_model"] == "unet"
     assert [model["name"] for model in said["models"]] == ["unet"]
-    # This gateway does not know the port of Triton's metrics.
-    assert said["models"][0]["precision"] is None
+    assert said["models"][0]["precision"] in ("bf16", "fp32")
     assert said["limits"]["max_bytes"] == LIMIT
 
 

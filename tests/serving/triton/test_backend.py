@@ -10,9 +10,8 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
-from nuclei.processor import fast_precision, read_cpuinfo
+from nuclei.processor import fast_precision, noted_precision, read_cpuinfo
 from serving.process.ports import free_ports
-from serving.triton.precision import computed_precisions
 from serving.triton.server import TritonServer
 from tests.serving.onnx_models import batch_sizes, bfloat16s, scaled, sevens, tensors, triton_model
 
@@ -82,21 +81,16 @@ def test_answers_what_the_graph_computes(triton_client: InferenceServerClient) -
     np.testing.assert_array_equal(run(triton_client, "plain", values), 2 * values)
 
 
-async def test_log_and_metrics_say_in_which_precision_models_compute(
+def test_log_and_folder_say_in_which_precision_models_compute(
     server: TritonServer, triton_client: InferenceServerClient
 ) -> None:
     used = fast_precision("BF16", read_cpuinfo())
-    precisions = await computed_precisions(f"http://127.0.0.1:{server.metrics_port}/metrics")
     expected = {"plain": "FP32", "on_cores": "FP32", "in_bf16": used}
     log = server.log.read_text()
     for model, precision in expected.items():
-        assert precisions[model] == precision.lower()
+        assert noted_precision(server.log.parent, model) == precision.lower()
         assert f"model '{model}' computes in {precision}" in log
-
-
-async def test_precisions_are_unknown_where_triton_does_not_answer() -> None:
-    assert await computed_precisions("http://127.0.0.1:1/metrics") == {}
-    assert await computed_precisions("") == {}
+    assert noted_precision(server.log.parent, "nosuch") == ""
 
 
 def test_requests_of_a_batch_run_together_and_get_their_own_rows(
