@@ -90,8 +90,8 @@ def read_dataset(path: Path, categories: Sequence[str] = ()) -> list[Sample]:
         messages().print(f"{path}: {note}", soft_wrap=True)
     if problems:
         raise InvalidData(
-            f"{path}: {len(problems)} problems, {len(samples)} images that can be used; repair or "
-            f"remove what is named{listed(problems)}"
+            f"{path}: {_number(problems, 'problem')}, and {_number(samples, 'image')} without one; "
+            f"repair or remove what is named{listed(problems)}"
         )
     if not samples:
         raise InvalidData(f"{path}: no images with masks were found; {FORMS}")
@@ -124,6 +124,10 @@ def guess_modality(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> str:
     if float((values.max(axis=2) - values.min(axis=2)).mean()) > 0.05 * scale:
         return "histology"
     return "brightfield" if float(np.median(values)) > 0.5 * scale else "fluorescence"
+
+
+def _number(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
 class _Manifest:

@@ -457,7 +457,7 @@ def test_each_bad_member_of_a_zip_is_one_problem(tmp_path: Path) -> None:
     with pytest.raises(InvalidData) as caught:
         read_dataset(archive)
     text = str(caught.value)
-    assert "5 problems, 1 images that can be used" in text
+    assert "5 problems, and 1 image without one" in text
     for reason in (
         "encrypted: images/encrypted.tif: it is encrypted",
         "crc: masks/crc.tif: cannot be read (Bad CRC-32",
@@ -491,7 +491,7 @@ def test_broken_lists_do_not_hide_other_problems(samples: list[Sample], tmp_path
     with pytest.raises(InvalidData) as caught:
         read_dataset(tmp_path)
     text = str(caught.value)
-    assert "3 problems, 1 images" in text
+    assert "3 problems, and 1 image without" in text
     assert "coco/annotations/instances.json: is nested too deeply" in text
     assert "manifest.csv: no column 'id'" in text
     assert "c: c_labels.tif" in text
