@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from nuclei.errors import FrameTooLarge, InvalidData, InvalidImage, InvalidOption
 from nuclei.imaging.arrays import channel_names, one_channel, one_plane
 from nuclei.imaging.colour import one_image
-from nuclei.imaging.decoding import Decoded, Header, decode, probe
+from nuclei.imaging.decoding import Decoded, File, Header, decode, probe
 from nuclei.imaging.frame_options import AS_IT_IS, FrameOptions
 from nuclei.imaging.scaling import AS_STORED, Scale, scaled
 from nuclei.imaging.selection import EVERYTHING, Selection, described_channels
@@ -82,7 +82,7 @@ class FrameLimits:
 
 
 def probe_frame(
-    source: Path | bytes, limits: FrameLimits = FrameLimits(), selection: Selection = EVERYTHING
+    source: Path | File, limits: FrameLimits = FrameLimits(), selection: Selection = EVERYTHING
 ) -> Header:
     """Read the header of a frame's file: an upper bound of what `read_frame` returns.
 
@@ -97,7 +97,7 @@ def probe_frame(
 
 
 def read_frame(
-    source: Path | bytes, limits: FrameLimits = FrameLimits(), options: FrameOptions = AS_IT_IS
+    source: Path | File, limits: FrameLimits = FrameLimits(), options: FrameOptions = AS_IT_IS
 ) -> Frame:
     """Read a frame from a file or from its encoded bytes.
 
@@ -151,7 +151,7 @@ def frame_from_plane(
     return _frame_of(pixels, options, limits, channel_names(pixels.shape[2]))
 
 
-def read_labels(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> NDArray[np.uint32]:
+def read_labels(source: Path | File, limits: FrameLimits = FrameLimits()) -> NDArray[np.uint32]:
     """Read a label image: uint32 [H, W], 0 is background.
 
     PNG or TIFF, of integers or of floats that hold integers; a palette gives its indices, and
@@ -165,7 +165,7 @@ def read_labels(source: Path | bytes, limits: FrameLimits = FrameLimits()) -> ND
     return _naming(source, lambda: _labels(_decode(source, limits, EVERYTHING)))
 
 
-def _naming(source: Path | bytes, read: Callable[[], T]) -> T:
+def _naming(source: Path | File, read: Callable[[], T]) -> T:
     try:
         return read()
     except (InvalidImage, InvalidData, InvalidOption) as error:
@@ -250,12 +250,12 @@ def _labels(decoded: Decoded) -> NDArray[np.uint32]:
     return np.ascontiguousarray(pixels, dtype=np.uint32)
 
 
-def _decode(source: Path | bytes, limits: FrameLimits, selection: Selection) -> Decoded:
+def _decode(source: Path | File, limits: FrameLimits, selection: Selection) -> Decoded:
     return decode(_load(source, limits), limits.check_shape, selection)
 
 
-def _load(source: Path | bytes, limits: FrameLimits) -> bytes:
-    if isinstance(source, bytes):
+def _load(source: Path | File, limits: FrameLimits) -> File:
+    if not isinstance(source, Path):
         limits.check_bytes(len(source))
         return source
     try:

@@ -42,7 +42,7 @@ class Decoder:
         """Args: file, pixels: the segments that are used where none comes with a request."""
         self._connection = connection
         self._input, self._output = file, pixels
-        self._file = b""
+        self._file = memoryview(b"")
         self._how = FrameLimits(), AS_IT_IS
 
     def run(self) -> None:
@@ -77,11 +77,12 @@ class Decoder:
             return packed_failure(traceback.format_exc())
 
     def _probe(self, segment: Segment, step: Probe) -> bytes:
-        self._file, self._how = segment.memory[: step.n_bytes], (step.limits, step.options)
+        self._file = memoryview(segment.memory)[: step.n_bytes].toreadonly()
+        self._how = step.limits, step.options
         return packed_header(probe_frame(self._file, step.limits, step.options.selection))
 
     def _read(self, segment: Segment) -> bytes:
-        file, self._file = self._file, b""
+        file, self._file = self._file, memoryview(b"")
         frame = read_frame(file, *self._how)
         values = frame.pixels.reshape(-1).view(np.uint8)
         np.copyto(segment.view(len(values)), values)

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from nuclei.errors import InvalidImage, NucleiError
 from nuclei.imaging.decoding import jpeg, png, tiff
-from nuclei.imaging.decoding.decoded import CheckShape, Decoded, Header
+from nuclei.imaging.decoding.decoded import CheckShape, Decoded, File, Header
 from nuclei.imaging.selection import Selection
 from nuclei.imaging.silence import silent_decoders
 
-__all__ = ["CheckShape", "Decoded", "Header", "decode", "probe"]
+__all__ = ["CheckShape", "Decoded", "File", "Header", "decode", "probe"]
 
 
-def probe(data: bytes, check_shape: CheckShape, selection: Selection) -> Header:
+def probe(data: File, check_shape: CheckShape, selection: Selection) -> Header:
     """Read the header of what is selected of an image file; nothing is decompressed.
 
     Arguments and errors as `decode`, which also checks what follows the header.
@@ -22,7 +22,7 @@ def probe(data: bytes, check_shape: CheckShape, selection: Selection) -> Header:
         return _form_of(data).probe(data, check_shape, selection)
 
 
-def decode(data: bytes, check_shape: CheckShape, selection: Selection) -> Decoded:
+def decode(data: File, check_shape: CheckShape, selection: Selection) -> Decoded:
     """Decode what is selected of an image file.
 
     Pixels come in the order in which they are stored, whatever a tag for the orientation says, and
@@ -46,8 +46,8 @@ def decode(data: bytes, check_shape: CheckShape, selection: Selection) -> Decode
 class _Form:
     """The readers of one file format."""
 
-    probe: Callable[[bytes, CheckShape, Selection], Header]
-    decode: Callable[[bytes, CheckShape, Selection], Decoded]
+    probe: Callable[[File, CheckShape, Selection], Header]
+    decode: Callable[[File, CheckShape, Selection], Decoded]
 
 
 _PNG, _JPEG = _Form(png.probe, png.decode), _Form(jpeg.probe, jpeg.decode)
@@ -62,13 +62,14 @@ _FORMS = {
 }
 
 
-def _form_of(data: bytes) -> _Form:
+def _form_of(data: File) -> _Form:
     if not data:
         raise InvalidImage("the file is empty; expected a PNG, JPEG or TIFF image")
-    form = next((form for magic, form in _FORMS.items() if data.startswith(magic)), None)
+    start = bytes(data[:8])
+    form = next((form for magic, form in _FORMS.items() if start.startswith(magic)), None)
     if form is None:
         raise InvalidImage(
-            f"not an image this service reads (it begins with {data[:8]!r}); expected PNG, JPEG, "
+            f"not an image this service reads (it begins with {start!r}); expected PNG, JPEG, "
             "TIFF or OME-TIFF: convert it first"
         )
     return form

@@ -11,6 +11,8 @@ from nuclei.imaging.selection import COLOURS, Selection, chosen_channel
 from nuclei.results.coordinates import PixelSize
 
 CheckShape = Callable[[int, int], None]
+# A whole file; a view of it, where it is in memory that is shared with another process.
+File = bytes | memoryview
 
 
 @dataclass(frozen=True)

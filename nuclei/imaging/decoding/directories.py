@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from nuclei.errors import InvalidImage
+from nuclei.imaging.decoding.decoded import File
 
 MAX_PAGES = 10_000
 # tifffile reads no more either.
@@ -67,7 +68,7 @@ class Directories:
     is_cut: bool
 
 
-def directories(data: bytes) -> Directories:
+def directories(data: File) -> Directories:
     """Walk the directories of a TIFF or BigTIFF.
 
     Raises:
@@ -98,7 +99,7 @@ def directories(data: bytes) -> Directories:
     return Directories(pages, len(found), is_cut)
 
 
-def _walk(data: bytes) -> Iterator[Directory | None]:
+def _walk(data: File) -> Iterator[Directory | None]:
     """Each directory; None at the end where the next one is beyond the end of the file."""
     order = "<" if data[:2] == b"II" else ">"
     is_big = data[2:4] in (b"+\0", b"\0+")

@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.errors import InvalidImage
-from nuclei.imaging.decoding.decoded import CheckShape, Decoded, Header, orientation_warning
+from nuclei.imaging.decoding.decoded import (
+    CheckShape,
+    Decoded,
+    File,
+    Header,
+    orientation_warning,
+)
 from nuclei.imaging.decoding.directories import exif_orientation
 from nuclei.imaging.selection import Selection
 
@@ -134,9 +140,9 @@ def check_scans(data: bytes, frame: Frame) -> None:
         )
 
 
-def probe(data: bytes, check_shape: CheckShape, selection: Selection) -> Header:
+def probe(data: File, check_shape: CheckShape, selection: Selection) -> Header:
     """As `nuclei.imaging.decoding.probe`."""
-    frame = frame_of(data)
+    frame = frame_of(bytes(data))
     check_shape(frame.height, frame.width)
     selection.check_single_plane()
     channels = 1 if frame.samples == 1 or selection.channel is not None else 3
@@ -146,8 +152,9 @@ def probe(data: bytes, check_shape: CheckShape, selection: Selection) -> Header:
     return Header(frame.height, frame.width, channels, frame.itemsize, decoding_bytes)
 
 
-def decode(data: bytes, check_shape: CheckShape, selection: Selection) -> Decoded:
+def decode(data: File, check_shape: CheckShape, selection: Selection) -> Decoded:
     """As `nuclei.imaging.decoding.decode`."""
+    data = bytes(data)  # to be searched; it is small beside its pixels
     probe(data, check_shape, selection)
     frame = frame_of(data)
     check_scans(data, frame)

@@ -13,6 +13,7 @@ from nuclei.errors import InvalidImage
 from nuclei.imaging.decoding.decoded import (
     CheckShape,
     Decoded,
+    File,
     Header,
     orientation_warning,
     with_samples,
@@ -30,7 +31,7 @@ MIN_CHUNK_BYTES = 1024
 MAX_SMALL_CHUNKS = 1000
 
 
-def probe(data: bytes, check_shape: CheckShape, selection: Selection) -> Header:
+def probe(data: File, check_shape: CheckShape, selection: Selection) -> Header:
     """As `nuclei.imaging.decoding.probe`."""
     width, height, depth, colour = _ihdr(data)
     check_shape(height, width)
@@ -44,7 +45,7 @@ def probe(data: bytes, check_shape: CheckShape, selection: Selection) -> Header:
     return Header(height, width, kept, itemsize, peak)
 
 
-def decode(data: bytes, check_shape: CheckShape, selection: Selection) -> Decoded:
+def decode(data: File, check_shape: CheckShape, selection: Selection) -> Decoded:
     """As `nuclei.imaging.decoding.decode`."""
     probe(data, check_shape, selection)
     width, height, depth, colour = _ihdr(data)
@@ -59,7 +60,7 @@ def decode(data: bytes, check_shape: CheckShape, selection: Selection) -> Decode
     return Decoded(pixels, size, palette, warnings=warnings).with_colour(selection)
 
 
-def _ihdr(data: bytes) -> tuple[int, int, int, int]:
+def _ihdr(data: File) -> tuple[int, int, int, int]:
     """Width, height, bits of a sample and type of the colours."""
     if len(data) < 26:
         raise ValueError("it ends within its header")
@@ -69,7 +70,7 @@ def _ihdr(data: bytes) -> tuple[int, int, int, int]:
     return width, height, depth, colour
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+def _chunks(data: File) -> Iterator[tuple[bytes, memoryview]]:
     """Name and contents of each chunk."""
     view = memoryview(data)
     position, name = len(MAGIC), b""
@@ -78,7 +79,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
         most -= 1
         if most < 0:
             raise InvalidImage("the PNG is made of too many small chunks; save it again")
-        length, name = struct.unpack(">I4s", data[position : position + 8].ljust(8))
+        length, name = struct.unpack(">I4s", bytes(view[position : position + 8]).ljust(8))
         end = position + 8 + length
         if end + 4 > len(data):
             raise ValueError("it ends before its last chunk")

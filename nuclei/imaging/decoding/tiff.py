@@ -17,6 +17,7 @@ from nuclei.imaging.decoding import jpeg
 from nuclei.imaging.decoding.decoded import (
     CheckShape,
     Decoded,
+    File,
     Header,
     orientation_warning,
     with_samples,
@@ -77,13 +78,13 @@ class _Opened:
     warnings: tuple[str, ...]
 
 
-def probe(data: bytes, check_shape: CheckShape, selection: Selection) -> Header:
+def probe(data: File, check_shape: CheckShape, selection: Selection) -> Header:
     """As `nuclei.imaging.decoding.probe`."""
     with _opened(data, check_shape, selection) as file:
         return _header(file, selection)
 
 
-def decode(data: bytes, check_shape: CheckShape, selection: Selection) -> Decoded:
+def decode(data: File, check_shape: CheckShape, selection: Selection) -> Decoded:
     """As `nuclei.imaging.decoding.decode`."""
     with _opened(data, check_shape, selection) as file:
         planes = (_plane(file, number, check_shape, data) for number in file.numbers)
@@ -103,10 +104,40 @@ def decode(data: bytes, check_shape: CheckShape, selection: Selection) -> Decode
         return decoded if file.is_of_channel else decoded.with_colour(selection)
 
 
+class _View(io.RawIOBase):
+    """Reads a view as a file, without a copy of it."""
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = view
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: len(self._view)}[whence]
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        into = memoryview(buffer).cast("B")
+        part = self._view[self._position : self._position + len(into)]
+        into[: len(part)] = part
+        self._position += len(part)
+        return len(part)
+
+
+def _stream(data: File) -> Any:
+    return io.BytesIO(data) if isinstance(data, bytes) else _View(data)
+
+
 @contextmanager
-def _opened(data: bytes, check_shape: CheckShape, selection: Selection) -> Iterator[_Opened]:
+def _opened(data: File, check_shape: CheckShape, selection: Selection) -> Iterator[_Opened]:
     found = directories(data)
-    with tifffile.TiffFile(io.BytesIO(data), **NOT_FOLLOWED) as tiff:
+    with tifffile.TiffFile(_stream(data), **NOT_FOLLOWED) as tiff:
         stack, warnings = stack_of(tiff, found)
         numbers = stack.selected(selection)
         page = _page(tiff, stack, numbers[0])
@@ -314,7 +345,7 @@ def _only_name(tiff: tifffile.TiffFile) -> tuple[str]:
     return (names[0],) if len(names) == 1 else ("",)
 
 
-def _plane(file: _Opened, number: int, check_shape: CheckShape, data: bytes) -> NDArray[Any]:
+def _plane(file: _Opened, number: int, check_shape: CheckShape, data: File) -> NDArray[Any]:
     """[H, W] or [H, W, 3], bytes in the order of the processor; not shared."""
     page = _page(file.tiff, file.stack, number)
     if file.stack.are_contiguous:
@@ -342,7 +373,7 @@ def _plane(file: _Opened, number: int, check_shape: CheckShape, data: bytes) -> 
     return pixels
 
 
-def _contiguous(page: tifffile.TiffPage, number: int, data: bytes) -> NDArray[Any]:
+def _contiguous(page: tifffile.TiffPage, number: int, data: File) -> NDArray[Any]:
     """A plane that has no directory of its own: it follows the one that has, as the others do."""
     dtype = np.dtype(page.dtype).newbyteorder(page.parent.byteorder)
     start = page.dataoffsets[0] + number * page.nbytes
@@ -360,7 +391,7 @@ def _arranged(stored: NDArray[Any], samples: slice) -> NDArray[Any]:
     return chosen[0] if len(chosen) == 1 else np.ascontiguousarray(np.moveaxis(chosen, 0, -1))
 
 
-def _check_streams(page: tifffile.TiffPage, data: bytes) -> None:
+def _check_streams(page: tifffile.TiffPage, data: File) -> None:
     """Refuse strips and tiles that state a size of their own which is not the page's."""
     if page.compression not in (_JPEG, *_JPEG_2000):
         return
@@ -368,7 +399,7 @@ def _check_streams(page: tifffile.TiffPage, data: bytes) -> None:
     largest = page.chunks[1:] if page.axes[0] == "S" else page.chunks
     largest = (*largest, 1)[:3]
     for offset, length in zip(page.dataoffsets, page.databytecounts, strict=True):
-        stated = size_of(data[offset : offset + length])
+        stated = size_of(bytes(data[offset : offset + length]))
         if not all(0 < side <= most for side, most in zip(stated, largest, strict=True)):
             raise ValueError(f"a strip or tile of {largest} values holds {stated}")
 
