@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.imaging.images import Frame
-from nuclei.imaging.intensity import intensity_range
+from nuclei.imaging.intensity import intensity_of
 
 # Bright, and different enough that neighbours rarely look alike. On dark frames they stand out by
 # themselves, on stained tissue and bright backgrounds by the dark line around them.
@@ -97,7 +97,7 @@ def _width_px(picture: NDArray[np.uint8], labels: NDArray[np.integer]) -> int:
 
 def stretched(frame: Frame) -> NDArray[np.uint8]:
     """The frame with its intensity range stretched to 0..255: uint8 RGB [H, W, 3]."""
-    lo, hi = intensity_range(frame.pixels).range
+    lo, hi = intensity_of(frame).range
     levels = np.arange(np.iinfo(frame.pixels.dtype).max + 1, dtype=np.float32)
     table = np.clip((levels - lo) / (hi - lo) * 255, 0, 255).astype(np.uint8)
     channels = 3 // frame.pixels.shape[2]

@@ -11,6 +11,8 @@ import numpy as np
 from numba import float32, float64, int32, int64, types, uint8, uint16, void
 from numpy.typing import NDArray
 
+from nuclei.imaging.images import Frame
+from nuclei.imaging.scaling import AS_STORED, Scale
 from nuclei.jit import kernel
 
 LOW_PERCENTILE = 0.5
@@ -53,7 +55,17 @@ class Intensity:
     warnings: tuple[str, ...] = ()
 
 
-def intensity_range(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Intensity:
+def intensity_of(frame: Frame) -> Intensity:
+    """The range that a frame is segmented with: that of its caller, else `intensity_range`."""
+    if frame.intensity_range is None:
+        return intensity_range(frame.pixels, frame.scale)
+    asked = [frame.scale.pixel(value) for value in frame.intensity_range]
+    return Intensity(np.array(asked, np.float32))
+
+
+def intensity_range(
+    pixels: NDArray[np.uint8] | NDArray[np.uint16], scale: Scale = AS_STORED
+) -> Intensity:
     """The range of a frame: its 0.5 and 99.9 percentiles, over all channels together.
 
     Left out are hot pixels (single ones far brighter than their neighbours) and debris (what is
@@ -63,6 +75,7 @@ def intensity_range(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Intensity
 
     Args:
         pixels: uint8 or uint16 [H, W, C] or [H, W], not empty; C-contiguous is fastest.
+        scale: from the pixels to the values that warnings name.
     """
     planes = np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1))
     seen = _Seen.of(planes)
@@ -76,15 +89,17 @@ def intensity_range(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Intensity
     warnings = []
     if plain - lo > _WORTH_SAYING * (cool - lo):
         warnings.append(
-            f"hot pixels: single pixels brighter than {cool} were left out of the intensity range"
+            f"hot pixels: single pixels brighter than {scale.value(float(cool)):g} were left out "
+            "of the intensity range"
         )
     debris = seen.brighter_than_signal(lo, noise)
     if debris is not None and debris < hi:
         seen.counts[debris + 1 :] = 0
         hi = seen.percentile(HIGH_PERCENTILE)
         warnings.append(
-            f"debris: the few places brighter than {debris}, {_DEBRIS_TIMES} times the signal of "
-            "the others, were left out of the intensity range; give one if these are the nuclei"
+            f"debris: the few places brighter than {scale.value(float(debris)):g}, "
+            f"{_DEBRIS_TIMES} times the signal of the others, were left out of the intensity "
+            "range; give one if these are the nuclei"
         )
     return Intensity(np.array([lo, max(hi, lo + 1)], np.float32), tuple(warnings))
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from nuclei.errors import EngineFailed
 from nuclei.imaging.images import Frame
-from nuclei.imaging.intensity import intensity_range
+from nuclei.imaging.intensity import Intensity, intensity_of
 from nuclei.imaging.tiles import TilePlan, cut, mirrored, plan_tiles
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import NEVER, Deadline
@@ -57,15 +57,13 @@ class Prediction:
         accumulator: of the answers.
         contract: of the version that answered.
         version: the model version that answered.
-        intensity: float32 [2], the range of the frame's pixels that the network saw as 0 to 1.
-        warnings: what is doubtful about that range.
+        intensity: the range of the frame's pixels that the network saw as 0 to 1.
     """
 
     accumulator: Accumulator
     contract: Contract
     version: str
-    intensity: NDArray[np.float32]
-    warnings: tuple[str, ...]
+    intensity: Intensity
 
 
 async def segment(
@@ -97,14 +95,14 @@ async def segment(
         frame, engine, model, tta=tta, deadline=deadline, executor=executor, stopwatch=watch
     )
     labels, nuclei = await in_thread(executor, deadline, _label, frame, prediction, watch)
-    lo, hi = prediction.intensity.tolist()
+    lo, hi = prediction.intensity.range.tolist()
     return Segmentation(
         labels,
         nuclei,
         frame.pixel_size_um,
         model,
         prediction.version,
-        warnings=(*frame.warnings, *prediction.warnings),
+        warnings=(*frame.warnings, *prediction.intensity.warnings),
         intensity_range=(frame.scale.value(lo), frame.scale.value(hi)),
         stage_ms=watch.stage_ms,
     )
@@ -126,27 +124,22 @@ async def predict(
     height, width = frame.pixels.shape[:2]
     with watch.timed("tile"):
         plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
-        pixels, intensity, warnings = await in_thread(executor, deadline, _prepare, frame, plan)
+        pixels, intensity = await in_thread(executor, deadline, _prepare, frame, plan)
     with watch.timed("infer"):
         graph = model + TTA_SUFFIX if tta else model
         accumulator = contract.method.accumulate(contract.maps, plan)
         ask = partial(engine.infer, graph, contract.method.outputs)
-        version = await _infer(ask, pixels, plan, intensity, deadline, accumulator)
+        version = await _infer(ask, pixels, plan, intensity.range, deadline, accumulator)
     contract = await engine.contract(model)  # that of the version that answered
-    return Prediction(accumulator, contract, version, intensity, warnings)
+    return Prediction(accumulator, contract, version, intensity)
 
 
 def _prepare(
     frame: Frame, plan: TilePlan, check: Callable[[], None]
-) -> tuple[NDArray[Any], NDArray[np.float32], tuple[str, ...]]:
-    """The pixels from which tiles are cut, their range, and what is doubtful about it."""
+) -> tuple[NDArray[Any], Intensity]:
+    """The pixels from which tiles are cut, and their range."""
     check()
-    pixels = mirrored(frame.pixels, plan)
-    if frame.intensity_range is None:
-        found = intensity_range(frame.pixels)
-        return pixels, found.range, found.warnings
-    asked = [frame.scale.pixel(value) for value in frame.intensity_range]
-    return pixels, np.array(asked, np.float32), ()
+    return mirrored(frame.pixels, plan), intensity_of(frame)
 
 
 async def _infer(

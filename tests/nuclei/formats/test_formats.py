@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 
 from nuclei.errors import InvalidOption
 from nuclei.formats import FORMATS, format_named
-from nuclei.imaging.images import Frame, read_labels
+from nuclei.formats.overlay import stretched
+from nuclei.imaging.frame_options import FrameOptions
+from nuclei.imaging.images import Frame, frame_from_array, read_labels
 from nuclei.postprocessing.measurement import measure
 from nuclei.results.coordinates import PixelSize
 from nuclei.results.nuclei import Nuclei
@@ -165,6 +167,15 @@ def test_geojson_of_parts_that_touch_at_a_corner_is_valid() -> None:
     geometry = shapely.geometry.shape(feature["geometry"])
     assert geometry.is_valid
     assert geometry.area == 18
+
+
+def test_the_overlay_shows_the_range_that_was_asked_for() -> None:
+    pixels = np.arange(600 * 600, dtype=np.float32).reshape(600, 600, 1) / 1e6
+    frame = frame_from_array(pixels, FrameOptions(intensity_range=(0.1, 0.2)))
+    picture = stretched(frame)[:, :, 0]
+    assert (picture[pixels[:, :, 0] < 0.0999] == 0).all()
+    assert (picture[pixels[:, :, 0] > 0.2001] == 255).all()
+    assert 125 <= picture[250, 0] <= 129
 
 
 def test_overlay_is_a_colour_png() -> None:

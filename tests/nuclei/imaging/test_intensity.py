@@ -9,8 +9,13 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from nuclei.imaging.images import read_frame
-from nuclei.imaging.intensity import HIGH_PERCENTILE, LOW_PERCENTILE, intensity_range
+from nuclei.imaging.images import frame_from_array, read_frame
+from nuclei.imaging.intensity import (
+    HIGH_PERCENTILE,
+    LOW_PERCENTILE,
+    intensity_of,
+    intensity_range,
+)
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 REAL = read_frame(EXAMPLES / "fluorescence_16bit.tif").pixels
@@ -101,3 +106,13 @@ def test_a_single_bright_nucleus_on_noise_counts() -> None:
     found = intensity_range(pixels)
     assert found.range[1] == 4000
     assert not found.warnings
+
+
+def test_warnings_name_values_in_the_units_of_the_frame() -> None:
+    random = np.random.default_rng(3)
+    pixels = random.normal(0.01, 0.001, (256, 256)).astype(np.float32)
+    pixels[100:160, 100:160] += 0.02
+    pixels.reshape(-1)[random.choice(pixels.size, 300, replace=False)] = 1.0
+    (said,) = intensity_of(frame_from_array(pixels)).warnings
+    assert said.startswith("hot pixels")
+    assert float(said.split("brighter than ")[1].split()[0]) < 0.05
