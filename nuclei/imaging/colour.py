@@ -5,7 +5,7 @@ are data, and networks learn them. Fluorescence leaves a dark background, and it
 display: one channel in a tint is that channel, and several in several tints are several images.
 """
 
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,8 @@ _BRIGHT_QUARTER, _BRIGHT_TENTH, _PALE = 0.45, 0.2, 0.33
 _LOOKUP_COLOURS, _LOOKUP_DISTINCT = 256, 0.9
 # So many of them are of another colour than the signal: a scale bar has a few.
 _LOOKUP_OTHER = 0.2
+# Rows whose mean is taken at once.
+_ROWS = 64
 
 
 def one_image(pixels: Pixels) -> tuple[Pixels, tuple[str, ...]]:
@@ -66,10 +68,11 @@ def one_image(pixels: Pixels) -> tuple[Pixels, tuple[str, ...]]:
             "the colours look like a lookup table applied to one channel: the mean of red, green "
             "and blue was segmented; save the grey values themselves"
         )
-        return _grey(pixels.mean(axis=2, dtype=np.float32).round(), pixels), (said,)
+        return _mean(pixels), (said,)
     least, most_other = (_TINT_ON_BRIGHT, _SPECKS_ON_BRIGHT) if bright else (_TINT, _SPECKS)
     if min(tint) < least and other < most_other:
-        return _grey(pixels[:, :, channel], pixels), (_tinted(channel, other),)
+        grey = np.ascontiguousarray(pixels[:, :, channel : channel + 1])
+        return cast(Pixels, grey), (_tinted(channel, other),)
     if bright or other < _SPECKS:
         return pixels, ()
     raise InvalidImage(
@@ -129,9 +132,12 @@ def _is_lookup_table(
     )
 
 
-def _grey(values: NDArray[Any], like: Pixels) -> Pixels:
-    """Values [H, W] as pixels [H, W, 1] of the type of others."""
-    return cast(Pixels, np.ascontiguousarray(values[:, :, None], like.dtype))
+def _mean(pixels: Pixels) -> Pixels:
+    mean = np.empty((*pixels.shape[:2], 1), pixels.dtype)
+    for top in range(0, len(pixels), _ROWS):  # of all rows at once the floats would take more
+        rows = slice(top, top + _ROWS)
+        mean[rows] = pixels[rows].mean(axis=2, dtype=np.float32, keepdims=True).round()
+    return cast(Pixels, mean)
 
 
 def _tinted(channel: int, other: float) -> str:
