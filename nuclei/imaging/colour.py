@@ -91,9 +91,14 @@ def _grid(pixels: Pixels) -> NDArray[np.float32]:
 def _tint(
     seen: NDArray[np.float32], brightness: NDArray[np.float32], top: float
 ) -> NDArray[np.float32]:
-    """The median colour of the signal, as shares of its brightness: float32 [3]."""
+    """The median colour of the signal, as shares of its brightness: float32 [3].
+
+    The mean where no colour has a majority, whose median is black.
+    """
     signal = _is_signal(brightness, top)
-    return np.asarray(np.median(seen[signal] / brightness[signal, None], axis=0), np.float32)
+    shares = seen[signal] / brightness[signal, None]
+    median = np.asarray(np.median(shares, axis=0), np.float32)
+    return median if median.any() else np.asarray(shares.mean(axis=0), np.float32)
 
 
 def _is_signal(brightness: NDArray[np.float32], top: float) -> NDArray[np.bool_]:

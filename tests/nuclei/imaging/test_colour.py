@@ -108,3 +108,11 @@ def test_a_lookup_table_becomes_grey_and_is_said() -> None:
 def test_a_constant_frame_is_read(value: int) -> None:
     pixels = np.full((5, 6, 3), value, np.uint16)
     assert (one_image(pixels)[0] == pixels).all()
+
+
+def test_colours_without_a_majority_are_several_channels() -> None:
+    pixels = np.zeros((30, 40, 3), np.uint8)
+    for channel in range(3):
+        pixels[10 * channel : 10 * channel + 3, :, channel] = 200
+    with pytest.raises(InvalidImage, match="several channels"):
+        one_image(pixels)
