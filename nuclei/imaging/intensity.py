@@ -26,9 +26,12 @@ _CELLS = 16
 # level, and by more than this multiple of the noise.
 _HOT_SHARE, _HOT_NOISE = 0.5, 8
 # Hot pixels are looked for among the brightest: more of them are noise.
-_NEVER_HOT_PERCENTILE = 97
-# Noise is measured in every so many columns.
-_NOISE_COLUMNS = 4
+_NEVER_HOT_PERCENTILE = 98
+# Noise is measured at every so many values of a row, and cells are looked through at these: primes,
+# so that all channels are.
+_NOISE_STEP, _CELL_STEP = 7, 2
+# Larger differences count as this: a frame with so much noise has no other range.
+_NOISIEST = 2**13
 # Measured on 14 to 17 frames of each of six sets of fluorescence: with these four none is changed,
 # and of the same frames with debris or a fibre 4 to 50 times as bright nine in ten keep their range
 # within 30 % (benchmarks/intensity.py).
@@ -77,14 +80,15 @@ def intensity_range(
         pixels: uint8 or uint16 [H, W, C] or [H, W], not empty; C-contiguous is fastest.
         scale: from the pixels to the values that warnings name.
     """
-    planes = np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1))
-    seen = _Seen.of(planes)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    rows = np.ascontiguousarray(pixels.reshape(len(pixels), -1))
+    seen = _Seen.of(rows, channels)
     lo, bright, plain = (
         seen.percentile(percent)
         for percent in (LOW_PERCENTILE, _NEVER_HOT_PERCENTILE, HIGH_PERCENTILE)
     )
     noise = seen.noise(lo, bright)
-    _uncount_hot(planes, seen.rows, seen.counts, lo, bright, _HOT_NOISE * noise)
+    _uncount_hot(rows, channels, seen.step, seen.counts, lo, bright, _HOT_NOISE * noise)
     hi = cool = seen.percentile(HIGH_PERCENTILE)
     warnings = []
     if plain - lo > _WORTH_SAYING * (cool - lo):
@@ -109,7 +113,7 @@ class _Seen:
     """What one look over the pixels gives.
 
     Attributes:
-        rows: the distance of the rows that were looked at.
+        step: the distance of the rows that were looked at.
         counts: int32 [values], how often each value occurs.
         brightest, darkest: float32 [cells, cells], the second highest and the second lowest value
             of a pixel and its four neighbours, at their most extreme in each cell.
@@ -117,25 +121,24 @@ class _Seen:
             its left and right, doubled.
     """
 
-    rows: int
+    step: int
     counts: NDArray[np.int32]
     brightest: NDArray[np.float32]
     darkest: NDArray[np.float32]
     steps: NDArray[np.int32]
 
     @classmethod
-    def of(cls, planes: NDArray[Any]) -> "_Seen":
-        height, width, channels = planes.shape
-        rows = max(1, height * width * channels // _VALUES)
-        values = np.iinfo(planes.dtype).max + 1
+    def of(cls, rows: NDArray[Any], channels: int) -> "_Seen":
+        """Look at rows [H, W * C]."""
+        values = np.iinfo(rows.dtype).max + 1
         seen = cls(
-            rows,
+            max(1, rows.size // _VALUES),
             np.zeros(values, np.int32),
             np.full((_CELLS, _CELLS), -1, np.float32),
             np.full((_CELLS, _CELLS), values, np.float32),
-            np.zeros(2 * values, np.int32),
+            np.zeros(min(2 * values, _NOISIEST), np.int32),
         )
-        _look(planes, rows, seen.counts, seen.brightest, seen.darkest, seen.steps)
+        _look(rows, channels, seen.step, seen.counts, seen.brightest, seen.darkest, seen.steps)
         return seen
 
     def percentile(self, percent: float) -> int:
@@ -166,19 +169,19 @@ class _Seen:
         return limit if 0 < above <= _DEBRIS_SHARE * cells else None
 
 
-def _planes(value: Any) -> Any:
-    return types.Array(value, 3, "C", readonly=True)
+def _rows_of(value: Any) -> Any:
+    return types.Array(value, 2, "C", readonly=True)
 
 
 def _looking(value: Any) -> Any:
     """Signature of `_look` for pixels of one type."""
     cells = float32[:, ::1]
-    return void(_planes(value), int64, int32[::1], cells, cells, int32[::1])
+    return void(_rows_of(value), int64, int64, int32[::1], cells, cells, int32[::1])
 
 
 def _uncounting(value: Any) -> Any:
     """Signature of `_uncount_hot` for pixels of one type."""
-    return void(_planes(value), int64, int32[::1], int64, int64, float64)
+    return void(_rows_of(value), int64, int64, int32[::1], int64, int64, float64)
 
 
 @kernel(int64(int32[::1], float64))
@@ -197,58 +200,61 @@ def _quantile(counts: NDArray[np.int32], share: float) -> int:
 
 @kernel(_looking(uint8), _looking(uint16))
 def _look(
-    planes: NDArray[Any],
-    rows: int,
+    rows: NDArray[Any],
+    channels: int,
+    step: int,
     counts: NDArray[np.int32],
     brightest: NDArray[np.float32],
     darkest: NDArray[np.float32],
     steps: NDArray[np.int32],
 ) -> None:
-    """Fill the arrays of `_Seen` from every `rows`-th row."""
-    height, width, channels = planes.shape
+    """Fill the arrays of `_Seen` from every `step`-th row, [H, W * C]."""
+    height, width = rows.shape
     cells = brightest.shape[0]
-    for y in range(0, height, rows):
+    for y in range(0, height, step):
         above, below = max(y - 1, 0), min(y + 1, height - 1)
+        for x in range(width):
+            counts[rows[y, x]] += 1
+        for x in range(channels, width - channels, _NOISE_STEP):
+            neighbours = int64(rows[y, x - channels]) + int64(rows[y, x + channels])
+            steps[min(abs(2 * int64(rows[y, x]) - neighbours), len(steps) - 1)] += 1
         cell_y = y * cells // height
         for cell_x in range(cells):
             most, least = int64(brightest[cell_y, cell_x]), int64(darkest[cell_y, cell_x])
-            for x in range(cell_x * width // cells, (cell_x + 1) * width // cells):
-                left, right = max(x - 1, 0), min(x + 1, width - 1)
-                for c in range(channels):
-                    value = int64(planes[y, x, c])
-                    counts[value] += 1
-                    if value > most or value < least:
-                        a, b = int64(planes[above, x, c]), int64(planes[below, x, c])
-                        d, e = int64(planes[y, left, c]), int64(planes[y, right, c])
-                        inner = min(max(a, b), max(d, e)), max(min(a, b), min(d, e))
-                        most = max(most, min(value, max(inner)))
-                        least = min(least, max(value, min(inner)))
-                    if x % _NOISE_COLUMNS == 0:
-                        neighbours = int64(planes[y, left, c]) + int64(planes[y, right, c])
-                        steps[abs(2 * value - neighbours)] += 1
+            for x in range(cell_x * width // cells, (cell_x + 1) * width // cells, _CELL_STEP):
+                value = int64(rows[y, x])
+                if value > most or value < least:
+                    left = x - channels if x >= channels else x
+                    right = x + channels if x + channels < width else x
+                    a, b = int64(rows[above, x]), int64(rows[below, x])
+                    d, e = int64(rows[y, left]), int64(rows[y, right])
+                    inner = min(max(a, b), max(d, e)), max(min(a, b), min(d, e))
+                    most = max(most, min(value, max(inner)))
+                    least = min(least, max(value, min(inner)))
             brightest[cell_y, cell_x], darkest[cell_y, cell_x] = most, least
 
 
 @kernel(_uncounting(uint8), _uncounting(uint16))
 def _uncount_hot(
-    planes: NDArray[Any],
-    rows: int,
+    rows: NDArray[Any],
+    channels: int,
+    step: int,
     counts: NDArray[np.int32],
     lo: int,
     bright: int,
     least_step: float,
 ) -> None:
     """Take the hot pixels among those brighter than `bright` out of the counts."""
-    height, width, channels = planes.shape
-    for y in range(0, height, rows):
+    height, width = rows.shape
+    for y in range(0, height, step):
         above, below = max(y - 1, 0), min(y + 1, height - 1)
         for x in range(width):
-            left, right = max(x - 1, 0), min(x + 1, width - 1)
-            for c in range(channels):
-                value = int64(planes[y, x, c])
-                if value > bright:
-                    a, b = int64(planes[above, x, c]), int64(planes[below, x, c])
-                    d, e = int64(planes[y, left, c]), int64(planes[y, right, c])
-                    second = max(min(max(a, b), max(d, e)), max(min(a, b), min(d, e)))
-                    if value - second > max(least_step, _HOT_SHARE * (value - lo)):
-                        counts[value] -= 1
+            value = int64(rows[y, x])
+            if value > bright:
+                left = x - channels if x >= channels else x
+                right = x + channels if x + channels < width else x
+                a, b = int64(rows[above, x]), int64(rows[below, x])
+                d, e = int64(rows[y, left]), int64(rows[y, right])
+                second = max(min(max(a, b), max(d, e)), max(min(a, b), min(d, e)))
+                if value - second > max(least_step, _HOT_SHARE * (value - lo)):
+                    counts[value] -= 1
