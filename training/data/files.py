@@ -1,6 +1,7 @@
 """The files of a data set, in a folder or in a zip."""
 
 import os
+import stat
 import zipfile
 import zlib
 from collections import Counter
@@ -64,6 +65,8 @@ class Files:
             return cls._of_folder(path)
         if not path.exists():
             raise InvalidData(f"{path} does not exist; name a folder or a zip of images and masks")
+        if not path.is_file():  # a pipe would be waited for, a device has no end
+            raise InvalidData(f"{path} is neither a folder nor a file; expected a folder or a zip")
         try:
             archive = zipfile.ZipFile(path)
         except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
@@ -133,7 +136,10 @@ def naming(name: PurePosixPath, read: Callable[[], T]) -> T:
 def _file(path: Path) -> Callable[[], bytes]:
     def read() -> bytes:
         with _refusing_what_cannot_be_read():
-            _check_size(path.stat().st_size)
+            found = path.stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise InvalidData("it is no file (a pipe, a device?); expected an image")
+            _check_size(found.st_size)
             return path.read_bytes()
 
     return read

@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 import zipfile
 from collections.abc import Callable
@@ -640,3 +641,16 @@ def test_truth_may_be_from_labelme(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"shapes": ')
     with pytest.raises(InvalidData, match=r"a: a.json: is no JSON"):
         read_dataset(tmp_path)
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    for path in (pipe, Path("/dev/zero")):
+        with pytest.raises(InvalidData, match="neither a folder nor a file"):
+            read_dataset(path)
+    for folder in ("images", "masks"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+        os.mkfifo(tmp_path / "set" / folder / "a.png")
+    with pytest.raises(InvalidData, match=r"images/a.png: it is no file"):
+        read_dataset(tmp_path / "set")
