@@ -24,24 +24,34 @@ class Format:
         media_type: for HTTP.
         encode: makes the bytes of a file from a segmentation and the frame it was made from; the
             check is called at intervals, and an exception that it raises ends the work.
+        bytes_per_px, bytes_per_nucleus: memory that this takes, besides the frame and its labels;
+            measured with 4,096 and 65,536 nuclei in 2048 x 2048 pixels.
     """
 
     media_type: str
     encode: Callable[[Segmentation, Frame, Check], bytes]
+    bytes_per_px: int = 0
+    bytes_per_nucleus: int = 0
 
 
 FORMATS = {
-    "labels.tif": Format("image/tiff", lambda result, frame, check: label_tiff(result)),
-    "labels.png": Format("image/png", lambda result, frame, check: label_png(result)),
+    "labels.tif": Format("image/tiff", lambda result, frame, check: label_tiff(result), 4),
+    "labels.png": Format("image/png", lambda result, frame, check: label_png(result), 4),
     "overlay.png": Format(
         "image/png",
         lambda result, frame, check: encode_png(overlay(frame, result.labels, check=check)),
+        18,
     ),
     "geojson": Format(
-        "application/geo+json", lambda result, frame, check: feature_collection(result, check)
+        "application/geo+json",
+        lambda result, frame, check: feature_collection(result, check),
+        4,
+        1500,
     ),
-    "csv": Format("text/csv", lambda result, frame, check: csv_table(result, check)),
-    "json": Format("application/json", lambda result, frame, check: json_report(result, check)),
+    "csv": Format("text/csv", lambda result, frame, check: csv_table(result, check), 0, 600),
+    "json": Format(
+        "application/json", lambda result, frame, check: json_report(result, check), 0, 1600
+    ),
 }
 
 

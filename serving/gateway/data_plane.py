@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -63,6 +63,27 @@ class Options:
         check_id(self.request_id, "request_id")
         if self.model:
             check_name(self.model, "model")
+
+
+@dataclass(frozen=True)
+class Encoding(Generic[Result]):
+    """How a reply is made.
+
+    Attributes:
+        encode: makes the reply of the result and its frame; called in the executor, with a check
+            that ends it once nobody waits for the reply.
+        bytes_per_px, bytes_per_nucleus: memory that this takes, besides the frame and its labels.
+    """
+
+    encode: Callable[[Segmentation, Frame, Check], Result]
+    bytes_per_px: int
+    bytes_per_nucleus: int
+
+    def memory_bytes(self, header: Header, nuclei: int) -> int:
+        """Memory of the frame, its labels and this, at most."""
+        labels_bytes = 4
+        of_px = header.channels * header.itemsize + labels_bytes + self.bytes_per_px
+        return header.height * header.width * of_px + nuclei * self.bytes_per_nucleus
 
 
 class FrameSource(Protocol):
@@ -155,7 +176,7 @@ class DataPlane:
         self,
         source: FrameSource,
         options: Options,
-        encode: Callable[[Segmentation, Frame, Check], Result],
+        encoding: Encoding[Result],
         observation: Observation,
         permit: Permit,
     ) -> Result:
@@ -164,8 +185,7 @@ class DataPlane:
         Args:
             source: the frame.
             options: how to segment it.
-            encode: makes the reply of the result and its frame; called in the executor, with a
-                check that ends it once nobody waits for the reply.
+            encoding: makes the reply.
             observation: notes what happens.
             permit: the frame's place; covers all of its memory from here on.
 
@@ -187,6 +207,10 @@ class DataPlane:
                 deadline.check("while the frame waited")
                 with observation.timed("decode"):
                     frame = await self._read(source, permit, contract.method, stack)
+                height, width, channels = frame.pixels.shape
+                header = Header(height, width, channels, frame.pixels.itemsize)
+                # Before the work: a picture takes more than segmenting does.
+                permit.resize(max(permit.n_bytes, encoding.memory_bytes(header, 0)))
                 self.progress.note_step()
                 observation.frame = (
                     "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
@@ -201,8 +225,12 @@ class DataPlane:
                     stopwatch=observation,
                 )
                 observation.note_result(segmentation)
+                nuclei = len(segmentation.nuclei)
+                permit.resize(max(permit.n_bytes, encoding.memory_bytes(header, nuclei)))
                 with observation.timed("encode"):
-                    reply = await in_thread(self._executor, deadline, encode, segmentation, frame)
+                    reply = await in_thread(
+                        self._executor, deadline, encoding.encode, segmentation, frame
+                    )
                 self.progress.note_frame()
                 return reply
         except TimeoutError as error:

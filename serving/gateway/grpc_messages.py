@@ -1,8 +1,8 @@
 """From messages of nuclei.v1 to frames and options, and from results to messages."""
 
 import uuid
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, TypeVar
 
 import grpc
 import numpy as np
@@ -24,7 +24,7 @@ from nuclei.results.nuclei import Nuclei
 from nuclei.results.segmentation import Segmentation
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.version import installed_version
-from serving.gateway.data_plane import Options, ServerInfo
+from serving.gateway.data_plane import Encoding, Options, ServerInfo
 
 NUCLEI_OUTPUTS = frozenset({pb.OUTPUT_CENTROIDS, pb.OUTPUT_BOXES, pb.OUTPUT_FEATURES})
 DTYPES: dict[int, np.dtype[Any]] = {
@@ -41,6 +41,12 @@ PROJECTIONS: dict[int, Projection | None] = {
     pb.PROJECTION_MAX: "max",
 }
 IMAGE = ("encoded", "raw")
+# Memory that a reply takes: for a pixel with labels, for a nucleus with its outline and without.
+# Measured with 4,096 and 65,536 nuclei in 2048 x 2048 pixels.
+LABELS_BYTES_PER_PX = 4
+OUTLINE_BYTES, COLUMNS_BYTES = 1500, 100
+
+Result = TypeVar("Result")
 
 
 class FrameRequest:
@@ -124,6 +130,12 @@ class FrameRequest:
         frame = self._read(limits)
         _stage_map(self.frame, frame)  # raises for an impossible one before any work
         return frame
+
+    def encoding(self, encode: Callable[[Segmentation, Frame, Check], Result]) -> Encoding[Result]:
+        """A way to make a reply of what was asked for."""
+        of_labels = LABELS_BYTES_PER_PX if pb.OUTPUT_LABELS in self._outputs else 0
+        outlined = pb.OUTPUT_POLYGONS in self._outputs
+        return Encoding(encode, of_labels, OUTLINE_BYTES if outlined else COLUMNS_BYTES)
 
     def reply(self, segmentation: Segmentation, frame: Frame, check: Check) -> bytes:
         """The whole reply to a Segment call; the check ends the work by an exception."""

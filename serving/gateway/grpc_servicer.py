@@ -75,7 +75,11 @@ class GrpcServicer:
         permit.place()
         observation.bytes_in = request.n_bytes
         reply = await self._data_plane.segment(
-            request, request.options(call.deadline), request.reply, observation, permit
+            request,
+            request.options(call.deadline),
+            request.encoding(request.reply),
+            observation,
+            permit,
         )
         observation.bytes_out = len(reply)
         return reply

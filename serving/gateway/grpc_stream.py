@@ -175,7 +175,11 @@ class GrpcFrame:
         while True:
             try:
                 return await self._stream.data_plane.segment(
-                    self._request, options, self._result, observation, permit
+                    self._request,
+                    options,
+                    self._request.encoding(self._result),
+                    observation,
+                    permit,
                 )
             except Overloaded as error:
                 if not self._may_wait(error.retry_after_s):

@@ -35,7 +35,7 @@ from nuclei.version import DISTRIBUTION, installed_version
 from serving.gateway import metrics
 from serving.gateway.admission import Permit
 from serving.gateway.completion import Ending, first_completed
-from serving.gateway.data_plane import DataPlane, ServerInfo
+from serving.gateway.data_plane import DataPlane, Encoding, ServerInfo
 from serving.gateway.draining import frame_given_up
 from serving.gateway.http_encoding import decoded
 from serving.gateway.http_options import PARAMETERS, REQUEST_ID_HEADER, HttpOptions
@@ -255,7 +255,13 @@ async def _segment(
         return chosen.encode(segmentation, frame, check), segmentation
 
     content, segmentation = await first_completed(
-        data_plane.segment(source, options.segmentation, encode, observation, permit),
+        data_plane.segment(
+            source,
+            options.segmentation,
+            Encoding(encode, chosen.bytes_per_px, chosen.bytes_per_nucleus),
+            observation,
+            permit,
+        ),
         (_gone(request), CallerLeft()),
         _stopping(request),
     )

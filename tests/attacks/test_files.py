@@ -130,3 +130,20 @@ async def _running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         yield
     finally:
         task.cancel()
+
+
+async def test_a_picture_that_takes_too_much_is_refused_before_the_work(
+    listen: Listen, triton: TritonServer
+) -> None:
+    blank = encode_png(np.zeros((4096, 4096), np.uint8))
+    ports_settings = {"triton_address": triton.address, "max_bytes_in_flight": 350 * MIB}
+    async with (
+        listen(**ports_settings) as ports,
+        httpx.AsyncClient(base_url=ports.url, timeout=60) as http,
+    ):
+        await until_ready(http)
+        answer = await http.post("/v1/segment?format=overlay.png", content=blank)
+        assert answer.status_code == 413
+        assert answer.json()["title"] == "FrameTooLarge"
+        assert (await http.post("/v1/segment?format=overlay.png", content=SMALL)).is_success
+        assert reserved_bytes() == 0
