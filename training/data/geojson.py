@@ -9,11 +9,16 @@ from typing import Any
 from nuclei.errors import InvalidData
 from training.data.outlines import NO_CATEGORY, Outline, Outlines
 
+# Of annotations without a classification, where the nuclei are detections or cells.
+REGION = "(annotation)"
+
 
 def geojson_outlines(document: Any) -> Outlines | None:
     """The objects of a GeoJSON file; None when the document is something else.
 
     Of a cell of QuPath the nucleus is taken, where it has one. The category is the classification.
+    Beside detections or cells, annotations without one have a category of their own: they are
+    mostly the regions in which nuclei were looked for.
 
     Raises:
         InvalidData: features without a polygon, each named.
@@ -21,11 +26,12 @@ def geojson_outlines(document: Any) -> Outlines | None:
     features = _features(document)
     if features is None:
         return None
+    detected = any(_object_type(feature) in ("detection", "cell") for feature in features)
     objects, problems = [], []
     for number, feature in enumerate(features, start=1):
         name = f"feature {number}"
         try:
-            objects.append(_outline(name, feature))
+            objects.append(_outline(name, feature, detected))
         except InvalidData as error:
             problems.append(f"{name}: {error}")
     if problems:
@@ -50,25 +56,37 @@ def _is_feature(entry: Any) -> bool:
     return isinstance(entry, dict) and entry.get("type") == "Feature"
 
 
-def _outline(name: str, feature: Any) -> Outline:
+def _outline(name: str, feature: Any, detected: bool) -> Outline:
     if not _is_feature(feature):
         raise InvalidData("it is no feature; expected objects of type Feature")
     shape = feature.get("nucleusGeometry") or feature.get("geometry")
     polygons = _polygons(shape if isinstance(shape, dict) else {})
     return Outline(
         name,
-        _category(feature.get("properties")),
+        _category(feature, detected),
         [_flat(rings[0]) for rings in polygons],
         [_flat(ring) for rings in polygons for ring in rings[1:]],
     )
 
 
-def _category(properties: Any) -> str:
-    found = properties.get("classification") if isinstance(properties, dict) else None
+def _properties(feature: Any) -> Mapping[str, Any]:
+    found = feature.get("properties") if isinstance(feature, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _object_type(feature: Any) -> Any:
+    properties = _properties(feature)
+    return properties.get("objectType") or properties.get("object_type")  # before QuPath 0.4
+
+
+def _category(feature: Any, detected: bool) -> str:
+    none = REGION if detected and _object_type(feature) == "annotation" else NO_CATEGORY
+    found = _properties(feature).get("classification")
     if not isinstance(found, dict):
-        return NO_CATEGORY
+        return none
     names = found.get("names")  # of QuPath 0.5, from the general to the special
-    return str(found.get("name") or (": ".join(map(str, names)) if names else NO_CATEGORY))
+    parts = names if isinstance(names, list) else []
+    return str(found.get("name") or ": ".join(map(str, parts)) or none)
 
 
 def _polygons(shape: Mapping[str, Any]) -> list[list[list[Any]]]:

@@ -64,6 +64,23 @@ def test_the_category_is_the_classification() -> None:
     assert outlines.categories() == {"Tumor": 1, "Tumor: Positive": 1, "(none)": 2}
 
 
+def test_a_region_beside_detections_is_asked_about() -> None:
+    square = polygon(ring(2, 3, 4))
+    region = feature(polygon(ring(0, 0, 20)), properties={"objectType": "annotation"})
+    for named in ("objectType", "object_type"):
+        for kind in ("detection", "cell"):
+            outlines = geojson_outlines([region, feature(square, properties={named: kind})])
+            assert outlines is not None
+            assert outlines.categories() == {"(annotation)": 1, "(none)": 1}
+
+
+def test_a_classification_without_a_usable_name_is_none() -> None:
+    square = polygon(ring(2, 3, 4))
+    outlines = geojson_outlines(feature(square, properties={"classification": {"names": 5}}))
+    assert outlines is not None
+    assert outlines.categories() == {"(none)": 1}
+
+
 UNUSABLE: list[tuple[Any, str]] = [
     ({"type": "Point", "coordinates": [1, 2]}, "it is a Point; expected a Polygon"),
     (None, "it is a None"),
