@@ -204,7 +204,9 @@ def _palette(file: _Opened) -> NDArray[np.uint8] | None:
         return None
     if file.page.colormap is None:
         raise ValueError("it has no palette")
-    return (file.page.colormap.T >> 8).astype(np.uint8)
+    colours = file.page.colormap.T
+    # Some writers store 8 bit where the format has 16; libtiff takes them for that, too.
+    return (colours if colours.max() < 256 else colours >> 8).astype(np.uint8)
 
 
 def _check_page(page: tifffile.TiffPage, check_shape: CheckShape) -> None:

@@ -89,13 +89,14 @@ def test_pixels_come_in_the_order_in_which_they_are_stored(
     assert ("orientation" in " ".join(frame.warnings)) == (orientation != 1)
 
 
+@pytest.mark.parametrize("shift", [8, 0], ids=["16 bit", "8 bit"])
 @pytest.mark.parametrize("compression", LOSSLESS)
-def test_palettes(compression: str | None) -> None:
+def test_palettes(compression: str | None, shift: int) -> None:
     colours = np.stack([np.arange(256), np.arange(256)[::-1], np.full(256, 9)])
     data = tiff(
         GREY8,
         photometric="palette",
-        colormap=colours.astype(np.uint16) << 8,
+        colormap=colours.astype(np.uint16) << shift,
         compression=compression,
     )
     assert_reads(data, np.stack([GREY8, 255 - GREY8, np.full_like(GREY8, 9)], axis=2))
