@@ -25,7 +25,8 @@ class Part:
         name: what the log calls it.
         launch: starts it, without waiting; raises NucleiError or OSError when that is impossible.
         wait_ready: waits until it works; raises NucleiError when it ends or does not come up.
-        kill: ends it at once, and removes what it left; harmless when it has ended.
+        kill: ends it at once, and removes what it left; harmless when it has ended; raises OSError
+            when something cannot be removed.
         ended: how it ended, None while it runs.
         check: waits for its answer to whether it works; raises Fault when it does not.
         check_interval_s: time between two checks, seconds.
@@ -139,7 +140,10 @@ class _Watch:
         wait_s = self._backoff.failed(self.healthy_s)
         self._next_try = time.monotonic() + wait_s
         self._log(logging.WARNING, event, why=why, next_try_s=wait_s)
-        self._part.kill()
+        try:
+            self._part.kill()
+        except OSError as error:
+            self._log(logging.ERROR, "remains", why=str(error))
 
     def _restart(self) -> None:
         try:

@@ -3,6 +3,7 @@
 import filecmp
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -195,14 +196,23 @@ class TritonServer:
 
     def _remove_remains(self) -> None:
         self._socket.unlink(missing_ok=True)
-        for region in Path("/dev/shm").glob(f"{self._region}*"):
-            region.unlink(missing_ok=True)
+        for region in self._regions():
+            with suppress(FileNotFoundError):
+                region.unlink()
 
     def _close_regions(self) -> None:
         """Let no other user read the tensors: Triton gives its shared memory mode 0644."""
-        for region in Path("/dev/shm").glob(f"{self._region}*"):
+        for region in self._regions():
             with suppress(FileNotFoundError):
                 region.chmod(0o600)
+
+    def _regions(self) -> Iterator[Path]:
+        """The files of its shared memory: whatever others put there under its names is theirs."""
+        for path in Path("/dev/shm").glob(f"{self._region}*"):
+            with suppress(FileNotFoundError):
+                status = path.lstat()
+                if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
+                    yield path
 
     def is_ready(self, model: str) -> bool:
         """Whether the server says it can answer for a model."""

@@ -31,7 +31,10 @@ def check():
     if starts == 1 and sys.argv[1] == "hangs":
         raise Fault("it is silent")
 ended = lambda: None if child.running else child.ending
-kill = lambda: child.stop(0)
+def kill():
+    child.stop(0)
+    if sys.argv[1] == "leaves something":
+        raise PermissionError("a file of another user")
 part = Part("sleep", launch, wait_ready, kill, ended, check, 0.1, lambda: None)
 supervisor = Supervisor([part], beat=lambda: None)
 supervisor.start(report=lambda name, seconds: None)
@@ -76,6 +79,17 @@ def test_a_part_that_ended_is_started_again(tmp_path: Path) -> None:
 def test_a_part_that_does_not_work_is_started_again(tmp_path: Path) -> None:
     assert events("hangs", 2, tmp_path) == [
         failed("broken", 1, "it is silent", 0.0),
+        {**RESTARTED, "attempt": 1},
+    ]
+
+
+def test_what_cannot_be_removed_does_not_end_the_supervisor(tmp_path: Path) -> None:
+    assert events("leaves something", 3, tmp_path) == [
+        failed("ended", 1, "killed by SIGKILL", 0.0),
+        {
+            **{"level": "ERROR", "message": "remains", "part": "sleep"},
+            **{"attempt": 1, "why": "a file of another user"},
+        },
         {**RESTARTED, "attempt": 1},
     ]
 

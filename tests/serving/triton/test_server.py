@@ -89,6 +89,27 @@ def test_no_other_user_can_call_it_or_read_its_memory(make_server: MakeServer) -
             assert not [name for name in process.environ() if name == "NUCLEI_TOKEN"]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_what_others_put_among_its_memory_is_left_alone(
+    make_server: MakeServer, tmp_path: Path
+) -> None:
+    server = make_server()
+    prefix = Path("/dev/shm") / f"nuclei_{port_of(server)}_"
+    ours, theirs, link = (prefix.with_name(prefix.name + end) for end in ("a", "b", "c"))
+    try:
+        ours.touch()
+        theirs.touch()
+        os.chown(theirs, 65534, 65534)
+        link.symlink_to(tmp_path / "elsewhere")
+        server.stop()
+        assert not ours.exists()
+        assert theirs.exists()
+        assert link.is_symlink()
+    finally:
+        for path in (ours, theirs, link):
+            path.unlink(missing_ok=True)
+
+
 def test_a_killed_server_is_cleaned_up_and_starts_again(make_server: MakeServer) -> None:
     server = make_server()
     with server:
