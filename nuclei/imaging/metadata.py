@@ -112,6 +112,26 @@ def ome_root(description: str) -> ElementTree.Element | None:
     return ElementTree.fromstring(re.sub(r"^\s*<\?xml.*?\?>", "", description))
 
 
+def ome_images(root: ElementTree.Element) -> list[ElementTree.Element]:
+    """The `Pixels` of the images of OME-XML that have planes in this file.
+
+    Each file of a set has the same text, up to the UUID of its root.
+    """
+    images = root.findall("{*}Image/{*}Pixels")
+    return [pixels for pixels in images if _is_here(root, pixels)]
+
+
+def is_of_this_file(root: ElementTree.Element, data: ElementTree.Element) -> bool:
+    """Whether the planes of a `TiffData` are in the file whose OME-XML this is."""
+    uuid, own = data.find("{*}UUID"), root.get("UUID")
+    return uuid is None or own is None or uuid.text == own
+
+
+def _is_here(root: ElementTree.Element, pixels: ElementTree.Element) -> bool:
+    stored = pixels.findall("{*}TiffData")
+    return not stored or any(is_of_this_file(root, data) for data in stored)
+
+
 def _check_size(xml: str) -> None:
     if xml.count("<") > MAX_XML_TAGS or xml.count("=") > MAX_XML_ATTRIBUTES:
         raise ValueError("the XML is too large")
@@ -138,9 +158,15 @@ def _statements(
 
 def _ome(description: str) -> Sides:
     root = ome_root(description)
-    pixels = None if root is None else root.find(".//{*}Pixels")
-    if pixels is None:
+    if root is None:
         return None
+    sizes = {_ome_sides(pixels) for pixels in ome_images(root)}
+    if len(sizes) > 1:
+        raise _Unusable("describes several images in this file, with pixels of different sizes")
+    return next(iter(sizes), None)
+
+
+def _ome_sides(pixels: ElementTree.Element) -> Sides:
     sides = []
     for axis in ("Y", "X"):
         stated, unit = pixels.get(f"PhysicalSize{axis}"), pixels.get(f"PhysicalSize{axis}Unit")

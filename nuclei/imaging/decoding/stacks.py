@@ -14,7 +14,7 @@ from tifffile.tifffile import shaped_description_metadata
 
 from nuclei.errors import InvalidImage, InvalidOption
 from nuclei.imaging.decoding.directories import MAX_PAGES, Directories
-from nuclei.imaging.metadata import ome_root
+from nuclei.imaging.metadata import is_of_this_file, ome_images, ome_root
 from nuclei.imaging.selection import Selection, described_channels
 
 NAMES = {"T": "time points", "Z": "focal planes", "R": "positions", "I": "pages", "Q": "pages"}
@@ -123,13 +123,13 @@ def stack_of(tiff: tifffile.TiffFile, found: Directories) -> tuple[Stack, tuple[
 
 
 def ome_channel_names(tiff: tifffile.TiffFile) -> tuple[str, ...]:
-    """Names of the channels of the first image of OME-XML; none where there is no such text."""
+    """Names of the channels of the image that OME-XML has in this file; none for several."""
     try:
         root = ome_root(tiff.pages.first.description)
     except (ElementTree.ParseError, ValueError):
         return ()
-    image = None if root is None else root.find("{*}Image/{*}Pixels")
-    channels = [] if image is None else image.findall("{*}Channel")
+    images = [] if root is None else ome_images(root)
+    channels = images[0].findall("{*}Channel") if len(images) == 1 else []
     return tuple(channel.get("Name", "") for channel in channels)
 
 
@@ -139,7 +139,7 @@ def _ome(tiff: tifffile.TiffFile, pages: NDArray[np.int64]) -> Stack | None:
     root = ome_root(tiff.pages.first.description)
     if root is None:
         return None
-    images = root.findall("{*}Image/{*}Pixels")
+    images = ome_images(root)
     if (
         len(images) > MAX_IMAGES
         or len(root.findall("{*}Image/{*}Pixels/{*}TiffData")) > 4 * MAX_PAGES
@@ -165,10 +165,8 @@ def _ome_image(
     if not 0 < math.prod(shape) <= MAX_PAGES:
         raise ValueError("it describes too many planes")
     numbers = np.full(math.prod(shape), ELSEWHERE, np.int64)
-    own = root.get("UUID")
     for data in pixels.iterfind("{*}TiffData"):
-        uuid = data.find("{*}UUID")
-        if uuid is not None and own is not None and uuid.text != own:
+        if not is_of_this_file(root, data):
             continue
         start = int(
             np.ravel_multi_index([int(data.get(f"First{axis}", 0)) for axis in axes], shape)

@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from nuclei.errors import InvalidOption
+from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, read_frame
+from nuclei.imaging.selection import Selection
 from tests.nuclei.imaging.decoding.files import GREY16, pillow, tiff, with_chunk
 
 NAMESPACE = "http://www.openmicroscopy.org/Schemas/OME/2016-06"
@@ -21,6 +24,18 @@ def ome(attributes: str, name: str = "a", end: str = "</OME>") -> bytes:
         f"<TiffData/></Pixels></Image>{end}"
     )
     return tiff(GREY16, description=xml.encode(), metadata=None)
+
+
+def ome_set(own: str, *images: tuple[str, str, str]) -> bytes:
+    """The file `own` of a set; of each image its file, the name of its channel, attributes."""
+    xml = f'<OME xmlns="{NAMESPACE}" UUID="urn:uuid:{own}">' + "".join(
+        f'<Image ID="Image:{n}"><Pixels ID="Pixels:{n}" DimensionOrder="XYCZT" Type="uint16" '
+        f'SizeX="50" SizeY="40" SizeZ="1" SizeC="1" SizeT="1" {attributes}>'
+        f'<Channel ID="Channel:{n}:0" Name="{channel}"/>'
+        f'<TiffData IFD="0" PlaneCount="1"><UUID>urn:uuid:{file}</UUID></TiffData></Pixels></Image>'
+        for n, (file, channel, attributes) in enumerate(images)
+    )
+    return tiff(GREY16, description=f"{xml}</OME>".encode(), metadata=None)
 
 
 def square(size: str, unit: str = "µm") -> str:
@@ -187,3 +202,20 @@ def test_the_next_source_is_taken_where_one_is_unreadable() -> None:
     frame = read(tiff(GREY16, metadata=None, description=xml, extratags=tags))
     assert frame.pixel_size_um == (0.325, 0.325)
     assert len(frame.warnings) == 1
+
+
+def test_of_an_ome_set_the_image_in_this_file_counts() -> None:
+    images = ("a", "FITC", square("0.5")), ("b", "DAPI", square("0.25"))
+    for file, channel, other, size_um in (("a", "FITC", "DAPI", 0.5), ("b", "DAPI", "FITC", 0.25)):
+        frame = read_frame(ome_set(file, *images), options=FrameOptions(Selection(channel)))
+        assert frame.pixel_size_um == (size_um, size_um)
+        with pytest.raises(InvalidOption):
+            read_frame(ome_set(file, *images), options=FrameOptions(Selection(other)))
+
+
+def test_images_of_different_pixel_sizes_in_one_ome_file_make_it_unknown() -> None:
+    frame = read_frame(ome_set("a", ("a", "", square("0.5")), ("a", "", square("0.25"))))
+    assert frame.pixel_size_um is None
+    assert "different sizes" in " ".join(frame.warnings)
+    same = read_frame(ome_set("a", ("a", "", square("0.5")), ("a", "", square("500", "nm"))))
+    assert same.pixel_size_um == (0.5, 0.5)
