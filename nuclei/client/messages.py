@@ -262,10 +262,11 @@ def _write_measured(message: pb.Frame, frame: MeasuredPixels, options: FrameOpti
 def _write_array(
     message: pb.Frame, pixels: NDArray[Any], options: FrameOptions, sent: Sent
 ) -> Sent:
-    plane = one_plane(pixels, options.selection)
+    plane, doubts = one_plane(pixels, options.selection)
     if options.selection.channel is not None:
         plane, said = one_channel(plane, options.selection)
-        sent = replace(sent, warnings=(*sent.warnings, said))
+        doubts += (said,)
+    sent = replace(sent, warnings=(*sent.warnings, *doubts))
     _write_raw(message.raw, plane)
     if options.intensity_range is not None:
         lo, hi = options.intensity_range

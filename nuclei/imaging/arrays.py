@@ -11,10 +11,14 @@ from nuclei.imaging.selection import COLOURS, Selection, chosen_channel
 
 # Red, green, blue and alpha: a last axis of up to so many always holds channels.
 COLOUR_CHANNELS = 4
+COLOURS_FIRST = (
+    "the first axis was taken for red, green and blue: choose one with `channel` if it holds "
+    "channels, or with `plane` if it holds planes"
+)
 
 
-def one_plane(pixels: NDArray[Any], selection: Selection) -> NDArray[Any]:
-    """One plane of an array, with its channels last.
+def one_plane(pixels: NDArray[Any], selection: Selection) -> tuple[NDArray[Any], tuple[str, ...]]:
+    """One plane of an array, with its channels last, and a sentence where they may be planes.
 
     The shorter of the first and the last axis of a plane holds its channels, and the last one also
     whenever it has up to 4 entries. A stack is longer by one axis, the first; where a plane is
@@ -25,7 +29,7 @@ def one_plane(pixels: NDArray[Any], selection: Selection) -> NDArray[Any]:
         selection: chooses the plane.
 
     Returns:
-        [H, W, C], a view unless planes are projected.
+        [H, W, C], a view unless planes are projected; and warnings.
 
     Raises:
         InvalidImage: another number of axes, or a stack of which no plane is chosen.
@@ -42,13 +46,16 @@ def one_plane(pixels: NDArray[Any], selection: Selection) -> NDArray[Any]:
     elif pixels.ndim in (2, 3):
         _plane(selection, pixels[None])
     if pixels.ndim == 2:
-        return pixels[:, :, None]
+        return pixels[:, :, None], ()
     if pixels.ndim != 3:
         raise InvalidImage(
             f"the image has shape {list(pixels.shape)}; expected [height, width], "
             "[height, width, channels] or [channels, height, width]: pick one plane"
         )
-    return pixels if _channels_last(pixels) else np.moveaxis(pixels, 0, -1)
+    if _channels_last(pixels):
+        return pixels, ()
+    doubtful = len(pixels) in (3, COLOUR_CHANNELS) and selection.channel is None
+    return np.moveaxis(pixels, 0, -1), (COLOURS_FIRST,) * doubtful
 
 
 def one_channel(

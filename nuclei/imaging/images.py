@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.errors import FrameTooLarge, InvalidData, InvalidImage, InvalidOption
-from nuclei.imaging.arrays import channel_names, one_channel, one_plane
+from nuclei.imaging.arrays import COLOUR_CHANNELS, channel_names, one_channel, one_plane
 from nuclei.imaging.colour import one_image
 from nuclei.imaging.decoding import Decoded, File, Header, decode, probe
 from nuclei.imaging.frame_options import AS_IT_IS, FrameOptions
@@ -134,9 +134,10 @@ def frame_from_array(
         FrameTooLarge: over a limit.
         InvalidOption: there is no plane or channel such as the options choose.
     """
-    plane = one_plane(pixels, options.selection)
+    plane, warnings = one_plane(pixels, options.selection)
     of_plane = replace(options, selection=Selection(options.selection.channel))
-    return frame_from_plane(plane, of_plane, limits)
+    frame = frame_from_plane(plane, of_plane, limits)
+    return replace(frame, warnings=(*warnings, *frame.warnings))
 
 
 def frame_from_plane(
@@ -207,6 +208,10 @@ def _frame_of(
         raise InvalidImage(
             f"the image has {described_channels(names)}; expected 1, 3 (RGB) or 4 (RGBA): choose "
             "one with `channel`"
+        )
+    elif count == COLOUR_CHANNELS and pixels[:, :, 3].min() != pixels[:, :, 3].max():
+        warnings.append(
+            "the fourth channel was taken for alpha and left out: choose with `channel`"
         )
     stored, scale, doubts = scaled(pixels[:, :, :3])
     warnings.extend(doubts)

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from nuclei.client.acquisition import StreamFrame
+from nuclei.client.messages import write_frame
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import frame_from_array
 from nuclei.imaging.selection import Selection
+from nuclei.v1 import segmentation_pb2 as pb
 
 RANDOM = np.random.default_rng(2)
 HEIGHT, WIDTH = 20, 30
@@ -86,3 +89,24 @@ def test_what_is_ambiguous_or_absent_is_refused_with_what_to_do(case: str) -> No
 def test_a_short_last_axis_holds_channels(shape: tuple[int, ...]) -> None:
     pixels = np.full(shape, 9, np.uint8)
     assert frame_from_array(pixels).pixels.shape[:2] == shape[:2]
+
+
+def test_a_fourth_channel_that_holds_something_is_said_to_be_left_out() -> None:
+    assert "fourth channel" in " ".join(frame_from_array(MANY[:, :, :4]).warnings)
+    opaque = np.dstack([MANY[:, :, :3], np.full((HEIGHT, WIDTH), 255, np.uint8)])
+    assert frame_from_array(opaque).warnings == ()
+    chosen = frame_from_array(MANY[:, :, :4], FrameOptions(Selection(channel=3)))
+    assert "fourth channel" not in " ".join(chosen.warnings)
+
+
+@pytest.mark.parametrize("count", [3, 4])
+def test_a_first_axis_that_is_taken_for_colours_is_said(count: int) -> None:
+    said = "first axis was taken for red, green and blue"
+    pixels = CHANNELS_FIRST[:count]
+    assert said in " ".join(frame_from_array(pixels).warnings)
+    sent = write_frame(pb.SegmentRequest(), StreamFrame(pixels), FrameOptions())
+    assert said in " ".join(sent.warnings)
+    for last in (MANY[:, :, :count], CHANNELS_FIRST[:1]):
+        assert said not in " ".join(frame_from_array(last).warnings)
+    chosen = FrameOptions(Selection(channel=0))
+    assert said not in " ".join(frame_from_array(pixels, chosen).warnings)
