@@ -38,7 +38,8 @@ class Selection:
             raise InvalidOption("channel is empty; expected the number or the name of a channel")
         if self.plane is not None and self.plane < 0:
             raise InvalidOption(f"plane is {self.plane}; planes are counted from 0")
-        if self.project not in (None, *get_args(Projection)):
+        known = isinstance(self.project, str) and self.project in get_args(Projection)
+        if self.project is not None and not known:
             raise InvalidOption(f"project is {quoted(self.project)}; the projection known is 'max'")
         if self.plane is not None and self.project is not None:
             raise InvalidOption("`plane` and `project` are both given; choose one of them")

@@ -110,3 +110,9 @@ def test_a_first_axis_that_is_taken_for_colours_is_said(count: int) -> None:
         assert said not in " ".join(frame_from_array(last).warnings)
     chosen = FrameOptions(Selection(channel=0))
     assert said not in " ".join(frame_from_array(pixels, chosen).warnings)
+
+
+def test_a_projection_that_is_no_text_is_refused() -> None:
+    projection: Any = np.zeros(0)
+    with pytest.raises(InvalidOption, match="the projection known is 'max'"):
+        Selection(project=projection)
