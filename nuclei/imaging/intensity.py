@@ -11,6 +11,7 @@ import numpy as np
 from numba import float32, float64, int32, int64, types, uint8, uint16, void
 from numpy.typing import NDArray
 
+from nuclei.errors import InvalidOption
 from nuclei.imaging.images import Frame
 from nuclei.imaging.scaling import AS_STORED, Scale
 from nuclei.jit import kernel
@@ -50,7 +51,7 @@ class Intensity:
     """The intensity range of a frame.
 
     Attributes:
-        range: float32 [2], lo and hi, the values that become 0 and 1; hi is at least lo + 1.
+        range: float32 [2], lo and hi, the values that become 0 and 1, lo below hi.
         warnings: what was left out of it, in sentences.
     """
 
@@ -59,11 +60,23 @@ class Intensity:
 
 
 def intensity_of(frame: Frame) -> Intensity:
-    """The range that a frame is segmented with: that of its caller, else `intensity_range`."""
+    """The range that a frame is segmented with: that of its caller, else `intensity_range`.
+
+    Raises:
+        InvalidOption: float32 cannot hold that of its caller, or not tell its two ends apart.
+    """
     if frame.intensity_range is None:
         return intensity_range(frame.pixels, frame.scale)
     asked = [frame.scale.pixel(value) for value in frame.intensity_range]
-    return Intensity(np.array(asked, np.float32))
+    with np.errstate(over="ignore"):
+        lo, hi = ends = np.array(asked, np.float32)
+        width = hi - lo
+    if not (np.isfinite(ends).all() and 0 < width < np.inf):
+        raise InvalidOption(
+            f"intensity_range is {tuple(frame.intensity_range)}; expected two numbers that "
+            "float32 holds and tells apart, such as two values of the frame"
+        )
+    return Intensity(ends)
 
 
 def intensity_range(

@@ -9,6 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
+from nuclei.errors import InvalidOption
+from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import frame_from_array, read_frame
 from nuclei.imaging.intensity import (
     HIGH_PERCENTILE,
@@ -116,3 +118,12 @@ def test_warnings_name_values_in_the_units_of_the_frame() -> None:
     (said,) = intensity_of(frame_from_array(pixels)).warnings
     assert said.startswith("hot pixels")
     assert float(said.split("brighter than ")[1].split()[0]) < 0.05
+
+
+@pytest.mark.parametrize(
+    "asked", [(0.0, 1e39), (-3e38, 3e38), (1e9, 1e9 + 1)], ids=["too large", "too wide", "one"]
+)
+def test_a_range_that_float32_cannot_hold_is_refused(asked: tuple[float, float]) -> None:
+    frame = frame_from_array(REAL, FrameOptions(intensity_range=asked))
+    with pytest.raises(InvalidOption, match=r"intensity_range is .*float32"):
+        intensity_of(frame)
