@@ -74,6 +74,9 @@ class Decoder:
 
         Args:
             executor: where files are copied.
+
+        Raises:
+            OSError: it cannot be started.
         """
         self.between = False
         self.killed = asyncio.Event()
@@ -84,29 +87,34 @@ class Decoder:
         self._connection, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._connection.setblocking(False)
         descriptors = theirs.fileno(), self._input.fd, self._output.fd
-        self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "serving.decoding.decoder",
-                *map(str, (os.getpid(), *descriptors)),
-            ],
-            env={
-                **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
-                "PYTHONSAFEPATH": "1",
-                # Its threads would take memory, and the time of other frames.
-                "OPENBLAS_NUM_THREADS": "1",
-            },
-            stdin=subprocess.DEVNULL,
-            # Libraries write what they think of a file.
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=descriptors,
-            start_new_session=True,
-        )
-        theirs.close()
-        self._input.close_fd()
-        self._output.close_fd()
+        try:
+            self._process = subprocess.Popen(
+                [
+                    sys.executable,
+                    "-m",
+                    "serving.decoding.decoder",
+                    *map(str, (os.getpid(), *descriptors)),
+                ],
+                env={
+                    **{name: os.environ[name] for name in _ENVIRONMENT if name in os.environ},
+                    "PYTHONSAFEPATH": "1",
+                    # Its threads would take memory, and the time of other frames.
+                    "OPENBLAS_NUM_THREADS": "1",
+                },
+                stdin=subprocess.DEVNULL,
+                # Libraries write what they think of a file.
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=descriptors,
+                start_new_session=True,
+            )
+        except OSError:
+            self._connection.close()
+            raise
+        finally:
+            theirs.close()
+            self._input.close_fd()
+            self._output.close_fd()
 
     async def wait_started(self) -> None:
         """Raises EngineUnavailable or TimeoutError when it does not start."""

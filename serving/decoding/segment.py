@@ -28,13 +28,25 @@ class Segment:
         """A new one of zeros, whose size nobody can change: a shorter one would be a SIGBUS.
 
         Args:
-            size: bytes; pages that nobody writes to take no memory.
+            size: bytes, at least 1; pages that nobody writes to take no memory.
+
+        Raises:
+            OSError: there are too many open files, or there is no memory to map.
         """
         fd = os.memfd_create("frame", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(fd, size)
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        try:
+            os.ftruncate(fd, size)
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        except OSError:
+            os.close(fd)
+            raise
         return cls(fd)
+
+    def __del__(self) -> None:
+        """Close the descriptor of a segment that was given up before another process had it."""
+        if self.fd >= 0:
+            self.close_fd()
 
     def close_fd(self) -> None:
         """Close the descriptor, once the other process has it."""

@@ -1,12 +1,15 @@
 """Decoders: what they give, what they refuse, and that none of it outlives its caller."""
 
 import asyncio
+import contextlib
+import gc
 import io
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +25,7 @@ import tifffile
 
 from nuclei.errors import EngineUnavailable, FrameTooLarge, InvalidImage
 from nuclei.imaging.images import Frame, FrameLimits, read_frame
-from serving.decoding.decoders import KEPT_BYTES, Decoders, decoding_bytes, probing_bytes
+from serving.decoding.decoders import KEPT_BYTES, Decoder, Decoders, decoding_bytes, probing_bytes
 from tests.attacks.files import (
     jpeg_of_scans,
     ome_tiff_of_text,
@@ -142,6 +145,42 @@ async def test_work_ends_with_its_caller() -> None:
         assert (await decoded(decoders, png(noise(8, 8)))).pixels.shape == (8, 8, 1)
         assert not busy.is_running()
         assert len(processes()) == 1
+
+
+def open_segments() -> int:
+    gc.collect()
+    count = 0
+    for link in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            count += os.readlink(link).startswith("/memfd:frame")
+    return count
+
+
+async def test_a_file_given_up_while_it_is_copied_leaves_no_descriptor() -> None:
+    with ThreadPoolExecutor(1) as executor:
+        decoders = Decoders(1, executor)
+        decoders.start()
+        await decoded(decoders, png(noise(8, 8)))
+        before = open_segments()
+        may_copy = threading.Event()
+        executor.submit(may_copy.wait, 5)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await decoded(decoders, bytes(KEPT_BYTES + 1))
+        may_copy.set()
+        await decoded(decoders, png(noise(8, 8)))
+        assert open_segments() == before
+        await decoders.close()
+
+
+async def test_a_decoder_that_cannot_be_started_leaves_no_descriptor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sys, "executable", "/missing")
+    before = open_segments()
+    with ThreadPoolExecutor(1) as executor, contextlib.suppress(FileNotFoundError):
+        Decoder(executor)
+    assert open_segments() == before
 
 
 async def test_a_decoder_that_is_killed_costs_its_frame_only() -> None:
