@@ -4,6 +4,7 @@ It imports little and reads no settings: what it needs comes with each file.
 """
 
 import contextlib
+import gc
 import resource
 import signal
 import socket
@@ -55,7 +56,12 @@ class Decoder:
             segment = Segment(fds[0]) if fds else None
             if segment is not None:
                 segment.close_fd()
-            self._connection.send(self._answer(request, segment))
+            large = segment is not None or len(self._file) > self._input.size
+            answer = self._answer(request, segment)
+            del segment  # its memory is not kept while this process waits
+            self._connection.send(answer)
+            if large:
+                gc.collect()  # what reads files leaves cycles, which hold them
 
     def _answer(self, request: bytes, segment: Segment | None) -> bytes:
         step = request_of(request)
@@ -79,7 +85,11 @@ class Decoder:
     def _probe(self, segment: Segment, step: Probe) -> bytes:
         self._file = memoryview(segment.memory)[: step.n_bytes].toreadonly()
         self._how = step.limits, step.options
-        return packed_header(probe_frame(self._file, step.limits, step.options.selection))
+        try:
+            return packed_header(probe_frame(self._file, step.limits, step.options.selection))
+        except BaseException:
+            self._file = memoryview(b"")
+            raise
 
     def _read(self, segment: Segment) -> bytes:
         file, self._file = self._file, memoryview(b"")

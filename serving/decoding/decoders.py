@@ -65,7 +65,7 @@ class Decoder:
     """One process that decodes one file at a time.
 
     Attributes:
-        between: whether it waits for a step; one that does not is in the middle of a file.
+        between: whether it is free for the next file, holding no large one.
         killed: set by `kill`.
     """
 
@@ -135,6 +135,8 @@ class Decoder:
         Raises:
             InvalidInput: as `nuclei.imaging.images.probe_frame`, or it takes too much.
             EngineUnavailable: the process was ended.
+            ValueError: the process failed in a way that nobody foresaw.
+            OSError: there is no memory to share.
         """
         self.between = False
         segment = self._input if len(file) <= KEPT_BYTES else Segment.new(len(file))
@@ -142,6 +144,8 @@ class Decoder:
         await loop.run_in_executor(self._executor, segment.write, file)
         request = Probe(len(file), limits, options, len(file) + OVERHEAD_BYTES)
         header = await self._ask(request, segment, header_of)
+        # A large file stays mapped until it is read: a decoder that never is told to is ended.
+        self.between = segment is self._input
         limits.check_shape(header.height, header.width)
         return header
 
@@ -154,6 +158,8 @@ class Decoder:
         Raises:
             InvalidInput: as `nuclei.imaging.images.read_frame`, or it takes too much.
             EngineUnavailable: the process was ended.
+            ValueError: the process failed in a way that nobody foresaw.
+            OSError: there is no memory to share.
         """
         n_bytes = _frame_bytes(header)
         free = self._lent is None or self._lent() is None

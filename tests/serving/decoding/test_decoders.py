@@ -156,6 +156,39 @@ def open_segments() -> int:
     return count
 
 
+def mapped_segments(process: psutil.Process) -> int:
+    lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
+    return sum("/memfd:frame" in line for line in lines)
+
+
+LARGE = tiff(np.zeros((3000, 3000), np.uint16))
+
+
+@pytest.mark.parametrize(
+    "file", [LARGE, bytes(KEPT_BYTES + 1)], ids=["decoded", "refused by its header"]
+)
+async def test_large_memory_is_not_kept_between_files(file: bytes) -> None:
+    async with running() as decoders:
+        await decoded(decoders, png(noise(8, 8)))
+        (process,) = processes()
+        before = mapped_segments(process)
+        with contextlib.suppress(InvalidImage):
+            await decoded(decoders, file)
+        assert processes() == [process]
+        async with asyncio.timeout(2):
+            while mapped_segments(process) > before:
+                await asyncio.sleep(0.01)
+
+
+async def test_a_large_file_that_is_never_read_is_not_kept() -> None:
+    async with running() as decoders:
+        async with decoders.decoder() as decoder:
+            (process,) = processes()
+            await decoder.probe(LARGE, LIMITS)
+        await decoded(decoders, png(noise(8, 8)))
+        assert not process.is_running()
+
+
 async def test_a_file_given_up_while_it_is_copied_leaves_no_descriptor() -> None:
     with ThreadPoolExecutor(1) as executor:
         decoders = Decoders(1, executor)
