@@ -117,7 +117,7 @@ class Decoder:
             self._output.close_fd()
 
     async def wait_started(self) -> None:
-        """Raises EngineUnavailable or TimeoutError when it does not start."""
+        """Raises NucleiError or TimeoutError when it does not start."""
         async with asyncio.timeout(START_S):
             await self._answer()
         self.between = True
@@ -292,12 +292,22 @@ class Decoders:
         while True:
             # One after the other: what else starts with the gateway needs processors, too.
             async with self._starting:
-                decoder = Decoder(self._executor)
-                self._running.add(decoder)
                 try:
-                    await decoder.wait_started()
-                    return decoder
-                except (TimeoutError, EngineUnavailable) as error:
-                    decoder.kill()
-                    logger.error(Event("decoder not started", why=str(error)))
+                    return await self._new()
+                except (NucleiError, OSError) as error:
+                    why = str(error) or f"it said nothing in {START_S:.0f} s"
+                    logger.error(Event("decoder not started", why=why))
             await asyncio.sleep(backoff.failed(0))
+
+    async def _new(self) -> Decoder:
+        """A new decoder; raises NucleiError or OSError when it does not start."""
+        decoder = Decoder(self._executor)
+        self._running.add(decoder)
+        try:
+            await decoder.wait_started()
+        except (NucleiError, OSError):
+            decoder.kill()
+            await asyncio.to_thread(decoder.wait)
+            self._running.remove(decoder)
+            raise
+        return decoder

@@ -156,6 +156,23 @@ def open_segments() -> int:
     return count
 
 
+@pytest.mark.parametrize("program", ["", "#!/bin/sh\nexit 1\n", "#!/bin/sh\nkill -SEGV $$\n"])
+async def test_a_decoder_that_does_not_start_is_tried_again(
+    program: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "python"
+    if program:
+        broken.write_text(program)
+        broken.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(broken))
+    async with running() as decoders:
+        await asyncio.sleep(0.2)
+        monkeypatch.undo()
+        async with asyncio.timeout(10):
+            await decoded(decoders, png(noise(8, 8)))
+        assert len(processes()) == 1
+
+
 def mapped_segments(process: psutil.Process) -> int:
     lines = Path(f"/proc/{process.pid}/maps").read_text().splitlines()
     return sum("/memfd:frame" in line for line in lines)
