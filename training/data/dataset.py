@@ -171,9 +171,16 @@ class _Manifest:
 
 
 def _manifest(files: Files, file: PurePosixPath) -> dict[tuple[PurePosixPath, str], str]:
-    rows = list(csv.DictReader(files.read(file).decode("utf-8-sig", "replace").splitlines()))
+    lines = files.read(file).decode("utf-8-sig", "replace").splitlines()
+    try:
+        rows = list(csv.DictReader(lines))
+    except csv.Error as error:
+        raise InvalidData(f"is no CSV ({error}); expected columns id, kind") from error
     if rows and "id" not in rows[0]:
         raise InvalidData("no column 'id'; expected columns id, kind")
+    short = [str(number) for number, row in enumerate(rows, start=1) if row["id"] is None]
+    if short:
+        raise InvalidData(f"rows without an id: {', '.join(short[:LISTED])}; add it or remove them")
     return {(file.parent, row["id"]): row.get("kind") or "" for row in rows}
 
 

@@ -1,5 +1,6 @@
 """The files of a data set, in a folder or in a zip."""
 
+import lzma
 import os
 import stat
 import zipfile
@@ -31,6 +32,11 @@ FOREIGN_SUFFIXES = (
     *(".bmp", ".gif", ".webp", ".jp2", ".jpf", ".heic", ".dng", ".dcm", ".nii", ".roi"),
 )
 MAX_BYTES = FrameLimits().max_bytes
+# What reading damaged files and zips raises.
+_UNREADABLE = (
+    *(OSError, EOFError, ValueError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError),
+)
 
 
 class Files:
@@ -69,7 +75,7 @@ class Files:
             raise InvalidData(f"{path} is neither a folder nor a file; expected a folder or a zip")
         try:
             archive = zipfile.ZipFile(path)
-        except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
+        except _UNREADABLE as error:
             raise InvalidData(f"{path} is neither a folder nor a whole zip ({error})") from error
         return cls(
             {
@@ -162,7 +168,7 @@ def _refusing_what_cannot_be_read() -> Iterator[None]:
         yield
     except NotImplementedError as error:  # an unusual compression
         raise InvalidData(f"cannot be read ({error}); pack it with deflate") from error
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise InvalidData(f"cannot be read ({error}); expected a whole file") from error
 
 

@@ -64,7 +64,7 @@ def _outline(name: str, shape: Any) -> Outline:
     kind = shape.get("shape_type") or "polygon"
     try:
         points = np.array(shape.get("points"), float).reshape(-1, 2)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InvalidData("its points are not pairs of numbers; write it again") from None
     if kind == "rectangle" and len(points) == 2:
         (x0, y0), (x1, y1) = points

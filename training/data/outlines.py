@@ -143,7 +143,7 @@ class _Canvas:
     def _polygon(self, polygon: Any) -> list[float]:
         try:
             points = np.array(polygon, float).reshape(-1, 2) * self.unit
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             points = np.empty((0, 2))
         if len(points) < 3:
             raise InvalidData(

@@ -66,7 +66,7 @@ class Images:
         Of a path of another machine, or of a URL, the end counts.
 
         Raises:
-            InvalidData: there is no such image, or several fit as well.
+            InvalidData: there is no such image, several fit as well, or it is no URL.
         """
         home = file.parent.parent if file.parent.name.lower() in LIST_FOLDERS else file.parent
         parts, elsewhere = _parts(path)
@@ -109,7 +109,11 @@ def _place(name: PurePosixPath) -> Place:
 def _parts(path: str) -> tuple[tuple[str, ...], bool]:
     """The parts of a listed path, and whether it is one of another machine or a URL."""
     if "://" in path:
-        return tuple(PurePosixPath(unquote(urlsplit(path).path)).parts[1:]), True
+        try:
+            place = urlsplit(path).path
+        except ValueError as error:
+            raise InvalidData(f"lists {path}, which is no URL ({error}); correct it") from error
+        return tuple(PurePosixPath(unquote(place)).parts[1:]), True
     windows = PureWindowsPath(path)  # which also understands slashes
     parts = tuple(part for part in windows.parts if part not in (windows.anchor, ".."))
     return parts, bool(windows.anchor)

@@ -57,7 +57,7 @@ def class_names(file_name: str, text: str) -> dict[str, str]:
 
     try:
         document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidData(f"is no YAML ({error}); write it again") from error
     names = document.get("names") if isinstance(document, dict) else None
     if isinstance(names, list):

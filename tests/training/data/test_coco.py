@@ -99,6 +99,7 @@ UNUSABLE: list[tuple[Any, str]] = [
     (square(58, 2, 8), "outside|reaches from x 58 to 66"),
     ([[float("nan"), 1, 5, 1, 5, 5]], "reaches from"),
     ([[1, 1, 5, 5]], "three points"),
+    ([[10**400, 1, 5, 1, 5, 5]], "three points"),
     ([[1, 1, 5, 1, 5]], "three points"),
     ([["a", 1, 5, 1, 5, 5]], "three points"),
     (["a"], "three points"),

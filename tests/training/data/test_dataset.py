@@ -469,6 +469,44 @@ def test_each_bad_member_of_a_zip_is_one_problem(tmp_path: Path) -> None:
         assert reason in text
 
 
+def test_a_damaged_lzma_member_of_a_zip_is_one_problem(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    write_pair(data / "images" / "a.tif", data / "masks" / "a.tif")
+    archive = zip_of(data)
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_LZMA) as out:
+        out.write(data / "images" / "a.tif", "images/a.tif")
+        out.write(data / "masks" / "a.tif", "masks/a.tif")
+        start = out.getinfo("images/a.tif").header_offset
+    content = bytearray(archive.read_bytes())
+    content[start + 60 : start + 120] = bytes([255]) * 60
+    archive.write_bytes(content)
+    with pytest.raises(InvalidData, match=r"1 problem.*[\s\S]*a: images/a.tif: cannot be read"):
+        read_dataset(archive)
+
+
+def test_a_zip_with_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("images/\u00e4.tif", b"")
+    archive.write_bytes(archive.read_bytes().replace("\u00e4".encode(), b"\xff\xff"))
+    with pytest.raises(InvalidData, match=r"neither a folder nor a whole zip .*utf-8"):
+        read_dataset(archive)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (f"id,kind\n{'a' * 140_000},x\n", r"manifest.csv: is no CSV \(field larger"),
+        ("kind,id\nx,a\ny\n", r"manifest.csv: rows without an id: 2"),
+    ],
+)
+def test_a_broken_manifest_is_one_problem(content: str, reason: str, tmp_path: Path) -> None:
+    write_pair(tmp_path / "images" / "a.tif", tmp_path / "masks" / "a.tif")
+    (tmp_path / "manifest.csv").write_text(content)
+    with pytest.raises(InvalidData, match=reason):
+        read_dataset(tmp_path)
+
+
 def test_a_file_that_cannot_be_read_is_one_problem(tmp_path: Path) -> None:
     for name in ("a", "b"):
         write_pair(tmp_path / "images" / f"{name}.tif", tmp_path / "masks" / f"{name}.tif")
@@ -577,6 +615,7 @@ def test_an_image_is_found_by_the_path_that_coco_lists(path: str, tmp_path: Path
         ("z/a.tif", "there is no such image"),
         ("https://example.org/", "there is no such image"),
         ("", "there is no such image"),
+        ("http://[x/a.tif", "which is no URL"),
     ],
 )
 def test_a_listed_path_that_fits_no_image_is_named(path: str, reason: str, tmp_path: Path) -> None:

@@ -42,6 +42,7 @@ def test_the_shapes_of_a_group_are_one_nucleus() -> None:
     [
         (square(4, shape_type="linestrip"), "it is a linestrip; expected a polygon"),
         (square(4, shape_type="mask", points=[[1, 1], [2, 2]]), "it is a mask"),
+        (square(4, points=[[10**400, 1]] * 3), "not pairs of numbers"),
         (square(4, points=[["a", "b"]]), "not pairs of numbers"),
         (square(4, points=[[1, 2, 3]]), "not pairs of numbers"),
         ("square", "it is no object"),

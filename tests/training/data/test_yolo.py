@@ -81,7 +81,7 @@ def test_classes_have_names(file: str, text: str) -> None:
     assert found.categories() == {"cell": 1, "2": 1}
 
 
-@pytest.mark.parametrize("text", ["names: 3", "- a", "{", "[" * 100_000])
+@pytest.mark.parametrize("text", ["names: 3", "names: 2021-99-99", "- a", "{", "[" * 100_000])
 def test_a_file_that_names_no_classes_is_refused(text: str) -> None:
     with pytest.raises(InvalidData, match=r"names no classes|is no YAML"):
         class_names("data.yaml", text)
