@@ -87,10 +87,11 @@ def draw_outlines(
 
 def _width_px(picture: NDArray[np.uint8], labels: NDArray[np.integer]) -> int:
     """Width of outlines that suits the picture and the size of the nuclei."""
-    areas = np.bincount(labels.ravel())[1:]
-    if not areas.any():
+    # Not by bincount, which takes memory for the largest number, up to 2**32.
+    _, areas = np.unique(labels[labels != 0], return_counts=True)
+    if not len(areas):
         return 1
-    side_px = math.sqrt(float(np.median(areas[areas > 0]))) * (len(picture) // len(labels))
+    side_px = math.sqrt(float(np.median(areas))) * (len(picture) // len(labels))
     wanted_px = int(max(picture.shape)) / SCREEN_PX
     return max(1, round(min(wanted_px, side_px * PART_OF_NUCLEUS)))
 

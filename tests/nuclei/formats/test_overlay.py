@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -55,6 +57,18 @@ def test_outlines_are_wider_on_large_frames_and_leave_small_nuclei_visible() -> 
     labels[:] = 0
     labels[100:110, 100:110] = 1
     assert coloured(overlay(large, labels))[105, 100:110].sum() == 2
+
+
+def test_numbers_of_nuclei_may_be_large() -> None:
+    frame = Frame(np.full((600, 600, 1), 9, np.uint8))
+    labels = np.zeros((600, 600), np.uint32)
+    labels[20:60, 20:60], labels[100:150, 100:150] = 1, 6
+    expected = overlay(frame, labels)
+    labels[labels == 6] = 2**32 - 1 - (2**32 - 1 - 6) % len(COLOURS)
+    tracemalloc.start()
+    np.testing.assert_array_equal(overlay(frame, labels), expected)
+    assert tracemalloc.get_traced_memory()[1] < 2**28
+    tracemalloc.stop()
 
 
 def test_small_frames_are_enlarged() -> None:
