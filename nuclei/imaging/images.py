@@ -155,13 +155,13 @@ def frame_from_plane(
 def read_labels(source: Path | File, limits: FrameLimits = FrameLimits()) -> NDArray[np.uint32]:
     """Read a label image: uint32 [H, W], 0 is background.
 
-    PNG or TIFF, of integers or of floats that hold integers; a palette gives its indices, and
+    PNG or TIFF, of 1 bit, integers or floats that hold integers; a palette gives its indices, and
     three equal channels are one.
 
     Raises:
         InvalidImage: unreadable, not an image, truncated, zero-size, several planes.
         FrameTooLarge: over a limit.
-        InvalidData: not labels: lossy, fractions, 1 bit, colours, negative or above 2**32 - 1.
+        InvalidData: not labels: lossy, fractions, colours, negative or above 2**32 - 1.
     """
     return _naming(source, lambda: _labels(_decode(source, limits, EVERYTHING)))
 
@@ -239,6 +239,8 @@ def _labels(decoded: Decoded) -> NDArray[np.uint32]:
         )
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
         pixels = pixels[:, :, 0]
+    if pixels.dtype == np.bool_:  # a mask; one of several nuclei is found out later
+        pixels = pixels.view(np.uint8)
     if pixels.dtype.kind == "f" and (pixels == np.rint(pixels)).all():
         # Values past the integers of a label are refused below.
         pixels = np.clip(pixels, -1, np.iinfo(np.uint32).max + 1).astype(np.int64)

@@ -372,6 +372,18 @@ def test_two_label_images_of_one_image_must_agree(tmp_path: Path) -> None:
         read_dataset(tmp_path)
 
 
+def test_masks_of_single_nuclei_may_have_1_bit(tmp_path: Path) -> None:
+    home = tmp_path / "a"
+    (home / "images").mkdir(parents=True)
+    (home / "masks").mkdir()
+    cv2.imwrite(str(home / "images" / "a.png"), (squares(1, 2) > 0).astype(np.uint8) * 200)
+    for number in (1, 2):
+        mask = squares(1, 2) == number
+        tifffile.imwrite(home / "masks" / f"{number}.tif", mask, photometric="minisblack")
+    (sample,) = read_dataset(tmp_path)
+    assert np.array_equal(sample.labels, squares(1, 2))
+
+
 def test_what_is_doubtful_about_an_image_is_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -404,6 +416,10 @@ def swap(folder: Path) -> None:
     tifffile.imwrite(folder / "images" / "a.tif", squares(1, 2))
 
 
+def write_1_bit(folder: Path) -> None:
+    tifffile.imwrite(folder / "masks" / "a.tif", squares(1, 1) > 0, photometric="minisblack")
+
+
 def write_binary(folder: Path) -> None:
     tifffile.imwrite(folder / "masks" / "a.tif", (squares(1, 1) * 255).astype(np.uint8))
 
@@ -414,6 +430,7 @@ def write_binary(folder: Path) -> None:
         (write_jpeg, r"masks/a.jpg: labels are a JPEG"),
         (write_jpeg_called_png, r"masks/a.png: labels are a JPEG"),
         (swap, r"masks/a.tif: .*photograph"),
+        (write_1_bit, r"masks/a.tif: .*the one value 1 in 2 separate places"),
         (write_binary, r"masks/a.tif: .*the one value 255 in 2 separate places"),
     ],
 )
