@@ -161,7 +161,8 @@ def read_labels(source: Path | File, limits: FrameLimits = FrameLimits()) -> NDA
     Raises:
         InvalidImage: unreadable, not an image, truncated, zero-size, several planes.
         FrameTooLarge: over a limit.
-        InvalidData: not labels: lossy, fractions, colours, negative or above 2**32 - 1.
+        InvalidData: not labels: lossy, fractions, 1 bit with white as zero, colours, negative or
+            above 2**32 - 1.
     """
     return _naming(source, lambda: _labels(_decode(source, limits, EVERYTHING)))
 
@@ -240,6 +241,11 @@ def _labels(decoded: Decoded) -> NDArray[np.uint32]:
     if pixels.ndim == 3 and (pixels == pixels[:, :, :1]).all():
         pixels = pixels[:, :, 0]
     if pixels.dtype == np.bool_:  # a mask; one of several nuclei is found out later
+        if decoded.is_turned:
+            raise InvalidData(
+                "labels are 1 bit with white as zero, of which some programs mean 0 as the nucleus "
+                "and some 1; expected 0 for background: save them as uint8"
+            )
         pixels = pixels.view(np.uint8)
     if pixels.dtype.kind == "f" and (pixels == np.rint(pixels)).all():
         # Values past the integers of a label are refused below.

@@ -50,6 +50,7 @@ class Decoded:
         palette: uint8 [entries, 3], the colours (RGB) that `pixels` index, or [entries] of one
             selected colour; None when there is no palette.
         is_lossy: the values of the pixels are only near to what was saved.
+        is_turned: the file counts from white, and the pixels from black.
         warnings: what was guessed, dropped or is doubtful, one sentence each.
     """
 
@@ -57,6 +58,7 @@ class Decoded:
     pixel_size_um: PixelSize | None = None
     palette: NDArray[np.uint8] | None = None
     is_lossy: bool = False
+    is_turned: bool = False
     warnings: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -100,7 +100,8 @@ def decode(data: File, check_shape: CheckShape, selection: Selection) -> Decoded
         if palette is not None and pixels.dtype == np.bool_:
             pixels = pixels.view(np.uint8)
         is_lossy = file.page.compression in (_JPEG, *_JPEG_2000)
-        decoded = Decoded(pixels, size, palette, is_lossy, warnings)
+        is_turned = file.page.photometric == _PHOTOMETRIC.MINISWHITE
+        decoded = Decoded(pixels, size, palette, is_lossy, is_turned, warnings)
         return decoded if file.is_of_channel else decoded.with_colour(selection)
 
 

@@ -494,18 +494,21 @@ def test_read_labels_refuses_a_jpeg_by_name(data: bytes, tmp_path: Path) -> None
         tiff(LABELS.astype(np.float32) + np.float32(0.25)),
         tiff(np.where(MASK, np.nan, 1).astype(np.float32)),
         tiff(np.where(MASK, np.inf, 1).astype(np.float32)),
+        tiff(MASK, photometric="miniswhite"),
         tiff(-LABELS.astype(np.int32)),
         tiff(LABELS.astype(np.int64) << 30),
         png(RGB8),
     ],
-    ids=["fractions", "nan", "infinity", "negative", "too large", "colours"],
+    ids=["fractions", "nan", "infinity", "white as zero", "negative", "too large", "colours"],
 )
 def test_read_labels_refuses_what_are_no_labels(data: bytes) -> None:
     with pytest.raises(InvalidData, match="expected"):
         read_labels(data)
 
 
-@pytest.mark.parametrize("data", [tiff(MASK), pillow(Image.fromarray(MASK), "PNG")])
+@pytest.mark.parametrize(
+    "data", [tiff(MASK, photometric="minisblack"), pillow(Image.fromarray(MASK), "PNG")]
+)
 def test_read_labels_takes_masks_of_1_bit_as_0_and_1(data: bytes) -> None:
     np.testing.assert_array_equal(read_labels(data), MASK.astype(np.uint32))
 
