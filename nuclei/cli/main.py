@@ -3,7 +3,7 @@
 import sys
 
 from nuclei.cli.extras import named_extras
-from nuclei.errors import InvalidOption, NucleiError
+from nuclei.errors import InvalidOption, MissingPrerequisite, NucleiError
 
 
 def main() -> None:
@@ -16,6 +16,9 @@ def main() -> None:
     except NucleiError as error:
         _print(str(error))
         raise SystemExit(error.exit_code) from None
+    except MemoryError:
+        _print("this needs more memory than the machine gives; free some, or use smaller images")
+        raise SystemExit(MissingPrerequisite.exit_code) from None
     except OSError as error:
         _print(f"{error.filename or 'a file'} cannot be used: {error.strerror or error}")
         raise SystemExit(InvalidOption.exit_code) from None

@@ -34,7 +34,13 @@ from nuclei.cli.segmenter import (
     open_segmenter,
 )
 from nuclei.console import messages, output, print_error, print_warning
-from nuclei.errors import EngineUnavailable, ModelNotFound, NucleiError, Unauthenticated
+from nuclei.errors import (
+    EngineUnavailable,
+    FrameTooLarge,
+    ModelNotFound,
+    NucleiError,
+    Unauthenticated,
+)
 
 if TYPE_CHECKING:
     from nuclei.formats import Format
@@ -193,6 +199,8 @@ def _segment_one(
         raise
     except NucleiError as error:
         failures = [error]
+    except MemoryError:
+        failures = [_too_large()]
     else:
         milliseconds = (time.perf_counter() - started) * 1000
         name = str(job.stem.with_name(job.source.name))
@@ -222,7 +230,13 @@ def _write_results(
             folder.write(f"{job.stem}.{name}", form.encode(segmentation, frame, lambda: None))
         except NucleiError as error:
             failures.append(error)
+        except MemoryError:
+            failures.append(_too_large())
     return failures
+
+
+def _too_large() -> FrameTooLarge:
+    return FrameTooLarge("it needs more memory than this machine gives; crop it, or free memory")
 
 
 def _print_summary(inputs: Inputs, tally: Tally, console: Console) -> None:
