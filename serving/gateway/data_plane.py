@@ -36,6 +36,8 @@ READINESS_TIMEOUT_S = 1.0
 # Sent to see that the way is free.
 SMALL_FRAME = encode_png(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
 SMALL_FRAME_S = 10.0
+# Memory of a reply is reserved for nuclei of this area, side by side.
+SMALLEST_NUCLEUS_PX = 100
 
 Result = TypeVar("Result")
 
@@ -209,8 +211,9 @@ class DataPlane:
                     frame = await self._read(source, permit, contract.method, stack)
                 height, width, channels = frame.pixels.shape
                 header = Header(height, width, channels, frame.pixels.itemsize)
-                # Before the work: a picture takes more than segmenting does.
-                permit.resize(max(permit.n_bytes, encoding.memory_bytes(header, 0)))
+                # Before the work, which would be for nothing: for a frame full of nuclei.
+                nuclei = height * width // SMALLEST_NUCLEUS_PX
+                permit.resize(max(permit.n_bytes, encoding.memory_bytes(header, nuclei)))
                 self.progress.note_step()
                 observation.frame = (
                     "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
@@ -225,8 +228,6 @@ class DataPlane:
                     stopwatch=observation,
                 )
                 observation.note_result(segmentation)
-                nuclei = len(segmentation.nuclei)
-                permit.resize(max(permit.n_bytes, encoding.memory_bytes(header, nuclei)))
                 with observation.timed("encode"):
                     reply = await in_thread(
                         self._executor, deadline, encoding.encode, segmentation, frame

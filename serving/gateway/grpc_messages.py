@@ -85,6 +85,11 @@ class FrameRequest:
         self.n_bytes = len(self._pixels if self.file is None else self.file)
         self._decoded: Frame | None = None
 
+    @property
+    def decoded_bytes(self) -> int:
+        """Length of the pixels that were read from the file; 0 before."""
+        return 0 if self._decoded is None else self._decoded.pixels.nbytes
+
     def options(self, deadline: Deadline | None) -> Options:
         """Options of the data plane.
 

@@ -184,7 +184,7 @@ class GrpcFrame:
             except Overloaded as error:
                 if not self._may_wait(error.retry_after_s):
                     raise
-                permit.resize(self.n_bytes)
+                permit.resize(max(self.n_bytes, self._request.decoded_bytes))
                 await asyncio.sleep(error.retry_after_s)
 
     def _may_wait(self, seconds: float) -> bool:
