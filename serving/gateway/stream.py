@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Generic, Protocol, TypeVar
 
-from nuclei.errors import DeadlineExceeded
+from nuclei.errors import DeadlineExceeded, NucleiError
 from nuclei.inference.deadline import Deadline
 from serving.gateway.admission import Admission, Permit
 from serving.gateway.draining import frame_given_up, stream_ended
@@ -133,7 +133,7 @@ class FrameStream(Generic[Answer]):
         Raises:
             EngineUnavailable: drained; every frame received has been answered.
             DeadlineExceeded: the caller takes no answers.
-            NucleiError: what `receive` raised.
+            NucleiError: what `receive` raised; every frame received before has been answered.
         """
         try:
             async with asyncio.TaskGroup() as group:
@@ -153,13 +153,22 @@ class FrameStream(Generic[Answer]):
                 self._release(entry)
         if reading.cancelled():
             raise stream_ended()
+        if (refusal := reading.result()) is not None:
+            raise refusal
 
     async def _read(
         self,
         receive: Callable[[], Awaitable[StreamedFrame[Answer] | None]],
         group: asyncio.TaskGroup,
-    ) -> None:
-        while (frame := await receive()) is not None:
+    ) -> NucleiError | None:
+        """Read to the end, or to an error of what is received, which is returned."""
+        while True:
+            try:
+                frame = await receive()
+            except NucleiError as error:
+                return error
+            if frame is None:
+                return None
             entry: _Entry[Answer] = _Entry(frame.position, frame.permit)
             self._make_way(entry)
             self._entries[entry] = None
@@ -261,7 +270,7 @@ class FrameStream(Generic[Answer]):
             await self._room.wait_for(lambda: len(self._entries) < count)
 
     async def _drain(
-        self, draining: asyncio.Event, reading: asyncio.Task[None], drain_s: float
+        self, draining: asyncio.Event, reading: asyncio.Task[NucleiError | None], drain_s: float
     ) -> None:
         await draining.wait()
         reading.cancel()

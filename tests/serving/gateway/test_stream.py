@@ -270,16 +270,19 @@ async def test_caller_who_leaves_cancels_everything() -> None:
         assert frames[0].cancelled
 
 
-async def test_wrong_message_ends_the_stream() -> None:
+async def test_a_wrong_message_ends_the_stream_once_the_frames_before_it_are_answered() -> None:
     caller = Caller()
-    frame = SlowFrame("frame")
-    async with streaming(caller) as task:
-        caller.send(frame)
-        await frame.begun.wait()
-        caller.send(InvalidOption("settings come first"))
+    frames = [SlowFrame("first"), SlowFrame("second")]
+    async with streaming(caller, admission=Admission(64, MIB, 4)) as task:
+        caller.send(*frames)
+        await frames[1].begun.wait()
+        caller.send(InvalidOption("settings come first"), SlowFrame("after"))
+        await settle()
+        allow(frames)
         with pytest.raises(InvalidOption, match="settings"):
             await asyncio.wait_for(task, 1)
-        assert frame.cancelled
+        assert await caller.first_answers(2) == [("first", "done"), ("second", "done")]
+        assert caller.unread == 1
 
 
 @pytest.mark.parametrize("overflow", OverflowPolicy)
