@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.errors import InvalidData, InvalidInput
+from nuclei.errors import InvalidData, InvalidImage, InvalidInput
 from nuclei.imaging.images import Frame, FrameLimits, read_frame, read_labels
 from training.data.names import OVERLAY_SUFFIX, is_image
 
@@ -110,7 +110,20 @@ class Files:
 
     def frame(self, image: PurePosixPath) -> Frame:
         """An image; InvalidData names the file."""
-        return naming(image, lambda: read_frame(self.read(image)))
+        return naming(image, lambda: self._frame(image))
+
+    def _frame(self, image: PurePosixPath) -> Frame:
+        try:
+            return read_frame(self.read(image))
+        except InvalidImage as error:
+            if not any(option in str(error) for option in ("`channel`", "`plane`")):
+                raise
+            # Of several channels or planes: the options that it names are not those of data sets.
+            what, _, _ = str(error).partition(": choose")
+            raise InvalidData(
+                f"{what.removesuffix('; expected one')}; data sets have one plane an image, grey "
+                "or RGB: save the channel and the plane of the nuclei alone"
+            ) from error
 
     def labels(self, name: PurePosixPath) -> NDArray[np.uint32]:
         """Whole numbers, uint32 [H, W], whatever they mean; InvalidData names the file."""

@@ -384,6 +384,23 @@ def test_masks_of_single_nuclei_may_have_1_bit(tmp_path: Path) -> None:
     assert np.array_equal(sample.labels, squares(1, 2))
 
 
+def test_an_image_of_several_channels_or_planes_is_told_what_to_do(tmp_path: Path) -> None:
+    for name in ("colours", "planes"):
+        write_pair(tmp_path / f"{name}.tif", tmp_path / f"{name}_labels.tif")
+    colours = np.random.default_rng(0).integers(0, 20, (40, 60, 3), np.uint8)
+    for channel in range(3):
+        colours[5:15, 20 * channel : 20 * channel + 8, channel] += 200
+    tifffile.imwrite(tmp_path / "colours.tif", colours, photometric="rgb")
+    stack = np.stack([squares(1, 2)] * 2)
+    tifffile.imwrite(tmp_path / "planes.tif", stack, photometric="minisblack")
+    with pytest.raises(InvalidData, match="2 problems") as caught:
+        read_dataset(tmp_path)
+    text = str(caught.value)
+    assert text.count("save the channel and the plane of the nuclei alone") == 2
+    assert "several channels of fluorescence" in text
+    assert "`" not in text
+
+
 def test_what_is_doubtful_about_an_image_is_said_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
