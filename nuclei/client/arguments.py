@@ -71,7 +71,10 @@ def pixel_size(size_um: float | Iterable[float]) -> tuple[float, float]:
     """(y, x) of one number, for square pixels, or of two; raises InvalidOption."""
     expected = "micrometres: one number, or the two of (y, x)"
     with checked("pixel_size_um", size_um, expected):
-        y, x = size_um if isinstance(size_um, Iterable) else (size_um, size_um)
+        size: Any = size_um
+        # An array without axes is one number, and iterable.
+        is_one = not isinstance(size, Iterable) or (isinstance(size, np.ndarray) and size.ndim == 0)
+        y, x = (size, size) if is_one else _parts(size)
         return float(y), float(x)
 
 
@@ -98,8 +101,15 @@ def _bounds(name: str, given: Iterable[float] | None) -> tuple[float, float] | N
     if given is None:
         return None
     with checked(name, given, "the two numbers (lo, hi)"):
-        lo, hi = given
+        lo, hi = _parts(given)
         return float(lo), float(hi)
+
+
+def _parts(numbers: Iterable[Any]) -> Iterable[Any]:
+    """What an argument of several numbers holds; the characters of a text are none."""
+    if isinstance(numbers, str | bytes | bytearray):
+        raise TypeError(numbers)
+    return numbers
 
 
 def affine(matrix: ArrayLike) -> NDArray[np.float64]:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from nuclei import errors
 from nuclei.client import AsyncClient, Client, FrameIndex, Outcome, StagePosition, StreamFrame
+from nuclei.client.arguments import frame_options, pixel_size
 from nuclei.imaging.images import read_frame
 from nuclei.results.segmentation import Segmentation
 
@@ -192,6 +193,21 @@ async def test_refusals_name_the_argument_and_what_is_expected(name: str) -> Non
     assert type(blocking.value) is type(awaited.value) is expected
     assert sentence in str(blocking.value)
     assert "\n" not in str(blocking.value)
+
+
+@pytest.mark.parametrize("size", [0.5, np.float32(0.5), np.array(0.5), [0.5, 0.5], iter([0.5] * 2)])
+def test_a_pixel_size_is_one_number_or_two(size: Any) -> None:
+    assert pixel_size(size) == (0.5, 0.5)
+
+
+@pytest.mark.parametrize("text", ["5", "12", b"12", bytearray(b"12")])
+def test_text_is_no_numbers(text: Any) -> None:
+    with pytest.raises(errors.InvalidOption, match="expected micrometres"):
+        pixel_size(text)
+    with pytest.raises(
+        errors.InvalidOption, match=r"intensity_range is .*expected the two numbers"
+    ):
+        frame_options(None, None, None, text, None)
 
 
 def test_what_is_sensible_works(client: Client, fluorescence: Path) -> None:
