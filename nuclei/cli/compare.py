@@ -42,7 +42,12 @@ def compare(
         list[str],
         typer.Argument(help="Models of the repository, or folders of label images."),
     ],
-    data: Annotated[Path, typer.Option(help="Folder or zip of images/, masks/ and manifest.csv.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder or zip of images with their nuclei, in any form of docs/data.md."
+        ),
+    ],
     tta: Annotated[
         bool, typer.Option("--tta", help="Each model also with 8 rotated and mirrored views.")
     ] = False,

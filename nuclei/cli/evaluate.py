@@ -58,7 +58,10 @@ nuclei evaluate my_images/ --predictions others/    (others/NAME.tif or .png, by
 
 def evaluate(
     data: Annotated[
-        Path, typer.Argument(help="Folder or zip of images/, masks/ and manifest.csv.")
+        Path,
+        typer.Argument(
+            help="Folder or zip of images with their nuclei, in any form of docs/data.md."
+        ),
     ],
     model: ModelOption = "unet",
     tta: TtaOption = False,
