@@ -117,6 +117,10 @@ class StreamCall:
             def arrived(n_bytes: int, came: int) -> None:
                 nonlocal upload
                 if n_bytes < BEGUN_BYTES:
+                    if upload is not None:
+                        # What came was of another call of the connection.
+                        permit.resize(0)
+                        upload = None
                     return
                 upload = upload or Upload(permit)
                 try:

@@ -19,7 +19,7 @@ class Upload:
     """One request on its way in."""
 
     def __init__(self, permit: Permit) -> None:
-        """Args: permit: of the frame in it; its memory grows with what arrives."""
+        """Args: permit: of the frame in it; its memory follows what has arrived."""
         self._permit = permit
         self._pace_ends = time.monotonic() + PACE_S
         self._paced_bytes = 0
@@ -35,7 +35,8 @@ class Upload:
             Overloaded, FrameTooLarge: there is no memory for it.
             DeadlineExceeded: it comes too slowly.
         """
-        if n_bytes > self._permit.n_bytes:
+        # Less than before where calls of one connection share what came, and one has begun since.
+        if n_bytes != self._permit.n_bytes:
             self._permit.resize(n_bytes)
         if (now := time.monotonic()) < self._pace_ends:
             return

@@ -33,6 +33,18 @@ def test_memory_is_reserved_as_bytes_arrive(clock: list[float]) -> None:
             upload.arrived(5 * MIB, 5 * MIB)
 
 
+def test_memory_that_another_request_of_the_connection_had_is_given_back(
+    clock: list[float],
+) -> None:
+    admission = Admission(4, 4 * MIB, 1)
+    with admission.admit("grpc", "a:1") as permit, admission.admit("grpc", "b:1") as other:
+        upload = Upload(permit)
+        upload.arrived(3 * MIB, 3 * MIB)
+        upload.arrived(MIB, 3 * MIB)
+        assert permit.n_bytes == MIB
+        Upload(other).arrived(2 * MIB, 2 * MIB)
+
+
 def test_request_that_stops_ends(clock: list[float]) -> None:
     admission = Admission(4, 4 * MIB, 1)
     with admission.admit("http", "a:1") as permit:
