@@ -21,7 +21,8 @@ from serving.process.lifeline import end_with
 MARK = "_NUCLEI_CHILD"
 _LOG_TAIL_BYTES = 64 * 1024
 _LOG_BYTES = 32 * 2**20
-_KILL_WAIT_S = 5.0
+# Longest time to wait for what was killed.
+KILL_WAIT_S = 5.0
 _POLL_S = 0.02
 
 
@@ -117,7 +118,11 @@ class Child:
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
     def start(self) -> None:
-        """Start it; it ends when this process does, however that ends."""
+        """Start it; it ends when this process does, however that ends.
+
+        Raises:
+            OSError: its program is missing, its log cannot be written, or there is no memory.
+        """
         with contextlib.ExitStack() as stack:
             log = None if self.log is None else stack.enter_context(_opened(self.log))
             self._process = subprocess.Popen(
@@ -148,7 +153,7 @@ class Child:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        deadline = time.monotonic() + _KILL_WAIT_S
+        deadline = time.monotonic() + KILL_WAIT_S
         while (left := self._descendants()) and time.monotonic() < deadline:
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):

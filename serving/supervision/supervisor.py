@@ -183,6 +183,10 @@ class _Checks:
                 self._check()
         except (NucleiError, OSError, Fault) as failure:
             self.failure = failure
+        except Exception as failure:
+            # A part that nobody watches would stay as it is when it breaks.
+            logger.exception("a part cannot be watched")
+            self.failure = failure
 
     def _check(self) -> None:
         try:

@@ -27,6 +27,8 @@ def launch():
 def wait_ready():
     if starts == 2 and sys.argv[1] == "fails to start":
         raise EngineFailed("it is broken")
+    if starts == 2 and sys.argv[1] == "has a bug":
+        raise ValueError("nobody foresaw it")
 def check():
     if starts == 1 and sys.argv[1] == "hangs":
         raise Fault("it is silent")
@@ -98,5 +100,14 @@ def test_a_start_that_fails_is_tried_again_later(tmp_path: Path) -> None:
     assert events("fails to start", 3, tmp_path) == [
         failed("ended", 1, "killed by SIGKILL", 0.0),
         failed("start_failed", 2, "it is broken", 0.5),
+        {**RESTARTED, "attempt": 2},
+    ]
+
+
+def test_a_part_that_cannot_be_watched_is_started_again(tmp_path: Path) -> None:
+    assert events("has a bug", 4, tmp_path) == [
+        failed("ended", 1, "killed by SIGKILL", 0.0),
+        {"level": "ERROR", "message": "a part cannot be watched"},
+        failed("start_failed", 2, "nobody foresaw it", 0.5),
         {**RESTARTED, "attempt": 2},
     ]
