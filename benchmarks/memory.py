@@ -3,8 +3,8 @@
 .venv/bin/python benchmarks/memory.py                (ten minutes)
 .venv/bin/python benchmarks/memory.py --sides 2048
 
-Prints the peak of the gateway's worker, and of the worker and BentoML's process above it, read
-every 20 ms; and the memory that admission reserved for the frame.
+Prints the peak of the gateway's process, without its decoders, read every 20 ms; and the estimate
+of what segmenting the frame takes.
 """
 
 import argparse

@@ -150,7 +150,9 @@ class Admission:
         return not self._lacking(permit, n_bytes)
 
     async def wait(self, permit: Permit, n_bytes: int) -> None:
-        """Give a permit its place and memory as soon as there are; first come, first served.
+        """Give a permit its place and memory as soon as there are.
+
+        Of several that fit, the oldest first: a small frame may overtake a large one.
 
         Raises:
             FrameTooLarge: more memory than the service ever has.

@@ -37,6 +37,11 @@ class HttpServer:
     """Serves an ASGI application on the HTTP port of the settings."""
 
     def __init__(self, app: ASGIApp, settings: GatewaySettings) -> None:
+        """Describe the server; `start` starts it.
+
+        Raises:
+            InvalidOption: the certificate or its key cannot be used.
+        """
         self._address = (settings.host, settings.http_port)
         self._config = uvicorn.Config(
             app,

@@ -34,7 +34,7 @@ class Progress:
         self._frame_s = -math.inf
 
     def note_step(self) -> None:
-        """A file was decoded, or a thread has finished its work."""
+        """The pixels of a frame are there."""
         self._step_s = time.monotonic()
 
     def note_frame(self) -> None:

@@ -49,7 +49,7 @@ class GatewaySettings(ProcessSettings):
     threads: int = Field(
         default_factory=number_of_processors,
         ge=1,
-        description="Threads that decode, post-process and encode.",
+        description="Threads that copy files to decoders, post-process and encode.",
     )
     default_model: Annotated[str, AfterValidator(_model_name)] = Field(
         default="unet",
@@ -93,8 +93,8 @@ class GatewaySettings(ProcessSettings):
     reader_timeout_s: float = Field(
         default=30.0,
         gt=0,
-        description="How long a gRPC caller may leave an answer unread before its call ends, "
-        "seconds.",
+        description="How long a caller may leave an answer unread before its call or connection "
+        "ends, seconds.",
     )
     drain_s: float = Field(
         default=10.0,

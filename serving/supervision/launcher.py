@@ -25,7 +25,7 @@ class Service:
     """Triton and the gateway; stopping ends both, in the order in which nothing is lost."""
 
     def __init__(self, settings: ServeSettings, gateway: GatewaySettings) -> None:
-        """Describe the service; `start` starts it.
+        """Describe the service; its `parts` are started by a supervisor.
 
         Args:
             settings: of the service.
