@@ -18,6 +18,8 @@ from serving.gateway.upload import UPLOAD_S, Arrivals, too_long
 
 # How often it is asked how much of a message has arrived.
 POLL_S = 0.1
+# For the rest of an answer, when a call ends with an error.
+LAST_S = 1.0
 # Longest message that asks for nothing but information.
 QUESTION_BYTES = 2**16
 
@@ -118,9 +120,13 @@ class Call:
             raise DeadlineExceeded(f"the answer was not taken within {timeout_s:.3g} s") from None
 
     async def abort(self, error: NucleiError) -> None:
-        """End the call with an error; gRPC allows that only once a pending write is done."""
-        if self._writing is not None:
-            await asyncio.wait({self._writing})
+        """End the call with an error; gRPC allows that only once a pending write is done.
+
+        The connection of a caller that takes nothing is ended: it would keep the answer in memory.
+        """
+        if self._writing is not None and (await asyncio.wait({self._writing}, timeout=LAST_S))[1]:
+            self._arrivals.end(self.caller)
+            return
         metadata = [(ERROR_METADATA, type(error).__name__)]
         if isinstance(error, Overloaded):
             metadata.append((RETRY_METADATA, str(retry_after_ms(error))))

@@ -88,6 +88,11 @@ class Arrivals:
         came = self._peers.received(caller, self._port)
         return max(0, came - connection.taken) // connection.messages, came
 
+    def end(self, caller: str) -> None:
+        """End the connection of a caller, with all of its calls."""
+        self._peers.received(caller, self._port)  # finds it
+        self._peers.end(caller)
+
 
 class _Connection:
     """A connection on which messages arrive.
