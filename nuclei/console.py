@@ -4,12 +4,13 @@ Whatever is printed is text, never markup: `[/x]` and `:smile:` in the name of a
 they are, and control characters as escapes. Colour is a `style`, or a rich `Text` of our own words.
 """
 
+from collections import Counter
 from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from nuclei.quoting import printable
+from nuclei.quoting import LISTED, printable
 
 # A file has no width: its lines and tables are as long as they need.
 FILE_WIDTH = 10_000
@@ -40,6 +41,14 @@ def print_warning(warning: str, console: Console | None = None) -> None:
     """Print what is doubtful in yellow; arguments as `print_error`."""
     console = console or messages()
     console.print(warning, style="yellow", soft_wrap=True)
+
+
+def print_warnings(times: Counter[str], console: Console | None = None) -> None:
+    """Print each of the most common warnings of several frames, and how many frames have it."""
+    for warning, n_frames in times.most_common(LISTED):
+        print_warning(f"{n_frames} x {warning}", console)
+    if len(times) > LISTED:
+        print_warning(f"and {len(times) - LISTED} other warnings", console)
 
 
 class _PlainConsole(Console):

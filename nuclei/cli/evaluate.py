@@ -1,6 +1,7 @@
 """`nuclei evaluate`: a model, or any folder of label images, against the truth."""
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,7 +38,7 @@ from nuclei.cli.segmenter import (
     TtaOption,
     open_segmenter,
 )
-from nuclei.console import messages, output
+from nuclei.console import messages, output, print_warnings
 
 if TYPE_CHECKING:
     from nuclei.evaluation.comparison import Comparison
@@ -125,11 +126,14 @@ def _ask_gateway(
     from nuclei.imaging.images import frame_from_array
 
     found = {}
+    warnings: Counter[str] = Counter()
     console = messages()
     with open_segmenter(model, tta, False, gateway, DEFAULT_REPOSITORY) as segmenter:
         for sample in track(samples, "Segmenting", console=console, transient=True):
             segmentation = segmenter(frame_from_array(sample.pixels))
             found[sample.id] = segmentation.labels
+            warnings.update(segmentation.warnings)
+    print_warnings(warnings, console)
     return Predictions(model_title(model, segmentation.version, tta), found)
 
 

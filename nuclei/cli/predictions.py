@@ -1,6 +1,7 @@
 """Where the nuclei come from that `nuclei evaluate` and `nuclei compare` score."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.progress import Progress
 
-from nuclei.console import messages
+from nuclei.console import messages, print_warnings
 from nuclei.errors import InvalidData, InvalidInput, InvalidOption, MissingPrerequisite
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def ask_locally(
         inferences, cost = timed_inference(
             repository, model, tta, frames, lambda: progress.advance(task)
         )
+    print_warnings(Counter(said for inference in inferences for said in inference.warnings))
     by_id = {sample.id: inference for sample, inference in zip(samples, inferences, strict=True)}
     return Predictions(
         model_title(model, inferences[0].version, tta),

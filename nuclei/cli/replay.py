@@ -27,7 +27,7 @@ from nuclei.cli.gateway import (
 )
 from nuclei.cli.inputs import find_inputs, print_skipped
 from nuclei.cli.segmenter import TtaOption
-from nuclei.console import messages, output, print_error
+from nuclei.console import messages, output, print_error, print_warnings
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ class Tally:
     nuclei: int = 0
     latency_ms: list[float] = field(default_factory=list)
     failures: list[NucleiError] = field(default_factory=list)
+    warnings: Counter[str] = field(default_factory=Counter)
     ended_at: float = 0.0
 
     def add(self, outcome: "Outcome", sent_at: float) -> None:
@@ -106,6 +107,7 @@ class Tally:
         if outcome.segmentation is not None:
             self.latency_ms.append((self.ended_at - sent_at) * 1e3)
             self.nuclei += len(outcome.segmentation.nuclei)
+            self.warnings.update(outcome.segmentation.warnings)
         elif outcome.error is not None:
             self.failures.append(outcome.error)
         else:
@@ -167,6 +169,7 @@ def replay(
     finally:
         if camera.sent_at:
             output().print(_table(camera, tally, fps))
+        print_warnings(tally.warnings, console)
     _raise_failures(tally, len(camera.sent_at), console)
 
 

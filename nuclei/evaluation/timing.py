@@ -30,12 +30,14 @@ class TimedInference:
         candidates: for COCO's scores.
         seconds: from the frame to the labels.
         version: of the model.
+        warnings: as of a `Segmentation`.
     """
 
     labels: NDArray[np.uint32]
     candidates: Candidates
     seconds: float
     version: str
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,8 @@ def _infer(repository: Path, model: str, tta: bool, frame: Frame) -> TimedInfere
     labels, _ = found.accumulator.label(parameters, lambda: None)
     seconds = time.perf_counter() - started
     candidates = Candidates.of(found.accumulator, parameters, frame)
-    return TimedInference(labels, candidates, seconds, found.version)
+    warnings = (*frame.warnings, *found.intensity.warnings)
+    return TimedInference(labels, candidates, seconds, found.version, warnings)
 
 
 def _contract(repository: Path, model: str) -> Contract:

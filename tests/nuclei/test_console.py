@@ -1,11 +1,12 @@
 """What commands print into files."""
 
 import os
+from collections import Counter
 
 import pytest
 from rich.table import Table
 
-from nuclei.console import messages, output, print_error
+from nuclei.console import messages, output, print_error, print_warnings
 
 LONG = "x" * 150
 # What a file may be called, and what must be shown of it.
@@ -39,6 +40,16 @@ def test_messages_leave_the_output_to_results(capsys: pytest.CaptureFixture[str]
     messages().print("reading")
     printed = capsys.readouterr()
     assert (printed.out, printed.err) == ("", "reading\n")
+
+
+def test_warnings_of_many_frames_are_counted_and_bounded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_warnings(Counter({"doubtful": 30} | {f"rare {n}": 1 for n in range(100)}))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "30 x doubtful"
+    assert lines[-1] == "and 91 other warnings"
+    assert len(lines) == 11
 
 
 def test_names_are_text_in_sentences_titles_and_cells(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,10 +4,13 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
 from nuclei.cli.app import app
+from nuclei.cli.replay import Tally
+from nuclei.client import Outcome
 from nuclei.errors import (
     EngineUnavailable,
     InvalidImage,
@@ -15,6 +18,8 @@ from nuclei.errors import (
     ModelNotFound,
     NucleiError,
 )
+from nuclei.postprocessing.measurement import measure
+from nuclei.results.segmentation import Segmentation
 
 if TYPE_CHECKING:
     from tests.conftest import Gateway
@@ -50,6 +55,23 @@ def test_every_frame_is_answered(gateway: "Gateway", folder: Path) -> None:
     )
     assert row(result, "achieved").endswith("of 20 frames/s")
     assert int(row(result, "nuclei")) > 100
+
+
+def test_warnings_of_frames_are_counted() -> None:
+    segmentation = Segmentation(
+        np.zeros((4, 4), np.uint32),
+        measure(
+            np.zeros((4, 4), np.uint32), np.zeros((4, 4, 1), np.uint8), np.zeros((4, 4), np.uint8)
+        ),
+        None,
+        "unet",
+        "1",
+        warnings=("doubtful",),
+    )
+    tally = Tally()
+    for number in range(3):
+        tally.add(Outcome(number, "", None, None, segmentation), 0.0)
+    assert tally.warnings == {"doubtful": 3}
 
 
 @pytest.mark.parametrize("overflow", ["drop_oldest", "latest_only"])

@@ -13,7 +13,7 @@ from nuclei.inference.pipeline import segment
 
 def test_the_nuclei_are_those_that_are_served(repository: Path, fluorescence: Path) -> None:
     frame = read_frame(fluorescence)
-    frame = Frame(np.ascontiguousarray(frame.pixels[:160, :200]))
+    frame = Frame(np.ascontiguousarray(frame.pixels[:160, :200]), warnings=("doubtful",))
     done: list[None] = []
     (inference,), cost = timed_inference(
         repository, "unet", False, [frame], lambda: done.append(None)
@@ -21,6 +21,8 @@ def test_the_nuclei_are_those_that_are_served(repository: Path, fluorescence: Pa
     served = asyncio.run(segment(frame, LocalEngine(repository), "unet"))
     np.testing.assert_array_equal(inference.labels, served.labels)
     assert inference.version == served.version
+    assert "doubtful" in inference.warnings
+    assert inference.warnings == served.warnings
     assert len(done) == 1
     candidates = inference.candidates
     assert len(candidates.scores) == candidates.labels.max() >= len(served.nuclei)
