@@ -84,6 +84,8 @@ def _given(pairs: Iterable[tuple[str, str]], kind: str) -> dict[str, str]:
             )
         if name in given:
             raise InvalidOption(f"{kind} {quoted(name)} is given more than once; send it once")
+        if not value:
+            raise InvalidOption(f"{kind} {quoted(name)} is empty; give a value or leave it out")
         given[name] = value
     return given
 

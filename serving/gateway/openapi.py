@@ -38,12 +38,13 @@ _NUMBERS = {"type": "string", "pattern": "^[-+.0-9e]+(,[-+.0-9e]+)?$"}
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "model": {
         "type": "string",
-        "pattern": "^[A-Za-z0-9_.-]{0,64}$",
-        "description": "name of a model; absent or empty: the default one",
+        "pattern": "^[A-Za-z0-9_.-]{1,64}$",
+        "description": "name of a model; absent: the default one",
     },
     "tta": {"type": "boolean", "description": "mean over 8 rotations and reflections"},
     "channel": {
         "type": "string",
+        "minLength": 1,
         "description": "the channel to segment: its name, or its number from 0",
     },
     "plane": {"type": "integer", "minimum": 0, "description": "the plane to segment, from 0"},

@@ -203,9 +203,12 @@ def test_overload_is_refused_at_once_and_blocked_streams_lose_nothing(
 ) -> None:
     refused: list[Overloaded] = []
 
+    patience = time.monotonic() + 60
+
     def hammer(number: int) -> None:
         with Client(narrow.grpc_address) as client:
-            for _ in range(10):
+            # Until HTTP has been refused as well, which needs others to be there.
+            while not (refused and refused_http) and time.monotonic() < patience:
                 started = time.monotonic()
                 try:
                     client.segment(fluorescence, outputs=[])
@@ -215,7 +218,7 @@ def test_overload_is_refused_at_once_and_blocked_streams_lose_nothing(
                     time.sleep(0.02)
 
     def http() -> None:
-        while not refused_http:
+        while not refused_http and time.monotonic() < patience:
             reply = httpx.post(f"{narrow.url}/v1/segment", content=b"x" * 100)
             if reply.status_code == 429:
                 refused_http.append(reply)
