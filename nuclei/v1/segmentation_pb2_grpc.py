@@ -81,7 +81,8 @@ class SegmentationServicer:
         UNAUTHENTICATED: no token, or a wrong one.
         RESOURCE_EXHAUSTED: too many streams, or a message longer than max_request_bytes.
         DEADLINE_EXCEEDED: the deadline passed, or the caller stopped reading its answers.
-        UNAVAILABLE: the server is shutting down; every frame it received has been answered.
+        UNAVAILABLE: the server is shutting down, and every frame it received has been answered; or the
+        caller went on reading nothing, and its connection was ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

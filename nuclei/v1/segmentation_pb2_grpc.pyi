@@ -71,7 +71,8 @@ class SegmentationStub:
     UNAUTHENTICATED: no token, or a wrong one.
     RESOURCE_EXHAUSTED: too many streams, or a message longer than max_request_bytes.
     DEADLINE_EXCEEDED: the deadline passed, or the caller stopped reading its answers.
-    UNAVAILABLE: the server is shutting down; every frame it received has been answered.
+    UNAVAILABLE: the server is shutting down, and every frame it received has been answered; or the
+    caller went on reading nothing, and its connection was ended.
     """
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_segmentation_pb2.GetServerInfoRequest, _segmentation_pb2.GetServerInfoResponse]
     """The models that this server offers, and its limits."""
@@ -102,7 +103,8 @@ class SegmentationAsyncStub(SegmentationStub):
     UNAUTHENTICATED: no token, or a wrong one.
     RESOURCE_EXHAUSTED: too many streams, or a message longer than max_request_bytes.
     DEADLINE_EXCEEDED: the deadline passed, or the caller stopped reading its answers.
-    UNAVAILABLE: the server is shutting down; every frame it received has been answered.
+    UNAVAILABLE: the server is shutting down, and every frame it received has been answered; or the
+    caller went on reading nothing, and its connection was ended.
     """
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_segmentation_pb2.GetServerInfoRequest, _segmentation_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """The models that this server offers, and its limits."""
@@ -142,7 +144,8 @@ class SegmentationServicer(metaclass=_abc_1.ABCMeta):
         UNAUTHENTICATED: no token, or a wrong one.
         RESOURCE_EXHAUSTED: too many streams, or a message longer than max_request_bytes.
         DEADLINE_EXCEEDED: the deadline passed, or the caller stopped reading its answers.
-        UNAVAILABLE: the server is shutting down; every frame it received has been answered.
+        UNAVAILABLE: the server is shutting down, and every frame it received has been answered; or the
+        caller went on reading nothing, and its connection was ended.
         """
 
     @_abc_1.abstractmethod

@@ -325,7 +325,8 @@ def test_reader_who_takes_nothing_is_disconnected(narrow: Any, histology: Path) 
             assert time.monotonic() < deadline, held(narrow)
             time.sleep(0.3)
         assert next(sent) < 3000
-        assert status_of(call) == (grpc.StatusCode.DEADLINE_EXCEEDED, "DeadlineExceeded")
+        # The connection was ended, for a status would wait behind the answers.
+        assert status_of(call)[0] == grpc.StatusCode.UNAVAILABLE
 
 
 def test_draining_answers_what_was_received_and_ends_the_stream(
