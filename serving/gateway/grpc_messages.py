@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
 
+from nuclei.client.messages import PIXEL_TYPES, PROJECTIONS
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError, Overloaded
 from nuclei.formats import Check
 from nuclei.formats.outlines import outlines
@@ -28,17 +29,10 @@ from serving.gateway.data_plane import Encoding, Options, ServerInfo
 
 NUCLEI_OUTPUTS = frozenset({pb.OUTPUT_CENTROIDS, pb.OUTPUT_BOXES, pb.OUTPUT_FEATURES})
 DTYPES: dict[int, np.dtype[Any]] = {
-    pb.PIXEL_TYPE_UINT8: np.dtype("u1"),
-    pb.PIXEL_TYPE_UINT16: np.dtype("<u2"),
-    pb.PIXEL_TYPE_INT16: np.dtype("<i2"),
-    pb.PIXEL_TYPE_UINT32: np.dtype("<u4"),
-    pb.PIXEL_TYPE_INT32: np.dtype("<i4"),
-    pb.PIXEL_TYPE_FLOAT32: np.dtype("<f4"),
-    pb.PIXEL_TYPE_FLOAT64: np.dtype("<f8"),
+    number: np.dtype("<" + kind) for kind, number in PIXEL_TYPES.items()
 }
-PROJECTIONS: dict[int, Projection | None] = {
-    pb.PROJECTION_UNSPECIFIED: None,
-    pb.PROJECTION_MAX: "max",
+PROJECTIONS_BY_NUMBER: dict[int, Projection | None] = {
+    number: projection for projection, number in PROJECTIONS.items()
 }
 IMAGE = ("encoded", "raw")
 # Memory that a reply takes: for a pixel with labels, for a nucleus with its outline and without.
@@ -227,7 +221,7 @@ def _probe_raw(data: bytes, raw: pb.RawPixels, limits: FrameLimits) -> Header:
 
 
 def _frame_options(frame: pb.Frame) -> FrameOptions:
-    if frame.projection not in PROJECTIONS:
+    if frame.projection not in PROJECTIONS_BY_NUMBER:
         raise InvalidOption(
             f"projection {frame.projection} is not known; expected a value of "
             "nuclei.v1.Projection: update the client or the server"
@@ -238,7 +232,7 @@ def _frame_options(frame: pb.Frame) -> FrameOptions:
         Selection(
             frame.channel or None,
             frame.plane if frame.HasField("plane") else None,
-            PROJECTIONS[frame.projection],
+            PROJECTIONS_BY_NUMBER[frame.projection],
         ),
         _pixel_size_um(frame),
         **intensity,
