@@ -24,25 +24,10 @@ from nuclei.imaging.images import (
     read_labels,
 )
 from nuclei.results.coordinates import PixelSize
+from tests.nuclei.imaging.decoding.files import GREY8, GREY16, RGB8, RGB16, chunk, pillow, tiff
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 RANDOM = np.random.default_rng(7)
-GREY16 = RANDOM.integers(0, 65536, (40, 50), dtype=np.uint16)
-RGB16 = RANDOM.integers(0, 65536, (40, 50, 3), dtype=np.uint16)
-GREY8, RGB8 = (GREY16 >> 8).astype(np.uint8), (RGB16 >> 8).astype(np.uint8)
-
-
-def tiff(pixels: NDArray[Any], **options: Any) -> bytes:
-    file = io.BytesIO()
-    tifffile.imwrite(file, pixels, **options)
-    return file.getvalue()
-
-
-def pillow(image: Image.Image | NDArray[Any], kind: str, **options: Any) -> bytes:
-    file = io.BytesIO()
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    image.save(file, kind, **options)
-    return file.getvalue()
 
 
 def png(pixels: NDArray[Any]) -> bytes:
@@ -52,11 +37,6 @@ def png(pixels: NDArray[Any]) -> bytes:
 
 def png_header(width: int, height: int) -> bytes:
     """A well-formed PNG that declares a size and holds 1000 bytes."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
