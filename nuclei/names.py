@@ -1,4 +1,4 @@
-"""Names of models, and ids that callers give to requests and acquisitions.
+"""Names and versions of models, and ids that callers give to requests and acquisitions.
 
 They become folders, URLs, headers, lines of a log and labels of metrics. So there is one rule for
 names and one for ids, checked wherever they enter: from a caller, a command, a setting, a file or a
@@ -13,6 +13,8 @@ from nuclei.quoting import quoted
 # A model, its family or an alias; folders are called so.
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _NO_NAMES = (".", "..")
+# Triton's versions are of 64 bits.
+MAX_VERSION = 2**63 - 1
 # A request or an acquisition: what a header may hold, such as `urn:uuid:...` and `plate7/A01#3`.
 _ID = re.compile(r"[!-~]{1,128}")
 
@@ -39,6 +41,23 @@ def check_name(text: object, what: str) -> None:
             f"{what} is {quoted(text)}; expected a name: 1 to 64 of the characters A-Z a-z 0-9 "
             "_ . - and not . or .."
         )
+
+
+def version_number(given: object) -> int:
+    """The number of a model version: an integer, or its digits as a reply names it.
+
+    Raises:
+        InvalidOption: it is none.
+    """
+    digits = isinstance(given, str) and given.isascii() and given.isdecimal() and len(given) < 20
+    if isinstance(given, int) or digits:
+        number = int(given)
+        if 1 <= number <= MAX_VERSION and not isinstance(given, bool):
+            return number
+    raise InvalidOption(
+        f"version is {quoted(given)}; expected the number of a version, such as 4, or none for the "
+        "version that is in use"
+    )
 
 
 def check_id(text: object, what: str) -> None:

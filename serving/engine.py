@@ -1,11 +1,11 @@
-"""The engine that runs graphs on a Triton server, over its asynchronous gRPC protocol."""
+"""The engine that runs graphs on Triton servers, over their asynchronous gRPC protocol."""
 
 import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,10 +29,12 @@ from nuclei.errors import (
 )
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
-from nuclei.inference.engine import Inference
+from nuclei.inference.engine import ServedVersion
 from nuclei.inference.graph import IMAGE, RANGE, TTA_SUFFIX, TTA_VIEWS, has_weights, step_name
-from nuclei.inference.model_config import contract_of, has_contract
+from nuclei.inference.model_config import contract_of, is_model, routing_of
+from nuclei.inference.routing import Routing
 from nuclei.names import is_name
+from nuclei.postprocessing.accumulation import Outputs
 from nuclei.processor import noted_precision
 from serving import tracing
 from serving.budget import PixelBudget
@@ -56,75 +58,36 @@ RECONNECT_OPTIONS = (
 
 
 @dataclass(frozen=True)
-class ServedModel:
-    """A model that Triton serves now.
+class Catalogue:
+    """What one Triton serves at a moment.
 
     Attributes:
-        name: name of the ensemble.
-        version: the version that answers, Triton's directory number.
-        tta: whether its graph with test-time augmentation is served too.
-        contract: the contract of that version.
-        precision: in which its networks compute on Triton's processor, `bf16` or `fp32`; empty when
-            unknown.
+        routings: which version a model's name means, by name.
+        graphs: names of all graphs that are ready.
     """
 
-    name: str
-    version: str
-    tta: bool
-    contract: Contract
-    precision: str
+    routings: Mapping[str, Routing]
+    graphs: frozenset[str]
 
 
 class TritonEngine:
-    """Runs graphs on one Triton server; must be created, used and closed in one event loop.
+    """Runs graphs on Triton servers; must be created, used and closed in one event loop.
 
     Attributes:
         answered_s: when an inference was last answered, on the monotonic clock.
     """
 
-    def __init__(
-        self,
-        address: str,
-        pixels: int,
-        max_message_bytes: int,
-    ) -> None:
-        """Open a channel; nothing is sent yet.
+    def __init__(self, addresses: Sequence[str], pixels: int, max_message_bytes: int) -> None:
+        """Open channels; nothing is sent yet.
 
         Args:
-            address: host:port of Triton's gRPC endpoint, or `unix:` and the path of its socket.
-            pixels: most in inference at once, each view of a tile counted; others wait for their
-                turn, and a larger tile runs alone.
+            addresses: of each server's gRPC API, host:port, or `unix:` and the path of its socket.
+            pixels: most in inference at once on each, each view of a tile counted; others wait for
+                their turn, and a larger tile runs alone.
             max_message_bytes: longest message in either direction.
         """
-        self._client = InferenceServerClient(
-            address,
-            channel_args=[
-                ("grpc.max_send_message_length", max_message_bytes),
-                ("grpc.max_receive_message_length", max_message_bytes),
-                ("grpc.http2.max_frame_size", HTTP2_FRAME_BYTES),
-                ("grpc.enable_http_proxy", 0),
-                *RECONNECT_OPTIONS,
-            ],
-        )
-        # A socket lies in the folder of Triton, where its models note in which precision they work.
-        is_socket = address.startswith(UNIX)
-        self._folder = Path(address.removeprefix(UNIX)).parent if is_socket else None
-        self._budget = PixelBudget(pixels)
+        self._servers = [_Server(address, pixels, max_message_bytes) for address in addresses]
         self.answered_s = -math.inf
-        self._contracts: dict[str, Contract] = {}
-        self._versions: dict[str, str] = {}
-
-    async def contract(self, model: str) -> Contract:
-        """The contract of the version served now, fetched again once another version answers.
-
-        Raises:
-            ModelNotFound: Triton does not serve it, or it is only a step of a model.
-            EngineUnavailable: Triton does not answer.
-            EngineFailed: the contract cannot be read.
-        """
-        if model not in self._contracts:
-            self._contracts[model] = _contract_of(await self._config(model))
-        return self._contracts[model]
 
     async def infer(
         self,
@@ -133,8 +96,8 @@ class TritonEngine:
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
         deadline: Deadline,
-    ) -> Inference:
-        """Run one tile through an ensemble.
+    ) -> Outputs:
+        """Run one tile through an ensemble, on the server that has the least to do.
 
         Args:
             graph: name of the ensemble.
@@ -146,6 +109,115 @@ class TritonEngine:
         Raises:
             ModelNotFound, EngineUnavailable, EngineFailed, Overloaded, DeadlineExceeded.
         """
+        servers = sorted(self._servers, key=lambda server: (not server.answers, server.pixels))
+        for server in servers[:-1]:
+            with suppress(EngineUnavailable, ModelNotFound):
+                return await self._infer(server, graph, outputs, image, intensity, deadline)
+        return await self._infer(servers[-1], graph, outputs, image, intensity, deadline)
+
+    async def _infer(
+        self,
+        server: "_Server",
+        graph: str,
+        outputs: tuple[str, ...],
+        image: NDArray[np.uint16],
+        intensity: NDArray[np.float32],
+        deadline: Deadline,
+    ) -> Outputs:
+        answered = await server.infer(graph, outputs, image, intensity, deadline)
+        self.answered_s = time.monotonic()
+        return answered
+
+    async def catalogues(self) -> list[Catalogue]:
+        """What the servers serve, of those that answer.
+
+        Raises:
+            EngineUnavailable: none answers.
+            EngineFailed: the routing of a model cannot be read.
+        """
+        asked = (server.catalogue() for server in self._servers)
+        answers = await asyncio.gather(*asked, return_exceptions=True)
+        found = [answer for answer in answers if isinstance(answer, Catalogue)]
+        if not found:
+            for answer in answers:
+                if isinstance(answer, BaseException):
+                    raise answer
+        return found
+
+    async def contract(self, graph: str) -> Contract:
+        """The contract of a graph that is ready.
+
+        Raises:
+            ModelNotFound: no server has it.
+            EngineUnavailable: none answers.
+            EngineFailed: the contract cannot be read.
+        """
+        for server in self._servers[:-1]:
+            with suppress(EngineUnavailable, ModelNotFound):
+                return _contract_of(await server.config(graph))
+        return _contract_of(await self._servers[-1].config(graph))
+
+    def precision(self, served: ServedVersion) -> str:
+        """In which the networks of a version compute, `bf16` or `fp32`; empty where it is unknown.
+
+        It is known of a server that is reached by a socket, in whose folder its models note it.
+        """
+        files = served.contract.method.graphs.files()
+        steps = [
+            step_name(served.contract.family, file, int(served.version))
+            for file in files
+            if has_weights(file)
+        ]
+        folders = [server.folder for server in self._servers if server.folder is not None]
+        noted = {noted_precision(folder, step) for folder in folders for step in steps}
+        return ", ".join(sorted(noted - {""}))
+
+    async def are_ready(self, graphs: Sequence[str], timeout_s: float) -> bool:
+        """Whether a server answers within the time and has every graph ready."""
+        answers = await asyncio.gather(
+            *(server.are_ready(graphs, timeout_s) for server in self._servers)
+        )
+        return any(answers)
+
+    async def close(self) -> None:
+        for server in self._servers:
+            await server.close()
+
+
+class _Server:
+    """One Triton.
+
+    Attributes:
+        folder: in which its models note their precision; None where it is not known.
+        pixels: in inference, or waiting for their turn.
+        answers: whether it answered when it was last asked.
+    """
+
+    def __init__(self, address: str, pixels: int, max_message_bytes: int) -> None:
+        self._client = InferenceServerClient(
+            address,
+            channel_args=[
+                ("grpc.max_send_message_length", max_message_bytes),
+                ("grpc.max_receive_message_length", max_message_bytes),
+                ("grpc.http2.max_frame_size", HTTP2_FRAME_BYTES),
+                ("grpc.enable_http_proxy", 0),
+                *RECONNECT_OPTIONS,
+            ],
+        )
+        # A socket lies in the folder of Triton.
+        self.folder = Path(address.removeprefix(UNIX)).parent if address.startswith(UNIX) else None
+        self._budget = PixelBudget(pixels)
+        self.pixels = 0
+        self.answers = True
+
+    async def infer(
+        self,
+        graph: str,
+        outputs: tuple[str, ...],
+        image: NDArray[np.uint16],
+        intensity: NDArray[np.float32],
+        deadline: Deadline,
+    ) -> Outputs:
         views = TTA_VIEWS if graph.endswith(TTA_SUFFIX) else 1
         async with self._room(views * image.shape[0] * image.shape[1], deadline):
             inputs = [_input(IMAGE, "UINT16", image), _input(RANGE, "FP32", intensity)]
@@ -158,38 +230,31 @@ class TritonEngine:
                         client_timeout=deadline.left_s(),
                         headers=tracing.triton_headers(),
                     )
-        self.answered_s = time.monotonic()
-        response = result.get_response()
-        self._note_version(graph, response.model_version)
-        answered = {name: result.as_numpy(name) for name in outputs}
-        return Inference(answered, response.model_version)
+        return {name: result.as_numpy(name) for name in outputs}
 
-    async def models(self) -> list[ServedModel]:
-        """The models served now, by name.
-
-        Raises:
-            EngineUnavailable: Triton does not answer.
-            EngineFailed: a contract cannot be read.
-        """
-        with _translated("repository"):
+    async def catalogue(self) -> Catalogue:
+        async with self._asking("repository"):
             index = await self._client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
-        ready = [entry for entry in index.models if entry.state == "READY"]
-        versions = {
-            name: max((entry.version for entry in ready if entry.name == name), key=int)
-            # Callers cannot ask for others.
-            for name in sorted({entry.name for entry in ready if is_name(entry.name)})
+        # Callers cannot ask for others.
+        ready = {
+            entry.name for entry in index.models if entry.state == "READY" and is_name(entry.name)
         }
-        served = []
-        for name, version in versions.items():
-            config = await self._config(name)
-            if has_contract(config) and not name.endswith(TTA_SUFFIX):
-                tta, contract = name + TTA_SUFFIX in versions, _contract_of(config)
-                precision = self._precision(contract)
-                served.append(ServedModel(name, version, tta, contract, precision))
-        return served
+        routings = {}
+        # A version has a dot in its name, and a step that models share has no variant.
+        for name in sorted(ready):
+            if "." in name or name + TTA_SUFFIX not in ready:
+                continue
+            config = await self.config(name)
+            if is_model(config):
+                routings[name] = _routing_of(config)
+        return Catalogue(routings, frozenset(ready))
 
-    async def is_ready(self, graphs: Sequence[str], timeout_s: float) -> bool:
-        """Whether Triton answers within the time and every graph is ready."""
+    async def config(self, model: str) -> ModelConfig:
+        async with self._asking(model):
+            response = await self._client.get_model_config(model, client_timeout=CONTROL_TIMEOUT_S)
+        return response.config
+
+    async def are_ready(self, graphs: Sequence[str], timeout_s: float) -> bool:
         try:
             for graph in graphs:
                 with _translated(graph):
@@ -202,51 +267,49 @@ class TritonEngine:
     async def close(self) -> None:
         await self._client.close()
 
-    async def _config(self, model: str) -> ModelConfig:
-        async with self._asking(model):
-            response = await self._client.get_model_config(model, client_timeout=CONTROL_TIMEOUT_S)
-        return response.config
-
-    def _precision(self, contract: Contract) -> str:
-        """That of the model's networks, as far as it is known."""
-        if self._folder is None:
-            return ""
-        files = contract.method.graphs.files()
-        steps = [step_name(contract.family, file) for file in files if has_weights(file)]
-        return ", ".join(sorted({noted_precision(self._folder, step) for step in steps} - {""}))
-
     @asynccontextmanager
     async def _asking(self, model: str) -> AsyncIterator[None]:
-        """Turn Triton's errors into ours.
+        """Turn Triton's errors into ours, and note whether it answers.
 
         A server that is shutting down has unloaded its models, and still answers: NOT_FOUND.
         """
         try:
             with _translated(model):
                 yield
+            self.answers = True
         except ModelNotFound:
             with _translated(model):
                 if await self._client.is_server_ready(client_timeout=CONTROL_TIMEOUT_S):
                     raise
+            self.answers = False
             raise _unavailable() from None
+        except EngineUnavailable:
+            self.answers = False
+            raise
 
     @asynccontextmanager
     async def _room(self, pixels: int, deadline: Deadline) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            try:
-                async with asyncio.timeout(deadline.left_s()):
-                    await stack.enter_async_context(self._budget.spend(pixels))
-            except TimeoutError as error:
-                raise DeadlineExceeded(
-                    "the time ran out while waiting for a turn at the inference server; allow more "
-                    "time or send fewer frames at once"
-                ) from error
-            yield
+        self.pixels += pixels
+        try:
+            async with AsyncExitStack() as stack:
+                try:
+                    async with asyncio.timeout(deadline.left_s()):
+                        await stack.enter_async_context(self._budget.spend(pixels))
+                except TimeoutError as error:
+                    raise DeadlineExceeded(
+                        "the time ran out while waiting for a turn at the inference server; allow "
+                        "more time or send fewer frames at once"
+                    ) from error
+                yield
+        finally:
+            self.pixels -= pixels
 
-    def _note_version(self, graph: str, version: str) -> None:
-        if self._versions.get(graph) != version:
-            self._versions[graph] = version
-            self._contracts.clear()
+
+def _routing_of(config: ModelConfig) -> Routing:
+    try:
+        return routing_of(config)
+    except InvalidData as error:
+        raise EngineFailed(f"model '{config.name}' cannot be used: {error}") from error
 
 
 def _contract_of(config: ModelConfig) -> Contract:

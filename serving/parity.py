@@ -10,9 +10,10 @@ from nuclei.imaging.images import Frame
 from nuclei.imaging.intensity import intensity_range
 from nuclei.imaging.tiles import cut, mirrored, plan_tiles
 from nuclei.inference.deadline import Deadline
-from nuclei.inference.engine import Inference
+from nuclei.inference.engine import ServedVersion
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.parity import differences
+from nuclei.postprocessing.accumulation import Outputs
 from serving.engine import TritonEngine
 from serving.process.ports import free_ports
 from serving.settings import TRITON_ENVIRONMENT
@@ -28,20 +29,18 @@ class Parity:
 
     Attributes:
         graph: name of the ensemble.
-        version: its version that Triton served.
         tiles: number of tiles compared.
         differences: of each output, by its name (`nuclei.inference.parity.differences`).
     """
 
     graph: str
-    version: str
     tiles: int
     differences: dict[str, float]
 
 
 def served_parity(
     repository: Path,
-    graphs: Sequence[str],
+    model: str,
     frame: Frame,
     environment: Path = TRITON_ENVIRONMENT,
 ) -> list[Parity]:
@@ -49,13 +48,17 @@ def served_parity(
 
     Args:
         repository: model repository.
-        graphs: ensembles to compare; the first carries the contract.
+        model: name of the model, whose champion is compared.
         frame: real pixels, uint8 or uint16 [H, W, C].
         environment: virtual environment of Triton.
 
     Raises:
         MissingPrerequisite, InvalidData, EngineFailed: Triton cannot serve the repository.
+        ModelNotFound: it has no such model.
     """
+    here = LocalEngine(repository)
+    version = here.find(model)
+    graphs = [version.graph_for(tta) for tta in (False, True)]
     (metrics_port,) = free_ports(1)
     with (
         TemporaryDirectory() as state,
@@ -67,23 +70,23 @@ def served_parity(
             environment=environment,
         ) as server,
     ):
-        return asyncio.run(_compare(server.address, repository, graphs, frame))
+        return asyncio.run(_compare(server.address, here, version, frame))
 
 
 async def _compare(
-    address: str, repository: Path, graphs: Sequence[str], frame: Frame
+    address: str, here: LocalEngine, version: ServedVersion, frame: Frame
 ) -> list[Parity]:
-    here = LocalEngine(repository)
-    served = TritonEngine(address, 1, MAX_MESSAGE_BYTES)
+    served = TritonEngine([address], 1, MAX_MESSAGE_BYTES)
     try:
-        contract = await here.contract(graphs[0])
+        contract = version.contract
         height, width = frame.pixels.shape[:2]
         plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
         pixels = mirrored(frame.pixels, plan)
         tiles = [cut(pixels, tile, plan) for tile in plan.tiles]
         intensity = intensity_range(frame.pixels).range
         found = []
-        for graph in graphs:
+        for tta in (False, True):
+            graph = version.graph_for(tta)
             pairs = []
             for tile in tiles:
                 asked = graph, contract.method.outputs, tile, intensity
@@ -97,7 +100,7 @@ async def _compare(
         await served.close()
 
 
-def _parity(graph: str, pairs: Sequence[tuple[Inference, Inference]]) -> Parity:
-    by_tile = [differences(here.outputs, served.outputs) for here, served in pairs]
+def _parity(graph: str, pairs: Sequence[tuple[Outputs, Outputs]]) -> Parity:
+    by_tile = [differences(here, served) for here, served in pairs]
     largest = {name: max(tile[name] for tile in by_tile) for name in by_tile[0]}
-    return Parity(graph, pairs[0][1].version, len(pairs), largest)
+    return Parity(graph, len(pairs), largest)

@@ -11,12 +11,17 @@ from torch import Tensor, nn
 
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
-from nuclei.inference.engine import Inference
+from nuclei.inference.engine import ServedVersion
 from nuclei.inference.graph import IMAGE, RANGE, TTA_SUFFIX, Step, has_weights
+from nuclei.postprocessing.accumulation import Outputs
 
 
 class TorchEngine:
-    """Runs the modules that are exported as ONNX, chained as `nuclei.inference.graph` says."""
+    """Runs the modules that are exported as ONNX, chained as `nuclei.inference.graph` says.
+
+    Attributes:
+        served: the model, which has no version yet.
+    """
 
     def __init__(
         self,
@@ -34,12 +39,9 @@ class TorchEngine:
             precision: makes the context that networks run in; the default is float32.
         """
         self._modules = {name: module.to(device) for name, module in modules.items()}
-        self._contract = contract
+        self.served = ServedVersion(contract.family, "0", contract.family, contract)
         self._device = device
         self._precision = precision
-
-    async def contract(self, model: str) -> Contract:
-        return self._contract
 
     async def infer(
         self,
@@ -48,15 +50,15 @@ class TorchEngine:
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
         deadline: Deadline,
-    ) -> Inference:
-        graphs = self._contract.method.graphs
+    ) -> Outputs:
+        graphs = self.served.contract.method.graphs
         given = {IMAGE: torch.from_numpy(image), RANGE: torch.from_numpy(intensity)}
         tensors = {name: tensor.to(self._device) for name, tensor in given.items()}
         with torch.inference_mode():
             for step in graphs.all_views if graph.endswith(TTA_SUFFIX) else graphs.one_view:
                 made = self._run(step, [tensors[name] for name in step.reads])
                 tensors |= zip(step.writes, made, strict=True)
-        return Inference({name: tensors[name].cpu().numpy() for name in outputs}, "0")
+        return {name: tensors[name].cpu().numpy() for name in outputs}
 
     def _run(self, step: Step, tensors: list[Tensor]) -> tuple[Tensor, ...]:
         module = self._modules[step.file.name]

@@ -128,7 +128,7 @@ def _ask_gateway(
     found = {}
     warnings: Counter[str] = Counter()
     console = messages()
-    with open_segmenter(model, tta, False, gateway, DEFAULT_REPOSITORY) as segmenter:
+    with open_segmenter(model, None, tta, False, gateway, DEFAULT_REPOSITORY) as segmenter:
         for sample in track(samples, "Segmenting", console=console, transient=True):
             segmentation = segmenter(frame_from_array(sample.pixels))
             found[sample.id] = segmentation.labels

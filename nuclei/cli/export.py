@@ -67,14 +67,16 @@ def export(
         bool, typer.Option(help="Compare Triton's answers with those of this process.")
     ] = True,
 ) -> None:
-    """Add a model version to a Triton repository.
+    """Add a model version to a Triton repository, and let the model's plain name mean it.
 
     A version is never overwritten. A running Triton keeps serving the old version until it is
     asked to load the new one, or is restarted.
     """
+    from nuclei.inference.contract import CONTRACT_FILE, Contract
+    from nuclei.inference.routing import Routing
     from serving.repository.checks import check_repository
     from serving.repository.configuration import DEFAULT_CPU_ACCELERATOR, CpuAccelerator
-    from serving.repository.export import export_version
+    from serving.repository.export import export_version, set_routing
     from serving.settings import CHECK_FRAME
 
     if version is not None and alias is not None:
@@ -93,10 +95,12 @@ def export(
         exported = export_version(
             folder, repository, number, registered_model=model, accelerator=accelerator
         )
+        name = Contract.read(folder / CONTRACT_FILE).family
+    set_routing(repository, name, Routing(number))
     check_repository(repository)
     console.print(_exported_table(exported, repository))
     if check:
-        _print_parity(console, repository, exported)
+        _print_parity(console, repository, name)
 
 
 @contextmanager
@@ -126,14 +130,13 @@ def _exported_table(exported: list["Exported"], repository: Path) -> Table:
     return table
 
 
-def _print_parity(console: Console, repository: Path, exported: list["Exported"]) -> None:
+def _print_parity(console: Console, repository: Path, model: str) -> None:
     from nuclei.imaging.images import read_frame
     from serving.parity import served_parity
     from serving.settings import CHECK_FRAME
 
-    graphs = [entry.name for entry in exported if entry.ensemble]
     with console.status("Comparing Triton with this process"):
-        found = served_parity(repository, graphs, read_frame(CHECK_FRAME))
+        found = served_parity(repository, model, read_frame(CHECK_FRAME))
     console.print(_parity_table(found))
 
 
@@ -142,9 +145,9 @@ def _parity_table(found: list["Parity"]) -> Table:
         title="Triton compared with this process, largest differences (maps: 255 = 1)",
         title_justify="left",
     )
-    for column in ("graph", "version", "tiles", *found[0].differences):
+    for column in ("graph", "tiles", *found[0].differences):
         table.add_column(column)
     for entry in found:
         differences = [f"{value:.3g}" for value in entry.differences.values()]
-        table.add_row(entry.graph, entry.version, str(entry.tiles), *differences)
+        table.add_row(entry.graph, str(entry.tiles), *differences)
     return table

@@ -73,10 +73,11 @@ def _registered(model: str, tracking_uri: str) -> Table:
 def _exported(repository: Path) -> Table:
     from serving.repository.listing import list_models
 
-    table = _table(f"exported to {repository}", "model", "versions", "validation")
+    table = _table(f"exported to {repository}", "model", "versions", "champion", "validation")
     for entry in list_models(repository):
         versions = ", ".join(map(str, entry.versions))
-        table.add_row(entry.name, versions, _scores(entry.contract.validation))
+        scores = _scores(entry.contract.validation)
+        table.add_row(entry.name, versions, str(entry.champion), scores)
     return table
 
 

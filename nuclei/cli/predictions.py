@@ -1,6 +1,5 @@
 """Where the nuclei come from that `nuclei evaluate` and `nuclei compare` score."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -171,7 +170,7 @@ def held_out(
     if not models:
         raise InvalidOption("--held-out needs a model: label images do not tell what is held out")
     engine = LocalEngine(repository)
-    contracts = [asyncio.run(engine.contract(model)) for model in models]
+    contracts = [engine.find(model).contract for model in models]
     kept = [
         sample
         for sample in samples

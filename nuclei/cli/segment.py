@@ -31,6 +31,7 @@ from nuclei.cli.segmenter import (
     RepositoryOption,
     Segmenter,
     TtaOption,
+    VersionOption,
     open_segmenter,
 )
 from nuclei.console import messages, output, print_error, print_warning
@@ -96,6 +97,7 @@ def segment(
     paths: Annotated[list[str], typer.Argument(help="Files, folders or patterns ('*.tif').")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
     model: ModelOption = "unet",
+    version: VersionOption = None,
     tta: TtaOption = False,
     local: LocalOption = False,
     repository: RepositoryOption = DEFAULT_REPOSITORY,
@@ -158,7 +160,7 @@ def segment(
     tally = Tally(_table())
     gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
     try:
-        with open_segmenter(model, tta, local, gateway, repository) as segmenter:
+        with open_segmenter(model, version, tta, local, gateway, repository) as segmenter:
             for job in _tracked(inputs.jobs, console):
                 _segment_one(job, folder, options, formats, segmenter, tally, console)
     finally:

@@ -23,6 +23,10 @@ DEFAULT_REPOSITORY = default_repository()
 GATEWAY_TIMEOUT_S = 600.0
 
 ModelOption = Annotated[str, typer.Option(help="Name of the model.")]
+VersionOption = Annotated[
+    int | None,
+    typer.Option(help="Version of the model [the one in use].", min=1, show_default=False),
+]
 TtaOption = Annotated[
     bool, typer.Option("--tta", help="Average over 8 rotated and mirrored views: better, slower.")
 ]
@@ -34,12 +38,13 @@ RepositoryOption = Annotated[Path, typer.Option(help="Model repository used by -
 
 @contextmanager
 def open_segmenter(
-    model: str, tta: bool, local: bool, gateway: Gateway, repository: Path
+    model: str, version: int | None, tta: bool, local: bool, gateway: Gateway, repository: Path
 ) -> Iterator[Segmenter]:
     """A function that segments one frame.
 
     Args:
         model: name of the model.
+        version: of the model; None for the one that its name means.
         tta: average over the eight rotated and mirrored views.
         local: run the files of `repository` in this process instead of asking the gateway.
         gateway: its address and credentials.
@@ -54,14 +59,19 @@ def open_segmenter(
         from nuclei.inference.onnx_engine import LocalEngine
 
         engine = LocalEngine(repository)
-        yield lambda frame: asyncio.run(pipeline.segment(frame, engine, model, tta=tta))
+        served = engine.find(model, version)
+        yield lambda frame: asyncio.run(pipeline.segment(frame, engine, served, tta=tta))
     else:
         with gateway.client() as client:
-            yield lambda frame: _ask(client, frame, model, tta)
+            yield lambda frame: _ask(client, frame, model, version, tta)
 
 
-def _ask(client: "Client", frame: "Frame", model: str, tta: bool) -> "Segmentation":
+def _ask(
+    client: "Client", frame: "Frame", model: str, version: int | None, tta: bool
+) -> "Segmentation":
     try:
-        return client.segment(frame, model=model, tta=tta, timeout_s=GATEWAY_TIMEOUT_S)
+        return client.segment(
+            frame, model=model, version=version, tta=tta, timeout_s=GATEWAY_TIMEOUT_S
+        )
     except EngineUnavailable as error:
         raise EngineUnavailable(f"{error}; or do without a gateway: --local") from error

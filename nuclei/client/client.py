@@ -91,6 +91,7 @@ class Client:
         frame: FrameLike,
         *,
         model: str = "",
+        version: int | str | None = None,
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
         channel: int | str | None = None,
@@ -111,6 +112,7 @@ class Client:
             frame: a Frame, its pixels (integers or floats [H, W], [H, W, C] or [C, H, W], or a
                 stack of these), the path of an image file, or the bytes of one.
             model: name of a model; empty for the server's default one.
+            version: a version of it that is loaded, as a result names it; None for the one in use.
             tta: average over the 8 rotations and reflections: better, about 8 times as slow.
             outputs: what to fetch, of `centroids`, `boxes`, `features`, `labels` and `polygons`.
                 What is left out is empty in the result: `labels` is [0, 0], columns have no rows,
@@ -139,7 +141,7 @@ class Client:
         asked = StreamFrame(
             frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
         )
-        request = request_with(model, tta, outputs)
+        request = request_with(model, version, tta, outputs)
         options = frame_options(channel, plane, project, intensity_range, intensity_percentiles)
         sent = write_frame(request, asked, options)
         timeout_s = seconds(timeout_s)
@@ -154,6 +156,7 @@ class Client:
         overflow: str = "block",
         queue_size: int = 0,
         model: str = "",
+        version: int | str | None = None,
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
         channel: int | str | None = None,
@@ -182,8 +185,8 @@ class Client:
                 wait, the oldest is skipped. `latest_only`: of each position only the newest waits,
                 the others are skipped.
             queue_size: for `drop_oldest`; 0 for the server's default.
-            model, tta, outputs, channel, plane, project, intensity_range, intensity_percentiles:
-                as in `segment`, for all frames.
+            model, version, tta, outputs, channel, plane, project, intensity_range,
+                intensity_percentiles: as in `segment`, for all frames.
             timeout_s: time that each frame has from its arrival at the server, seconds.
 
         Raises:
@@ -197,6 +200,7 @@ class Client:
             overflow=overflow,
             queue_size=queue_size,
             model=model,
+            version=version,
             tta=tta,
             outputs=outputs,
             options=frame_options(channel, plane, project, intensity_range, intensity_percentiles),
@@ -283,6 +287,7 @@ class AsyncClient:
         frame: FrameLike,
         *,
         model: str = "",
+        version: int | str | None = None,
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
         channel: int | str | None = None,
@@ -301,7 +306,7 @@ class AsyncClient:
         asked = StreamFrame(
             frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
         )
-        request = request_with(model, tta, outputs)
+        request = request_with(model, version, tta, outputs)
         options = frame_options(channel, plane, project, intensity_range, intensity_percentiles)
         sent = write_frame(request, asked, options)
         timeout_s = seconds(timeout_s)
@@ -316,6 +321,7 @@ class AsyncClient:
         overflow: str = "block",
         queue_size: int = 0,
         model: str = "",
+        version: int | str | None = None,
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
         channel: int | str | None = None,
@@ -335,6 +341,7 @@ class AsyncClient:
             overflow=overflow,
             queue_size=queue_size,
             model=model,
+            version=version,
             tta=tta,
             outputs=outputs,
             options=frame_options(channel, plane, project, intensity_range, intensity_percentiles),

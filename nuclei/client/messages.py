@@ -26,7 +26,7 @@ from nuclei.imaging.arrays import one_channel, one_plane
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.scaling import AS_STORED, Scale
 from nuclei.imaging.selection import EVERYTHING, Projection
-from nuclei.names import check_id, check_name
+from nuclei.names import check_id, check_name, version_number
 from nuclei.quoting import quoted
 from nuclei.results.coordinates import PixelSize
 from nuclei.results.label_codec import decompress_labels
@@ -81,12 +81,16 @@ class Sent:
         )
 
 
-def request_with(model: str, tta: bool, outputs: Collection[str]) -> pb.SegmentRequest:
+def request_with(
+    model: str, version: int | str | None, tta: bool, outputs: Collection[str]
+) -> pb.SegmentRequest:
     """The message that asks for a frame, without the frame; raises InvalidOption."""
     request = pb.SegmentRequest()
     if _is_given(model):
         check_name(model, "model")
         request.model = model
+    if version is not None:
+        request.version = version_number(version)
     set_field(request, "tta", tta, "True or False")
     request.outputs.extend(output_values(outputs))
     return request

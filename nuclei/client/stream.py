@@ -39,6 +39,7 @@ class StreamMessages:
         overflow: str,
         queue_size: int,
         model: str,
+        version: int | str | None,
         tta: bool,
         outputs: Collection[str],
         options: FrameOptions,
@@ -49,7 +50,7 @@ class StreamMessages:
         with checked("overflow", overflow, f"one of {', '.join(OVERFLOW)}"):
             self._settings.overflow = OVERFLOW[overflow]
         set_field(self._settings, "queue_size", queue_size, "a number of frames")
-        self._request = request_with(model, tta, outputs)
+        self._request = request_with(model, version, tta, outputs)
         self._timeout_s = seconds(timeout_s)
         self._options = options
         self._count = 0

@@ -122,17 +122,18 @@ def _cost(
 
 def _infer(repository: Path, model: str, tta: bool, frame: Frame) -> TimedInference:
     started = time.perf_counter()
-    found = asyncio.run(predict(frame, _engine(repository), model, tta=tta))
-    parameters = found.contract.postprocessing
+    engine = _engine(repository)
+    found = asyncio.run(predict(frame, engine, engine.find(model), tta=tta))
+    parameters = found.served.contract.postprocessing
     labels, _ = found.accumulator.label(parameters, lambda: None)
     seconds = time.perf_counter() - started
     candidates = Candidates.of(found.accumulator, parameters, frame)
     warnings = (*frame.warnings, *found.intensity.warnings)
-    return TimedInference(labels, candidates, seconds, found.version, warnings)
+    return TimedInference(labels, candidates, seconds, found.served.version, warnings)
 
 
 def _contract(repository: Path, model: str) -> Contract:
-    return asyncio.run(_engine(repository).contract(model))
+    return _engine(repository).find(model).contract
 
 
 @cache

@@ -32,7 +32,8 @@ REQUIRED = ("family", "method", "maps", "tile_size", "halo", "stride", "postproc
 
 
 def _family(name: str) -> str:
-    if not is_name(name) or name.endswith(TTA_SUFFIX):
+    # What follows a dot is a version (`nuclei.inference.graph.graph_name`).
+    if not is_name(name) or name.endswith(TTA_SUFFIX) or "." in name:
         raise ValueError(f"{quoted(name)} is no name of a family")
     return name
 

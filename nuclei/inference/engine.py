@@ -1,4 +1,4 @@
-"""The interface of engines, which run the graphs of models, and their answers."""
+"""The interface of engines, which run the graphs of models."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,32 +8,33 @@ from numpy.typing import NDArray
 
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
+from nuclei.inference.graph import with_views
 from nuclei.postprocessing.accumulation import Outputs
 
 
 @dataclass(frozen=True)
-class Inference:
-    """What an engine answers for one tile.
+class ServedVersion:
+    """A model version that an engine runs; a frame has one from its first tile to its last.
 
     Attributes:
-        outputs: the tensors of the graph's method, by name.
-        version: the model version that answered.
+        model: name of the model.
+        version: its version.
+        graph: name of its graph; that with test-time augmentation is named after it.
+        contract: what inference needs to know about it.
     """
 
-    outputs: Outputs
+    model: str
     version: str
+    graph: str
+    contract: Contract
+
+    def graph_for(self, tta: bool) -> str:
+        """The graph that answers."""
+        return with_views(self.graph, tta)
 
 
 class Engine(Protocol):
     """Runs the graphs of models: Triton, the same ONNX files in-process, or torch modules."""
-
-    async def contract(self, model: str) -> Contract:
-        """The contract of the version served now.
-
-        Raises:
-            ModelNotFound, EngineUnavailable.
-        """
-        ...
 
     async def infer(
         self,
@@ -42,15 +43,18 @@ class Engine(Protocol):
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
         deadline: Deadline,
-    ) -> Inference:
+    ) -> Outputs:
         """Run one tile.
 
         Args:
-            graph: name of the graph: a model's, or a model's with the suffix `_tta`.
+            graph: name of the graph (`ServedVersion.graph_for`).
             outputs: names of the tensors to return.
             image: uint16 [S, S, C], S a multiple of the contract's stride, C 1 or 3.
             intensity: float32 [2], the range [lo, hi] of the whole frame.
             deadline: when the caller gives up.
+
+        Returns:
+            The tensors, by name.
 
         Raises:
             ModelNotFound, DeadlineExceeded, Overloaded, EngineUnavailable, EngineFailed.

@@ -69,9 +69,7 @@ MASK_NETWORK = StepFile("network", (IMAGE,), FOUND_MASKS)
 DETECTOR = StepFile("detector", (IMAGE,), FOUND_MASKS)
 ENCODER = StepFile("encoder", (IMAGE,), (EMBEDDING, SIDE))
 DECODER = StepFile("decoder", (EMBEDDING, SIDE, BOXES_FOUND, SCORES_FOUND), FOUND_MASKS)
-_WITH_WEIGHTS = {
-    file.name for file in (MAP_NETWORK, STAR_NETWORK, MASK_NETWORK, DETECTOR, ENCODER, DECODER)
-}
+WITH_WEIGHTS = (MAP_NETWORK, STAR_NETWORK, MASK_NETWORK, DETECTOR, ENCODER, DECODER)
 
 
 @dataclass(frozen=True)
@@ -115,12 +113,22 @@ class Graphs:
 
 def has_weights(file: StepFile) -> bool:
     """Whether every model has a file of its own for this step."""
-    return file.name in _WITH_WEIGHTS
+    return file.name in {each.name for each in WITH_WEIGHTS}
 
 
-def step_name(family: str, file: StepFile) -> str:
-    """The name of the Triton model of a step of a family."""
-    return f"{family}_{file.name}" if has_weights(file) else file.name
+def graph_name(model: str, version: int, *, tta: bool = False) -> str:
+    """The name of the Triton ensemble of one version of a model: `unet.4`, `unet.4_tta`."""
+    return with_views(f"{model}.{version}", tta)
+
+
+def with_views(graph: str, tta: bool) -> str:
+    """The name of a graph, or of its variant with test-time augmentation."""
+    return graph + TTA_SUFFIX if tta else graph
+
+
+def step_name(family: str, file: StepFile, version: int) -> str:
+    """The name of the Triton model of a step: `unet_network.4`; `tta`, which models share."""
+    return f"{family}_{file.name}.{version}" if has_weights(file) else file.name
 
 
 _FIRST = Step.named_alike(PREPROCESS)

@@ -6,16 +6,20 @@ from typing import TYPE_CHECKING
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from nuclei.errors import InvalidData, ModelNotFound
+from nuclei.errors import InvalidData
+from nuclei.inference.graph import TTA_SUFFIX
 from nuclei.names import is_name
 from nuclei.quoting import quoted, sentence
 
 if TYPE_CHECKING:
     from nuclei.inference.contract import Contract
+    from nuclei.inference.routing import Routing
 
 CONFIG_FILE = "config.pbtxt"
 MODEL_FILE = "model.onnx"
+# Of the ensembles of a version, and of those that bear the model's plain name.
 CONTRACT_PARAMETER = "contract"
+ROUTING_PARAMETER = "routing"
 THREADS_PARAMETER = "intra_op_thread_count"
 ENSEMBLE = "ensemble"
 # The longest contract, and as much again for its escapes.
@@ -58,25 +62,29 @@ def parse_model_config(text: str | bytes, name: str) -> ModelConfig:
 
 
 def contract_of(config: ModelConfig) -> "Contract":
-    """The contract that travels in the parameters of an ensemble's configuration.
+    """The contract that travels in the parameters of the ensembles of a version.
 
     Raises:
-        ModelNotFound: the model has no contract: it is a step of a graph, not a model.
-        InvalidData: the contract cannot be used.
+        InvalidData: there is none, or it cannot be used.
     """
-    if not has_contract(config):
-        raise ModelNotFound(
-            f"{quoted(config.name)} is one step of a model and carries no contract; "
-            "ask for a model that GetServerInfo or `nuclei models` lists"
-        )
+    if CONTRACT_PARAMETER not in config.parameters:
+        raise InvalidData(f"{quoted(config.name)} carries no contract; export the model again")
     # Its methods of post-processing are compiled code: whoever needs names only does without.
     from nuclei.inference.contract import Contract
 
     return Contract.from_json(config.parameters[CONTRACT_PARAMETER].string_value)
 
 
-def has_contract(config: ModelConfig) -> bool:
-    return CONTRACT_PARAMETER in config.parameters
+def routing_of(config: ModelConfig) -> "Routing":
+    """Which version a model's plain name means; raises InvalidData when that cannot be read."""
+    from nuclei.inference.routing import Routing
+
+    return Routing.from_json(config.parameters[ROUTING_PARAMETER].string_value)
+
+
+def is_model(config: ModelConfig) -> bool:
+    """Whether callers can ask for it by this name; else it is a version, a variant or a step."""
+    return ROUTING_PARAMETER in config.parameters and not config.name.endswith(TTA_SUFFIX)
 
 
 def threads_of(config: ModelConfig) -> int:

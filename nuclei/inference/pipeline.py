@@ -12,21 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.errors import EngineFailed
 from nuclei.imaging.images import Frame
 from nuclei.imaging.intensity import Intensity, intensity_of
 from nuclei.imaging.tiles import TilePlan, cut, mirrored, plan_tiles
-from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import NEVER, Deadline
-from nuclei.inference.engine import Engine, Inference
-from nuclei.inference.graph import TTA_SUFFIX
+from nuclei.inference.engine import Engine, ServedVersion
 from nuclei.inference.threads import in_thread
-from nuclei.postprocessing.accumulation import Accumulator
+from nuclei.postprocessing.accumulation import Accumulator, Outputs
 from nuclei.postprocessing.measurement import measure
 from nuclei.results.nuclei import Nuclei
 from nuclei.results.segmentation import Segmentation
 
-VERSION_CHANGES = 3
 # Pixels of the tiles of one frame that the engine has at a time.
 TILES_IN_FLIGHT_PX = 2**22
 
@@ -55,21 +51,19 @@ class Prediction:
 
     Attributes:
         accumulator: of the answers.
-        contract: of the version that answered.
-        version: the model version that answered.
+        served: the version that answered.
         intensity: the range of the frame's pixels that the network saw as 0 to 1.
     """
 
     accumulator: Accumulator
-    contract: Contract
-    version: str
+    served: ServedVersion
     intensity: Intensity
 
 
 async def segment(
     frame: Frame,
     engine: Engine,
-    model: str,
+    served: ServedVersion,
     *,
     tta: bool = False,
     deadline: Deadline = NEVER,
@@ -81,7 +75,7 @@ async def segment(
     Args:
         frame: pixels uint8 or uint16 [H, W, C].
         engine: runs the graphs.
-        model: name of the model.
+        served: the model version that answers, for all tiles.
         tta: average over the eight rotated and mirrored views.
         deadline: when the caller gives up; never by default.
         executor: where the work on pixels runs; None is the event loop's own threads.
@@ -92,7 +86,7 @@ async def segment(
     """
     watch = stopwatch or Stopwatch()
     prediction = await predict(
-        frame, engine, model, tta=tta, deadline=deadline, executor=executor, stopwatch=watch
+        frame, engine, served, tta=tta, deadline=deadline, executor=executor, stopwatch=watch
     )
     labels, nuclei = await in_thread(executor, deadline, _label, frame, prediction, watch)
     lo, hi = prediction.intensity.range.tolist()
@@ -100,8 +94,8 @@ async def segment(
         labels,
         nuclei,
         frame.pixel_size_um,
-        model,
-        prediction.version,
+        served.model,
+        served.version,
         warnings=(*frame.warnings, *prediction.intensity.warnings),
         intensity_range=(frame.scale.value(lo), frame.scale.value(hi)),
         stage_ms=watch.stage_ms,
@@ -111,7 +105,7 @@ async def segment(
 async def predict(
     frame: Frame,
     engine: Engine,
-    model: str,
+    served: ServedVersion,
     *,
     tta: bool = False,
     deadline: Deadline = NEVER,
@@ -120,18 +114,16 @@ async def predict(
 ) -> Prediction:
     """The answers to one frame, before post-processing; arguments and errors as `segment`."""
     watch = stopwatch or Stopwatch()
-    contract = await engine.contract(model)
+    contract = served.contract
     height, width = frame.pixels.shape[:2]
     with watch.timed("tile"):
         plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
         pixels, intensity = await in_thread(executor, deadline, _prepare, frame, plan)
     with watch.timed("infer"):
-        graph = model + TTA_SUFFIX if tta else model
         accumulator = contract.method.accumulate(contract.maps, plan)
-        ask = partial(engine.infer, graph, contract.method.outputs)
-        version = await _infer(ask, pixels, plan, intensity.range, deadline, accumulator)
-    contract = await engine.contract(model)  # that of the version that answered
-    return Prediction(accumulator, contract, version, intensity)
+        ask = partial(engine.infer, served.graph_for(tta), contract.method.outputs)
+        await _infer(ask, pixels, plan, intensity.range, deadline, accumulator)
+    return Prediction(accumulator, served, intensity)
 
 
 def _prepare(
@@ -143,45 +135,30 @@ def _prepare(
 
 
 async def _infer(
-    ask: Callable[..., Awaitable[Inference]],
+    ask: Callable[..., Awaitable[Outputs]],
     pixels: NDArray[Any],
     plan: TilePlan,
     intensity: NDArray[np.float32],
     deadline: Deadline,
     accumulator: Accumulator,
-) -> str:
-    """Accumulate the answers to all tiles, from one model version, which is returned.
-
-    Tiles are cut as they are sent. Where answers come from two versions, because the model has just
-    been replaced, the tiles of the older one are sent again.
-    """
+) -> None:
+    """Accumulate the answers to all tiles, which are cut as they are sent."""
     room = asyncio.Semaphore(max(1, TILES_IN_FLIGHT_PX // plan.size**2))
 
-    async def run(index: int) -> str:
+    async def run(index: int) -> None:
         tile = plan.tiles[index]
         async with room:
             part = cut(pixels, tile, plan)
-            answer = await ask(part, intensity, deadline)
-        accumulator.add(index, answer.outputs)
-        return answer.version
+            accumulator.add(index, await ask(part, intensity, deadline))
 
-    versions: dict[int, str] = {}
-    stale = list(range(len(plan.tiles)))
-    for _ in range(VERSION_CHANGES + 1):
-        fresh = await _together([run(index) for index in stale])
-        versions |= zip(stale, fresh, strict=True)
-        newest = max(versions.values(), key=int)
-        stale = [index for index, version in versions.items() if version != newest]
-        if not stale:
-            return newest
-    raise EngineFailed("the model kept changing its version during one frame; send it again")
+    await _together([run(index) for index in range(len(plan.tiles))])
 
 
-async def _together(runs: list[Coroutine[Any, Any, str]]) -> list[str]:
+async def _together(runs: list[Coroutine[Any, Any, None]]) -> None:
     """Await all; the first failure cancels the rest."""
     tasks = [asyncio.ensure_future(run) for run in runs]
     try:
-        return await asyncio.gather(*tasks)
+        await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
@@ -190,7 +167,7 @@ async def _together(runs: list[Coroutine[Any, Any, str]]) -> list[str]:
 def _label(
     frame: Frame, prediction: Prediction, watch: Stopwatch, check: Callable[[], None]
 ) -> tuple[NDArray[np.uint32], Nuclei]:
-    contract, accumulator = prediction.contract, prediction.accumulator
+    contract, accumulator = prediction.served.contract, prediction.accumulator
     with watch.timed("postprocess"):
         labels, scores = accumulator.label(contract.postprocessing, check)
     with watch.timed("measure"):

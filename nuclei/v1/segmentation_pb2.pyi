@@ -488,6 +488,7 @@ class SegmentRequest(_message.Message):
     MODEL_FIELD_NUMBER: _builtins.int
     TTA_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names this request in replies and logs: up to 128 printable ASCII characters without spaces.
     Empty: the server makes one.
@@ -499,6 +500,10 @@ class SegmentRequest(_message.Message):
     tta: _builtins.bool
     """Test-time augmentation: the mean over the 8 rotations and reflections of the frame. More
     accurate, and takes about 8 times as long. Absent: false.
+    """
+    version: _builtins.int
+    """The version of the model that is to answer, one of ModelInfo.versions; NOT_FOUND when it is not
+    loaded. 0: the one that is in use, which may change between two frames.
     """
     @_builtins.property
     def frame(self) -> Global___Frame: ...
@@ -514,10 +519,11 @@ class SegmentRequest(_message.Message):
         model: _builtins.str = ...,
         tta: _builtins.bool = ...,
         outputs: _abc.Iterable[Global___Output.ValueType] | None = ...,
+        version: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "model", b"model", "outputs", b"outputs", "request_id", b"request_id", "tta", b"tta"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "model", b"model", "outputs", b"outputs", "request_id", b"request_id", "tta", b"tta", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1096,9 +1102,10 @@ class ModelInfo(_message.Message):
     PIXEL_SIZE_UM_FIELD_NUMBER: _builtins.int
     VALIDATION_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
-    """The version that answers now."""
+    """The version that answers requests without a version."""
     tta: _builtins.bool
     """Whether requests for this model may set tta."""
     pixel_size_um: _builtins.float
@@ -1113,6 +1120,10 @@ class ModelInfo(_message.Message):
     def validation(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Scores on the validation images of its training, by the name of the metric."""
 
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """All versions that are loaded, ascending: what a request may ask for."""
+
     def __init__(
         self,
         *,
@@ -1122,10 +1133,11 @@ class ModelInfo(_message.Message):
         pixel_size_um: _builtins.float | None = ...,
         validation: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         precision: _builtins.str = ...,
+        versions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um", "pixel_size_um", b"pixel_size_um"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um", "name", b"name", "pixel_size_um", b"pixel_size_um", "precision", b"precision", "tta", b"tta", "validation", b"validation", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um", "name", b"name", "pixel_size_um", b"pixel_size_um", "precision", b"precision", "tta", b"tta", "validation", b"validation", "version", b"version", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pixel_size_um: _TypeAlias = _typing.Literal["pixel_size_um"]  # noqa: Y015
     _WhichOneofArgType__pixel_size_um: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um"]  # noqa: Y015

@@ -10,7 +10,7 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from nuclei.errors import DeadlineExceeded
+from nuclei.errors import DeadlineExceeded, EngineUnavailable, ModelNotFound, NucleiError
 from nuclei.formats import Check
 from nuclei.formats.png import encode_png
 from nuclei.imaging.decoding import Header
@@ -18,18 +18,19 @@ from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
 from nuclei.inference import pipeline
 from nuclei.inference.deadline import Deadline
-from nuclei.inference.graph import TTA_SUFFIX
+from nuclei.inference.graph import with_views
 from nuclei.inference.memory import memory_bytes
 from nuclei.inference.method import Method
 from nuclei.inference.threads import in_thread
-from nuclei.names import check_id, check_name
+from nuclei.names import check_id, check_name, version_number
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import installed_version
 from serving.decoding.decoders import Decoder, Decoders, decoding_bytes, probing_bytes
-from serving.engine import ServedModel, TritonEngine
+from serving.engine import TritonEngine
 from serving.gateway.admission import Admission, Permit
 from serving.gateway.observation import Observation
 from serving.gateway.progress import Progress
+from serving.gateway.routing import Router, ServedModel
 from serving.gateway.settings import GatewaySettings
 
 READINESS_TIMEOUT_S = 1.0
@@ -38,6 +39,8 @@ SMALL_FRAME = encode_png(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
 SMALL_FRAME_S = 10.0
 # Memory of a reply is reserved for nuclei of this area, side by side.
 SMALLEST_NUCLEUS_PX = 100
+# How often a frame is begun anew because its version was unloaded.
+_VERSION_CHANGES = 3
 
 Result = TypeVar("Result")
 
@@ -49,22 +52,26 @@ class Options:
     Attributes:
         request_id: names the request in the log and the reply; empty makes a new one.
         model: name of the model; empty for the default one.
+        version: the version that is to answer; None for the one in use.
         tta: whether to average over the 8 rotations and reflections.
         deadline: when the caller gives up; None for the default.
     """
 
     request_id: str = ""
     model: str = ""
+    version: int | None = None
     tta: bool = False
     deadline: Deadline | None = None
 
     def __post_init__(self) -> None:
-        """Raises InvalidOption for a request id or a model that is no name."""
+        """Raises InvalidOption for an id, a name or a version that is none."""
         if not self.request_id:
             object.__setattr__(self, "request_id", uuid.uuid4().hex)
         check_id(self.request_id, "request_id")
         if self.model:
             check_name(self.model, "model")
+        if self.version is not None:
+            version_number(self.version)
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,7 @@ class DataPlane:
     Attributes:
         admission: gives the permits that `segment` asks for.
         progress: whether frames, or steps of them, are completed.
+        router: which version of a model answers.
     """
 
     def __init__(
@@ -169,6 +177,7 @@ class DataPlane:
             settings.max_frames_in_flight, settings.max_bytes_in_flight, settings.max_frames_in_work
         )
         self.progress = Progress(lambda: engine.answered_s)
+        self.router = Router(engine)
         self._engine = engine
         self._decoders = decoders
         self._executor = executor
@@ -201,14 +210,14 @@ class DataPlane:
             async with asyncio.timeout(timeout_s), AsyncExitStack() as stack:
                 model = options.model or self._settings.default_model
                 # First: an unknown model or a dead server is answered before any work.
-                contract = await self._engine.contract(model)
-                observation.graph = model + TTA_SUFFIX if options.tta else model
-                observation.method = contract.method.name
+                method = (await self.router.find(model, options.version)).contract.method
+                observation.graph = with_views(model, options.tta)
+                observation.method = method.name
                 with observation.timed("wait"):
                     await stack.enter_async_context(permit.turn())
                 deadline.check("while the frame waited")
                 with observation.timed("decode"):
-                    frame = await self._read(source, permit, contract.method, stack)
+                    frame = await self._read(source, permit, method, stack)
                 height, width, channels = frame.pixels.shape
                 header = Header(height, width, channels, frame.pixels.itemsize)
                 # Before the work, which would be for nothing: for a frame full of nuclei.
@@ -218,15 +227,7 @@ class DataPlane:
                 observation.frame = (
                     "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
                 )
-                segmentation = await pipeline.segment(
-                    frame,
-                    self._engine,
-                    model,
-                    tta=options.tta,
-                    deadline=deadline,
-                    executor=self._executor,
-                    stopwatch=observation,
-                )
+                segmentation = await self._segment(frame, model, options, deadline, observation)
                 observation.note_result(segmentation)
                 with observation.timed("encode"):
                     reply = await in_thread(
@@ -239,6 +240,37 @@ class DataPlane:
                 f"the frame was not done within {timeout_s:.3g} s; allow more time or send fewer "
                 "frames at once"
             ) from error
+
+    async def _segment(
+        self,
+        frame: Frame,
+        model: str,
+        options: Options,
+        deadline: Deadline,
+        observation: Observation,
+    ) -> Segmentation:
+        """The nuclei of a frame, by one version.
+
+        A version that is unloaded meanwhile is not the caller's concern, unless it was asked for:
+        the frame is segmented anew, as a whole, by the one that is in use now.
+        """
+        for _ in range(_VERSION_CHANGES):
+            served = await self.router.find(model, options.version)
+            try:
+                return await pipeline.segment(
+                    frame,
+                    self._engine,
+                    served,
+                    tta=options.tta,
+                    deadline=deadline,
+                    executor=self._executor,
+                    stopwatch=observation,
+                )
+            except ModelNotFound:
+                await self.router.refresh()
+        raise EngineUnavailable(
+            f"'{model}' is not loaded at the moment; send again once the service is ready"
+        )
 
     async def _read(
         self, source: FrameSource, permit: Permit, method: Method, stack: AsyncExitStack
@@ -271,7 +303,7 @@ class DataPlane:
         """What is served now; raises EngineUnavailable when Triton does not answer."""
         return ServerInfo(
             server_version=installed_version(),
-            models=await self._engine.models(),
+            models=await self.router.models(),
             default_model=self._settings.default_model,
             limits=self._settings.frame_limits,
             default_timeout_s=self._settings.default_timeout_s,
@@ -282,8 +314,14 @@ class DataPlane:
     async def is_ready(self) -> bool:
         """Whether the graphs of the default model would answer now, and frames go all the way."""
         model = self._settings.default_model
-        graphs = (model, model + TTA_SUFFIX)
-        return self.progress.is_ready and await self._engine.is_ready(graphs, READINESS_TIMEOUT_S)
+        if not self.progress.is_ready:
+            return False
+        try:
+            served = await self.router.find(model)
+        except NucleiError:
+            return False
+        graphs = [served.graph_for(tta) for tta in (False, True)]
+        return await self._engine.are_ready(graphs, READINESS_TIMEOUT_S)
 
     async def watch_progress(self) -> None:
         """As long as it runs, send a small frame all the way whenever nothing else is completed."""
@@ -297,7 +335,7 @@ class DataPlane:
             await pipeline.segment(
                 frame,
                 self._engine,
-                self._settings.default_model,
+                await self.router.find(self._settings.default_model),
                 deadline=Deadline.after(SMALL_FRAME_S),
                 executor=self._executor,
             )

@@ -64,6 +64,7 @@ class FrameRequest:
             if field.name not in IMAGE:
                 _copy_field(message.frame, self.frame, field)
         self._model = message.model
+        self._version = message.version or None
         self._tta = message.tta
         self._outputs = tuple(message.outputs)
         self._kind = message.frame.WhichOneof("image")
@@ -96,7 +97,7 @@ class FrameRequest:
         if self._refused is not None:
             raise self._refused
         checked_outputs(self._outputs)
-        return Options(self.request_id, self._model, self._tta, deadline)
+        return Options(self.request_id, self._model, self._version, self._tta, deadline)
 
     def frame_options(self) -> FrameOptions:
         """How the frame is to be read; raises InvalidOption for what is impossible."""
@@ -369,10 +370,11 @@ def server_info_message(info: ServerInfo) -> pb.GetServerInfoResponse:
         models=[
             pb.ModelInfo(
                 name=served.name,
-                version=served.version,
+                version=served.champion.version,
+                versions=sorted(served.versions),
                 tta=served.tta,
-                pixel_size_um=served.contract.pixel_size_um,
-                validation=served.contract.validation,
+                pixel_size_um=served.champion.contract.pixel_size_um,
+                validation=served.champion.contract.validation,
                 precision=served.precision,
             )
             for served in info.models

@@ -7,6 +7,7 @@ from typing import Self
 from nuclei.errors import InvalidOption, NotAcceptable
 from nuclei.formats import FORMATS, format_named
 from nuclei.imaging.frame_options import FrameOptions
+from nuclei.names import version_number
 from nuclei.quoting import quoted
 from serving.gateway.data_plane import Options
 
@@ -22,7 +23,7 @@ FRAME_PARAMETERS = (
     "intensity_range",
     "intensity_percentiles",
 )
-PARAMETERS = ("model", "tta", "format", *FRAME_PARAMETERS)
+PARAMETERS = ("model", "version", "tta", "format", *FRAME_PARAMETERS)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class HttpOptions:
             Options(
                 request_id=headers.get(REQUEST_ID_HEADER, ""),
                 model=given.get("model", ""),
+                version=version_number(given["version"]) if "version" in given else None,
                 tta=_flag(given, "tta"),
             ),
             FrameOptions.of_text(*(given.get(name, "") for name in FRAME_PARAMETERS)),

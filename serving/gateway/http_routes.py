@@ -391,10 +391,11 @@ def _server_info(info: ServerInfo) -> dict[str, Any]:
         "models": [
             {
                 "name": served.name,
-                "version": served.version,
+                "version": served.champion.version,
+                "versions": sorted(served.versions),
                 "tta": served.tta,
-                "pixel_size_um": served.contract.pixel_size_um,
-                "validation": served.contract.validation,
+                "pixel_size_um": served.champion.contract.pixel_size_um,
+                "validation": served.champion.contract.validation,
                 "precision": served.precision or None,
             }
             for served in info.models

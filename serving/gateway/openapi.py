@@ -41,6 +41,11 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "pattern": "^[A-Za-z0-9_.-]{1,64}$",
         "description": "name of a model; absent: the default one",
     },
+    "version": {
+        "type": "integer",
+        "minimum": 1,
+        "description": "a version of the model that is loaded; absent: the one in use",
+    },
     "tta": {"type": "boolean", "description": "mean over 8 rotations and reflections"},
     "channel": {
         "type": "string",

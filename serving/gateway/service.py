@@ -114,7 +114,7 @@ class NucleiGateway:
             self._traces = start_tracing(settings.traces, installed_version())
         self._executor = ThreadPoolExecutor(settings.threads, thread_name_prefix="frame")
         self._engine = TritonEngine(
-            settings.triton_address,
+            settings.triton_addresses,
             settings.triton_pixels,
             settings.max_message_bytes,
         )
@@ -132,6 +132,7 @@ class NucleiGateway:
             asyncio.create_task(ConnectionLimit(settings, self._data_plane.admission).run()),
             asyncio.create_task(release_memory(self._data_plane.admission)),
             asyncio.create_task(self._data_plane.watch_progress()),
+            asyncio.create_task(self._data_plane.router.watch()),
         ]
         _on_stop_signals(self._begin_draining)
         # What exists by now stays: collections need not traverse it every few frames.

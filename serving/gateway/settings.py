@@ -37,14 +37,14 @@ class GatewaySettings(ProcessSettings):
     triton_address: str = Field(
         default="127.0.0.1:8001",
         description="host:port of Triton's gRPC API, or `unix:` and the path of its socket, which "
-        "`nuclei serve` sets.",
+        "`nuclei serve` sets; several, separated by commas, share the tiles.",
     )
     triton_pixels: int = Field(
         default=4 * 512 * 512,
         ge=1,
-        description="Most pixels in inference at once, each view of a tile counted. On a CPU four "
-        "tiles of 512 x 512 are best: two are computed, two are on their way. A GPU wants batches: "
-        "4194304 or more.",
+        description="Most pixels in inference at once on each Triton, each view of a tile counted. "
+        "On a CPU four tiles of 512 x 512 are best: two are computed, two are on their way. A GPU "
+        "wants batches: 4194304 or more.",
     )
     threads: int = Field(
         default_factory=number_of_processors,
@@ -147,6 +147,10 @@ class GatewaySettings(ProcessSettings):
         description="OTLP/HTTP endpoint for traces, such as `http://127.0.0.1:4318/v1/traces`; "
         "without it no traces are made.",
     )
+
+    @property
+    def triton_addresses(self) -> list[str]:
+        return [address.strip() for address in self.triton_address.split(",") if address.strip()]
 
     @property
     def reachable_host(self) -> str:

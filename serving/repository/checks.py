@@ -8,13 +8,16 @@ from google.protobuf import json_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelEnsembling
 
 from nuclei.errors import InvalidData, NucleiError
+from nuclei.inference.graph import TTA_SUFFIX, graph_name
 from nuclei.inference.model_config import (
     CONFIG_FILE,
+    CONTRACT_PARAMETER,
     ENSEMBLE,
     MODEL_FILE,
+    ROUTING_PARAMETER,
     contract_of,
-    has_contract,
     read_model_config,
+    routing_of,
     versions_of,
 )
 from serving.repository.configuration import TensorShape, open_session, tensor_shape
@@ -76,6 +79,7 @@ def _repository_problems(repository: Path) -> Iterator[str]:
             yield f"{name}: there is no version folder"
         if config.platform == ENSEMBLE:
             yield from _ensemble_problems(config, configs)
+            yield from _version_problems(config, configs, repository)
             continue
         for version in versions:
             graph = config.default_model_filename or MODEL_FILE
@@ -119,7 +123,32 @@ def _ensemble_problems(config: ModelConfig, configs: Mapping[str, ModelConfig]) 
     for tensor in config.output:
         if tensor.name not in made or not _agree(made[tensor.name], tensor_shape(tensor, 0)):
             yield f"{config.name}: no step makes output '{tensor.name}' with its type and shape"
-    yield from _contract_problems(config)
+    if CONTRACT_PARAMETER in config.parameters:
+        try:
+            contract_of(config)
+        except InvalidData as error:
+            yield f"{config.name}: {error}"
+
+
+def _version_problems(
+    config: ModelConfig, configs: Mapping[str, ModelConfig], repository: Path
+) -> Iterator[str]:
+    """Whether the versions that an ensemble names are there."""
+    for step in config.ensemble_scheduling.step:
+        wanted = step.model_version
+        if wanted != -1 and wanted not in versions_of(repository / step.model_name):
+            yield f"{config.name}: step '{step.model_name}' has no version {wanted}"
+    if ROUTING_PARAMETER not in config.parameters:
+        return
+    try:
+        routing = routing_of(config)
+    except InvalidData as error:
+        yield f"{config.name}: {error}"
+        return
+    model = config.name.removesuffix(TTA_SUFFIX)
+    graph = graph_name(model, routing.champion, tta=config.name != model)
+    if graph not in configs:
+        yield f"{config.name}: its champion '{graph}' is not in the repository"
 
 
 def _input_problems(
@@ -143,14 +172,6 @@ def _output_problems(
     for theirs in step.output_map:
         if theirs not in outputs:
             yield f"has no output '{theirs}'"
-
-
-def _contract_problems(config: ModelConfig) -> Iterator[str]:
-    if has_contract(config):
-        try:
-            contract_of(config)
-        except NucleiError as error:
-            yield f"{config.name}: {error}"
 
 
 def _shapes(tensors: Iterable[Any], max_batch_size: int = 0) -> dict[str, TensorShape]:

@@ -11,7 +11,14 @@ from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelInsta
 from nuclei.errors import InvalidData
 from nuclei.inference.contract import Contract
 from nuclei.inference.graph import DECODER, Step, StepFile, step_name
-from nuclei.inference.model_config import ENSEMBLE, MODEL_FILE, THREADS_PARAMETER
+from nuclei.inference.model_config import (
+    CONTRACT_PARAMETER,
+    ENSEMBLE,
+    MODEL_FILE,
+    ROUTING_PARAMETER,
+    THREADS_PARAMETER,
+)
+from nuclei.inference.routing import Routing
 from nuclei.quoting import sentence
 from serving.triton.backend.onnx_file import TRITON_TYPES
 
@@ -44,18 +51,19 @@ def shared_step_config(name: str, graph: Path) -> ModelConfig:
         InvalidData: the ONNX file cannot be loaded, or has a type that Triton lacks.
     """
     config = _onnx_config(name, graph)
+    # The ensembles of each version name the version of a step that they were checked with.
+    config.version_policy.all.SetInParent()
     # Idle threads of small steps would spin beside the network.
     config.parameters[THREADS_PARAMETER].string_value = "1"
     return config
 
 
 def network_config(
-    contract: Contract, file: StepFile, graph: Path, accelerator: CpuAccelerator
+    contract: Contract, file: StepFile, version: int, graph: Path, accelerator: CpuAccelerator
 ) -> ModelConfig:
     """The configuration of a step that holds weights; raises as `shared_step_config`."""
-    config = _onnx_config(
-        step_name(contract.family, file), graph, MAX_BATCH_SIZE if file.batched else 0
-    )
+    name = step_name(contract.family, file, version)
+    config = _onnx_config(name, graph, MAX_BATCH_SIZE if file.batched else 0)
     if file.batched:
         # No delay: what waits while a batch runs is the next batch.
         config.dynamic_batching.SetInParent()
@@ -69,7 +77,7 @@ def network_config(
 def ensemble_config(
     name: str,
     steps: Sequence[Step],
-    models: Mapping[str, ModelConfig],
+    models: Mapping[str, tuple[ModelConfig, int]],
     outputs: Sequence[str],
     parameters: Mapping[str, str],
 ) -> ModelConfig:
@@ -78,7 +86,7 @@ def ensemble_config(
     Args:
         name: of the ensemble.
         steps: in the order in which they run.
-        models: configurations of the steps, by name of the step.
+        models: configuration and version of each step's model, by name of the step.
         outputs: tensors that it returns, besides all that the last step writes.
         parameters: kept in the configuration.
 
@@ -86,10 +94,10 @@ def ensemble_config(
         InvalidData: an ONNX file has more or fewer tensors than its step.
     """
     config = ModelConfig(name=name, platform=ENSEMBLE)
-    config.input.extend(models[steps[0].file.name].input)
+    config.input.extend(models[steps[0].file.name][0].input)
     returned = {*outputs, *steps[-1].writes}
     for step in steps:
-        model = models[step.file.name]
+        model, _ = models[step.file.name]
         for tensor, written in zip(model.output, step.writes, strict=False):
             if written in returned:
                 dims = tensor_shape(tensor, model.max_batch_size)[1]
@@ -97,7 +105,24 @@ def ensemble_config(
     for key, value in parameters.items():
         config.parameters[key].string_value = value
     for step in steps:
-        _add_step(config, step, models[step.file.name])
+        _add_step(config, step, *models[step.file.name])
+    return config
+
+
+def plain_config(name: str, of_version: ModelConfig, routing: Routing) -> ModelConfig:
+    """The configuration of the ensemble that bears a model's plain name: its champion.
+
+    Args:
+        name: of the ensemble.
+        of_version: the ensemble of the champion.
+        routing: kept in the configuration.
+    """
+    config = ModelConfig()
+    config.CopyFrom(of_version)
+    config.name = name
+    config.version_policy.specific.versions.append(routing.champion)
+    del config.parameters[CONTRACT_PARAMETER]
+    config.parameters[ROUTING_PARAMETER].string_value = routing.to_json()
     return config
 
 
@@ -199,9 +224,9 @@ def _add_openvino(config: ModelConfig, precision: str) -> None:
     config.instance_group[1].rate_limiter.priority = LAST_PRIORITY
 
 
-def _add_step(config: ModelConfig, step: Step, model: ModelConfig) -> None:
+def _add_step(config: ModelConfig, step: Step, model: ModelConfig, version: int) -> None:
     """Add a step to an ensemble, its tensors renamed to those of the graph."""
-    scheduled = config.ensemble_scheduling.step.add(model_name=model.name, model_version=-1)
+    scheduled = config.ensemble_scheduling.step.add(model_name=model.name, model_version=version)
     for tensors, names, renamed in (
         (model.input, step.reads, scheduled.input_map),
         (model.output, step.writes, scheduled.output_map),

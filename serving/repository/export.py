@@ -1,4 +1,9 @@
-"""Adding a model version to a repository, from the artifacts that training registers."""
+"""Adding model versions to a repository, from the artifacts that training registers.
+
+Each version is a set of models of its own, so that versions serve side by side and none of them
+touches another: the steps that hold weights (`unet_network.4`) and two ensembles (`unet.4`,
+`unet.4_tta`). Which of them the model's plain name means says `set_routing`.
+"""
 
 import filecmp
 import os
@@ -10,9 +15,15 @@ from pathlib import Path
 from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from nuclei.errors import InvalidData, InvalidOption
+from nuclei.errors import InvalidData, InvalidOption, ModelNotFound
 from nuclei.inference.contract import CONTRACT_FILE, MAX_BYTES, Contract
-from nuclei.inference.graph import TTA_SUFFIX, has_weights
+from nuclei.inference.graph import (
+    WITH_WEIGHTS,
+    graph_name,
+    has_weights,
+    step_name,
+    with_views,
+)
 from nuclei.inference.method import Method
 from nuclei.inference.model_config import (
     CONFIG_FILE,
@@ -20,9 +31,11 @@ from nuclei.inference.model_config import (
     ENSEMBLE,
     MODEL_FILE,
     read_model_config,
+    routing_of,
     versions_of,
 )
-from nuclei.names import is_name
+from nuclei.inference.routing import Routing
+from nuclei.names import MAX_VERSION, is_name
 from nuclei.quoting import quoted
 from serving.repository.checks import check_models
 from serving.repository.configuration import (
@@ -31,6 +44,7 @@ from serving.repository.configuration import (
     check_file,
     ensemble_config,
     network_config,
+    plain_config,
     shared_step_config,
 )
 
@@ -38,8 +52,6 @@ MODEL_PARAMETER = "mlflow_model"
 VERSION_PARAMETER = "mlflow_version"
 # Git keeps no empty folder, and Triton needs the version folder of an ensemble.
 PLACEHOLDER = ".gitkeep"
-# Triton's versions are of 64 bits.
-MAX_VERSION = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -76,15 +88,15 @@ def export_version(
     registered_model: str = "nuclei-unet",
     accelerator: CpuAccelerator = DEFAULT_CPU_ACCELERATOR,
 ) -> list[Exported]:
-    """Add a model version to a repository.
+    """Add a model version to a repository, beside those that are there.
 
-    Each version folder is written beside the others and moved in whole, then the configuration is
-    replaced; Triton never sees half of either. No version is overwritten.
+    Each version folder is written beside its place and moved in whole, then the configuration is
+    written; Triton never sees half of either. No version is overwritten.
 
     Args:
         artifacts: folder with contract.json, network.onnx and the shared steps' ONNX files.
         repository: the model repository, made when missing.
-        version: the version of the registered model, and so of the network and the ensembles.
+        version: the version of the registered model, and so of the networks and the ensembles.
         registered_model: name of the registered model, kept in the ensembles' configurations.
         accelerator: what runs the network on a CPU.
 
@@ -101,10 +113,64 @@ def export_version(
     check_file(artifacts / CONTRACT_FILE, MAX_BYTES)
     contract = Contract.read(artifacts / CONTRACT_FILE)
     additions = _additions(artifacts, repository, version, contract, registered_model, accelerator)
-    _check_names(additions, repository)
+    _check_names(additions, contract.family, repository)
     check_models([(addition.config, addition.graph) for addition in additions])
     _refuse_overwriting(additions, repository, contract.method)
     return [_add(addition, repository) for addition in additions]
+
+
+def set_routing(repository: Path, model: str, routing: Routing) -> list[str]:
+    """Say which version a model's plain name means.
+
+    Args:
+        repository: the model repository.
+        model: name of the model.
+        routing: its champion, which the repository holds; and how callers are shared out.
+
+    Returns:
+        Names of the ensembles with the plain name, which Triton has to load again: none when they
+        say the same already.
+
+    Raises:
+        ModelNotFound: the repository lacks the champion.
+        InvalidData: a configuration cannot be used.
+    """
+    changed = []
+    for tta in (False, True):
+        name, graph = with_views(model, tta), graph_name(model, routing.champion, tta=tta)
+        of_version = repository / graph / CONFIG_FILE
+        if not of_version.exists():
+            raise ModelNotFound(
+                f"'{model}' has no version {routing.champion} in {repository}; export it first"
+            )
+        config = plain_config(name, read_model_config(of_version), routing)
+        folder = repository / name / str(routing.champion)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / PLACEHOLDER).touch()
+        if _write_config(repository / name, config):
+            changed.append(name)
+    return changed
+
+
+def remove_version(repository: Path, model: str, version: int) -> None:
+    """Remove what belongs to one version of a model alone; harmless when it is gone.
+
+    Its ensembles go before its networks, and each configuration before its files, so that what a
+    killed process leaves is not taken for a model.
+
+    Raises:
+        InvalidOption: its plain name means that version.
+    """
+    plain = repository / model / CONFIG_FILE
+    if plain.exists() and routing_of(read_model_config(plain)).champion == version:
+        raise InvalidOption(f"'{model}' means version {version}; make another its champion first")
+    graphs = [graph_name(model, version, tta=tta) for tta in (True, False)]
+    networks = sorted({step_name(model, file, version) for file in WITH_WEIGHTS})
+    for name in (*graphs, *networks):
+        (repository / name / CONFIG_FILE).unlink(missing_ok=True)
+        shutil.rmtree(repository / name, ignore_errors=True)
+    for tta in (False, True):
+        shutil.rmtree(repository / with_views(model, tta) / str(version), ignore_errors=True)
 
 
 def _additions(
@@ -122,33 +188,31 @@ def _additions(
     for file in graphs.files():
         graph = artifacts / file.filename
         if has_weights(file):
-            config, added = network_config(contract, file, graph, accelerator), version
+            config, added = network_config(contract, file, version, graph, accelerator), version
         else:
             config = shared_step_config(file.name, graph)
             added = _step_version(repository / file.name, graph)
         additions.append(_Addition(config, added, graph))
-        models[file.name] = config
+        models[file.name] = config, added
     parameters = {
         CONTRACT_PARAMETER: contract.to_json(),
         MODEL_PARAMETER: registered_model,
         VERSION_PARAMETER: str(version),
     }
-    for name, steps in (
-        (contract.family, graphs.one_view),
-        (contract.family + TTA_SUFFIX, graphs.all_views),
-    ):
+    for tta, steps in ((False, graphs.one_view), (True, graphs.all_views)):
+        name = graph_name(contract.family, version, tta=tta)
         config = ensemble_config(name, steps, models, contract.method.outputs, parameters)
         additions.append(_Addition(config, version, None))
     return additions
 
 
-def _check_names(additions: Sequence[_Addition], repository: Path) -> None:
+def _check_names(additions: Sequence[_Addition], family: str, repository: Path) -> None:
     """Whether each model can be a folder of its own.
 
     Raises InvalidData for a name that breaks the rule, or that another kind of model has: an
     ensemble named `merge` would replace the step that all models share.
     """
-    kinds: dict[str, bool] = {}
+    kinds: dict[str, bool] = {with_views(family, tta): True for tta in (False, True)}
     for addition in additions:
         name, ensemble = addition.config.name, addition.graph is None
         path = repository / name / CONFIG_FILE
@@ -202,7 +266,17 @@ def _add(addition: _Addition, repository: Path) -> Exported:
         else:
             shutil.copyfile(addition.graph, incoming / MODEL_FILE)
         os.rename(incoming, folder)
-    written = model / f".{CONFIG_FILE}.incoming"
-    written.write_text(text_format.MessageToString(addition.config))
-    os.replace(written, model / CONFIG_FILE)
+    _write_config(model, addition.config)
     return Exported(addition.config.name, addition.version, addition.graph is None, new)
+
+
+def _write_config(model: Path, config: ModelConfig) -> bool:
+    """Write a model's configuration unless it is there: Triton loads again what was written."""
+    text = text_format.MessageToString(config)
+    path = model / CONFIG_FILE
+    if path.exists() and path.read_text() == text:
+        return False
+    written = model / f".{CONFIG_FILE}.incoming"
+    written.write_text(text)
+    os.replace(written, path)
+    return True

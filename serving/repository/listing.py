@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from nuclei.inference.graph import TTA_SUFFIX
+from nuclei.inference.graph import graph_name
 from nuclei.inference.model_config import (
     CONFIG_FILE,
     contract_of,
-    has_contract,
+    is_model,
     read_model_config,
-    versions_of,
+    routing_of,
 )
 
 if TYPE_CHECKING:
@@ -25,13 +25,15 @@ class ListedModel:
     """A model of a repository that callers can ask for.
 
     Attributes:
-        name: the Triton ensemble.
+        name: by which callers ask for it.
         versions: its versions, ascending.
-        contract: the contract of the latest.
+        champion: the version that the name means.
+        contract: the champion's.
     """
 
     name: str
     versions: tuple[int, ...]
+    champion: int
     contract: "Contract"
 
 
@@ -41,19 +43,30 @@ def list_models(repository: Path) -> list[ListedModel]:
     Raises:
         InvalidData: a configuration cannot be used.
     """
-    return [
-        ListedModel(config.name, tuple(versions_of(folder)), contract_of(config))
-        for folder, config in _models(repository)
-    ]
+    return [_listed(repository, config) for config in _models(repository)]
 
 
 def model_names(repository: Path) -> list[str]:
     """Their names alone, without a look into their contracts; raises as `list_models`."""
-    return [config.name for _, config in _models(repository)]
+    return [config.name for config in _models(repository)]
 
 
-def _models(repository: Path) -> Iterator[tuple[Path, ModelConfig]]:
+def exported_versions(repository: Path, model: str) -> list[int]:
+    """The versions of a model that a repository holds, ascending."""
+    names = {path.parent.name for path in repository.glob(f"{model}.*/{CONFIG_FILE}")}
+    numbers = {name.removeprefix(f"{model}.") for name in names}
+    return sorted(int(number) for number in numbers if number.isascii() and number.isdecimal())
+
+
+def _models(repository: Path) -> Iterator[ModelConfig]:
     for path in sorted(repository.glob(f"*/{CONFIG_FILE}")):
         config = read_model_config(path)
-        if has_contract(config) and not config.name.endswith(TTA_SUFFIX):
-            yield path.parent, config
+        if is_model(config):
+            yield config
+
+
+def _listed(repository: Path, config: ModelConfig) -> ListedModel:
+    champion = routing_of(config).champion
+    of_champion = read_model_config(repository / graph_name(config.name, champion) / CONFIG_FILE)
+    versions = tuple(exported_versions(repository, config.name))
+    return ListedModel(config.name, versions, champion, contract_of(of_champion))

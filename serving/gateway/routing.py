@@ -1,0 +1,182 @@
+"""Which model version answers a frame: the table of what Triton serves, kept up to date."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from nuclei.errors import EngineUnavailable, ModelNotFound, NucleiError
+from nuclei.inference.engine import ServedVersion
+from nuclei.inference.routing import Routing
+from serving.engine import Catalogue, TritonEngine
+from serving.logs import Event
+
+logger = logging.getLogger(__name__)
+
+POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model that callers can ask for.
+
+    Attributes:
+        name: by which they ask.
+        champion: the version that the name means.
+        versions: all versions that every Triton has ready, by number.
+        tta: whether the champion's graph with test-time augmentation is ready too.
+        routing: the champion, and a challenger's share of the frames.
+        precision: in which the champion's networks compute on Triton's processor, `bf16` or `fp32`;
+            empty when unknown.
+    """
+
+    name: str
+    champion: ServedVersion
+    versions: Mapping[int, ServedVersion]
+    tta: bool
+    routing: Routing
+    precision: str
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Models by name; whether any Triton has answered, so that what is missing is known to be."""
+
+    models: Mapping[str, ServedModel] = field(default_factory=dict)
+    known: bool = False
+
+
+class Router:
+    """Says which version answers a frame.
+
+    A version is used once every Triton that answers has it ready, so that it does not matter to
+    which of them a tile goes. Until then, and while Tritons disagree about the champion, the one of
+    before stays. The table is replaced as a whole: a frame that has asked once keeps its answer.
+    """
+
+    def __init__(self, engine: TritonEngine) -> None:
+        """Start with an empty table; `watch` or the first question fills it."""
+        self._engine = engine
+        self._table = _Table()
+        self._contracts: dict[str, ServedVersion] = {}
+        self._refreshing = asyncio.Lock()
+
+    async def find(self, model: str, version: int | None = None) -> ServedVersion:
+        """The version that answers a frame.
+
+        Args:
+            model: its name.
+            version: the one that a caller asks for; None for the one that the name means.
+
+        Raises:
+            ModelNotFound: Triton does not serve it.
+            EngineUnavailable: no Triton has answered yet.
+            EngineFailed: its configuration cannot be read.
+        """
+        if self._answer(model, version) is None:
+            # It may have been loaded a moment ago.
+            await self.refresh()
+        answer = self._answer(model, version)
+        if answer is None:
+            raise self._missing(model, version)
+        return answer
+
+    async def models(self) -> list[ServedModel]:
+        """The models served now, by name; raises EngineUnavailable when Triton does not answer."""
+        await self.refresh()
+        return [self._table.models[name] for name in sorted(self._table.models)]
+
+    async def watch(self) -> None:
+        """Keep the table up to date as long as it runs."""
+        while True:
+            try:
+                await self.refresh()
+            except EngineUnavailable:
+                pass  # readiness and every frame say so
+            except NucleiError as error:
+                logger.error(Event("routing", detail=str(error)))
+            await asyncio.sleep(POLL_S)
+
+    async def refresh(self) -> None:
+        """Ask every Triton what it serves.
+
+        Raises:
+            EngineUnavailable: none answers; the table stays as it is.
+            EngineFailed: a configuration cannot be read.
+        """
+        async with self._refreshing:
+            catalogues = await self._engine.catalogues()
+            graphs = frozenset.intersection(*(each.graphs for each in catalogues))
+            # A graph that is gone may come back as another.
+            self._contracts = {g: v for g, v in self._contracts.items() if g in graphs}
+            names = frozenset.intersection(*(frozenset(each.routings) for each in catalogues))
+            models = {}
+            for name in names:
+                if (model := await self._model(name, graphs, catalogues)) is not None:
+                    models[name] = model
+            self._log_changes(models)
+            self._table = _Table(models, known=True)
+
+    async def _model(
+        self, name: str, graphs: frozenset[str], catalogues: Sequence[Catalogue]
+    ) -> ServedModel | None:
+        """A model as all Tritons have it; None while they have no champion in common."""
+        versions = {
+            int(number): await self._served(name, graph)
+            for graph in graphs
+            if (number := graph.removeprefix(f"{name}.")) != graph and number.isdecimal()
+        }
+        routing = self._agreed(name, [each.routings[name] for each in catalogues], versions)
+        if routing is None:
+            return None
+        champion = versions[routing.champion]
+        tta = champion.graph_for(tta=True) in graphs
+        precision = self._engine.precision(champion)
+        return ServedModel(name, champion, versions, tta, routing, precision)
+
+    def _agreed(
+        self, name: str, wanted: Sequence[Routing], versions: Mapping[int, ServedVersion]
+    ) -> Routing | None:
+        """The routing of all Tritons; while they disagree or load, that of before if it can be."""
+        usable = [routing for routing in wanted if routing.champion in versions]
+        if len(set(wanted)) == 1 and usable:
+            return usable[0]
+        if name in self._table.models:
+            before = self._table.models[name].routing
+            if before.champion in versions:
+                return before
+        return usable[0] if usable else None
+
+    async def _served(self, name: str, graph: str) -> ServedVersion:
+        if graph not in self._contracts:
+            version = graph.removeprefix(f"{name}.")
+            contract = await self._engine.contract(graph)
+            self._contracts[graph] = ServedVersion(name, version, graph, contract)
+        return self._contracts[graph]
+
+    def _answer(self, model: str, version: int | None) -> ServedVersion | None:
+        if model not in self._table.models:
+            return None
+        served = self._table.models[model]
+        return served.champion if version is None else served.versions.get(version)
+
+    def _missing(self, model: str, version: int | None) -> NucleiError:
+        if model not in self._table.models:
+            return ModelNotFound(
+                f"there is no model '{model}'; ask for one that GetServerInfo or /v1/models lists"
+            )
+        loaded = ", ".join(map(str, sorted(self._table.models[model].versions)))
+        return ModelNotFound(
+            f"version {version} of '{model}' is not loaded; loaded are: {loaded}. Ask for one of "
+            "them, or for none to have the one that is in use"
+        )
+
+    def _log_changes(self, models: Mapping[str, ServedModel]) -> None:
+        for name, model in models.items():
+            before = self._table.models.get(name)
+            if before is None or before.routing != model.routing:
+                routing = model.routing
+                challenger = routing.challenger or ""
+                logger.info(
+                    Event("routing", model=name, champion=routing.champion, challenger=challenger)
+                )
