@@ -1,7 +1,7 @@
-"""Registered model versions, read from MLflow's registry."""
+"""The registry of model versions: MLflow's, read and written here alone."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from nuclei.registry import SQLITE, import_mlflow
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
+    from mlflow.entities.model_registry import RegisteredModel as MlflowModel
 
 NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
@@ -38,6 +39,23 @@ class RegisteredVersion:
     created: datetime
     tags: dict[str, str]
     run_id: str | None
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A registered model at one moment.
+
+    Attributes:
+        name: of the model.
+        aliases: versions by the names that point at them; a version may have been deleted.
+        tags: of the model as a whole.
+        versions: newest first.
+    """
+
+    name: str
+    aliases: dict[str, int]
+    tags: dict[str, str]
+    versions: tuple[RegisteredVersion, ...]
 
 
 class Registry:
@@ -64,15 +82,23 @@ class Registry:
             InvalidOption: `model` is no name.
             RegistryUnavailable: the registry does not answer.
         """
-        check_name(model, "registered model")
-        if self._is_missing_database():
-            return []
-        with self._translated(model):
-            registered = self._connected().search_registered_models(f"name = '{model}'")
-            found = self._connected().search_model_versions(f"name = '{model}'")
-            aliases = {name: int(v) for item in registered for name, v in item.aliases.items()}
-            versions = [_version(entry, aliases) for entry in found]
-        return sorted(versions, key=lambda entry: entry.version, reverse=True)
+        found = self._models(model)
+        return list(found[0].versions) if found else []
+
+    def model(self, name: str) -> RegisteredModel:
+        """A registered model with its aliases, tags and versions.
+
+        Raises:
+            InvalidOption: `name` is no name.
+            ModelNotFound: there is no such model.
+            RegistryUnavailable: the registry does not answer.
+        """
+        for found in self._models(name):
+            return found
+        raise ModelNotFound(
+            f"'{name}' is not registered in {self.tracking_uri}; see `nuclei models`, train a "
+            "model, or name another registry with --tracking-uri"
+        )
 
     def find(
         self, model: str, version: int | None = None, alias: str | None = None
@@ -130,6 +156,43 @@ class Registry:
                 f"{source} ({_first_line(error)}); register the model again"
             ) from error
 
+    def set_alias(self, model: str, alias: str, version: int) -> None:
+        """Let an alias point at a version, wherever it pointed before; raises as `model`."""
+        with self._translated(model):
+            self._connected().set_registered_model_alias(model, alias, str(version))
+
+    def delete_alias(self, model: str, alias: str) -> None:
+        """Remove an alias, if it is there; raises as `model`."""
+        with self._translated(model):
+            self._connected().delete_registered_model_alias(model, alias)
+
+    def set_tags(self, model: str, tags: Mapping[str, str], version: int | None = None) -> None:
+        """Set tags of a model, or of one of its versions; raises as `model`."""
+        with self._translated(model):
+            for key, value in tags.items():
+                if version is None:
+                    self._connected().set_registered_model_tag(model, key, value)
+                else:
+                    self._connected().set_model_version_tag(model, str(version), key, value)
+
+    def delete_tag(self, model: str, key: str, version: int | None = None) -> None:
+        """Remove a tag of a model, or of one of its versions, if it is there; raises as `model`."""
+        with self._translated(model):
+            if version is None:
+                self._connected().delete_registered_model_tag(model, key)
+            else:
+                self._connected().delete_model_version_tag(model, str(version), key)
+
+    def _models(self, name: str) -> list[RegisteredModel]:
+        """The model of this name, or none."""
+        check_name(name, "registered model")
+        if self._is_missing_database():
+            return []
+        with self._translated(name):
+            found = self._connected().search_registered_models(f"name = '{name}'")
+            versions = self._connected().search_model_versions(f"name = '{name}'") if found else []
+            return [_model(entry, versions) for entry in found]
+
     def _connected(self) -> "MlflowClient":
         from mlflow import MlflowClient
 
@@ -160,6 +223,13 @@ class Registry:
                 f"the registry at {self.tracking_uri} does not answer ({_first_line(error)}); "
                 "check --tracking-uri"
             ) from error
+
+
+def _model(entry: "MlflowModel", versions: "Sequence[ModelVersion]") -> RegisteredModel:
+    aliases = {name: int(version) for name, version in entry.aliases.items()}
+    found = (_version(version, aliases) for version in versions)
+    newest_first = sorted(found, key=lambda version: version.version, reverse=True)
+    return RegisteredModel(entry.name, aliases, dict(entry.tags), tuple(newest_first))
 
 
 def _version(entry: "ModelVersion", aliases: dict[str, int]) -> RegisteredVersion:
