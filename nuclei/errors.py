@@ -16,6 +16,8 @@ NucleiError
 ├── EngineFailed            Triton answered with an internal failure
 ├── MissingPrerequisite     this machine lacks something: a library, a free port, an extra
 ├── RegistryUnavailable     the registry of model versions does not answer
+├── VersionRefused          a model version may not serve: a gate, its rollout or a process said no
+├── Conflict                somebody else changes, or has just changed, the same
 └── InternalError           a fault of ours that nobody foresaw; the log of the service says more
 
 Each class carries its gRPC status name, its HTTP status and the exit code of the command line. The
@@ -123,6 +125,18 @@ class RegistryUnavailable(NucleiError):
     grpc_status = "UNAVAILABLE"
     http_status = 503
     exit_code = 10
+
+
+class VersionRefused(NucleiError):
+    grpc_status = "FAILED_PRECONDITION"
+    http_status = 409
+    exit_code = 11
+
+
+class Conflict(NucleiError):
+    grpc_status = "ABORTED"
+    http_status = 409
+    exit_code = 12
 
 
 class InternalError(NucleiError):
