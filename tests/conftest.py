@@ -12,15 +12,16 @@ import httpx
 import pytest
 
 from nuclei.client import Client
+from nuclei.inference.routing import Routing
 from serving.process import ports
 from serving.process.child import Child
 from serving.process.ports import LOOPBACK, free_ports
+from serving.repository.export import collect_artifacts, export_version, set_routing
 from serving.supervision.gateway_process import COMMAND
 from serving.triton.server import TritonServer
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-MODELS = ("unet", "unet_tta")
 
 # Small, so the tests of limits exceed it quickly.
 MAX_REQUEST_BYTES = 8 * 2**20
@@ -128,14 +129,31 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def version(repository: Path) -> str:
-    """The contract of the shipped model."""
-    (network,) = (repository / "unet_network").glob("*/model.onnx")
+    """The version of the shipped model."""
+    (network,) = repository.glob("unet_network.*/*/model.onnx")
     return network.parent.name
+
+
+@pytest.fixture(scope="session")
+def shipped_artifacts(
+    repository: Path, version: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The files of the shipped model, as training registers them."""
+    return collect_artifacts(repository, "unet", int(version), tmp_path_factory.mktemp("shipped"))
+
+
+@pytest.fixture
+def repository_of_two(own_repository: Path, shipped_artifacts: Path, version: str) -> Path:
+    """A repository with a newer version, the champion, beside the shipped one."""
+    newer = int(version) + 1
+    export_version(shipped_artifacts, own_repository, newer)
+    set_routing(own_repository, "unet", Routing(newer))
+    return own_repository
 
 
 def triton_server(repository: Path, state: Path) -> TritonServer:
     (metrics_port,) = free_ports(1)
-    return TritonServer(repository, state, metrics_port=metrics_port, models=MODELS)
+    return TritonServer(repository, state, metrics_port=metrics_port)
 
 
 @pytest.fixture(scope="session")

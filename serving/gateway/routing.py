@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from nuclei.errors import EngineUnavailable, ModelNotFound, NucleiError
+from nuclei.errors import EngineFailed, EngineUnavailable, ModelNotFound, NucleiError
 from nuclei.inference.engine import ServedVersion
 from nuclei.inference.routing import Routing
 from serving.engine import Catalogue, TritonEngine
@@ -40,10 +40,10 @@ class ServedModel:
 
 @dataclass(frozen=True)
 class _Table:
-    """Models by name; whether any Triton has answered, so that what is missing is known to be."""
+    """Models by name, and those that Triton serves but that cannot be used, with the reason."""
 
     models: Mapping[str, ServedModel] = field(default_factory=dict)
-    known: bool = False
+    failures: Mapping[str, EngineFailed] = field(default_factory=dict)
 
 
 class Router:
@@ -102,7 +102,7 @@ class Router:
 
         Raises:
             EngineUnavailable: none answers; the table stays as it is.
-            EngineFailed: a configuration cannot be read.
+            EngineFailed: the routing of a model cannot be read.
         """
         async with self._refreshing:
             catalogues = await self._engine.catalogues()
@@ -110,23 +110,35 @@ class Router:
             # A graph that is gone may come back as another.
             self._contracts = {g: v for g, v in self._contracts.items() if g in graphs}
             names = frozenset.intersection(*(frozenset(each.routings) for each in catalogues))
-            models = {}
+            models, failures = {}, {}
             for name in names:
-                if (model := await self._model(name, graphs, catalogues)) is not None:
-                    models[name] = model
-            self._log_changes(models)
-            self._table = _Table(models, known=True)
+                try:
+                    if (model := await self._model(name, graphs, catalogues)) is not None:
+                        models[name] = model
+                except EngineFailed as error:
+                    failures[name] = error
+            self._log_changes(models, failures)
+            self._table = _Table(models, failures)
 
     async def _model(
         self, name: str, graphs: frozenset[str], catalogues: Sequence[Catalogue]
     ) -> ServedModel | None:
         """A model as all Tritons have it; None while they have no champion in common."""
-        versions = {
-            int(number): await self._served(name, graph)
-            for graph in graphs
-            if (number := graph.removeprefix(f"{name}.")) != graph and number.isdecimal()
-        }
-        routing = self._agreed(name, [each.routings[name] for each in catalogues], versions)
+        wanted = [each.routings[name] for each in catalogues]
+        versions, failure = {}, None
+        for graph in graphs:
+            number = graph.removeprefix(f"{name}.")
+            if number == graph or not number.isdecimal():
+                continue
+            try:
+                versions[int(number)] = await self._served(name, graph)
+            except ModelNotFound:
+                pass  # unloaded meanwhile
+            except EngineFailed as error:
+                failure = error
+        routing = self._agreed(name, wanted, versions)
+        if routing is None and failure is not None:
+            raise failure
         if routing is None:
             return None
         champion = versions[routing.champion]
@@ -161,6 +173,8 @@ class Router:
         return served.champion if version is None else served.versions.get(version)
 
     def _missing(self, model: str, version: int | None) -> NucleiError:
+        if model in self._table.failures:
+            return self._table.failures[model]
         if model not in self._table.models:
             return ModelNotFound(
                 f"there is no model '{model}'; ask for one that GetServerInfo or /v1/models lists"
@@ -171,7 +185,12 @@ class Router:
             "them, or for none to have the one that is in use"
         )
 
-    def _log_changes(self, models: Mapping[str, ServedModel]) -> None:
+    def _log_changes(
+        self, models: Mapping[str, ServedModel], failures: Mapping[str, EngineFailed]
+    ) -> None:
+        for name, error in failures.items():
+            if str(error) != str(self._table.failures.get(name)):
+                logger.error(Event("routing", model=name, detail=str(error)))
         for name, model in models.items():
             before = self._table.models.get(name)
             if before is None or before.routing != model.routing:

@@ -30,6 +30,7 @@ from nuclei.inference.model_config import (
     CONTRACT_PARAMETER,
     ENSEMBLE,
     MODEL_FILE,
+    contract_of,
     read_model_config,
     routing_of,
     versions_of,
@@ -117,6 +118,30 @@ def export_version(
     check_models([(addition.config, addition.graph) for addition in additions])
     _refuse_overwriting(additions, repository, contract.method)
     return [_add(addition, repository) for addition in additions]
+
+
+def collect_artifacts(repository: Path, model: str, version: int, folder: Path) -> Path:
+    """Copy the files of an exported version back into a folder, as training registers them.
+
+    Returns:
+        The folder, with contract.json and the ONNX files.
+
+    Raises:
+        ModelNotFound: the repository has no such version.
+        InvalidData: a configuration cannot be used.
+    """
+    ensemble = repository / graph_name(model, version, tta=True) / CONFIG_FILE
+    if not ensemble.exists():
+        raise ModelNotFound(f"'{model}' has no version {version} in {repository}")
+    config = read_model_config(ensemble)
+    contract = contract_of(config)
+    (folder / CONTRACT_FILE).write_text(contract.to_json())
+    used = {step.model_name: step.model_version for step in config.ensemble_scheduling.step}
+    for file in contract.method.graphs.files():
+        name = step_name(contract.family, file, version)
+        graph = repository / name / str(used.get(name, version)) / MODEL_FILE
+        shutil.copyfile(graph, folder / file.filename)
+    return folder
 
 
 def set_routing(repository: Path, model: str, routing: Routing) -> list[str]:

@@ -1,7 +1,6 @@
 """The ensembles of a model repository, run in this process."""
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ def image(side: int = 64, channels: int = 1) -> np.ndarray:
 
 
 async def test_frame_is_segmented(engine: LocalEngine, fluorescence: Path) -> None:
-    result = await pipeline.segment(read_frame(fluorescence), engine, "unet")
+    result = await pipeline.segment(read_frame(fluorescence), engine, engine.find("unet"))
     assert len(result.nuclei) > 10
     assert result.labels.max() == len(result.nuclei)
     assert result.version.isdigit()
@@ -38,27 +37,27 @@ async def test_frame_is_segmented(engine: LocalEngine, fluorescence: Path) -> No
 async def test_maps_have_the_size_of_the_tile(
     engine: LocalEngine, graph: str, channels: int
 ) -> None:
-    contract = await engine.contract("unet")
+    contract = engine.find("unet").contract
     answer = await engine.infer(graph, MAPS, image(channels=channels), RANGE, NEVER)
-    assert answer.outputs["MAPS"].shape == (1, len(contract.maps), 64, 64)
-    assert answer.outputs["MAPS"].dtype == np.uint8
+    assert answer["MAPS"].shape == (1, len(contract.maps), 64, 64)
+    assert answer["MAPS"].dtype == np.uint8
 
 
 async def test_eight_views_give_maps_near_those_of_one(engine: LocalEngine) -> None:
     one = await engine.infer("unet", MAPS, image(), RANGE, NEVER)
     eight = await engine.infer("unet_tta", MAPS, image(), RANGE, NEVER)
-    difference = np.abs(one.outputs["MAPS"].astype(int) - eight.outputs["MAPS"])
+    difference = np.abs(one["MAPS"].astype(int) - eight["MAPS"])
     assert 0 < difference.mean() < 64
 
 
-def test_models_are_those_with_a_contract(engine: LocalEngine) -> None:
+def test_models_are_those_with_a_routing(engine: LocalEngine) -> None:
     assert engine.models() == ["unet"]
 
 
 @pytest.mark.parametrize("model", ["nosuch", "../unet", "", "preprocess"])
 async def test_unknown_model_is_named(engine: LocalEngine, model: str) -> None:
     with pytest.raises(ModelNotFound, match=f"'{re.escape(model)}'"):
-        await engine.contract(model)
+        engine.find(model)
 
 
 async def test_time_can_run_out(engine: LocalEngine) -> None:
@@ -81,7 +80,7 @@ async def test_damaged_model_is_named(own_repository: Path) -> None:
 async def test_damaged_configuration_is_named(own_repository: Path) -> None:
     (own_repository / "unet/config.pbtxt").write_text("name: ")
     with pytest.raises(InvalidData, match="'unet'"):
-        await LocalEngine(own_repository).contract("unet")
+        LocalEngine(own_repository).find("unet")
 
 
 @pytest.mark.parametrize(
@@ -103,18 +102,23 @@ async def test_a_graph_that_cannot_run_is_named(
         await LocalEngine(own_repository).infer("unet", MAPS, image(), RANGE, NEVER)
 
 
-async def test_highest_version_runs_unless_the_policy_names_one(own_repository: Path) -> None:
-    copy = own_repository
-    served = int((await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, NEVER)).version)
-    for model in ("unet", "unet_network"):
-        shutil.copytree(copy / model / str(served), copy / model / str(served + 7))
-    newest = await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, NEVER)
-    with (copy / "unet/config.pbtxt").open("a") as config:
-        config.write(f"\nversion_policy {{ specific {{ versions: [{served}] }} }}\n")
-    pinned = await LocalEngine(copy).infer("unet", MAPS, image(), RANGE, NEVER)
-    assert (int(newest.version), int(pinned.version)) == (served + 7, served)
+async def test_a_name_means_the_champion_and_other_versions_can_be_asked_for(
+    repository_of_two: Path, version: str
+) -> None:
+    engine = LocalEngine(repository_of_two)
+    newer = str(int(version) + 1)
+    found = [engine.find("unet"), engine.find("unet", int(version))]
+    assert [each.version for each in found] == [newer, version]
+    assert [each.graph for each in found] == [f"unet.{newer}", f"unet.{version}"]
+    maps = [await engine.infer(each.graph, MAPS, image(), RANGE, NEVER) for each in found]
+    np.testing.assert_array_equal(maps[0]["MAPS"], maps[1]["MAPS"])
+
+
+def test_a_version_that_is_not_there_is_named(engine: LocalEngine) -> None:
+    with pytest.raises(ModelNotFound, match="'unet' has no version 99"):
+        engine.find("unet", 99)
 
 
 async def test_one_engine_serves_several_event_loops(engine: LocalEngine) -> None:
     frame = Frame(np.zeros((40, 50, 1), np.uint8))
-    assert (await pipeline.segment(frame, engine, "unet")).labels.shape == (40, 50)
+    assert (await pipeline.segment(frame, engine, engine.find("unet"))).labels.shape == (40, 50)

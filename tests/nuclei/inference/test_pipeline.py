@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nuclei.errors import DeadlineExceeded, EngineFailed
+from nuclei.errors import DeadlineExceeded
 from nuclei.evaluation.metrics import score_image
 from nuclei.imaging.images import Frame
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
-from nuclei.inference.engine import Inference
+from nuclei.inference.engine import ServedVersion
 from nuclei.inference.memory import memory_bytes
 from nuclei.inference.method import CONSENSUS, WATERSHED, Method
 from nuclei.inference.pipeline import Stopwatch, predict, segment
 from nuclei.postprocessing import bands
-from nuclei.postprocessing.accumulation import Maps
+from nuclei.postprocessing.accumulation import Maps, Outputs
 from nuclei.postprocessing.consensus import ConsensusParameters
 from nuclei.results.coordinates import PixelSize
 
@@ -35,13 +35,9 @@ NOISE = np.random.default_rng(0).integers(0, 65536, (2500, 3000, 1), dtype=np.ui
 class BlurEngine:
     """An engine with a reach of `REACH_PX` pixels: every map is the smoothed brightness."""
 
-    def __init__(self, contract: Contract, versions: tuple[str, ...] = ("1",)) -> None:
-        self._contract = contract
-        self._versions = versions
+    def __init__(self, contract: Contract) -> None:
+        self.served = ServedVersion("unet", "1", "unet.1", contract)
         self.graphs: list[str] = []
-
-    async def contract(self, model: str) -> Contract:
-        return self._contract
 
     async def infer(
         self,
@@ -50,7 +46,7 @@ class BlurEngine:
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
         deadline: Deadline,
-    ) -> Inference:
+    ) -> Outputs:
         deadline.check("before the tile")
         self.graphs.append(graph)
         assert image.dtype == np.uint16
@@ -64,8 +60,11 @@ class BlurEngine:
         for _ in range(2):
             sums = cv2.boxFilter(sums, -1, window, normalize=False, borderType=cv2.BORDER_REFLECT)
         value = np.round(sums / (REACH_PX + 1) ** 4).astype(np.uint8)
-        version = self._versions[min(len(self.graphs), len(self._versions)) - 1]
-        return Inference({"MAPS": np.stack([value, 0 * value, value])[None]}, version)
+        return {"MAPS": np.stack([value, 0 * value, value])[None]}
+
+
+def served_by(engine: BlurEngine) -> tuple[BlurEngine, ServedVersion]:
+    return engine, engine.served
 
 
 def spots(height: int, width: int, seed: int) -> Frame:
@@ -90,8 +89,8 @@ def test_the_same_nuclei_whatever_the_tile_size(
     frame = spots(32 * rows, 32 * columns, seed)
     contract = Contract("unet", tile_size=512, halo=REACH_PX + 4)
     other = replace(contract, tile_size=tile_size)
-    whole = asyncio.run(segment(frame, BlurEngine(contract), "unet"))
-    tiled = asyncio.run(segment(frame, BlurEngine(other), "unet"))
+    whole = asyncio.run(segment(frame, *served_by(BlurEngine(contract))))
+    tiled = asyncio.run(segment(frame, *served_by(BlurEngine(other))))
     np.testing.assert_array_equal(whole.labels, tiled.labels)
 
 
@@ -103,8 +102,8 @@ def test_the_same_maps_away_from_mirrored_edges(
     frame = spots(height, width, seed)
     contract = Contract("unet", tile_size=512, halo=REACH_PX + 4)
     other = replace(contract, tile_size=tile_size)
-    whole = asyncio.run(predict(frame, BlurEngine(contract), "unet"))
-    tiled = asyncio.run(predict(frame, BlurEngine(other), "unet"))
+    whole = asyncio.run(predict(frame, *served_by(BlurEngine(contract))))
+    tiled = asyncio.run(predict(frame, *served_by(BlurEngine(other))))
     inner = (slice(None), slice(0, height - REACH_PX), slice(0, width - REACH_PX))
     assert isinstance(whole.accumulator, Maps)
     assert isinstance(tiled.accumulator, Maps)
@@ -115,7 +114,7 @@ def test_a_nucleus_across_a_seam_is_one() -> None:
     pixels = np.full((64, 700), 100, np.uint16)
     pixels[20:44, 40:660] = 3000
     contract = Contract("unet", tile_size=128, halo=REACH_PX + 4)
-    found = asyncio.run(segment(Frame(pixels[:, :, None]), BlurEngine(contract), "unet"))
+    found = asyncio.run(segment(Frame(pixels[:, :, None]), *served_by(BlurEngine(contract))))
     assert len(found.nuclei) == 1
     assert score_image((pixels > 100).astype(int), found.labels)["ap_0.80"] == 1
 
@@ -123,9 +122,9 @@ def test_a_nucleus_across_a_seam_is_one() -> None:
 def test_result_names_its_model_version_and_steps() -> None:
     frame = replace(spots(200, 300, 1), pixel_size_um=PixelSize(0.5, 0.5))
     engine = BlurEngine(Contract("unet"))
-    found = asyncio.run(segment(frame, engine, "unet", tta=True))
+    found = asyncio.run(segment(frame, engine, engine.served, tta=True))
     assert (found.model, found.version, found.pixel_size_um) == ("unet", "1", (0.5, 0.5))
-    assert set(engine.graphs) == {"unet_tta"}
+    assert set(engine.graphs) == {"unet.1_tta"}
     assert list(found.stage_ms) == ["tile", "infer", "postprocess", "measure"]
     assert found.labels.dtype == np.uint32
     assert found.labels.max() == len(found.nuclei)
@@ -135,37 +134,22 @@ def test_8_and_16_bit_frames_of_the_same_scene_agree() -> None:
     eight = Frame((spots(120, 150, 3).pixels // 16).astype(np.uint8))
     sixteen = Frame(eight.pixels.astype(np.uint16) * 257)
     engine = BlurEngine(Contract("unet"))
-    first = asyncio.run(segment(eight, engine, "unet"))
-    second = asyncio.run(segment(sixteen, engine, "unet"))
+    first = asyncio.run(segment(eight, engine, engine.served))
+    second = asyncio.run(segment(sixteen, engine, engine.served))
     np.testing.assert_array_equal(first.labels, second.labels)
-
-
-def test_a_swap_during_a_frame_asks_for_the_stale_tiles_again() -> None:
-    engine = BlurEngine(Contract("unet", tile_size=128, halo=16), versions=("1", "1", "2"))
-    prediction = asyncio.run(predict(spots(300, 300, 2), engine, "unet"))
-    assert prediction.version == "2"
-    n_tiles = 9
-    assert len(engine.graphs) == n_tiles + 2
-
-
-def test_a_version_that_never_settles_is_an_error() -> None:
-    versions = tuple(str(n) for n in range(1, 1000))
-    engine = BlurEngine(Contract("unet", tile_size=128, halo=16), versions)
-    with pytest.raises(EngineFailed, match="version"):
-        asyncio.run(segment(spots(300, 300, 2), engine, "unet"))
 
 
 def test_a_deadline_is_kept() -> None:
     engine = BlurEngine(Contract("unet"))
     with pytest.raises(DeadlineExceeded):
-        asyncio.run(segment(spots(64, 64, 0), engine, "unet", deadline=Deadline.after(0)))
+        asyncio.run(segment(spots(64, 64, 0), engine, engine.served, deadline=Deadline.after(0)))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (16, 5000), (5000, 16)])
 def test_frames_of_any_shape(shape: tuple[int, int]) -> None:
     frame = Frame(np.arange(np.prod(shape), dtype=np.uint16).reshape(*shape, 1))
     contract = Contract("unet", tile_size=160, halo=16)
-    found = asyncio.run(segment(frame, BlurEngine(contract), "unet"))
+    found = asyncio.run(segment(frame, *served_by(BlurEngine(contract))))
     assert found.labels.shape == shape
 
 
@@ -189,7 +173,7 @@ async def test_post_processing_ends_when_nobody_waits(monkeypatch: pytest.Monkey
                     raise
 
         running = asyncio.ensure_future(
-            segment(frame, engine, "unet", executor=executor, stopwatch=Watch())
+            segment(frame, engine, engine.served, executor=executor, stopwatch=Watch())
         )
         await asyncio.to_thread(started.wait)
         running.cancel()
@@ -200,27 +184,27 @@ async def test_post_processing_ends_when_nobody_waits(monkeypatch: pytest.Monkey
 
 def test_post_processing_keeps_the_deadline() -> None:
     class SlowEngine(BlurEngine):
-        async def contract(self, model: str) -> Contract:
-            if self.graphs:
-                await asyncio.sleep(0.2)
-            return await super().contract(model)
+        async def infer(self, graph: str, outputs: tuple[str, ...], *tile: Any) -> Outputs:
+            maps = await super().infer(graph, outputs, *tile)
+            await asyncio.sleep(0.2)
+            return maps
 
     engine = SlowEngine(Contract("unet"))
     with pytest.raises(DeadlineExceeded, match="in work"):
-        asyncio.run(segment(spots(64, 64, 0), engine, "unet", deadline=Deadline.after(0.2)))
+        asyncio.run(segment(spots(64, 64, 0), engine, engine.served, deadline=Deadline.after(0.2)))
 
 
 class BlindDetectorEngine(BlurEngine):
     """A `BlurEngine` whose graph also has a detector, which finds nothing."""
 
-    async def infer(self, graph: str, outputs: tuple[str, ...], *tile: Any) -> Inference:
+    async def infer(self, graph: str, outputs: tuple[str, ...], *tile: Any) -> Outputs:
         maps = await super().infer(graph, outputs, *tile)
         none: dict[str, NDArray[Any]] = {
             "BOXES": np.empty((0, 4), np.float32),
             "SCORES": np.empty(0, np.float32),
             "MASKS": np.empty((0, 28, 28), np.uint8),
         }
-        return Inference({**maps.outputs, **none}, maps.version)
+        return {**maps, **none}
 
 
 @pytest.mark.parametrize("method", [WATERSHED, CONSENSUS])
@@ -236,7 +220,7 @@ def test_the_estimate_of_memory_is_not_exceeded(pixels: NDArray[np.uint16], meth
         CONSENSUS: BlindDetectorEngine(voting),
     }[method]
     tracemalloc.start()
-    asyncio.run(segment(Frame(pixels), engine, "unet"))
+    asyncio.run(segment(Frame(pixels), engine, engine.served))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 0.5 * estimate < peak + pixels.nbytes < estimate
