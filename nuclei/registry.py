@@ -6,6 +6,10 @@ from typing import Any
 
 SQLITE = "sqlite:///"
 ARTIFACT_FOLDER = "model"
+# The tag of a model version with its licence, an SPDX expression, and what it says of data whose
+# licence nobody named.
+LICENCE_TAG = "licence"
+DATA_NOT_STATED = "LicenseRef-data-not-stated"
 
 
 def default_tracking_uri() -> str:

@@ -1,5 +1,6 @@
 """A training from start to end: images in, a registered model version out."""
 
+import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,9 @@ from nuclei.evaluation.report import report
 from nuclei.evaluation.scores import Evaluation
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference.contract import CONTRACT_FILE, Contract
+from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
 from nuclei.postprocessing.accumulation import Accumulator, Parameters
+from nuclei.registry import DATA_NOT_STATED, LICENCE_TAG
 from training.curves import learning_curves
 from training.data.dataset import Sample, fingerprint, read_dataset, summary
 from training.data.split import split_samples
@@ -49,6 +52,8 @@ OPTIONS_FILE = "options.json"
 CHECKPOINT_FILE = "checkpoint.pt"
 VERSION_FILE = "model_version.json"
 CROP_MULTIPLE_PX = 32
+# SPDX, of this project.
+CODE_LICENCE = "Apache-2.0"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +65,7 @@ class Recipe(ABC):
         categories: of outlines that are nuclei; may be empty where there is only one.
         validation_fraction: share of the images held out.
         pixel_size_um: pixel size of the images, micrometres; None when mixed or unknown.
+        data_licence: of the images and masks, SPDX; empty when it is not stated.
         schedule: how the network is optimised.
     """
 
@@ -67,6 +73,7 @@ class Recipe(ABC):
     categories: tuple[str, ...] = ()
     validation_fraction: float = 0.1
     pixel_size_um: float | None = None
+    data_licence: str = ""
     schedule: Schedule = field(default_factory=Schedule)
 
     family: ClassVar[str]
@@ -88,6 +95,10 @@ class Recipe(ABC):
     @abstractmethod
     def modules(self, network: nn.Module) -> Mapping[str, nn.Module]:
         """The modules of the graph around a network in evaluation mode, by step."""
+
+    def code_licences(self) -> frozenset[str]:
+        """The licences of the code that the trained model falls under, SPDX."""
+        return frozenset({CODE_LICENCE})
 
     @abstractmethod
     def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
@@ -215,7 +226,7 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
         contract = replace(contract, training=_effort(network, progress))
         if progress.history:
             run.picture(learning_curves(progress.history), "learning_curves.png")
-        parity, version = _register(recipe, network, contract, progress, run)
+        parity, version = _register(recipe, network, contract, progress, run, validation)
         registered = {**asdict(version), "scores": contract.validation}
         (folder / VERSION_FILE).write_text(json.dumps(registered, indent=2))
         return TrainedModel(version, contract, evaluation, parity)
@@ -309,23 +320,53 @@ def _tune(
 
 
 def _register(
-    recipe: Recipe, network: nn.Module, contract: Contract, progress: Progress, run: "Run"
+    recipe: Recipe,
+    network: nn.Module,
+    contract: Contract,
+    progress: Progress,
+    run: "Run",
+    validation: Sequence[Sample],
 ) -> "tuple[dict[str, float], ModelVersion]":
     with TemporaryDirectory() as scratch:
         artifacts = Path(scratch)
         _say("exporting the ONNX graphs, and comparing them with torch")
         parity = recipe.export(network, artifacts)
         (artifacts / CONTRACT_FILE).write_text(contract.to_json())
+        _say("answering the reference image with torch")
+        reference_of(recipe, network, contract, validation).write(artifacts / REFERENCE_FILE)
         run.metrics(progress.step, {f"parity/{name}": value for name, value in parity.items()})
         tags = {
             "family": contract.family,
             **recipe.tags(),
+            LICENCE_TAG: licence_of(recipe),
             "dsb_score": f"{contract.validation['dsb_score']:.4f}",
             "dsb_score_tta": f"{contract.validation['tta/dsb_score']:.4f}",
             "training_minutes": f"{progress.seconds / 60:.0f}",
         }
         _say("registering the model")
         return parity, run.register(contract.family, artifacts, tags)
+
+
+def reference_of(
+    recipe: Recipe, network: nn.Module, contract: Contract, samples: Sequence[Sample]
+) -> Reference:
+    """The reference of a model: the middle of the image with the most nuclei there.
+
+    Args:
+        recipe: of the model.
+        network: in evaluation mode, on the CPU.
+        contract: with tuned post-processing.
+        samples: at least one, held out.
+    """
+    crowded = max(samples, key=lambda one: len(np.unique(tile_of(one.labels[..., None], contract))))
+    engine = TorchEngine(recipe.modules(network), contract)
+    tile = tile_of(crowded.pixels, contract)
+    return asyncio.run(Reference.of(tile, engine, contract.family))
+
+
+def licence_of(recipe: Recipe) -> str:
+    """The licence of the models a recipe makes: that of its code and of its data, SPDX."""
+    return " AND ".join([*sorted(recipe.code_licences()), recipe.data_licence or DATA_NOT_STATED])
 
 
 def n_parameters(network: nn.Module) -> int:

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from nuclei.evaluation.metrics import Overlap, scores_of
 from nuclei.imaging.images import Frame, frame_from_array
 from nuclei.imaging.intensity import intensity_range
 from nuclei.inference.contract import CONTRACT_FILE
@@ -21,6 +22,7 @@ from nuclei.inference.graph import TTA_SUFFIX
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.parity import differences
 from nuclei.inference.pipeline import segment
+from nuclei.inference.reference import REFERENCE_FILE, Reference
 from nuclei.registry import registered_name
 from nuclei.results.segmentation import Segmentation
 from serving.engine import TritonEngine
@@ -29,6 +31,7 @@ from serving.repository.checks import check_repository
 from serving.repository.configuration import CpuAccelerator
 from serving.repository.export import export_version
 from serving.triton.server import TritonServer
+from training.data.dataset import Sample
 from training.data.stars import GRID_PX, N_RAYS
 from training.families.consensus import Consensus, Pair
 from training.families.mask_rcnn import Detector, MaskRCNN
@@ -37,7 +40,7 @@ from training.families.unet import UNet
 from training.families.unet_linknet import Average, UNetLinkNet
 from training.families.yolov8 import Detector as Yolo
 from training.families.yolov8 import YoloV8
-from training.job import OPTIONS_FILE, Recipe
+from training.job import OPTIONS_FILE, Recipe, reference_of
 
 NOWHERE = Path("no_images")
 MAX_MESSAGE_BYTES = 2**28
@@ -375,6 +378,31 @@ async def test_onnx_answers_as_torch_does(
         await answer(torch_engine, name + suffix, recipe, tile),
         await answer(engine, name + suffix, recipe, tile),
     )
+
+
+def test_a_reference_by_torch_is_what_the_files_answer(
+    name: str,
+    recipe: Recipe,
+    networks: dict[str, nn.Module],
+    engine: LocalEngine,
+    tmp_path: Path,
+) -> None:
+    pixels = field(200, 256)
+    truth = (pixels[..., 0] > 90).astype(np.uint16)
+    empty = Sample("empty", "fluorescence", np.zeros_like(pixels), np.zeros_like(truth))
+    samples = [empty, Sample("discs", "fluorescence", pixels, truth)]
+    contract = recipe.contract()
+    path = tmp_path / REFERENCE_FILE
+    reference_of(recipe, networks[name], contract, samples).write(path)
+    expected = Reference.read(path, contract)
+    np.testing.assert_array_equal(expected.image[:200], pixels)
+    found = asyncio.run(Reference.of(expected.image, engine, name))
+    for view in ("one_view", "all_views"):
+        of_torch, of_files = getattr(expected, view), getattr(found, view)
+        assert_alike(Inference(of_torch, "1"), Inference(of_files, "1"))
+    assert expected.labels.max() > 20
+    scores = scores_of(Overlap.of(expected.labels, found.labels))
+    assert scores["ap_0.50"] > 0.95
 
 
 @pytest.mark.parametrize("suffix", ["", TTA_SUFFIX])

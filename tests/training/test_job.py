@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
 from nuclei.errors import InvalidData, InvalidOption, NucleiError
 from nuclei.inference.contract import Contract
+from nuclei.inference.reference import Reference
 from training.data.conversion import write_dataset
 from training.data.dataset import Sample
 from training.families.unet import UNet
@@ -23,7 +25,13 @@ ENCODER = "tu-regnetx_002"
 
 
 def recipe(data: Path) -> UNet:
-    return UNet(data=data, encoder=ENCODER, validation_fraction=0.25, schedule=SCHEDULE)
+    return UNet(
+        data=data,
+        encoder=ENCODER,
+        validation_fraction=0.25,
+        data_licence="CC0-1.0",
+        schedule=SCHEDULE,
+    )
 
 
 def written(folder: Path, samples: list[Sample]) -> Path:
@@ -54,6 +62,7 @@ def test_a_model_version_carries_all_that_serving_needs(
     mlflow.set_tracking_uri(tracking_uri)
     version = MlflowClient().get_model_version("nuclei-unet", trained.version.version)
     assert version.tags["encoder"] == ENCODER
+    assert version.tags["licence"] == "Apache-2.0 AND CC0-1.0"
     folder = Path(
         mlflow.artifacts.download_artifacts(
             f"models:/nuclei-unet/{version.version}", dst_path=str(tmp_path)
@@ -61,8 +70,12 @@ def test_a_model_version_carries_all_that_serving_needs(
     )
     assert {path.name for path in folder.iterdir()} >= {
         *("contract.json", "preprocess.onnx", "tta.onnx"),
-        *("network.onnx", "merge.onnx"),
+        *("network.onnx", "merge.onnx", "reference.npz"),
     }
+    reference = Reference.read(folder / "reference.npz", trained.contract)
+    # A held-out image of 96 x 128 pixels, mirrored to a tile.
+    assert reference.image.shape[:2] == (256, 256)
+    np.testing.assert_array_equal(reference.image[:96, 128:], reference.image[:96, 127::-1])
     assert Contract.read(folder / "contract.json") == trained.contract
     assert trained.contract.validation["dsb_score"] == pytest.approx(
         trained.evaluation.overall()["dsb_score"]

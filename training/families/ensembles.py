@@ -57,9 +57,15 @@ class EnsembleRecipe(Recipe):
             categories=first.categories,
             validation_fraction=first.validation_fraction,
             pixel_size_um=first.pixel_size_um,
+            data_licence=" AND ".join(
+                dict.fromkeys(filter(None, (one.data_licence for one in (first, second))))
+            ),
             schedule=replace(first.schedule, device=device),
             **{name: folder.resolve() for name, folder in folders.items()},
         )
+
+    def code_licences(self) -> frozenset[str]:
+        return frozenset().union(*(recipe.code_licences() for recipe in self.recipes()))
 
     @abstractmethod
     def combine(self, networks: Sequence[nn.Module]) -> nn.Module:

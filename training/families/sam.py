@@ -25,6 +25,8 @@ from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.graph import DECODER, DETECTOR, ENCODER, MASK_NETWORK
 from nuclei.inference.method import MASKS, PROMPTED
 from training.data.targets import nuclei_tensors
+from training.families.yolov8 import LICENCE as YOLO_LICENCE
+from training.families.yolov8 import YoloV8
 from training.graphs.detections import example_image, view_modules, view_steps
 from training.graphs.step import ExportedStep, export_steps
 from training.graphs.views import LEVELS, three_channels
@@ -275,6 +277,12 @@ class Sam(LearnedRecipe):
     def tags(self) -> Mapping[str, Any]:
         detector = Contract.read(self.detector / CONTRACT_FILE)
         return {"weights": self.weights.name, "detector": detector.family}
+
+    def code_licences(self) -> frozenset[str]:
+        """SAM's code and weights are Apache-2.0, too; the detector may be ultralytics'."""
+        detector = Contract.read(self.detector / CONTRACT_FILE)
+        of_detector = {YOLO_LICENCE} if detector.family == YoloV8.family else set()
+        return super().code_licences() | of_detector
 
     def _prompted(self, network: nn.Module) -> PromptedDetector:
         assert isinstance(network, SamNetwork)

@@ -158,7 +158,10 @@ class YoloV8(DetectorRecipe):
         return network.loss(images, [_with_masks(target, images.device) for target in targets])
 
     def tags(self) -> Mapping[str, Any]:
-        return {"size": self.size, "licence": LICENCE}
+        return {"size": self.size}
+
+    def code_licences(self) -> frozenset[str]:
+        return frozenset({LICENCE})
 
 
 def require_ultralytics() -> None:

@@ -74,6 +74,17 @@ OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
+    "data_licence": (
+        Annotated[
+            str,
+            typer.Option(
+                help="Licence of the images and masks, SPDX (CC0-1.0); the model version is "
+                "tagged with it [not stated].",
+                show_default=False,
+            ),
+        ],
+        "",
+    ),
     "device": (DeviceOption, None),
     "out": (OutOption, None),
     "resume": (ResumeOption, None),
@@ -87,7 +98,7 @@ class Training:
 
     Attributes:
         command: name of the family's command.
-        schedule, validation_fraction, pixel_size_um: as of `training.job.Recipe`.
+        schedule, validation_fraction, pixel_size_um, data_licence: as of `training.job.Recipe`.
         category, device, data, out, resume, tracking_uri: as given on the command line.
     """
 
@@ -95,6 +106,7 @@ class Training:
     schedule: Schedule
     validation_fraction: float
     pixel_size_um: float | None
+    data_licence: str
     category: list[str] | None
     device: str | None
     data: Path | None
@@ -115,6 +127,7 @@ class Training:
             "categories": tuple(self.category or ()),
             "validation_fraction": self.validation_fraction,
             "pixel_size_um": self.pixel_size_um,
+            "data_licence": self.data_licence,
             "schedule": self.schedule,
         }
         given = (self.device, self.data, self.out, self.resume, self.tracking_uri)

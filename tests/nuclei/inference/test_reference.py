@@ -103,7 +103,7 @@ def test_what_does_not_fit_the_model_is_refused(case: str, path: Path) -> None:
     arrays = {"IMAGE": written.image, "RANGE": written.intensity, "LABELS": written.labels}
     for view, outputs in (("one_view", written.one_view), ("all_views", written.all_views)):
         arrays |= {f"{view}.{name}": tensor for name, tensor in outputs.items()}
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    np.savez_compressed(path, **arrays)
     with pytest.raises(InvalidData, match="is no reference of a"):
         Reference.read(path, contract)
 

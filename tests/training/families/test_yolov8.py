@@ -180,7 +180,7 @@ class TestWithUltralytics:
         assert "registered nuclei-yolov8 version 1" in shown.stdout
         mlflow.set_tracking_uri(tracking_uri)
         tags = MlflowClient().get_model_version("nuclei-yolov8", "1").tags
-        assert tags["licence"] == "AGPL-3.0"
+        assert tags["licence"] == "AGPL-3.0 AND LicenseRef-data-not-stated"
         assert tags["size"] == "n"
         recipe = YoloV8.read(tmp_path / "run")
         assert (recipe.size, recipe.zoom, recipe.schedule.steps) == ("n", 1, 2)
