@@ -361,7 +361,7 @@ def reference_of(
     crowded = max(samples, key=lambda one: len(np.unique(tile_of(one.labels[..., None], contract))))
     engine = TorchEngine(recipe.modules(network), contract)
     tile = tile_of(crowded.pixels, contract)
-    return asyncio.run(Reference.of(tile, engine, contract.family))
+    return asyncio.run(Reference.of(tile, engine, engine.served))
 
 
 def licence_of(recipe: Recipe) -> str:

@@ -25,8 +25,7 @@ from nuclei.imaging.intensity import intensity_of
 from nuclei.inference import graph
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import NEVER
-from nuclei.inference.engine import Engine
-from nuclei.inference.graph import TTA_SUFFIX
+from nuclei.inference.engine import Engine, ServedVersion
 from nuclei.inference.pipeline import segment
 from nuclei.postprocessing.accumulation import Outputs
 from nuclei.quoting import quoted, sentence
@@ -81,25 +80,25 @@ class Reference:
     labels: NDArray[np.uint32]
 
     @classmethod
-    async def of(cls, image: NDArray[np.uint16], engine: Engine, model: str) -> Self:
+    async def of(cls, image: NDArray[np.uint16], engine: Engine, served: ServedVersion) -> Self:
         """What an engine answers: torch modules, or ONNX files of which nothing else is known.
 
         Args:
             image: uint16 [S, S, C] as `tile_of` cuts it.
             engine: runs the model's graphs.
-            model: name of the model.
+            served: the model version that is to answer.
 
         Raises:
             ModelNotFound, InvalidData, EngineUnavailable, EngineFailed: as the engine does.
         """
         frame = Frame(image)
         intensity = intensity_of(frame).range
-        outputs = (await engine.contract(model)).method.outputs
+        outputs = served.contract.method.outputs
         one_view, all_views = [
-            (await engine.infer(name, outputs, image, intensity, NEVER)).outputs
-            for name in (model, model + TTA_SUFFIX)
+            await engine.infer(served.graph_for(tta), outputs, image, intensity, NEVER)
+            for tta in (False, True)
         ]
-        labels = (await segment(frame, engine, model)).labels
+        labels = (await segment(frame, engine, served)).labels
         return cls(image, intensity, one_view, all_views, labels)
 
     @property
