@@ -30,7 +30,9 @@ class Fault(Exception):
 
 
 def check_triton(address: str) -> None:
-    """Ask every ensemble that is ready for a small inference, and wait for the answers.
+    """Ask every ensemble that callers name for a small inference, and wait for the answers.
+
+    Versions on trial are left out: one that fails is taken back, and no reason to end Triton.
 
     Args:
         address: host:port of Triton's gRPC endpoint, or `unix:` and the path of its socket.
@@ -75,8 +77,8 @@ class _Server:
         self._stub = stub
 
     def ensembles(self) -> list[str]:
-        """Names of the ensembles that are ready."""
-        names = {model.name for model in self._statistics()}
+        """Names of the ensembles that are ready and that are none of a version (`unet.4`)."""
+        names = {model.name for model in self._statistics() if "." not in model.name}
         requests = {name: pb.ModelMetadataRequest(name=name) for name in names}
         return sorted(
             name

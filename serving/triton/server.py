@@ -1,35 +1,36 @@
 """The process of Triton Inference Server, from the wheel, with our onnxruntime backend."""
 
 import filecmp
+import logging
 import os
 import shutil
 import stat
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import grpc
-from tritonclient.grpc import service_pb2 as pb
-from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+from typing import Self
 
 from nuclei import processor
 from nuclei.errors import EngineFailed, InvalidData, InvalidOption, MissingPrerequisite
 from nuclei.inference.model_config import CONFIG_FILE
 from nuclei.repository import searched
+from serving.logs import Event
 from serving.process.child import Child, private_folder
 from serving.process.ports import LOOPBACK, check_free
+from serving.repository.listing import spare_models
 from serving.settings import TRITON_ENVIRONMENT
+from serving.triton.control import TritonControl
 from serving.triton.machine import check_machine, has_own_libpython
+
+logger = logging.getLogger(__name__)
 
 _BACKEND = Path(__file__).parent / "backend"
 _STUB = "python_backend_stubs/3.11/triton_python_backend_stub"
 _START_S = 120.0
 _STOP_S = 10.0
 _POLL_S = 0.1
-_PROBE_S = 2.0
 _ERROR_LINES = 12
 # Linux's longest path of a socket.
 _SOCKET_PATH_BYTES = 107
@@ -43,6 +44,7 @@ class TritonServer:
 
     Attributes:
         address: of its gRPC API, `unix:` and the path of the socket.
+        control: calls its control API.
         metrics_port: port of its metrics.
         log: file with its output.
     """
@@ -74,6 +76,7 @@ class TritonServer:
         # Triton joins an address and a port by a colon.
         self._socket = self._home / "grpc:1"
         self.address = f"unix:{self._socket}"
+        self.control = TritonControl(self.address)
         self.metrics_port = metrics_port
         self._models = models
         self._traces = traces
@@ -216,8 +219,7 @@ class TritonServer:
 
     def is_ready(self, model: str) -> bool:
         """Whether the server says it can answer for a model."""
-        with self._calling() as call:
-            return bool(call("ModelReady", pb.ModelReadyRequest(name=model)).ready)
+        return self.control.is_ready(model)
 
     @property
     def _wheel(self) -> Path:
@@ -297,43 +299,25 @@ class TritonServer:
             _copy_changed(file, ours / file.name)
 
     def _check_models(self) -> None:
+        """Raises InvalidData when a model that has to serve cannot; a spare version need not."""
         failed = [model for model in self._wanted() if not self.is_ready(model)]
         if not failed:
             return
-        reasons = {entry.name: entry.reason for entry in self._index() if entry.reason}
+        spare = spare_models(self._repository)
+        needed = [model for model in failed if model not in spare]
+        reasons = {entry.name: entry.reason for entry in self.control.index() if entry.reason}
         # An ensemble fails with its steps: a step's own reason says more.
         reasons = {n: r for n, r in reasons.items() if "ensemble" not in r} or reasons
         messages = [_message(name, reason) for name, reason in sorted(reasons.items())]
-        raise InvalidData(
-            f"Triton cannot load {', '.join(failed)}: " + ("; ".join(messages) or self._log_end())
+        what = f"Triton cannot load {', '.join(needed or failed)}: " + (
+            "; ".join(messages) or self._log_end()
         )
-
-    def _index(self) -> list[Any]:
-        with self._calling() as call:
-            return list(call("RepositoryIndex", pb.RepositoryIndexRequest()).models)
+        if needed:
+            raise InvalidData(what)
+        logger.warning(Event("not_loaded", detail=what))
 
     def _is_live(self) -> bool:
-        if not self._socket.exists():
-            return False
-        with self._calling() as call:
-            try:
-                return bool(call("ServerLive", pb.ServerLiveRequest()).live)
-            except EngineFailed:
-                return False
-
-    @contextmanager
-    def _calling(self) -> Iterator[Callable[[str, Any], Any]]:
-        """A function that calls a method of Triton's gRPC API; it raises EngineFailed."""
-        with grpc.insecure_channel(self.address) as channel:
-            stub = GRPCInferenceServiceStub(channel)
-
-            def call(method: str, request: Any) -> Any:
-                try:
-                    return getattr(stub, method)(request, timeout=_PROBE_S)
-                except grpc.RpcError as error:
-                    raise EngineFailed(f"Triton does not answer ({error.code().name})") from error
-
-            yield call
+        return self._socket.exists() and self.control.is_live()
 
     def _log_end(self) -> str:
         return self._child.last_lines(_ERROR_LINES)
