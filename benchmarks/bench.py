@@ -136,7 +136,7 @@ class InProcess:
         self._requests, self._answers, self._side = requests, answers, side
         self._frame = Frame(example_pixels(side)[:, :, None])
         engine = LocalEngine(ROOT / "model_repository")
-        self._found = asyncio.run(pipeline.predict(self._frame, engine, "unet"))
+        self._found = asyncio.run(pipeline.predict(self._frame, engine, engine.find("unet")))
 
     def limit(self) -> Limit:
         """Measure it now."""

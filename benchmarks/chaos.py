@@ -58,7 +58,7 @@ PARTS = (
     Part("supervisor", ("serving.supervision",)),
     Part("gateway", ("serving.gateway",)),
     Part("Triton", ("bin/tritonserver",)),
-    Part("a network's stub", ("unet_network_0_0",)),
+    Part("a network's stub", ("unet_network.3_0_0",)),
     Part("the merge's stub", ("merge_0_0",)),
 )
 

@@ -115,7 +115,7 @@ class Bench:
 
     def _shipped(self, name: str, samples: list[Sample], view: View) -> list[Maps]:
         engine = LocalEngine(ROOT / "model_repository")
-        return self.kept(name, lambda: predictions(samples, engine, MODEL, view))
+        return self.kept(name, lambda: predictions(samples, engine, engine.find(MODEL), view))
 
     def kept(self, name: str, make: Callable[[], list[Maps]]) -> list[Maps]:
         """Answers kept in a file of the folder, computed if it is missing."""

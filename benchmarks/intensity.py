@@ -94,10 +94,10 @@ class Network:
 
     def __init__(self) -> None:
         self._engine = LocalEngine(REPOSITORY)
-        self.held_out = frozenset(asyncio.run(self._engine.contract("unet")).held_out)
+        self.held_out = frozenset(self._engine.find("unet").contract.held_out)
 
     def find(self, frame: Frame) -> Segmentation:
-        return asyncio.run(segment(frame, self._engine, "unet"))
+        return asyncio.run(segment(frame, self._engine, self._engine.find("unet")))
 
 
 def scores(network: Network, samples: list[Sample]) -> Table:

@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from nuclei.imaging.tiles import plan_tiles  # noqa: E402
 
-STEPS = ("preprocess", "unet_network")
+STEPS = ("preprocess", "unet_network.*")
 
 onnxruntime.disable_telemetry_events()
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--repository", type=Path, default=ROOT / "model_repository")
     arguments = parser.parse_args()
     contract = contract_of(arguments.repository)
-    steps = [open_step(arguments.repository / name) for name in STEPS]
+    steps = [open_step(next(arguments.repository.glob(name))) for name in STEPS]
     for line in sys.stdin:
         side, seconds = line.split()
         mean_ms, median_ms = frame_ms(steps, contract, int(side), float(seconds))
@@ -47,7 +47,7 @@ def main() -> None:
 
 def contract_of(repository: Path) -> dict[str, Any]:
     """The contract in the ensemble's configuration; Triton's environment cannot parse it."""
-    text = (repository / "unet" / "config.pbtxt").read_text()
+    text = next(repository.glob("unet.*/config.pbtxt")).read_text()
     found = re.search(r'key: "contract"\s+value {\s+string_value: ("(?:[^"\\]|\\.)*")', text)
     assert found is not None, "the ensemble carries a contract"
     contract: dict[str, Any] = json.loads(json.loads(found[1]))

@@ -49,7 +49,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7, help="of each way [7]")
     repeats = parser.parse_args().repeats
     frame = Frame(mosaic(read_frame(EXAMPLE).pixels, SIDE_PX))
-    prediction = asyncio.run(predict(frame, LocalEngine(ROOT / "model_repository"), "unet"))
+    engine = LocalEngine(ROOT / "model_repository")
+    prediction = asyncio.run(predict(frame, engine, engine.find("unet")))
     accumulator, parameters = prediction.accumulator, prediction.contract.postprocessing
     assert isinstance(accumulator, Maps)
     assert isinstance(parameters, WatershedParameters)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from rich.progress import track
 
 from nuclei.imaging.images import frame_from_array
-from nuclei.inference.engine import Engine
+from nuclei.inference.engine import Engine, ServedVersion
 from nuclei.inference.pipeline import predict
 from nuclei.postprocessing.accumulation import Maps as MapsOfFrame
 from training.data.dataset import Sample
@@ -55,18 +55,20 @@ def averaged(maps: Iterable[Sequence[Maps]]) -> list[Maps]:
     return [np.rint(sum_ / count).astype(np.uint8) for sum_ in total]
 
 
-def predictions(samples: Sequence[Sample], engine: Engine, model: str, view: View) -> list[Maps]:
+def predictions(
+    samples: Sequence[Sample], engine: Engine, served: ServedVersion, view: View
+) -> list[Maps]:
     """Maps of each image from one view, transformed back, uint8 [K, H, W]."""
     shown = track(samples, f"predicting {view}", transient=True)
-    return [_answer(sample, engine, model, view) for sample in shown]
+    return [_answer(sample, engine, served, view) for sample in shown]
 
 
-def _answer(sample: Sample, engine: Engine, model: str, view: View) -> Maps:
+def _answer(sample: Sample, engine: Engine, served: ServedVersion, view: View) -> Maps:
     height, width = sample.labels.shape
     pixels = _resized(sample.pixels, round(height * view.scale), round(width * view.scale))
     seen = np.rot90(pixels[:, ::-1] if view.mirrored else pixels, view.turns)
     frame = frame_from_array(np.ascontiguousarray(seen))
-    accumulator = asyncio.run(predict(frame, engine, model)).accumulator
+    accumulator = asyncio.run(predict(frame, engine, served)).accumulator
     assert isinstance(accumulator, MapsOfFrame)
     back = np.rot90(accumulator.maps.transpose(1, 2, 0), -view.turns)
     maps = _resized(np.ascontiguousarray(back[:, ::-1] if view.mirrored else back), height, width)

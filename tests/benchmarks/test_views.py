@@ -3,15 +3,15 @@ from numpy.typing import NDArray
 
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
-from nuclei.inference.engine import Inference
+from nuclei.inference.engine import ServedVersion
+from nuclei.postprocessing.accumulation import Outputs
 from training.data.dataset import Sample
 
 
 class Echo:
     """An engine that answers with the image itself."""
 
-    async def contract(self, model: str) -> Contract:
-        return Contract(model)
+    served = ServedVersion("unet", "1", "unet.1", Contract("unet"))
 
     async def infer(
         self,
@@ -20,9 +20,9 @@ class Echo:
         image: NDArray[np.uint16],
         intensity: NDArray[np.float32],
         deadline: Deadline,
-    ) -> Inference:
+    ) -> Outputs:
         maps = image[..., :1].transpose(2, 0, 1).repeat(3, axis=0)
-        return Inference({"MAPS": maps[None].astype(np.uint8)}, "1")
+        return {"MAPS": maps[None].astype(np.uint8)}
 
 
 def test_every_view_is_turned_back() -> None:
@@ -33,7 +33,7 @@ def test_every_view_is_turned_back() -> None:
     sample = Sample("ramp", "fluorescence", pixels, np.zeros((70, 101), np.uint16))
     assert len(set(ALL)) == 24
     for view in ALL:
-        (maps,) = predictions([sample], Echo(), "unet", view)
+        (maps,) = predictions([sample], Echo(), Echo.served, view)
         assert maps.shape == (3, 70, 101)
         assert np.abs(maps.astype(int) - pixels[..., 0]).max() <= 2, view
 

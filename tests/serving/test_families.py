@@ -17,19 +17,20 @@ from nuclei.imaging.images import Frame, frame_from_array
 from nuclei.imaging.intensity import intensity_range
 from nuclei.inference.contract import CONTRACT_FILE
 from nuclei.inference.deadline import NEVER
-from nuclei.inference.engine import Engine, Inference
-from nuclei.inference.graph import TTA_SUFFIX
+from nuclei.inference.engine import Engine
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.parity import differences
 from nuclei.inference.pipeline import segment
 from nuclei.inference.reference import REFERENCE_FILE, Reference
+from nuclei.inference.routing import Routing
+from nuclei.postprocessing.accumulation import Outputs
 from nuclei.registry import registered_name
 from nuclei.results.segmentation import Segmentation
 from serving.engine import TritonEngine
 from serving.process.ports import free_ports
 from serving.repository.checks import check_repository
 from serving.repository.configuration import CpuAccelerator
-from serving.repository.export import export_version
+from serving.repository.export import export_version, set_routing
 from serving.triton.server import TritonServer
 from training.data.dataset import Sample
 from training.data.stars import GRID_PX, N_RAYS
@@ -202,6 +203,7 @@ def repository(
             registered_model=registered_name(name),
             accelerator=CpuAccelerator.ONNXRUNTIME,
         )
+        set_routing(repository, name, Routing(version))
     check_repository(repository)
     return repository
 
@@ -218,14 +220,13 @@ def server(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         repository,
         tmp_path_factory.mktemp("triton"),
         metrics_port=metrics_port,
-        models=[name + suffix for name in PRESENT for suffix in ("", TTA_SUFFIX)],
     ) as running:
         yield running
 
 
 @pytest.fixture
 async def served(server: TritonServer) -> AsyncIterator[TritonEngine]:
-    engine = TritonEngine(server.address, 2**30, MAX_MESSAGE_BYTES)
+    engine = TritonEngine([server.address], 2**30, MAX_MESSAGE_BYTES)
     yield engine
     await engine.close()
 
@@ -270,30 +271,28 @@ def check(segmentation: Segmentation, frame: Frame) -> None:
     assert ((nuclei.score >= 0) & (nuclei.score <= 1)).all()
 
 
-async def answer(
-    engine: Engine, graph: str, recipe: Recipe, pixels: NDArray[np.uint8]
-) -> Inference:
+async def answer(engine: Engine, graph: str, recipe: Recipe, pixels: NDArray[np.uint8]) -> Outputs:
     """What an engine answers for one tile."""
     outputs = recipe.contract().method.outputs
     tile = pixels.astype(np.uint16)
     return await engine.infer(graph, outputs, tile, intensity_range(pixels).range, NEVER)
 
 
-def assert_alike(a: Inference, b: Inference) -> None:
+def assert_alike(a: Outputs, b: Outputs) -> None:
     """The same answer up to the last digits; a few borderline nuclei may differ."""
-    found = differences(a.outputs, b.outputs)
-    if "SCORES" in a.outputs:
-        assert len(a.outputs["SCORES"]) > 20
-        assert found.pop("UNMATCHED") <= 0.05 * len(a.outputs["SCORES"])
+    found = differences(a, b)
+    if "SCORES" in a:
+        assert len(a["SCORES"]) > 20
+        assert found.pop("UNMATCHED") <= 0.05 * len(a["SCORES"])
         assert found.pop("SCORES") < 1e-3
     for name, difference in found.items():
-        assert difference <= (1 if a.outputs[name].dtype == np.uint8 else 0.05), name
+        assert difference <= (1 if a[name].dtype == np.uint8 else 0.05), name
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 300), (97, 130), (520, 696)])
 async def test_frames_have_any_size(name: str, engine: LocalEngine, shape: tuple[int, int]) -> None:
     frame = frame_from_array(discs(*shape))
-    found = await segment(frame, engine, name)
+    found = await segment(frame, engine, engine.find(name))
     check(found, frame)
     if min(shape) > 90:
         assert len(found.nuclei) > 0.9 * (shape[0] // 20) * (shape[1] // 20)
@@ -327,7 +326,7 @@ async def test_an_empty_frame_has_no_nucleus(name: str, engine: LocalEngine, tta
 
 async def test_a_frame_has_a_thousand_nuclei(name: str, engine: LocalEngine) -> None:
     frame = frame_from_array(discs(700, 700))
-    found = await segment(frame, engine, name)
+    found = await segment(frame, engine, engine.find(name))
     check(found, frame)
     assert len(found.nuclei) > 1000
 
@@ -359,24 +358,24 @@ async def test_weights_are_saved_and_loaded(recipe: Recipe, tmp_path: Path) -> N
         await answer(recipe.engine(network, recipe.contract(), "fp32"), "", recipe, field(96, 96))
         for network in (saved, loaded)
     ]
-    for tensor, values in one.outputs.items():
-        np.testing.assert_array_equal(values, other.outputs[tensor])
+    for tensor, values in one.items():
+        np.testing.assert_array_equal(values, other[tensor])
 
 
-@pytest.mark.parametrize(("suffix", "channels"), [("", 1), ("", 3), (TTA_SUFFIX, 1)])
+@pytest.mark.parametrize(("tta", "channels"), [(False, 1), (False, 3), (True, 1)])
 async def test_onnx_answers_as_torch_does(
     name: str,
     recipe: Recipe,
     networks: dict[str, nn.Module],
     engine: LocalEngine,
-    suffix: str,
+    tta: bool,
     channels: int,
 ) -> None:
     tile = np.repeat(field(128, 128), channels, axis=2)
     torch_engine = recipe.engine(networks[name], recipe.contract(), "fp32")
     assert_alike(
-        await answer(torch_engine, name + suffix, recipe, tile),
-        await answer(engine, name + suffix, recipe, tile),
+        await answer(torch_engine, torch_engine.served.graph_for(tta), recipe, tile),
+        await answer(engine, engine.find(name).graph_for(tta), recipe, tile),
     )
 
 
@@ -405,20 +404,20 @@ def test_a_reference_by_torch_is_what_the_files_answer(
     assert scores["ap_0.50"] > 0.95
 
 
-@pytest.mark.parametrize("suffix", ["", TTA_SUFFIX])
+@pytest.mark.parametrize("tta", [False, True])
 async def test_triton_answers_as_this_process_does(
-    name: str, recipe: Recipe, engine: LocalEngine, served: TritonEngine, suffix: str
+    name: str, recipe: Recipe, engine: LocalEngine, served: TritonEngine, tta: bool
 ) -> None:
     tile = field(128, 128)
     assert_alike(
-        await answer(engine, name + suffix, recipe, tile),
-        await answer(served, name + suffix, recipe, tile),
+        await answer(engine, engine.find(name).graph_for(tta), recipe, tile),
+        await answer(served, engine.find(name).graph_for(tta), recipe, tile),
     )
 
 
 @pytest.mark.parametrize("tta", [False, True])
 async def test_triton_answers_for_an_empty_frame(
-    name: str, served: TritonEngine, tta: bool
+    name: str, engine: LocalEngine, served: TritonEngine, tta: bool
 ) -> None:
     frame = frame_from_array(np.full((120, 90, 3), 7, np.uint8))
-    assert len((await segment(frame, served, name, tta=tta)).nuclei) == 0
+    assert len((await segment(frame, served, engine.find(name), tta=tta)).nuclei) == 0

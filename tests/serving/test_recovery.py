@@ -147,7 +147,7 @@ def test_triton_is_killed(served: Served, frame: Path) -> None:
     assert re.search(r"(ended|broken) part=triton attempt=1 next_try_s=0\.0 why=", served.output)
 
 
-@pytest.mark.parametrize("instance", ["unet_network_0_0", "unet_network_1_0"])
+@pytest.mark.parametrize("instance", ["unet_network.3_0_0", "unet_network.3_1_0"])
 def test_a_stub_is_killed(served: Served, frame: Path, instance: str) -> None:
     triton, stub = served.part("bin/tritonserver"), served.part(instance)
     log = len(served.output)
@@ -166,7 +166,7 @@ def test_a_stub_is_killed(served: Served, frame: Path, instance: str) -> None:
     ("instance", "noticed"),
     [
         ("merge_0_0", (FROZEN, "is not healthy")),
-        ("unet_network_1_0", (FROZEN,)),
+        ("unet_network.3_1_0", (FROZEN,)),
     ],
 )
 def test_a_stub_is_frozen(served: Served, instance: str, noticed: tuple[str, ...]) -> None:

@@ -24,7 +24,7 @@ from traces import Span, TraceReceiver, tree
 CALLER = "cd" * 8
 STAGES = ["wait", "decode", "tile", "infer", "postprocess", "measure", "encode"]
 CALL = "inference.GRPCInferenceService/ModelInfer"
-STEPS = {"preprocess", "unet_network"}
+STEPS = {"preprocess", "unet_network.3"}
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +135,7 @@ def test_one_trace_from_the_caller_to_the_steps_of_triton(
 ) -> None:
     trace_id, spans = whole_trace(
         receiver,
-        {name, *STAGES, CALL, "unet", *STEPS},
+        {name, *STAGES, CALL, "unet.3", *STEPS},
         lambda parent: send(traced, fluorescence, parent),
     )
     by_id = {span.span_id: span for span in spans}
@@ -152,7 +152,7 @@ def test_one_trace_from_the_caller_to_the_steps_of_triton(
     for step in STEPS:
         (found,) = [each for each in paths if each[-1] == step]
         assert found[:4] == [CALLER, name, "infer", CALL]
-        assert "unet" in found
+        assert "unet.3" in found
     assert {span.service for span in spans} == {"nuclei-gateway", "triton"}
     assert not [span for span in spans if span.error]
     (request,) = [span for span in spans if span.name == name]

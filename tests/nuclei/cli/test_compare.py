@@ -1,4 +1,3 @@
-import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -95,7 +94,7 @@ def test_what_is_no_model_and_no_folder_is_named(dataset: Path, repository: Path
 def test_only_images_that_no_model_was_trained_on(
     dataset: Path, label_folders: list[Path], repository: Path, tmp_path: Path
 ) -> None:
-    name = asyncio.run(LocalEngine(repository).contract("unet")).held_out[0]
+    name = LocalEngine(repository).find("unet").contract.held_out[0]
     for part in ("images", "masks"):
         (dataset / part / "c.png").rename(dataset / part / f"{name}.png")
     (label_folders[0] / "c.png").rename(label_folders[0] / f"{name}.png")

@@ -1,4 +1,3 @@
-import asyncio
 import csv
 import html
 import json
@@ -129,7 +128,7 @@ def test_a_dataset_that_is_not_there_is_named(tmp_path: Path, predictions: Path)
 def test_scores_only_what_the_model_was_not_trained_on(
     dataset: Path, repository: Path, tmp_path: Path
 ) -> None:
-    name = asyncio.run(LocalEngine(repository).contract("unet")).held_out[0]
+    name = LocalEngine(repository).find("unet").contract.held_out[0]
     for part in ("images", "masks"):
         (dataset / part / "c.png").rename(dataset / part / f"{name}.png")
     (dataset / "manifest.csv").unlink()

@@ -51,13 +51,12 @@ def test_exports_the_newest_version_and_prints_the_parity(uri: str, tmp_path: Pa
     result = nuclei("export", "--tracking-uri", uri, "--repository", tmp_path / "models")
     assert result.exit_code == 0, result.output
     check_repository(tmp_path / "models")
-    assert (tmp_path / "models" / "unet_network" / "2" / "model.onnx").is_file()
+    assert (tmp_path / "models" / "unet_network.2" / "2" / "model.onnx").is_file()
     rows = [line.strip("│ ").split() for line in result.output.splitlines() if "│" in line]
-    compared = {row[0]: row for row in rows if len(row) == 7}
-    assert set(compared) == {"unet", "unet_tta"}
+    compared = {row[0]: row for row in rows if len(row) == 6}
+    assert set(compared) == {"unet.2", "unet.2_tta"}
     for row in compared.values():
-        assert row[2] == "2"
-        assert int(row[6]) <= 1
+        assert int(row[5]) <= 1
 
 
 def test_exports_the_version_of_an_alias_or_a_number(uri: str, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def engine() -> LocalEngine:
 
 
 def found_in(engine: LocalEngine, pixels: NDArray[np.generic]) -> Segmentation:
-    return asyncio.run(segment(frame_from_array(pixels), engine, "unet"))
+    return asyncio.run(segment(frame_from_array(pixels), engine, engine.find("unet")))
 
 
 @pytest.fixture(scope="module")

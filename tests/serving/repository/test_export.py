@@ -7,17 +7,29 @@ from pathlib import Path
 
 import onnx
 import pytest
+from tritonclient.grpc.model_config_pb2 import ModelConfig
 
-from nuclei.errors import InvalidData, InvalidOption
-from nuclei.inference.model_config import parse_model_config
+from nuclei.errors import InvalidData, InvalidOption, ModelNotFound
+from nuclei.inference.model_config import read_model_config, routing_of
+from nuclei.inference.routing import Routing
 from serving.repository.checks import check_repository
-from serving.repository.export import export_version
+from serving.repository.export import (
+    collect_artifacts,
+    export_version,
+    remove_version,
+    set_routing,
+)
 
 STEPS = ["preprocess", "tta", "merge"]
+PLAIN = ["unet", "unet_tta"]
 
 
 def versions(repository: Path, model: str) -> list[str]:
     return sorted(folder.name for folder in (repository / model).iterdir() if folder.is_dir())
+
+
+def config(repository: Path, model: str) -> ModelConfig:
+    return read_model_config(repository / model / "config.pbtxt")
 
 
 def files(repository: Path) -> dict[Path, bytes]:
@@ -26,9 +38,9 @@ def files(repository: Path) -> dict[Path, bytes]:
 
 def test_versions_are_those_of_the_registered_model(artifacts: Path, tmp_path: Path) -> None:
     done = export_version(artifacts, tmp_path / "models", 3)
-    assert [entry.name for entry in done] == [*STEPS, "unet_network", "unet", "unet_tta"]
+    assert [entry.name for entry in done] == [*STEPS, "unet_network.3", "unet.3", "unet.3_tta"]
     assert [entry.version for entry in done] == [1, 1, 1, 3, 3, 3]
-    assert [entry.name for entry in done if entry.ensemble] == ["unet", "unet_tta"]
+    assert [entry.name for entry in done if entry.ensemble] == ["unet.3", "unet.3_tta"]
     assert all(entry.new for entry in done)
     check_repository(tmp_path / "models")
 
@@ -44,11 +56,13 @@ def test_the_next_version_lies_beside_and_shares_the_steps(
     repository: Path, artifacts: Path
 ) -> None:
     done = export_version(artifacts, repository, 5)
-    assert versions(repository, "unet_network") == versions(repository, "unet") == ["3", "5"]
+    for model in ("unet_network.5", "unet.5", "unet.5_tta"):
+        assert versions(repository, model) == ["5"]
+    assert versions(repository, "unet_network.3") == versions(repository, "unet") == ["3"]
     assert [versions(repository, step) for step in STEPS] == [["1"]] * 3
     assert [entry.new for entry in done] == [False] * 3 + [True] * 3
-    config = parse_model_config((repository / "unet" / "config.pbtxt").read_text(), "unet")
-    assert config.parameters["mlflow_version"].string_value == "5"
+    assert config(repository, "unet.5").parameters["mlflow_version"].string_value == "5"
+    assert routing_of(config(repository, "unet")) == Routing(3)
     check_repository(repository)
 
 
@@ -64,13 +78,64 @@ def test_a_changed_step_becomes_its_next_version(
     assert versions(repository, "preprocess") == ["1"]
 
 
+def test_the_plain_name_means_what_its_routing_says(repository: Path, artifacts: Path) -> None:
+    export_version(artifacts, repository, 5)
+    assert set_routing(repository, "unet", Routing(5, challenger=3, shadow=0.5)) == PLAIN
+    for name in PLAIN:
+        found = config(repository, name)
+        assert routing_of(found) == Routing(5, challenger=3, shadow=0.5)
+        assert "unet_network.5" in {step.model_name for step in found.ensemble_scheduling.step}
+        assert versions(repository, name) == ["3", "5"]
+    check_repository(repository)
+
+
+def test_a_routing_that_is_there_already_changes_no_file(repository: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in repository.rglob("config.pbtxt")}
+    assert set_routing(repository, "unet", Routing(3)) == []
+    assert before == {path: path.stat().st_mtime_ns for path in repository.rglob("config.pbtxt")}
+
+
+def test_a_champion_that_is_not_there_is_refused(repository: Path) -> None:
+    before = files(repository)
+    with pytest.raises(ModelNotFound, match="no version 4"):
+        set_routing(repository, "unet", Routing(4))
+    assert files(repository) == before
+
+
+def test_what_belongs_to_a_version_alone_goes_with_it(repository: Path, artifacts: Path) -> None:
+    before = files(repository)
+    export_version(artifacts, repository, 5)
+    set_routing(repository, "unet", Routing(5))
+    set_routing(repository, "unet", Routing(3))
+    remove_version(repository, "unet", 5)
+    remove_version(repository, "unet", 5)
+    assert files(repository) == before
+
+
+def test_the_champion_cannot_be_removed(repository: Path) -> None:
+    with pytest.raises(InvalidOption, match="means version 3"):
+        remove_version(repository, "unet", 3)
+    check_repository(repository)
+
+
+def test_the_files_of_a_version_can_be_had_back(
+    repository: Path, artifacts: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "back").mkdir()
+    collect_artifacts(repository, "unet", 3, tmp_path / "back")
+    names = {file.name for file in (tmp_path / "back").iterdir()}
+    assert names == {"contract.json", *(f"{step}.onnx" for step in (*STEPS, "network"))}
+    for name in names:
+        assert (tmp_path / "back" / name).read_bytes() == (artifacts / name).read_bytes()
+
+
 def test_nothing_half_written_is_left(repository: Path, artifacts: Path) -> None:
-    (repository / "unet_network" / ".incoming-4").mkdir()
-    (repository / "unet_network" / ".incoming-4" / "half").touch()
+    (repository / "unet_network.4" / ".incoming-4").mkdir(parents=True)
+    (repository / "unet_network.4" / ".incoming-4" / "half").touch()
     export_version(artifacts, repository, 4)
     assert not list(repository.rglob(".*incoming*"))
-    assert versions(repository, "unet_network") == ["3", "4"]
-    assert not (repository / "unet_network" / "4" / "half").exists()
+    assert versions(repository, "unet_network.4") == ["4"]
+    assert not (repository / "unet_network.4" / "4" / "half").exists()
 
 
 @pytest.mark.parametrize("version", [0, -1, 2**63])
@@ -129,6 +194,7 @@ BROKEN_ARTIFACTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "a path": ("contract.json", in_contract(family="../../x"), "family"),
     "an absolute path": ("contract.json", in_contract(family="/somewhere/x"), "family"),
     "a terminal's command": ("contract.json", in_contract(family="\x1b[2J\n"), "family"),
+    "a version in a name": ("contract.json", in_contract(family="unet.3"), "family"),
     "the name of a step": ("contract.json", in_contract(family="merge"), "called 'merge'"),
     "too long a name": ("contract.json", in_contract(family="x" * 64), "would be called"),
     "a huge tile": ("contract.json", in_contract(tile_size=int(32e9)), "tile_size"),
@@ -156,6 +222,6 @@ def test_a_model_named_as_a_step_of_another_replaces_nothing(
     named = shutil.copytree(artifacts, tmp_path / "named")
     in_contract(family="unet_network")(named / "contract.json")
     before = files(repository)
-    with pytest.raises(InvalidData, match="called 'unet_network'"):
-        export_version(named, repository, 9)
+    with pytest.raises(InvalidData, match=r"called 'unet_network\.3'"):
+        export_version(named, repository, 3)
     assert files(repository) == before

@@ -7,7 +7,7 @@ from serving.repository.listing import list_models
 
 def test_a_model_is_listed_with_its_versions_and_contract(repository: Path) -> None:
     (entry,) = list_models(repository)
-    assert (entry.name, entry.versions) == ("unet", (3,))
+    assert (entry.name, entry.versions, entry.champion) == ("unet", (3,), 3)
     assert entry.contract.validation["dsb_score"] == 0.5
 
 

@@ -16,10 +16,10 @@ import psutil
 import pytest
 
 from nuclei.client import Client
-from nuclei.inference.contract import CONTRACT_FILE
+from nuclei.inference.contract import CONTRACT_FILE, Contract
+from nuclei.inference.routing import Routing
 from serving.process.ports import LOOPBACK
-from serving.repository.export import export_version
-from serving.repository.listing import list_models
+from serving.repository.export import export_version, set_routing
 from tests.serving.leftovers import living, regions
 from tests.serving.served import NUCLEI, Served
 
@@ -178,16 +178,13 @@ def test_a_public_address_needs_authentication(repository: Path, tmp_path: Path)
 
 
 @pytest.fixture
-def other_model(repository: Path, tmp_path: Path) -> Path:
+def other_model(shipped_artifacts: Path, tmp_path: Path) -> Path:
     """A repository whose only model is not called a U-Net."""
-    artifacts = tmp_path / "artifacts"
-    artifacts.mkdir()
-    for step in ("preprocess", "tta", "unet_network", "merge"):
-        file = artifacts / f"{step.removeprefix('unet_')}.onnx"
-        shutil.copy(next((repository / step).glob("*/model.onnx")), file)
-    contract = replace(list_models(repository)[0].contract, family="fpn")
+    artifacts = shutil.copytree(shipped_artifacts, tmp_path / "artifacts")
+    contract = replace(Contract.read(artifacts / CONTRACT_FILE), family="fpn")
     (artifacts / CONTRACT_FILE).write_text(contract.to_json())
     export_version(artifacts, tmp_path / "models", 1)
+    set_routing(tmp_path / "models", "fpn", Routing(1))
     return tmp_path / "models"
 
 
@@ -217,7 +214,7 @@ def test_a_default_model_that_is_not_there_is_named(repository: Path, tmp_path: 
 def test_a_model_that_cannot_be_loaded_ends_the_first_start(
     own_repository: Path, tmp_path: Path
 ) -> None:
-    next((own_repository / "unet_network").glob("*/model.onnx")).write_bytes(b"nothing")
+    next(own_repository.glob("unet_network.*/*/model.onnx")).write_bytes(b"nothing")
     served = Served(own_repository, tmp_path)
     assert served.finish() == 2, served.output
     assert "Triton cannot load unet" in served.output

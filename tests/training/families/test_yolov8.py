@@ -84,7 +84,7 @@ class TestWithUltralytics:
         frame = frame_from_array((image[0, 0].numpy() * 255).astype(np.uint8))
         engine = RECIPE.engine(trained, RECIPE.contract(), "fp32")
         for tta in (False, True):
-            found = asyncio.run(segment(frame, engine, "", tta=tta))
+            found = asyncio.run(segment(frame, engine, engine.served, tta=tta))
             assert len(found.nuclei) == 16
             assert Overlap.of(labels, found.labels).dsb_score() > 0.5
 

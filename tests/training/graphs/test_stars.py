@@ -122,7 +122,7 @@ def test_the_engine_runs_what_is_exported(network: nn.Module, exported: Path) ->
             (views,) = run(exported, "network", Views()(scaled))
             (stars,) = run(exported, "merge_stars", torch.from_numpy(views))
         points, scores, rays = run(exported, "select_stars", torch.from_numpy(stars))
-        assert len(scores) == len(answer.outputs["SCORES"])
-        np.testing.assert_allclose(scores, answer.outputs["SCORES"], atol=0.01)
-        assert points.shape == answer.outputs["POINTS"].shape
-        assert rays.shape == answer.outputs["RAYS"].shape
+        assert len(scores) == len(answer["SCORES"])
+        np.testing.assert_allclose(scores, answer["SCORES"], atol=0.01)
+        assert points.shape == answer["POINTS"].shape
+        assert rays.shape == answer["RAYS"].shape

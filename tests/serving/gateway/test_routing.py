@@ -1,0 +1,127 @@
+"""Which version answers, over a real Triton whose versions come and go."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from tritonclient.grpc import InferenceServerClient
+
+from nuclei.errors import EngineFailed, EngineUnavailable, ModelNotFound
+from nuclei.inference.model_config import read_model_config
+from nuclei.inference.routing import Routing
+from serving.engine import TritonEngine
+from serving.gateway.routing import Router
+from serving.repository.export import export_version, set_routing
+from serving.triton.server import TritonServer
+
+MESSAGE_BYTES = 2**24
+
+
+@pytest.fixture
+async def router(own_triton: TritonServer) -> AsyncIterator[Router]:
+    engine = TritonEngine([own_triton.address], 2**18, MESSAGE_BYTES)
+    yield Router(engine)
+    await engine.close()
+
+
+@pytest.fixture
+def control(own_triton: TritonServer) -> InferenceServerClient:
+    return InferenceServerClient(own_triton.address)
+
+
+async def test_a_name_means_what_its_routing_says(
+    router: Router, control: InferenceServerClient, own_repository: Path, shipped_artifacts: Path
+) -> None:
+    first = await router.find("unet")
+    assert (first.model, first.version, first.graph) == ("unet", "3", "unet.3")
+    export_version(shipped_artifacts, own_repository, 4)
+    with pytest.raises(ModelNotFound, match="version 4 of 'unet' is not loaded; loaded are: 3"):
+        await router.find("unet", 4)
+
+    for graph in ("unet.4", "unet.4_tta"):
+        control.load_model(graph)
+    # Loaded: it can be asked for, and the name still means the other.
+    assert (await router.find("unet", 4)).graph == "unet.4"
+    assert (await router.find("unet")).version == "3"
+
+    for name in set_routing(own_repository, "unet", Routing(4)):
+        control.load_model(name)
+    (model,) = await router.models()
+    assert (model.champion.version, sorted(model.versions)) == ("4", [3, 4])
+    assert model.tta
+    assert (await router.find("unet")).version == "4"
+
+    control.unload_model("unet.3", unload_dependents=True)
+    await router.refresh()
+    with pytest.raises(ModelNotFound, match="version 3 of 'unet' is not loaded"):
+        await router.find("unet", 3)
+
+
+async def test_a_champion_that_is_not_loaded_does_not_answer(
+    router: Router, control: InferenceServerClient, own_repository: Path, shipped_artifacts: Path
+) -> None:
+    assert (await router.find("unet")).version == "3"
+    export_version(shipped_artifacts, own_repository, 4)
+    for name in set_routing(own_repository, "unet", Routing(4)):
+        control.load_model(name)
+    await router.refresh()
+    assert (await router.find("unet")).version == "3"
+
+
+async def test_an_unreadable_contract_is_not_the_callers_fault(
+    router: Router, control: InferenceServerClient, own_repository: Path
+) -> None:
+    path = own_repository / "unet.3" / "config.pbtxt"
+    config = read_model_config(path)
+    config.parameters["contract"].string_value = "{}"
+    path.write_text(str(config))
+    control.load_model("unet.3")
+    with pytest.raises(EngineFailed, match=r"unet\.3"):
+        await router.find("unet")
+
+
+async def test_the_table_outlives_triton(router: Router, own_triton: TritonServer) -> None:
+    assert (await router.find("unet")).version == "3"
+    own_triton.stop()
+    with pytest.raises(EngineUnavailable):
+        await router.refresh()
+    assert (await router.find("unet")).version == "3"
+    watching = asyncio.create_task(router.watch())
+    own_triton.start()
+    await asyncio.sleep(1)
+    assert not watching.done()
+    watching.cancel()
+    assert (await router.find("unet")).version == "3"
+
+
+@pytest.mark.parametrize("model", ["nosuch", "merge", "unet.3", "unet_tta"])
+async def test_what_is_no_model_is_not_found(triton: TritonServer, model: str) -> None:
+    engine = TritonEngine([triton.address], 2**18, MESSAGE_BYTES)
+    with pytest.raises(ModelNotFound, match="there is no model"):
+        await Router(engine).find(model)
+    await engine.close()
+
+
+async def test_nothing_is_known_before_a_triton_answers() -> None:
+    engine = TritonEngine(["127.0.0.1:1"], 2**18, MESSAGE_BYTES)
+    with pytest.raises(EngineUnavailable):
+        await Router(engine).find("unet")
+    await engine.close()
+
+
+async def test_a_version_is_used_once_every_triton_has_it(
+    own_triton: TritonServer, triton: TritonServer, own_repository: Path, shipped_artifacts: Path
+) -> None:
+    engine = TritonEngine([own_triton.address, triton.address], 2**18, MESSAGE_BYTES)
+    router = Router(engine)
+    assert (await router.find("unet")).version == "3"
+    export_version(shipped_artifacts, own_repository, 4)
+    with InferenceServerClient(own_triton.address) as control:
+        for graph in ("unet.4", "unet.4_tta", *set_routing(own_repository, "unet", Routing(4))):
+            control.load_model(graph)
+    await router.refresh()
+    assert (await router.find("unet")).version == "3"
+    with pytest.raises(ModelNotFound):
+        await router.find("unet", 4)
+    await engine.close()
