@@ -1,7 +1,7 @@
 """The registry of model versions: MLflow's, read and written here alone."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.entities.model_registry import RegisteredModel as MlflowModel
 
+MAX_MODELS = 1000
 NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -50,12 +51,16 @@ class RegisteredModel:
         aliases: versions by the names that point at them; a version may have been deleted.
         tags: of the model as a whole.
         versions: newest first.
+        created: when it was registered, by the registry's clock.
+        description: free text.
     """
 
     name: str
     aliases: dict[str, int]
     tags: dict[str, str]
     versions: tuple[RegisteredVersion, ...]
+    created: datetime
+    description: str
 
 
 class Registry:
@@ -156,6 +161,44 @@ class Registry:
                 f"{source} ({_first_line(error)}); register the model again"
             ) from error
 
+    def names(self, prefix: str) -> list[str]:
+        """The registered models whose names begin so; raises RegistryUnavailable."""
+        if self._is_missing_database():
+            return []
+        with self._translated(prefix):
+            found = self._connected().search_registered_models(
+                f"name LIKE '{prefix}%'", max_results=MAX_MODELS
+            )
+            return [entry.name for entry in found if entry.name.startswith(prefix)]
+
+    def create_model(self, name: str, description: str = "") -> datetime | None:
+        """Register a model without versions; of two who register a name, one succeeds.
+
+        Returns:
+            When, by the registry's clock; None when there is a model of this name.
+
+        Raises:
+            RegistryUnavailable: the registry does not answer.
+        """
+        with self._translated(name):
+            created = self._unless_taken(
+                lambda: self._connected().create_registered_model(name, description=description)
+            )
+            return None if created is None else _time(created.creation_timestamp)
+
+    def rename_model(self, name: str, new_name: str) -> bool:
+        """Rename a model; False when there is one of the new name. Raises as `model`."""
+        with self._translated(name):
+            renamed = self._unless_taken(
+                lambda: self._connected().rename_registered_model(name, new_name)
+            )
+            return renamed is not None
+
+    def delete_model(self, name: str) -> None:
+        """Delete a model and its versions; raises as `model`."""
+        with self._translated(name):
+            self._connected().delete_registered_model(name)
+
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """Let an alias point at a version, wherever it pointed before; raises as `model`."""
         with self._translated(model):
@@ -182,6 +225,17 @@ class Registry:
                 self._connected().delete_registered_model_tag(model, key)
             else:
                 self._connected().delete_model_version_tag(model, str(version), key)
+
+    @staticmethod
+    def _unless_taken(change: "Callable[[], MlflowModel]") -> "MlflowModel | None":
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return change()
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_ALREADY_EXISTS":
+                return None
+            raise
 
     def _models(self, name: str) -> list[RegisteredModel]:
         """The model of this name, or none."""
@@ -229,7 +283,14 @@ def _model(entry: "MlflowModel", versions: "Sequence[ModelVersion]") -> Register
     aliases = {name: int(version) for name, version in entry.aliases.items()}
     found = (_version(version, aliases) for version in versions)
     newest_first = sorted(found, key=lambda version: version.version, reverse=True)
-    return RegisteredModel(entry.name, aliases, dict(entry.tags), tuple(newest_first))
+    return RegisteredModel(
+        entry.name,
+        aliases,
+        dict(entry.tags),
+        tuple(newest_first),
+        _time(entry.creation_timestamp),
+        entry.description or "",
+    )
 
 
 def _version(entry: "ModelVersion", aliases: dict[str, int]) -> RegisteredVersion:
@@ -238,10 +299,14 @@ def _version(entry: "ModelVersion", aliases: dict[str, int]) -> RegisteredVersio
         model=entry.name,
         version=number,
         aliases=tuple(sorted(name for name, target in aliases.items() if target == number)),
-        created=datetime.fromtimestamp(entry.creation_timestamp / 1000, UTC),
+        created=_time(entry.creation_timestamp),
         tags=dict(entry.tags),
         run_id=entry.run_id,
     )
+
+
+def _time(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
 def _first_line(error: Exception) -> str:

@@ -3,5 +3,7 @@
 The MLflow registry is the one truth: aliases `champion` and `challenger`, and tags.
 
 state               what the registry says about a model: versions, gates, rollout, who serves it
+lock                one change of a model at a time, whoever makes it
+changes             promote, roll back, roll out, advance, abort, adopt
 artifacts           the files of a version and their digest
 """

@@ -237,19 +237,28 @@ class ModelState:
         """The processes that spoke recently, by instance."""
         return {name: status for name, status in self.syncs.items() if status.is_live(now)}
 
+    @property
+    def recorded_champion(self) -> int | None:
+        """The champion by the audit trail; another one when the alias was moved without us."""
+        return next(reversed(self._recorded()), None)
+
     def former_champions(self) -> list[int]:
         """Champions before the present one, the last first: what rollbacks go back to, in turn.
 
         Promotions push onto a stack and rollbacks pop. An alias that was moved without us pops
         down to its version where that was champion before, and else is pushed.
         """
+        stack = self._recorded()
+        if self.champion is not None:
+            _return_to(stack, self.champion)
+        existing = {entry.version for entry in self.versions}
+        return [version for version in reversed(stack[:-1]) if version in existing]
+
+    def _recorded(self) -> list[int]:
         stack: list[int] = []
         for entry in self.changes:
             _replay(stack, entry.change)
-        if self.champion is not None:
-            _adopt(stack, self.champion)
-        existing = {entry.version for entry in self.versions}
-        return [version for version in reversed(stack[:-1]) if version in existing]
+        return stack
 
 
 def read_state(registry: Registry, model: str) -> ModelState:
@@ -295,16 +304,14 @@ def model_state(model: RegisteredModel) -> ModelState:
     )
 
 
-def audit_key(now: datetime, last: datetime | None) -> str:
-    """Key of the next entry of the audit trail; it sorts behind the last whatever the clock says.
+def next_time(now: datetime, last: datetime | None) -> datetime:
+    """When the next change is: behind the last one, whatever the clock of this machine says."""
+    return now if last is None else max(now, last + timedelta(milliseconds=1))
 
-    Args:
-        now: in any time zone.
-        last: time of the newest entry, or None.
-    """
-    if last is not None:
-        now = max(now, last + timedelta(milliseconds=1))
-    return f"{AUDIT_PREFIX}{now.astimezone(UTC).strftime(_TIME)[:-3]}Z"
+
+def audit_key(at: datetime) -> str:
+    """Key of an entry of the audit trail; keys sort in the order of time."""
+    return f"{AUDIT_PREFIX}{at.astimezone(UTC).strftime(_TIME)[:-3]}Z"
 
 
 def _replay(stack: list[int], change: Change) -> None:
@@ -314,10 +321,10 @@ def _replay(stack: list[int], change: Change) -> None:
     if change.action == "promote" and stack[-1:] != [version]:
         stack.append(version)
     else:
-        _adopt(stack, version)
+        _return_to(stack, version)
 
 
-def _adopt(stack: list[int], version: int) -> None:
+def _return_to(stack: list[int], version: int) -> None:
     if version in stack:
         while stack[-1] != version:
             stack.pop()
