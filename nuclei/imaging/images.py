@@ -129,8 +129,8 @@ def frame_from_array(
         limits: the largest frame that is accepted.
 
     Raises:
-        InvalidImage: wrong shape, not numbers; several planes or channels of which the options
-            choose none.
+        InvalidImage: wrong shape, not numbers that float32 holds; several planes or channels of
+            which the options choose none.
         FrameTooLarge: over a limit.
         InvalidOption: there is no plane or channel such as the options choose.
     """
@@ -141,15 +141,28 @@ def frame_from_array(
 
 
 def frame_from_plane(
-    pixels: NDArray[Any], options: FrameOptions = AS_IT_IS, limits: FrameLimits = FrameLimits()
+    pixels: NDArray[Any],
+    options: FrameOptions = AS_IT_IS,
+    limits: FrameLimits = FrameLimits(),
+    scale: Scale = AS_STORED,
 ) -> Frame:
-    """Make a frame from one plane, [H, W, C]; else as `frame_from_array`."""
+    """Make a frame from one plane, [H, W, C]; else as `frame_from_array`.
+
+    Args:
+        pixels: its values, or what stands for them.
+        options: how it is to be read.
+        limits: the largest frame that is accepted.
+        scale: from `pixels` to the values.
+
+    Raises:
+        InvalidImage, FrameTooLarge, InvalidOption: as `frame_from_array`.
+    """
     options.selection.check_single_plane()
     if pixels.shape[2] > MAX_CHANNELS:
         raise InvalidImage(
             f"the image has {pixels.shape[2]} channels; expected at most {MAX_CHANNELS}: pick one"
         )
-    return _frame_of(pixels, options, limits, channel_names(pixels.shape[2]))
+    return _frame_of(pixels, options, limits, channel_names(pixels.shape[2]), scale)
 
 
 def read_labels(source: Path | File, limits: FrameLimits = FrameLimits()) -> NDArray[np.uint32]:
@@ -196,7 +209,11 @@ def _coloured(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.u
 
 
 def _frame_of(
-    pixels: NDArray[Any], options: FrameOptions, limits: FrameLimits, names: Sequence[str]
+    pixels: NDArray[Any],
+    options: FrameOptions,
+    limits: FrameLimits,
+    names: Sequence[str],
+    scale: Scale,
 ) -> Frame:
     """A frame of one plane [H, W, C]; `names` are those of its channels."""
     height, width, count = pixels.shape
@@ -214,12 +231,12 @@ def _frame_of(
         warnings.append(
             "the fourth channel was taken for alpha and left out: choose with `channel`"
         )
-    stored, scale, doubts = scaled(pixels[:, :, :3])
+    stored, own, doubts = scaled(pixels[:, :, :3])
     warnings.extend(doubts)
     if stored.shape[2] == 3:
         stored, said_of_colours = one_image(stored)
         warnings.extend(said_of_colours)
-    frame = Frame(stored, options.pixel_size_um, tuple(warnings), scale)
+    frame = Frame(stored, options.pixel_size_um, tuple(warnings), scale.after(own))
     return replace(frame, intensity_range=_asked_range(frame, options))
 
 
