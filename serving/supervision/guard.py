@@ -9,7 +9,7 @@ from types import FrameType
 
 from serving.logs import Event
 from serving.process.backoff import Backoff
-from serving.process.child import KILL_WAIT_S, Child
+from serving.process.child import Child
 from serving.process.heartbeat import Heartbeat
 
 logger = logging.getLogger(__name__)
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.1
 # What the supervisor needs to stop besides the time that it gives the gateway.
 _SUPERVISOR_STOP_S = 30.0
-# The supervisor gives a sign several times a second, but none while it ends a part.
-_SILENT_S = 2 * KILL_WAIT_S
+# The supervisor gives a sign several times a second.
+_SILENT_S = 5.0
 
 
 def guard_supervisor(environment: Mapping[str, str], gateway_stop_s: float) -> int:
@@ -50,7 +50,7 @@ class Guard:
 
         Args:
             child: what to run.
-            heartbeat: of the child; one that never gives a sign is not expected to.
+            heartbeat: of the child.
             stop_s: seconds that it has to end after SIGTERM.
         """
         self._child = child

@@ -4,10 +4,12 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from nuclei.errors import NucleiError
 from serving.logs import Event
+from serving.process.background import in_background
 from serving.process.backoff import Backoff
 from serving.supervision.probe import Fault
 
@@ -44,7 +46,11 @@ class Part:
 
 
 class Supervisor:
-    """Starts parts side by side and watches them; one thread a part waits for its answers."""
+    """Starts parts side by side and watches them.
+
+    The thread that calls it waits for none of them: what may take long, their answers and their
+    ends, others wait for.
+    """
 
     def __init__(self, parts: list[Part], beat: Callable[[], None]) -> None:
         """Describe the supervisor.
@@ -86,7 +92,7 @@ class Supervisor:
 
 
 class _Watch:
-    """The watch over one part: it starts or runs and is checked, or waits for its next start."""
+    """The watch over one part: it starts or runs and is checked, or ends until its next start."""
 
     def __init__(self, part: Part) -> None:
         self.name = part.name
@@ -94,6 +100,7 @@ class _Watch:
         self._backoff = Backoff()
         self._next_try = 0.0
         self._checks: _Checks | None = None
+        self._ending: Future[None] | None = None
         self._announced = False
         self._since = self._tidied = 0.0
 
@@ -118,6 +125,8 @@ class _Watch:
 
     def step(self) -> None:
         """Kill the part if it has ended or does not work; start it again once it is time."""
+        if self._ending is not None and not self._has_ended(self._ending):
+            return
         if self._checks is None:
             if time.monotonic() >= self._next_try:
                 self._restart()
@@ -140,10 +149,16 @@ class _Watch:
         wait_s = self._backoff.failed(self.healthy_s)
         self._next_try = time.monotonic() + wait_s
         self._log(logging.WARNING, event, why=why, next_try_s=wait_s)
-        try:
-            self._part.kill()
-        except OSError as error:
+        self._ending = in_background(self._part.kill, self.name)
+
+    def _has_ended(self, ending: "Future[None]") -> bool:
+        """Whether the part has been killed; says what could not be removed."""
+        if not ending.done():
+            return False
+        if (error := ending.exception()) is not None:
             self._log(logging.ERROR, "remains", why=str(error))
+        self._ending = None
+        return True
 
     def _restart(self) -> None:
         try:

@@ -9,7 +9,7 @@ from typing import Any
 
 # Supervises `sleep`, whose first start fails in the way given by the argument.
 SUPERVISOR = """
-import os, sys
+import os, sys, time
 from pathlib import Path
 from nuclei.errors import EngineFailed
 from serving.logs import write_logs
@@ -33,12 +33,20 @@ def check():
     if starts == 1 and sys.argv[1] == "hangs":
         raise Fault("it is silent")
 ended = lambda: None if child.running else child.ending
+beats = 0
+def beat():
+    global beats
+    beats += 1
 def kill():
+    if sys.argv[1] == "ends slowly":
+        before = beats
+        time.sleep(2)
+        print('{"message": "beats", "why": %d}' % (beats - before), file=sys.stderr, flush=True)
     child.stop(0)
     if sys.argv[1] == "leaves something":
         raise PermissionError("a file of another user")
 part = Part("sleep", launch, wait_ready, kill, ended, check, 0.1, lambda: None)
-supervisor = Supervisor([part], beat=lambda: None)
+supervisor = Supervisor([part], beat)
 supervisor.start(report=lambda name, seconds: None)
 if sys.argv[1] != "hangs":
     os.kill(child.pid, 9)
@@ -83,6 +91,12 @@ def test_a_part_that_does_not_work_is_started_again(tmp_path: Path) -> None:
         failed("broken", 1, "it is silent", 0.0),
         {**RESTARTED, "attempt": 1},
     ]
+
+
+def test_it_gives_signs_of_life_while_a_part_takes_long_to_end(tmp_path: Path) -> None:
+    ended, beats, restarted = events("ends slowly", 3, tmp_path)
+    assert (ended["message"], restarted["message"]) == ("ended", "restarted")
+    assert beats["why"] > 10
 
 
 def test_what_cannot_be_removed_does_not_end_the_supervisor(tmp_path: Path) -> None:
