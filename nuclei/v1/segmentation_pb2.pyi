@@ -353,7 +353,7 @@ Global___StagePosition: _TypeAlias = StagePosition  # noqa: Y015
 
 @_typing.final
 class PixelSize(_message.Message):
-    """The size of one pixel, micrometres; both are required and positive."""
+    """The size of one pixel, micrometres; both are required, 0.0001 to 10000."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
