@@ -10,7 +10,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.errors import InvalidImage
+from nuclei.errors import ChoiceRequired
 from nuclei.imaging.selection import COLOURS, described_channels
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
@@ -50,7 +50,7 @@ def one_image(pixels: Pixels) -> tuple[Pixels, tuple[str, ...]]:
         [H, W, 3] where colours are data (or there are none), else grey, [H, W, 1]; C-contiguous.
 
     Raises:
-        InvalidImage: several channels of fluorescence, of which the caller has to choose one.
+        ChoiceRequired: several channels of fluorescence, of which the caller has to choose one.
     """
     seen = _grid(pixels)
     brightness = seen.max(axis=1)
@@ -76,10 +76,10 @@ def one_image(pixels: Pixels) -> tuple[Pixels, tuple[str, ...]]:
         return cast(Pixels, grey), (_tinted(channel, other),)
     if bright or other < _SPECKS:
         return pixels, ()
-    raise InvalidImage(
+    raise ChoiceRequired(
         f"the image has {described_channels(COLOURS)}, and its colours on a dark background look "
-        "like several channels of fluorescence; expected one: choose that of the nuclei with "
-        "`channel`, for example `channel` 'blue'"
+        "like several channels of fluorescence",
+        "choose that of the nuclei with `channel`, for example `channel` 'blue'",
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.errors import FrameTooLarge, InvalidData, InvalidImage, InvalidOption
+from nuclei.errors import ChoiceRequired, FrameTooLarge, InvalidData, InvalidImage, InvalidOption
 from nuclei.imaging.arrays import COLOUR_CHANNELS, channel_names, one_channel, one_plane
 from nuclei.imaging.colour import one_image
 from nuclei.imaging.decoding import Decoded, File, Header, decode, probe
@@ -106,8 +106,9 @@ def read_frame(
     The pixel size is taken from the metadata where the options give none (docs/formats.md).
 
     Raises:
-        InvalidImage: unreadable, not an image, truncated, zero-size, not numbers; several planes or
-            channels (also as the colours of fluorescence) of which the options choose none.
+        InvalidImage: unreadable, not an image, truncated, zero-size, not numbers.
+        ChoiceRequired: several planes or channels (also as the colours of fluorescence) of which
+            the options choose none.
         FrameTooLarge: over a limit; found in the header, before anything is decompressed.
         InvalidOption: there is no plane or channel such as the options choose.
     """
@@ -129,8 +130,8 @@ def frame_from_array(
         limits: the largest frame that is accepted.
 
     Raises:
-        InvalidImage: wrong shape, not numbers that float32 holds; several planes or channels of
-            which the options choose none.
+        InvalidImage: wrong shape, not numbers that float32 holds.
+        ChoiceRequired: several planes or channels of which the options choose none.
         FrameTooLarge: over a limit.
         InvalidOption: there is no plane or channel such as the options choose.
     """
@@ -155,7 +156,7 @@ def frame_from_plane(
         scale: from `pixels` to the values.
 
     Raises:
-        InvalidImage, FrameTooLarge, InvalidOption: as `frame_from_array`.
+        InvalidImage, FrameTooLarge, ChoiceRequired, InvalidOption: as `frame_from_array`.
     """
     options.selection.check_single_plane()
     if pixels.shape[2] > MAX_CHANNELS:
@@ -223,9 +224,9 @@ def _frame_of(
         pixels, said = one_channel(pixels, options.selection, names)
         warnings.append(said)
     elif count not in (1, 3, 4):
-        raise InvalidImage(
-            f"the image has {described_channels(names)}; expected 1, 3 (RGB) or 4 (RGBA): choose "
-            "one with `channel`"
+        raise ChoiceRequired(
+            f"the image has {described_channels(names)}; expected 1, 3 (RGB) or 4 (RGBA)",
+            "choose one with `channel`",
         )
     elif count == COLOUR_CHANNELS and pixels[:, :, 3].min() != pixels[:, :, 3].max():
         warnings.append(

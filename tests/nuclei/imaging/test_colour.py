@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nuclei.errors import InvalidImage
+from nuclei.errors import ChoiceRequired
 from nuclei.imaging.colour import one_image
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import frame_from_array, read_frame
@@ -79,7 +79,7 @@ def composite(channels: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("channels", [2, 3])
 def test_of_several_channels_of_fluorescence_one_must_be_chosen(channels: int) -> None:
     pixels = composite(channels)
-    with pytest.raises(InvalidImage, match=r"several channels.*`channel`"):
+    with pytest.raises(ChoiceRequired, match=r"several channels.*`channel`"):
         frame_from_array(pixels)
     for channel in ("blue", 2):
         frame = frame_from_array(pixels, FrameOptions(Selection(channel)))
@@ -114,5 +114,5 @@ def test_colours_without_a_majority_are_several_channels() -> None:
     pixels = np.zeros((30, 40, 3), np.uint8)
     for channel in range(3):
         pixels[10 * channel : 10 * channel + 3, :, channel] = 200
-    with pytest.raises(InvalidImage, match="several channels"):
+    with pytest.raises(ChoiceRequired, match="several channels"):
         one_image(pixels)
