@@ -178,11 +178,8 @@ class Admission:
         lacking = self._streams.lacking(caller, 1, "streams")
         if lacking:
             raise self._refusal(protocol, lacking)
-        self._streams.add(caller, 1)
-        try:
+        with self._streams.one(caller):
             yield
-        finally:
-            self._streams.add(caller, -1)
 
     @property
     def idle(self) -> bool:
@@ -281,6 +278,15 @@ class Account:
             self.held[name] += amount
             if not self.held[name]:
                 del self.held[name]
+
+    @contextmanager
+    def one(self, caller: str) -> Iterator[None]:
+        """Hold one while inside."""
+        self.add(caller, 1)
+        try:
+            yield
+        finally:
+            self.add(caller, -1)
 
     def lacking(self, caller: str, amount: int, name: str, has: int = 0) -> str:
         """Why a caller cannot have this amount instead of what it `has`: `name`, or its share."""
