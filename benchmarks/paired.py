@@ -10,16 +10,17 @@ both of a turn alike.
 import argparse
 import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from scipy.stats import bootstrap
 from served import EXAMPLE, example_pixels
 
 from nuclei.client import Client
+from nuclei.evaluation.statistics import statistic_interval
 
 Call = Callable[[Client], object]
 # Before the first turn that counts.
@@ -54,10 +55,8 @@ def turns(call: Call, clients: tuple[Client, Client], count: int) -> NDArray[np.
     return spent[WARM_UP:]
 
 
-def interval(ratios: NDArray[np.float64]) -> tuple[float, float]:
-    """95 % interval of their median."""
-    found = bootstrap((ratios,), np.median, n_resamples=2000, method="percentile", random_state=0)
-    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+def median_of(ratios: NDArray[np.float64], chosen: NDArray[np.intp]) -> float:
+    return float(np.median(ratios[chosen]))
 
 
 def main() -> None:
@@ -74,7 +73,7 @@ def main() -> None:
             count = max(2, arguments.turns // (10 if str(LARGE_PX) in name else 1))
             spent = turns(call, (first, second), count)
             ratios = spent[:, 1] / spent[:, 0]
-            low, high = interval(ratios)
+            low, high = statistic_interval(count, partial(median_of, ratios))
             medians = (f"{median:.1f}" for median in np.median(spent, axis=0))
             table.add_row(
                 name, str(count), *medians, f"{np.median(ratios):.3f}", f"{low:.3f} to {high:.3f}"
