@@ -60,23 +60,22 @@ class Guard:
         self._backoff = Backoff()
 
     def run(self) -> int:
-        """Run the child; returns its exit code once it ends by itself, 0 when it was stopped."""
+        """Run the child; returns its exit code once it ends by itself, 0 when it was stopped.
+
+        Raises:
+            OSError: its first start is impossible.
+        """
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, self._stop)
         restarted = False
         while True:
             started = time.monotonic()
-            self._heartbeat.begin()
-            self._child.start()
-            silent = False
-            while self._child.running and not self._stopping and not silent:
-                time.sleep(_POLL_S)
-                silent = self._heartbeat.silent_s() > _SILENT_S
-            code, ending = self._child.exit_code, self._child.ending
-            if silent:
-                ending = f"no sign of life in {_SILENT_S:.0f} s"
-            # Whatever it started ends with it.
-            self._child.stop(0 if silent else self._stop_s)
+            try:
+                code, ending = self._run_once()
+            except OSError as error:  # no memory or no process is free, for instance
+                if not restarted:
+                    raise
+                code, ending = None, f"cannot be started: {error}"
             if self._stopping:
                 return 0
             if code is not None and code >= 0 and not restarted:
@@ -93,6 +92,21 @@ class Guard:
                 )
             )
             self._wait(wait_s)
+
+    def _run_once(self) -> tuple[int | None, str]:
+        """Run the child until it ends, is silent or is to stop; its exit code, and how it ended."""
+        self._heartbeat.begin()
+        self._child.start()
+        silent = False
+        while self._child.running and not self._stopping and not silent:
+            time.sleep(_POLL_S)
+            silent = self._heartbeat.silent_s() > _SILENT_S
+        code, ending = self._child.exit_code, self._child.ending
+        if silent:
+            ending = f"no sign of life in {_SILENT_S:.0f} s"
+        # Whatever it started ends with it.
+        self._child.stop(0 if silent else self._stop_s)
+        return code, ending
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -71,6 +72,21 @@ def test_a_child_that_is_killed_is_started_again_and_the_log_says_so() -> None:
         guard.send_signal(signal.SIGTERM)
         assert guard.wait(10) == 0
         assert not again.is_running()
+
+
+def test_a_restart_that_is_impossible_is_tried_again(tmp_path: Path) -> None:
+    program = tmp_path / "sleep"
+    shutil.copy("/bin/sleep", program)
+    with guarding(str(program), "60", NUCLEI_LOG_FORMAT="json") as guard:
+        child = child_of(guard)
+        program.rename(tmp_path / "moved")
+        child.kill()
+        assert guard.stderr is not None
+        events = [json.loads(guard.stderr.readline()) for _ in range(2)]
+        assert events[0]["why"] == "killed by SIGKILL"
+        assert "cannot be started" in events[1]["why"]
+        (tmp_path / "moved").rename(program)
+        assert child_of(guard, not_pid=child.pid).is_running()
 
 
 ALIVE = "while true; do printf . >&FD; sleep 0.1; done"
