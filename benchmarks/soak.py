@@ -205,8 +205,8 @@ async def _show(seconds: float) -> None:
 
 
 def table(samples: list[dict[str, float]]) -> Table:
-    """Each figure at the start (after a minute), at the end, and its growth in an hour."""
-    warm = [row for row in samples if row["minutes"] * 60 >= WARM_UP_S]
+    """Each figure at the start (after the first minute), at the end, and its growth in an hour."""
+    warm = [row for row in samples if row["minutes"] * 60 >= WARM_UP_S] or samples
     minutes = np.array([row["minutes"] for row in warm])
     shown = Table("", "first tenth", "last tenth", "growth per hour")
     tenth = max(1, len(warm) // 10)
