@@ -114,19 +114,25 @@ class Network:
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set without the images that the shipped model was trained on."""
+    """A data set.
+
+    Attributes:
+        samples: the images that the shipped model was not trained on.
+        stained: of all images, those of histology.
+    """
 
     name: str
     samples: list[Sample]
+    stained: list[Sample]
 
     @classmethod
     def of(cls, path: Path, held_out: frozenset[str]) -> "DataSet":
         samples = read_dataset(path)
-        return cls(path.stem, [one for one in samples if one.id in held_out] or samples)
-
-    @property
-    def stained(self) -> list[Sample]:
-        return [sample for sample in self.samples if sample.modality == "histology"]
+        return cls(
+            path.stem,
+            [one for one in samples if one.id in held_out] or samples,
+            [one for one in samples if one.modality == "histology"],
+        )
 
     @property
     def to_spoil(self) -> list[Grey]:

@@ -30,7 +30,8 @@ _WORTH_SAYING = 0.005
 _TINT, _TINT_ON_BRIGHT = 0.8, 0.3
 # Light passes through where a quarter of the pixels at most is darker than the first of these
 # shares of the brightest; or a tenth darker than the second, and the brightest are pale. All of
-# 433 images of stained tissue (BBBC038, TNBC, NuInsSeg, DeepLIIF) are told to be stained.
+# 433 images of stained tissue (BBBC038, TNBC, NuInsSeg, DeepLIIF) keep their colours, as
+# benchmarks/intensity.py counts.
 _BRIGHT_QUARTER, _BRIGHT_TENTH, _PALE = 0.45, 0.2, 0.33
 # Lookup tables of 8 bit have no more colours, and each has a brightness of its own.
 _LOOKUP_COLOURS, _LOOKUP_DISTINCT = 256, 0.9
