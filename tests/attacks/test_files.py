@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -146,4 +146,28 @@ async def test_a_picture_that_takes_too_much_is_refused_before_the_work(
         assert answer.status_code == 413
         assert answer.json()["title"] == "FrameTooLarge"
         assert (await http.post("/v1/segment?format=overlay.png", content=SMALL)).is_success
+        assert reserved_bytes() == 0
+
+
+async def test_others_are_served_while_callers_leave_in_the_middle_of_their_files(
+    listen: Listen, triton: TritonServer
+) -> None:
+    slow = png_rgba16(4000)
+
+    async def leave_again_and_again(url: str) -> None:
+        neighbour = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+        while True:
+            async with httpx.AsyncClient(base_url=url, transport=neighbour) as http:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.3):
+                        await post(http, slow)
+
+    async with attacked(listen, triton) as http:
+        assert await post(http, SMALL) == ""
+        async with AsyncExitStack() as stack:
+            for _ in range(8):
+                await stack.enter_async_context(_running(leave_again_and_again(str(http.base_url))))
+            await asyncio.sleep(1)
+            assert [await post(http, SMALL) for _ in range(10)] == [""] * 10
+        await until_ready(http)
         assert reserved_bytes() == 0

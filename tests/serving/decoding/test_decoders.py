@@ -147,6 +147,17 @@ async def test_work_ends_with_its_caller() -> None:
         assert len(processes()) == 1
 
 
+async def test_a_decoder_is_replaced_once_another_one_is_there() -> None:
+    async with running() as decoders:
+        async with decoders.decoder() as decoder:
+            await decoder.probe(LARGE, LIMITS)
+        assert not decoder.replaced.done()
+        await asyncio.wait_for(decoder.replaced, 30)
+        async with asyncio.timeout(1), decoders.decoder() as another:
+            assert another.running
+            assert not another.replaced.done()
+
+
 def open_segments() -> int:
     gc.collect()
     count = 0
