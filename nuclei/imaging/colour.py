@@ -35,6 +35,8 @@ _TINT, _TINT_ON_BRIGHT = 0.8, 0.3
 _BRIGHT_QUARTER, _BRIGHT_TENTH, _PALE = 0.45, 0.2, 0.33
 # Lookup tables of 8 bit have no more colours, and each has a brightness of its own.
 _LOOKUP_COLOURS, _LOOKUP_DISTINCT = 256, 0.9
+# Pixels whose colours are counted first.
+_FEW = 2**12
 # So many of them are of another colour than the signal: a scale bar has a few.
 _LOOKUP_OTHER = 0.2
 # Rows whose mean is taken at once.
@@ -65,7 +67,7 @@ def one_image(pixels: Pixels) -> tuple[Pixels, tuple[str, ...]]:
     others = np.count_nonzero(_is_other_colour(seen, top, tint, channel))
     other = float(others) / max(1, int(np.count_nonzero(signal)))
     bright = _is_bright(seen, brightness, top)
-    if not bright and _is_lookup_table(seen, top, tint, channel):
+    if not bright and others and _is_lookup_table(seen, top, tint, channel):
         said = (
             "the colours look like a lookup table applied to one channel: the mean of red, green "
             "and blue was segmented; save the grey values themselves"
@@ -126,6 +128,8 @@ def _is_lookup_table(
 ) -> bool:
     # As one number each: exact for 16 bit.
     numbers = seen.astype(np.float64) @ np.array([1, 2.0**16, 2.0**32])
+    if len(np.unique(numbers[:: len(numbers) // _FEW + 1])) > _LOOKUP_COLOURS:
+        return False  # as nearly always, and without sorting all of them
     colours = seen[np.unique(numbers, return_index=True)[1]]
     distinct = len(np.unique(colours.sum(axis=1)))
     other = np.count_nonzero(_is_other_colour(colours, top, tint, channel))
