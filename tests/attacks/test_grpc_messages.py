@@ -8,6 +8,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import grpc
+import httpx
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -252,4 +253,38 @@ async def test_a_message_without_memory_ends_its_stream_before_all_of_it_has_com
         assert await asyncio.wait_for(stream.code(), 10) in statuses
         assert line.passed < 40 * MIB
         await asyncio.gather(sending, return_exceptions=True)
+        await until(lambda: reserved() == (0, 0))
+
+
+@pytest.mark.parametrize("method", ["Segment", "SegmentStream"])
+async def test_nothing_is_held_of_a_message_whose_caller_leaves(
+    listen: Listen, method: str
+) -> None:
+    options = [("grpc.max_send_message_length", -1)]
+    async with (
+        listen() as ports,
+        SlowLine(ports.grpc, bytes_per_s=20 * MIB) as line,
+        grpc.aio.insecure_channel(line.address, options) as channel,
+    ):
+        start: Any = channel.stream_stream(f"/nuclei.v1.Segmentation/{method}")
+        call = start(iter([bytes(64 * MIB)]))
+        await until(lambda: reserved()[1] > 4 * MIB)
+        call.cancel()
+        await until(lambda: reserved() == (0, 0))
+
+
+async def test_a_frame_that_is_there_holds_as_much_as_it_has(listen: Listen) -> None:
+    async with (
+        slow_engine(listen, max_bytes_in_flight=40 * MIB) as ports,
+        grpc.aio.insecure_channel(ports.grpc_address) as channel,
+        httpx.AsyncClient(base_url=ports.url) as http,
+    ):
+        stub: Any = SegmentationStub(channel)
+        call = stub.Segment(frame(3 * MIB).frame.request)
+        await until(lambda: reserved() == (1, 3 * MIB))
+        post = asyncio.ensure_future(http.post("/v1/segment", content=bytes(2 * MIB)))
+        await until(lambda: reserved() == (2, 5 * MIB))
+        call.cancel()
+        await until(lambda: reserved() == (1, 2 * MIB))
+        post.cancel()
         await until(lambda: reserved() == (0, 0))
