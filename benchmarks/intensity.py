@@ -5,7 +5,7 @@ Prints the DSB score of each data set with plain percentiles and with the range 
 finds in fluorescence frames with hot pixels, debris or a fibre, as shares of what it finds without;
 and the same for frames in pseudo-colours.
 
-    .venv-train/bin/python benchmarks/intensity.py stage1_train.zip coelho2009.zip ...
+    PYTHONPATH=. .venv-train/bin/python benchmarks/intensity.py stage1_train.zip coelho2009.zip ...
 """
 
 import argparse
@@ -35,6 +35,7 @@ from nuclei.imaging.intensity import (
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.pipeline import segment
 from nuclei.results.segmentation import Segmentation
+from tests.nuclei.imaging.tints import TINTS, tinted
 from training.data.dataset import Sample, read_dataset
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
@@ -45,16 +46,6 @@ DEBRIS_SHARE, FIBRE_SHARE = 0.0014, 0.003
 SAME_RANGE = 0.03
 # A spoiled frame may change its range by so much.
 SPOILED_RANGE = 0.3
-TINTS = {
-    "blue": (0, 0, 1),
-    "green": (0, 1, 0),
-    "red": (1, 0, 0),
-    "cyan": (0, 1, 1),
-    "magenta": (1, 0, 1),
-    "yellow": (1, 1, 0),
-    "DAPI blue": (0.2, 0.35, 1),
-    "orange": (1, 0.5, 0),
-}
 Grey = NDArray[np.uint16]
 Item = TypeVar("Item")
 
@@ -223,7 +214,7 @@ def coloured_frames(network: Network, frames: list[Grey]) -> Table:
         kept, found = [], []
         for pixels, grey in zip(track(shown, name), clean, strict=True):
             try:
-                frame = frame_from_array((pixels * np.array(tint)).round().astype(np.uint8))
+                frame = frame_from_array(tinted(pixels, tint))
             except InvalidImage:
                 continue
             kept.append(grey)

@@ -1,5 +1,4 @@
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -11,25 +10,12 @@ from nuclei.imaging.colour import one_image
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import frame_from_array, read_frame
 from nuclei.imaging.selection import Selection
+from tests.nuclei.imaging.tints import TINTS, tinted
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FLUORESCENCE, BRIGHTFIELD = (
     read_frame(EXAMPLES / name).pixels for name in ("fluorescence.png", "brightfield.png")
 )
-TINTS = {
-    "blue": (0, 0, 1),
-    "green": (0, 1, 0),
-    "red": (1, 0, 0),
-    "cyan": (0, 1, 1),
-    "magenta": (1, 0, 1),
-    "yellow": (1, 1, 0),
-    "DAPI": (0.2, 0.35, 1),
-    "orange": (1, 0.5, 0),
-}
-
-
-def tinted(grey: NDArray[Any], tint: tuple[float, ...]) -> NDArray[np.uint8]:
-    return np.asarray((grey * np.array(tint)).round(), np.uint8)
 
 
 def as_jpeg(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
