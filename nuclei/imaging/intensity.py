@@ -33,10 +33,9 @@ _NEVER_HOT_PERCENTILE = 98
 _NOISE_STEP, _CELL_STEP = 7, 2
 # Larger differences count as this: a frame with so much noise has no other range.
 _NOISIEST = 2**13
-# Tried on 16 to 25 frames of each of six sets of fluorescence: a quarter of coelho2009, which has
-# real debris, and 1 of 21 of bbbc050 get another range with these, of the others none. Of frames
-# with added debris 4 to 50 times as bright nine in ten keep their range within 30 %, with a fibre
-# three in four. benchmarks/intensity.py measures what is found then.
+# With these, six of 25 images of coelho2009, which has real debris, get another range, and none of
+# 141 images of five other sets. Of 12 frames with added debris 5 to 50 times as bright all keep
+# their range within 30 %, with a fibre ten or eleven (benchmarks/intensity.py).
 # A cell holds a signal when what is in it differs by more than this multiple of the noise.
 _SIGNAL_NOISE = 30
 # Debris is brighter than so many times the signal, which is that of this quantile of its cells ...
