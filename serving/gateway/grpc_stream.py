@@ -14,7 +14,7 @@ from serving.gateway.admission import Permit
 from serving.gateway.completion import first_completed
 from serving.gateway.data_plane import DataPlane, Options
 from serving.gateway.draining import stream_ended
-from serving.gateway.grpc_call import Call
+from serving.gateway.grpc_call import LAST_S, Call
 from serving.gateway.grpc_messages import FrameRequest, write_error
 from serving.gateway.observation import Observation, Skipped, observed
 from serving.gateway.settings import GatewaySettings
@@ -82,6 +82,8 @@ class StreamCall:
                 answering.result()
             finally:
                 answering.cancel()
+                # No answer may be written any more when the call ends.
+                await asyncio.wait({answering}, timeout=LAST_S)
                 self._permit.release()
 
     async def _answer(self, draining: asyncio.Event) -> None:
