@@ -1,8 +1,6 @@
 """The supervisor's process: starts the service, then watches it until it is stopped."""
 
 import contextlib
-import logging
-import os
 import signal
 import sys
 import time
@@ -25,8 +23,6 @@ from serving.settings import ServeSettings, read_settings
 from serving.supervision.launcher import Service
 from serving.supervision.self_check import SelfCheck
 from serving.supervision.supervisor import Supervisor
-
-logger = logging.getLogger(__name__)
 
 _POLL_S = 0.1
 
@@ -60,7 +56,7 @@ def _supervise(give_sign: Callable[[], None]) -> None:
         # A closed terminal or a full disk does not keep the service from running.
         with contextlib.suppress(OSError):
             _print_ready(output(), service, checks, time.monotonic() - started)
-        _run(supervisor)
+        supervisor.run_for_ever()
     except KeyboardInterrupt:
         _say("Stopping")
     except OSError as error:
@@ -75,15 +71,6 @@ def _supervise(give_sign: Callable[[], None]) -> None:
             give_sign()
             time.sleep(_POLL_S)
         stopping.result()
-
-
-def _run(supervisor: Supervisor) -> None:
-    """Watch the service for ever: what nobody foresaw ends this process so that the guard acts."""
-    try:
-        supervisor.run()
-    except Exception:
-        logger.exception("the supervisor cannot go on")
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _say(sentence: str) -> None:

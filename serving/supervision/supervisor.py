@@ -1,6 +1,8 @@
 """Keeps the parts of the service running: notices what ended or hangs, and starts it again."""
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -82,8 +84,19 @@ class Supervisor:
                     report(watch.name, watch.healthy_s)
             time.sleep(_POLL_S)
 
-    def run(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Watch what was started until a condition holds, by default for ever."""
+    def run_for_ever(self) -> None:
+        """Watch what was started; an error that nobody foresaw kills this process.
+
+        Its end by a signal lets the guard start another, which an exit code would not.
+        """
+        try:
+            self.run(until=lambda: False)
+        except Exception:
+            logger.exception("the supervisor cannot go on")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Watch what was started until a condition holds."""
         while not until():
             self._beat()
             for watch in self._watches:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,7 +33,10 @@ def wait_ready():
 def check():
     if starts == 1 and sys.argv[1] == "hangs":
         raise Fault("it is silent")
-ended = lambda: None if child.running else child.ending
+def ended():
+    if sys.argv[1] == "has a bug itself":
+        raise ValueError("nobody foresaw it")
+    return None if child.running else child.ending
 beats = 0
 def beat():
     global beats
@@ -50,7 +54,7 @@ supervisor = Supervisor([part], beat)
 supervisor.start(report=lambda name, seconds: None)
 if sys.argv[1] != "hangs":
     os.kill(child.pid, 9)
-supervisor.run()
+supervisor.run_for_ever()
 """
 
 
@@ -64,6 +68,8 @@ def events(how: str, count: int, folder: Path) -> list[dict[str, Any]]:
     ) as supervisor:
         assert supervisor.stderr is not None
         lines = [json.loads(supervisor.stderr.readline()) for _ in range(count)]
+        if how == "has a bug itself":
+            assert supervisor.wait(10) == -signal.SIGKILL
         supervisor.kill()
     kept = ("level", "message", "part", "attempt", "why", "next_try_s")
     return [{key: line[key] for key in kept if key in line} for line in lines]
@@ -124,4 +130,12 @@ def test_a_part_that_cannot_be_watched_is_started_again(tmp_path: Path) -> None:
         {"level": "ERROR", "message": "a part cannot be watched"},
         failed("start_failed", 2, "nobody foresaw it", 0.5),
         {**RESTARTED, "attempt": 2},
+    ]
+
+
+def test_an_error_that_nobody_foresaw_kills_it_so_that_the_guard_starts_another(
+    tmp_path: Path,
+) -> None:
+    assert events("has a bug itself", 1, tmp_path) == [
+        {"level": "ERROR", "message": "the supervisor cannot go on"}
     ]
