@@ -1,18 +1,20 @@
 """What the intensity range and the rule for colours do to scores and to spoiled frames.
 
-Prints the DSB score of the held-out images with plain percentiles and with the range of
-`nuclei.imaging.intensity`; what the network finds in fluorescence frames with hot pixels, debris or
-a fibre, as shares of what it finds without; and the same for frames in pseudo-colours.
+Prints the DSB score of each data set with plain percentiles and with the range of
+`nuclei.imaging.intensity`, and how many of its stained images keep their colours; what the network
+finds in fluorescence frames with hot pixels, debris or a fibre, as shares of what it finds without;
+and the same for frames in pseudo-colours.
 
-    .venv-train/bin/python benchmarks/intensity.py stage1_train.zip
+    PYTHONPATH=. .venv-train/bin/python benchmarks/intensity.py stage1_train.zip coelho2009.zip ...
 """
 
 import argparse
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -24,27 +26,28 @@ from rich.table import Table
 from nuclei.errors import InvalidImage
 from nuclei.evaluation.scores import Evaluation
 from nuclei.imaging.images import Frame, frame_from_array
-from nuclei.imaging.intensity import HIGH_PERCENTILE, LOW_PERCENTILE, intensity_range
+from nuclei.imaging.intensity import (
+    HIGH_PERCENTILE,
+    LOW_PERCENTILE,
+    intensity_of,
+    intensity_range,
+)
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.pipeline import segment
 from nuclei.results.segmentation import Segmentation
+from tests.nuclei.imaging.tints import TINTS, tinted
 from training.data.dataset import Sample, read_dataset
 
 REPOSITORY = Path(__file__).parents[1] / "model_repository"
 # Fewer nuclei say nothing about 5 %.
 MIN_NUCLEI = 20
 DEBRIS_SHARE, FIBRE_SHARE = 0.0014, 0.003
-TINTS = {
-    "blue": (0, 0, 1),
-    "green": (0, 1, 0),
-    "red": (1, 0, 0),
-    "cyan": (0, 1, 1),
-    "magenta": (1, 0, 1),
-    "yellow": (1, 1, 0),
-    "DAPI blue": (0.2, 0.35, 1),
-    "orange": (1, 0.5, 0),
-}
+# Widths that differ by more are of another range.
+SAME_RANGE = 0.03
+# A spoiled frame may change its range by so much.
+SPOILED_RANGE = 0.3
 Grey = NDArray[np.uint16]
+Item = TypeVar("Item")
 
 
 def plain(frame: Frame) -> Frame:
@@ -100,15 +103,73 @@ class Network:
         return asyncio.run(segment(frame, self._engine, self._engine.find("unet")))
 
 
-def scores(network: Network, samples: list[Sample]) -> Table:
-    table = Table("intensity range", "DSB score", title=f"{len(samples)} held-out images")
-    for name, change in (("plain percentiles", plain), ("as served", lambda frame: frame)):
-        found = [
-            network.find(change(frame_from_array(sample.pixels))).labels
-            for sample in track(samples, name)
+@dataclass(frozen=True)
+class DataSet:
+    """A data set.
+
+    Attributes:
+        samples: the images that the shipped model was not trained on.
+        stained: of all images, those of histology.
+    """
+
+    name: str
+    samples: list[Sample]
+    stained: list[Sample]
+
+    @classmethod
+    def of(cls, path: Path, held_out: frozenset[str]) -> "DataSet":
+        samples = read_dataset(path)
+        return cls(
+            path.stem,
+            [one for one in samples if one.id in held_out] or samples,
+            [one for one in samples if one.modality == "histology"],
+        )
+
+    @property
+    def to_spoil(self) -> list[Grey]:
+        """Grey frames of fluorescence, of 16 bit."""
+        return [
+            sample.pixels.astype(np.uint16) * (16 if sample.pixels.dtype == np.uint8 else 1)
+            for sample in self.samples
+            if sample.modality == "fluorescence"
+            and sample.pixels.shape[2] == 1
+            and sample.labels.max() >= MIN_NUCLEI
         ]
-        table.add_row(name, f"{Evaluation.of(samples, found).overall()['dsb_score']:.4f}")
+
+
+def scores(network: Network, sets: list[DataSet], images: int | None) -> Table:
+    table = Table(
+        "data set", "images", "plain percentiles", "as served", "another range", "stained"
+    )
+    for one in sets:
+        samples = spread(one.samples, images)
+        before, served, others = [], [], 0
+        for sample in track(samples, one.name):
+            frame = frame_from_array(sample.pixels)
+            other = abs(width(frame) / width(plain(frame)) - 1)
+            served.append(network.find(frame).labels)
+            before.append(network.find(plain(frame)).labels if other else served[-1])
+            others += other > SAME_RANGE
+        shown = [
+            f"{Evaluation.of(samples, found).overall()['dsb_score']:.4f}"
+            for found in (before, served)
+        ]
+        in_colour = sum(sample.pixels.shape[2] == 3 for sample in one.stained)
+        stained = f"{in_colour} of {len(one.stained)} in colour" if one.stained else ""
+        table.add_row(one.name, str(len(samples)), *shown, str(others), stained)
     return table
+
+
+def width(frame: Frame) -> float:
+    lo, hi = intensity_of(frame).range.astype(float)
+    return float(hi - lo)
+
+
+def spread(items: list[Item], count: int | None) -> list[Item]:
+    """So many of the items, at even distances; all of them for None."""
+    if count is None or count >= len(items):
+        return items
+    return [items[index] for index in np.linspace(0, len(items) - 1, count).round().astype(int)]
 
 
 def shares(clean: list[Segmentation], spoiled: list[Segmentation]) -> tuple[str, str, str]:
@@ -129,15 +190,19 @@ def shares(clean: list[Segmentation], spoiled: list[Segmentation]) -> tuple[str,
 
 def spoiled_frames(network: Network, frames: list[Grey]) -> Table:
     clean = [network.find(frame_from_array(pixels)) for pixels in track(frames, "clean frames")]
+    widths = np.array([width(frame_from_array(pixels)) for pixels in frames])
     table = Table(
-        "fault", "nuclei", "area", "within 5 %", "plain: nuclei", "area", "within 5 %",
+        "fault", "range within 30 %", "nuclei", "area", "within 5 %",
+        "plain: nuclei", "area", "within 5 %",
         title=f"{len(frames)} frames of fluorescence, beside the same without the fault",
     )  # fmt: skip
     for name, spoil in spoilers(np.random.default_rng(0)).items():
         spoiled = [frame_from_array(spoil(pixels.copy()).astype(np.uint16)) for pixels in frames]
         served = [network.find(frame) for frame in track(spoiled, name)]
         before = [network.find(plain(frame)) for frame in spoiled]
-        table.add_row(name, *shares(clean, served), *shares(clean, before))
+        near = np.abs(np.array([width(frame) for frame in spoiled]) / widths - 1) <= SPOILED_RANGE
+        kept = f"{near.mean():.0%}"
+        table.add_row(name, kept, *shares(clean, served), *shares(clean, before))
     return table
 
 
@@ -149,7 +214,7 @@ def coloured_frames(network: Network, frames: list[Grey]) -> Table:
         kept, found = [], []
         for pixels, grey in zip(track(shown, name), clean, strict=True):
             try:
-                frame = frame_from_array((pixels * np.array(tint)).round().astype(np.uint8))
+                frame = frame_from_array(tinted(pixels, tint))
             except InvalidImage:
                 continue
             kept.append(grey)
@@ -176,19 +241,16 @@ def milliseconds(side: int) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("data", type=Path, help="data set the shipped model was trained on")
-    parser.add_argument("--frames", type=int, default=20, help="frames of fluorescence to spoil")
+    parser.add_argument("data", type=Path, nargs="+", help="data sets, folders or zips")
+    parser.add_argument("--images", type=int, help="of each data set to score (default: all)")
+    parser.add_argument("--frames", type=int, default=20, help="of fluorescence to spoil [20]")
     arguments = parser.parse_args()
     console, network = Console(), Network()
-    held_out = [sample for sample in read_dataset(arguments.data) if sample.id in network.held_out]
-    console.print(scores(network, held_out))
-    frames = [
-        sample.pixels.astype(np.uint16) * 16
-        for sample in held_out
-        if sample.modality == "fluorescence" and sample.labels.max() >= MIN_NUCLEI
-    ]
-    console.print(spoiled_frames(network, frames[: arguments.frames]))
-    console.print(coloured_frames(network, frames[: arguments.frames]))
+    sets = [DataSet.of(path, network.held_out) for path in arguments.data]
+    console.print(scores(network, sets, arguments.images))
+    frames = spread([frame for one in sets for frame in one.to_spoil], arguments.frames)
+    console.print(spoiled_frames(network, frames))
+    console.print(coloured_frames(network, frames))
     for side in (512, 2048):
         console.print(f"the range of {side} x {side} pixels of 16 bit: {milliseconds(side):.2f} ms")
 

@@ -1,17 +1,23 @@
-"""Resident memory of the gateway while it segments frames of every size, sent in every way.
+"""Memory of the service while it segments frames of every size, sent in every way.
 
-.venv/bin/python benchmarks/memory.py                (ten minutes)
+.venv/bin/python benchmarks/memory.py                (fifteen minutes)
 .venv/bin/python benchmarks/memory.py --sides 2048
 
-Prints the peak of the gateway's process, without its decoders, read every 20 ms; and the estimate
-of what segmenting the frame takes.
+Prints the peaks of the gateway, and of the gateway and its decoders together, read every 20 ms;
+the estimate of what segmenting the frame takes; and the peaks of all parts. What processes share
+counts once. The files of programs and libraries do not count: the kernel drops them when it must,
+and shares them with whatever else runs.
 """
 
 import argparse
+import contextlib
 import io
+import re
 import threading
 import time
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -20,7 +26,7 @@ import tifffile
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from served import Served, example_pixels, running_service
+from served import Served, example_pixels, part_of, running_service
 
 from nuclei.client import Client
 from nuclei.inference.memory import memory_bytes
@@ -28,6 +34,7 @@ from nuclei.inference.memory import memory_bytes
 SIDES_PX = (16, 512, 2048, 8192, 16384)
 TIMEOUT_S = 900.0
 SAMPLE_S = 0.02
+IDLE_S = 2.0
 MIB = 2**20
 
 Send = Callable[[Served, NDArray[np.uint16]], int]
@@ -59,16 +66,21 @@ def tiff(pixels: NDArray[np.uint16]) -> bytes:
     return file.getvalue()
 
 
-class Peak:
-    """The most memory of the gateway inside a `with` block, MiB."""
+class Peaks:
+    """The most memory of each part inside a `with` block.
+
+    Attributes:
+        mib: by part; "pixels" is the gateway and its decoders together.
+        processes: the number of each part's, at the last look.
+    """
 
     def __init__(self, served: Served) -> None:
-        processes = psutil.Process(served.pid).children(recursive=True)
-        (self._gateway,) = (p for p in processes if "serving.gateway" in p.cmdline())
+        self._root = psutil.Process(served.pid)
         self._ended = threading.Event()
-        self.mib = 0.0
+        self.mib: dict[str, float] = defaultdict(float)
+        self.processes: Counter[str] = Counter()
 
-    def __enter__(self) -> "Peak":
+    def __enter__(self) -> "Peaks":
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
         return self
@@ -81,7 +93,25 @@ class Peak:
         ended = False
         while not ended:  # also read once after the end: a small frame takes less than the wait
             ended = self._ended.wait(SAMPLE_S)
-            self.mib = max(self.mib, self._gateway.memory_info().rss / MIB)
+            self._look()
+
+    def _look(self) -> None:
+        now: dict[str, float] = defaultdict(float)
+        self.processes = Counter()
+        for process in [self._root, *self._root.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error, OSError):  # decoders come and go
+                part = part_of(process)
+                now[part] += _mib(process.pid)
+                self.processes[part] += 1
+        now["pixels"] = now["gateway"] + now["decoders"]
+        for part, mib in now.items():
+            self.mib[part] = max(self.mib[part], mib)
+
+
+def _mib(pid: int) -> float:
+    """Proportional set size of a process without files, MiB."""
+    kib = dict(re.findall(r"(\w+): +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text()))
+    return (int(kib["Pss_Anon"]) + int(kib["Pss_Shmem"])) / 1024
 
 
 def main() -> None:
@@ -90,7 +120,9 @@ def main() -> None:
     )
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES_PX, help="pixels")
     arguments = parser.parse_args()
-    table = Table("frame, 16 bit", "sent as", "nuclei", "s", "gateway MiB", "estimate")
+    frames = Table(
+        "frame, 16 bit", "sent as", "nuclei", "s", "gateway MiB", "and decoders", "estimate"
+    )
     ways: dict[str, Send] = {
         "raw, gRPC": raw_over_grpc,
         "TIFF, gRPC": file_over_grpc,
@@ -98,19 +130,30 @@ def main() -> None:
     }
     timeout = {"NUCLEI_DEFAULT_TIMEOUT_S": str(TIMEOUT_S)}
     with running_service(**timeout) as served, Console().status("") as status:
+        with Peaks(served) as idle:
+            time.sleep(IDLE_S)
+        most = dict(idle.mib)
         for side in arguments.sides:
             pixels = example_pixels(side)
             for way, send in ways.items():
                 status.update(f"{side} x {side}, {way}")
                 started = time.perf_counter()
-                with Peak(served) as peak:
+                with Peaks(served) as peaks:
                     nuclei = send(served, pixels)
                 seconds = time.perf_counter() - started
+                most = {part: max(most[part], mib) for part, mib in peaks.mib.items()}
                 estimate = memory_bytes(side, side, 1, 2) / MIB
-                figures = (seconds, peak.mib, estimate)
-                shown = (f"{seconds:.1f}", *(f"{figure:.0f}" for figure in figures[1:]))
-                table.add_row(f"{side} x {side}", way, str(nuclei), *shown)
-    Console().print(table)
+                shown = (peaks.mib["gateway"], peaks.mib["pixels"], estimate)
+                figures = (f"{seconds:.1f}", *(f"{mib:.0f}" for mib in shown))
+                frames.add_row(f"{side} x {side}", way, str(nuclei), *figures)
+    Console().print(frames, parts(idle, most))
+
+
+def parts(idle: Peaks, most: dict[str, float]) -> Table:
+    table = Table("part", "processes", "MiB before the first frame", "at most")
+    for part, processes in idle.processes.items():
+        table.add_row(part, str(processes), f"{idle.mib[part]:.0f}", f"{most[part]:.0f}")
+    return table
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Post-processing of 2048 x 2048 pixels with about 2,000 nuclei: ours against scikit-image's chain.
 
-.venv/bin/python benchmarks/postprocessing.py
+.venv-train/bin/python benchmarks/postprocessing.py
 
 The maps are the shipped network's, of a mosaic of example frames. The chain is the usual code with
 scikit-image and scipy for the same parameters: threshold, remove_small_holes, Gaussian smoothing,
@@ -75,7 +75,7 @@ def main() -> None:
     )
     encodings: list[Callable[[], object]] = [
         lambda: compress_labels(labels),
-        lambda: outlines(labels),
+        lambda: list(outlines(labels)),
     ]
     zstd_ms, polygons_ms = by_turns(encodings, repeats)
     console.print(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from numpy.typing import NDArray
 
 from nuclei.imaging.images import read_frame
@@ -65,6 +66,18 @@ def running_service(**settings: str) -> Iterator[Served]:
         finally:
             process.send_signal(signal.SIGINT)
             process.wait(STOP_S)
+
+
+def part_of(process: psutil.Process) -> str:
+    """The part of the service that a process below it is."""
+    command = process.cmdline()
+    if "serving.decoding.decoder" in command:
+        return "decoders"
+    if "serving.gateway" in command:
+        return "gateway"
+    if any("triton_python_backend_stub" in word for word in command):
+        return "stubs"
+    return "triton" if "tritonserver" in process.name() else "others"
 
 
 def _wait_ready(process: "subprocess.Popen[bytes]", log: Path) -> None:

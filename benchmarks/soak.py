@@ -28,7 +28,7 @@ import tifffile
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
-from served import ROOT, Served, example_pixels, request_of, running_service
+from served import ROOT, Served, example_pixels, part_of, request_of, running_service
 
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
@@ -39,7 +39,7 @@ CALIBRATION_S = 60.0
 CALLERS = 4
 MOST_IN_FLIGHT = 32
 TIMEOUT_S = 60.0
-ROLES = ("gateway", "triton", "stubs", "others")
+ROLES = ("gateway", "decoders", "triton", "stubs", "others")
 
 Send = Callable[[], Awaitable[str]]
 
@@ -159,7 +159,7 @@ def sample(pid: int) -> dict[str, float]:
     found: dict[str, float] = defaultdict(float)
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            role = _role(process)
+            role = part_of(process)
             found[f"{role}_mb"] += process.memory_info().rss / 2**20
             found[f"{role}_threads"] += process.num_threads()
             found[f"{role}_files"] += process.num_fds()
@@ -167,15 +167,6 @@ def sample(pid: int) -> dict[str, float]:
     found["shared_memory_mb"] = sum(stat.st_blocks * 512 for stat in shared) / 2**20
     found["shared_memory_regions"] = len(shared)
     return dict(found)
-
-
-def _role(process: psutil.Process) -> str:
-    name, command = process.name(), " ".join(process.cmdline())
-    if "triton_python_backend_stub" in command:
-        return "stubs"
-    if "tritonserver" in name:
-        return "triton"
-    return "gateway" if "serving.gateway" in command else "others"
 
 
 async def watch(pid: int, seconds: float) -> list[dict[str, float]]:
@@ -214,8 +205,8 @@ async def _show(seconds: float) -> None:
 
 
 def table(samples: list[dict[str, float]]) -> Table:
-    """Each figure at the start (after a minute), at the end, and its growth in an hour."""
-    warm = [row for row in samples if row["minutes"] * 60 >= WARM_UP_S]
+    """Each figure at the start (after the first minute), at the end, and its growth in an hour."""
+    warm = [row for row in samples if row["minutes"] * 60 >= WARM_UP_S] or samples
     minutes = np.array([row["minutes"] for row in warm])
     shown = Table("", "first tenth", "last tenth", "growth per hour")
     tenth = max(1, len(warm) // 10)

@@ -3,7 +3,8 @@
 NucleiError
 ├── InvalidInput            the caller's fault; sending the same again cannot help
 │   ├── InvalidImage        not an image, truncated, zero-size, wrong dtype or axes
-│   │   └── FrameTooLarge   over a limit on pixels or bytes
+│   │   ├── FrameTooLarge   over a limit on pixels or bytes
+│   │   └── ChoiceRequired  several planes or channels, of which none is chosen
 │   ├── InvalidOption       an option, parameter or setting with an impossible value
 │   │   ├── NotAcceptable         HTTP: the caller accepts no format of the answer
 │   │   └── UnsupportedEncoding   HTTP: the body is compressed in a way that is not read
@@ -53,6 +54,16 @@ class InvalidImage(InvalidInput):
 
 class FrameTooLarge(InvalidImage):
     http_status = 413
+
+
+class ChoiceRequired(InvalidImage):
+    """Attributes:
+    holds: what the image holds, without how to choose.
+    """
+
+    def __init__(self, holds: str, how: str = "") -> None:
+        super().__init__(f"{holds}: {how}" if how else holds)
+        self.holds = holds
 
 
 class InvalidOption(InvalidInput):

@@ -6,7 +6,7 @@ cache folder; where none can be written, it is compiled at each start.
 """
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 from numba import types
@@ -29,3 +29,8 @@ def kernel(*signatures: Any) -> Callable[[Kernel], Kernel]:
             return numba.njit(list(signatures), nogil=True)(function)
 
     return compiled
+
+
+def inlined(function: Kernel) -> Kernel:
+    """Make a function a part of the kernels that call it, as if it were written there."""
+    return cast(Kernel, numba.njit(inline="always")(function))

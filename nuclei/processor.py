@@ -47,6 +47,8 @@ def read_cpuinfo() -> str:
 
 def note_precision(folder: Path, model: str, precision: str) -> None:
     """Write down for others in which precision a model computes; a full disk does not matter."""
+    if noted_precision(folder, model) == precision:
+        return
     with contextlib.suppress(OSError):
         (folder / PRECISIONS).mkdir(exist_ok=True)
         (folder / PRECISIONS / model).write_text(precision)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 from datetime import datetime
 from textwrap import indent
@@ -89,11 +90,16 @@ class _JsonFormatter(_Formatter):
             "level": record.levelname,
             "logger": record.name,
             "message": event.name if event else _message(record),
-            **(event.fields if event else {}),
+            **{name: _in_json(value) for name, value in (event.fields if event else {}).items()},
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line)
+        return json.dumps(line, allow_nan=False)
+
+
+def _in_json(value: Value) -> Value:
+    """The value, as text where it is a number that JSON does not have."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _message(record: logging.LogRecord) -> str:

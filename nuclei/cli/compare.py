@@ -83,7 +83,7 @@ def compare(
         console.print(grid.table())
     if results is not None:
         title = f"{' against '.join(one.name for one in predictions)} on {data.name}"
-        numbers = json.dumps(comparison.to_dict(), indent=2)
+        numbers = json.dumps(comparison.to_dict(), indent=2, allow_nan=False)
         results.write("report.html", page(title, comparison, samples, predictions).encode())
         results.write("comparison.json", f"{numbers}\n".encode())
 

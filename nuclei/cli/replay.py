@@ -26,12 +26,23 @@ from nuclei.cli.gateway import (
     TokenOption,
 )
 from nuclei.cli.inputs import find_inputs, print_skipped
+from nuclei.cli.reading import (
+    ChannelOption,
+    IntensityPercentilesOption,
+    IntensityRangeOption,
+    PixelSizeOption,
+    PlaneOption,
+    ProjectOption,
+)
 from nuclei.cli.segmenter import TtaOption
 from nuclei.console import messages, output, print_error, print_warnings
-from nuclei.errors import InvalidImage, InvalidOption, NucleiError
+from nuclei.errors import InvalidInput, InvalidOption, NucleiError
+from nuclei.quoting import listed
 
 if TYPE_CHECKING:
-    from nuclei.client.acquisition import FrameLike, Outcome, StreamFrame
+    from nuclei.client.acquisition import Outcome, StreamFrame
+    from nuclei.imaging.frame_options import FrameOptions
+    from nuclei.imaging.images import Frame
 
 EPILOG = """
 **Examples**
@@ -41,6 +52,8 @@ nuclei replay examples/                                  (5 frames/s at 4 positi
 nuclei replay plate_7/ --fps 20 --overflow latest_only   (smart microscopy: newest frames only)
 
 nuclei replay plate_7/ --fps 2 --frames 500 --tta        (can the server keep up with this?)
+
+nuclei replay stacks/ --channel DAPI --project max       (files of several channels and planes)
 
 A camera does not wait. With `block` every frame is segmented, and a server that is too slow delays
 the camera: the table says by how much. With `drop_oldest` and `latest_only` the camera keeps its
@@ -67,12 +80,17 @@ class Camera:
     Attributes:
         sent_at: when each frame was sent, on the clock of `time.perf_counter`.
         late_s: the largest delay of a frame behind its planned time, seconds.
+        refused: why frames could not be read, and were not sent.
     """
 
-    def __init__(self, images: list[Path], fps: float, positions: int) -> None:
+    def __init__(
+        self, images: list[Path], options: "FrameOptions", fps: float, positions: int
+    ) -> None:
         self.sent_at: list[float] = []
         self.late_s = 0.0
+        self.refused: list[NucleiError] = []
         self._images = images
+        self._options = options
         self._fps = fps
         self._positions = positions
 
@@ -82,7 +100,11 @@ class Camera:
         acquisition = uuid.uuid4().hex
         started = time.perf_counter()
         for number in range(n_frames):
-            image = _image(self._images[number % len(self._images)])
+            try:
+                image = _image(self._images[number % len(self._images)], self._options)
+            except InvalidInput as error:
+                self.refused.append(error)
+                continue
             t, position = divmod(number, self._positions)
             planned = started + number / self._fps
             time.sleep(max(0.0, planned - time.perf_counter()))
@@ -135,6 +157,12 @@ def replay(
     ] = None,
     model: Annotated[str, typer.Option(help="Name of the model [the server's default].")] = "",
     tta: TtaOption = False,
+    channel: ChannelOption = "",
+    plane: PlaneOption = "",
+    project: ProjectOption = "",
+    pixel_size: PixelSizeOption = "",
+    intensity_range: IntensityRangeOption = "",
+    intensity_percentiles: IntensityPercentilesOption = "",
     address: AddressOption = DEFAULT_ADDRESS,
     token: TokenOption = "",
     tls_ca: TlsCaOption = None,
@@ -146,8 +174,13 @@ def replay(
     Frames are sent over one stream at a steady rate, and results arrive while it runs. At the end
     it prints how many frames were answered, skipped and failed, and the latency.
     """
+    from nuclei.imaging.frame_options import FrameOptions
+
     console = messages()
-    camera = Camera(_images(folder, console), _checked_fps(fps), positions)
+    options = FrameOptions.of_text(
+        channel, plane, project, pixel_size, intensity_range, intensity_percentiles
+    )
+    camera = Camera(_images(folder, console), options, _checked_fps(fps), positions)
     n_frames = _number(frames, seconds, fps)
     tally = Tally()
     gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
@@ -167,10 +200,11 @@ def replay(
     except KeyboardInterrupt:
         console.print("Stopping")
     finally:
+        tally.failures += camera.refused
         if camera.sent_at:
             output().print(_table(camera, tally, fps))
         print_warnings(tally.warnings, console)
-    _raise_failures(tally, len(camera.sent_at), console)
+    _raise_failures(tally, len(camera.sent_at) + len(camera.refused), console)
 
 
 def _images(folder: Path, console: Console) -> list[Path]:
@@ -201,14 +235,11 @@ def _number(frames: int | None, seconds: float | None, fps: float) -> int:
 
 
 @lru_cache(CACHED_FRAMES)
-def _image(path: Path) -> "FrameLike":
-    """Pixels, as from a camera; the server is left to refuse what cannot be read."""
+def _image(path: Path, options: "FrameOptions") -> "Frame":
+    """Pixels, as from a camera."""
     from nuclei.imaging.images import read_frame
 
-    try:
-        return read_frame(path)
-    except InvalidImage:
-        return path
+    return read_frame(path, options=options)
 
 
 def _progress(console: Console) -> Progress:
@@ -243,10 +274,11 @@ def _table(camera: Camera, tally: Tally, fps: float) -> Table:
     return table
 
 
-def _raise_failures(tally: Tally, sent: int, console: Console) -> None:
+def _raise_failures(tally: Tally, taken: int, console: Console) -> None:
+    if not tally.failures:
+        return
     reasons = Counter(f"{type(error).__name__}: {error}" for error in tally.failures)
-    for reason, times in reasons.most_common():
-        print_error(f"{times} x {reason}", console)
-    if tally.failures:
-        kind = type(tally.failures[0])
-        raise kind(f"{len(tally.failures)} of {sent} frames failed, for the reasons above")
+    counted = [f"{times} x {reason}" for reason, times in reasons.most_common()]
+    print_error(f"failed:{listed(counted)}", console)
+    kind = type(tally.failures[0])
+    raise kind(f"{len(tally.failures)} of {taken} frames failed, for the reasons above")

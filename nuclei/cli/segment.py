@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 import typer
@@ -23,6 +23,14 @@ from nuclei.cli.gateway import (
     TokenOption,
 )
 from nuclei.cli.inputs import Inputs, Job, find_inputs, print_skipped
+from nuclei.cli.reading import (
+    ChannelOption,
+    IntensityPercentilesOption,
+    IntensityRangeOption,
+    PixelSizeOption,
+    PlaneOption,
+    ProjectOption,
+)
 from nuclei.cli.results_folder import ResultsFolder
 from nuclei.cli.segmenter import (
     DEFAULT_REPOSITORY,
@@ -88,11 +96,6 @@ class Tally:
     failures: list[NucleiError] = field(default_factory=list)
 
 
-def _reading(text: str, metavar: str) -> Any:
-    """An option that says how frames are read."""
-    return typer.Option(help=text, metavar=metavar, rich_help_panel="How frames are read")
-
-
 def segment(
     paths: Annotated[list[str], typer.Argument(help="Files, folders or patterns ('*.tif').")],
     out: Annotated[Path, typer.Option(help="Folder for the results.")],
@@ -108,22 +111,12 @@ def segment(
             "geojson, csv, json."
         ),
     ] = DEFAULT_SAVE,
-    channel: Annotated[
-        str, _reading("Channel to segment: its name, or its number from 0.", "NAME")
-    ] = "",
-    plane: Annotated[str, _reading("Plane of a stack to segment, from 0.", "NUMBER")] = "",
-    project: Annotated[str, _reading("One plane of all: max, their largest values.", "max")] = "",
-    pixel_size: Annotated[
-        str,
-        _reading("Size of a pixel, micrometres, in place of the file's: 0.325, or y,x.", "UM"),
-    ] = "",
-    intensity_range: Annotated[
-        str,
-        _reading("Values of the frame that become black and white for the network.", "LO,HI"),
-    ] = "",
-    intensity_percentiles: Annotated[
-        str, _reading("The same as percentiles, 0 to 100.", "LO,HI")
-    ] = "",
+    channel: ChannelOption = "",
+    plane: PlaneOption = "",
+    project: ProjectOption = "",
+    pixel_size: PixelSizeOption = "",
+    intensity_range: IntensityRangeOption = "",
+    intensity_percentiles: IntensityPercentilesOption = "",
     address: AddressOption = DEFAULT_ADDRESS,
     token: TokenOption = "",
     tls_ca: TlsCaOption = None,

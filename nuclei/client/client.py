@@ -143,11 +143,11 @@ class Client:
         )
         request = request_with(model, version, tta, outputs)
         options = frame_options(channel, plane, project, intensity_range, intensity_percentiles)
-        sent = write_frame(request, asked, options)
+        warnings = write_frame(request, asked, options)
         timeout_s = seconds(timeout_s)
         with translated():
             reply = self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
-        return sent.completed(segmentation_of(reply))
+        return segmentation_of(reply, warnings)
 
     def stream(
         self,
@@ -308,11 +308,11 @@ class AsyncClient:
         )
         request = request_with(model, version, tta, outputs)
         options = frame_options(channel, plane, project, intensity_range, intensity_percentiles)
-        sent = write_frame(request, asked, options)
+        warnings = write_frame(request, asked, options)
         timeout_s = seconds(timeout_s)
         with translated():
             reply = await self._stub.Segment(request, timeout=timeout_s, metadata=self._metadata)
-        return sent.completed(segmentation_of(reply))
+        return segmentation_of(reply, warnings)
 
     def stream(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -57,30 +57,6 @@ PROJECTIONS: dict[Projection | None, pb.Projection.ValueType] = {
 MAX_IMAGE_BYTES = 2**31 - 2**20
 
 
-@dataclass(frozen=True)
-class Sent:
-    """What the server does not know of a frame that this process has read.
-
-    Attributes:
-        warnings: of reading it.
-        scale: from the pixels that were sent to the values of the frame.
-    """
-
-    warnings: tuple[str, ...] = ()
-    scale: Scale = AS_STORED
-
-    def completed(self, found: Segmentation) -> Segmentation:
-        """The result in the frame's units, with these warnings before those of the server."""
-        mean_intensity = self.scale.value(found.nuclei.mean_intensity)
-        used = found.intensity_range
-        return replace(
-            found,
-            nuclei=replace(found.nuclei, mean_intensity=mean_intensity),
-            warnings=(*self.warnings, *found.warnings),
-            intensity_range=used and (self.scale.value(used[0]), self.scale.value(used[1])),
-        )
-
-
 def request_with(
     model: str, version: int | str | None, tta: bool, outputs: Collection[str]
 ) -> pb.SegmentRequest:
@@ -96,7 +72,9 @@ def request_with(
     return request
 
 
-def write_frame(request: pb.SegmentRequest, frame: StreamFrame, options: FrameOptions) -> Sent:
+def write_frame(
+    request: pb.SegmentRequest, frame: StreamFrame, options: FrameOptions
+) -> tuple[str, ...]:
     """Fill in the frame.
 
     Args:
@@ -105,7 +83,7 @@ def write_frame(request: pb.SegmentRequest, frame: StreamFrame, options: FrameOp
         options: how it is to be read.
 
     Returns:
-        What completes the answer.
+        Warnings that the server does not know of: those of reading it in this process.
 
     Raises:
         InvalidImage: not an image that can be sent.
@@ -121,8 +99,13 @@ def write_frame(request: pb.SegmentRequest, frame: StreamFrame, options: FrameOp
     return _write_image(request.frame, frame.frame, options)
 
 
-def segmentation_of(response: pb.SegmentResponse) -> Segmentation:
-    """The result; what was not asked for is empty or None."""
+def segmentation_of(response: pb.SegmentResponse, warnings: tuple[str, ...] = ()) -> Segmentation:
+    """The result; what was not asked for is empty or None.
+
+    Args:
+        response: the server's.
+        warnings: those of reading the frame in this process, which go before the server's.
+    """
     labels = np.zeros((0, 0), np.uint32)
     if response.HasField("labels"):
         image = response.labels
@@ -137,7 +120,7 @@ def segmentation_of(response: pb.SegmentResponse) -> Segmentation:
         model=response.model,
         version=response.model_version,
         stage_ms=dict(response.stage_ms),
-        warnings=tuple(response.warnings),
+        warnings=(*warnings, *response.warnings),
         intensity_range=_bounds(response.intensity_range)
         if response.HasField("intensity_range")
         else None,
@@ -225,7 +208,7 @@ def _write_affine(message: pb.Affine, matrix: ArrayLike) -> None:
     )
 
 
-def _write_image(message: pb.Frame, frame: FrameLike, options: FrameOptions) -> Sent:
+def _write_image(message: pb.Frame, frame: FrameLike, options: FrameOptions) -> tuple[str, ...]:
     """Write the image and how it is to be read; of an array, only what is segmented."""
     expected = (
         "the path of an image file, the bytes of one, or an array of pixels: integers or floats, "
@@ -234,13 +217,15 @@ def _write_image(message: pb.Frame, frame: FrameLike, options: FrameOptions) -> 
     with checked("the frame", frame, expected, errors.InvalidImage):
         if isinstance(frame, str | os.PathLike):
             message.encoded = _read(Path(os.fsdecode(frame)))
-            return _write_options(message, options)
+            _write_options(message, options)
+            return ()
         if isinstance(frame, bytes | bytearray) or _is_flat(frame):
             _check_size(len(frame))
             message.encoded = bytes(frame)
-            return _write_options(message, options)
+            _write_options(message, options)
+            return ()
         if isinstance(frame, np.ndarray | memoryview):
-            return _write_array(message, np.asarray(frame), options, Sent())
+            return _write_array(message, np.asarray(frame), options)
         return _write_measured(message, frame, options)
 
 
@@ -248,41 +233,42 @@ def _is_flat(frame: object) -> TypeGuard[memoryview]:
     return isinstance(frame, memoryview) and frame.ndim == 1
 
 
-def _write_measured(message: pb.Frame, frame: MeasuredPixels, options: FrameOptions) -> Sent:
+def _write_measured(
+    message: pb.Frame, frame: MeasuredPixels, options: FrameOptions
+) -> tuple[str, ...]:
     if not isinstance(frame.pixels, np.ndarray):
         raise TypeError(frame)
     placed = message.HasField("pixel_size") or message.HasField("pixel_to_stage")
     if not placed and frame.pixel_size_um is not None:
         message.pixel_size.y_um, message.pixel_size.x_um = pixel_size(frame.pixel_size_um)
-    scale, sent = getattr(frame, "scale", None), Sent()
-    if isinstance(scale, Scale):  # `nuclei.imaging.images.Frame`, whose module needs more packages
-        read: Any = frame
-        sent = Sent(read.warnings, scale)
-        if options.intensity_range is None and options.intensity_percentiles is None:
-            options = replace(options, intensity_range=read.intensity_range)
-    return _write_array(message, frame.pixels, options, sent)
+    scale = getattr(frame, "scale", None)
+    if not isinstance(scale, Scale):
+        return _write_array(message, frame.pixels, options)
+    read: Any = frame  # `nuclei.imaging.images.Frame`, whose module needs more packages
+    if options.intensity_range is None and options.intensity_percentiles is None:
+        options = replace(options, intensity_range=read.intensity_range)
+    warnings = (*read.warnings, *_write_array(message, frame.pixels, options))
+    if scale != AS_STORED:
+        message.raw.scale.offset, message.raw.scale.step = scale
+    return warnings
 
 
-def _write_array(
-    message: pb.Frame, pixels: NDArray[Any], options: FrameOptions, sent: Sent
-) -> Sent:
-    plane, doubts = one_plane(pixels, options.selection)
+def _write_array(message: pb.Frame, pixels: NDArray[Any], options: FrameOptions) -> tuple[str, ...]:
+    plane, warnings = one_plane(pixels, options.selection)
     if options.selection.channel is not None:
         plane, said = one_channel(plane, options.selection)
-        doubts += (said,)
-    sent = replace(sent, warnings=(*sent.warnings, *doubts))
+        warnings += (said,)
     _write_raw(message.raw, plane)
-    if options.intensity_range is not None:
-        lo, hi = options.intensity_range
-        options = replace(options, intensity_range=(sent.scale.pixel(lo), sent.scale.pixel(hi)))
     _write_options(message, replace(options, selection=EVERYTHING))
-    return sent
+    return warnings
 
 
-def _write_options(message: pb.Frame, options: FrameOptions) -> Sent:
+def _write_options(message: pb.Frame, options: FrameOptions) -> None:
     selection = options.selection
     if selection.channel is not None:
-        set_field(message, "channel", str(selection.channel), "the name of a channel")
+        number = isinstance(selection.channel, int)
+        field, expected = ("channel_number", "from 0") if number else ("channel", "a name")
+        set_field(message, field, selection.channel, expected)
     if selection.plane is not None:
         set_field(message, "plane", selection.plane, "the number of a plane from 0")
     message.projection = PROJECTIONS[selection.project]
@@ -291,7 +277,6 @@ def _write_options(message: pb.Frame, options: FrameOptions) -> Sent:
     if options.intensity_percentiles is not None:
         percentiles = message.intensity_percentiles
         percentiles.lo, percentiles.hi = options.intensity_percentiles
-    return Sent()
 
 
 def _read(path: Path) -> bytes:

@@ -14,7 +14,6 @@ from nuclei.client.acquisition import (
 )
 from nuclei.client.arguments import checked, seconds, set_field
 from nuclei.client.messages import (
-    Sent,
     named_error,
     request_with,
     segmentation_of,
@@ -54,8 +53,8 @@ class StreamMessages:
         self._timeout_s = seconds(timeout_s)
         self._options = options
         self._count = 0
-        # Of the frames without an outcome: what completes their answers.
-        self._sent: dict[int, Sent | errors.NucleiError] = {}
+        # Of frames without an outcome: the warnings of reading them, or why they cannot be sent.
+        self._sent: dict[int, tuple[str, ...] | errors.NucleiError] = {}
 
     def settings(self) -> pb.SegmentStreamRequest:
         """The first message."""
@@ -85,7 +84,7 @@ class StreamMessages:
     def outcome(self, answer: pb.SegmentStreamResponse) -> Outcome:
         """The outcome that an answer stands for."""
         index = stage_position = segmentation = error = None
-        sent = self._sent.pop(answer.sequence, Sent())
+        sent = self._sent.pop(answer.sequence, ())
         if answer.HasField("index"):
             echoed = answer.index
             index = FrameIndex(
@@ -96,9 +95,8 @@ class StreamMessages:
             z_um = place.z_um if place.HasField("z_um") else None
             stage_position = StagePosition(place.x_um, place.y_um, z_um)
         if answer.HasField("result"):
-            segmentation = segmentation_of(answer.result)
-            if isinstance(sent, Sent):
-                segmentation = sent.completed(segmentation)
+            warnings = () if isinstance(sent, errors.NucleiError) else sent
+            segmentation = segmentation_of(answer.result, warnings)
         elif not answer.HasField("skipped"):
             failure = answer.error
             error = named_error(failure.name, failure.message, failure.retry_after_ms / 1e3)

@@ -266,7 +266,7 @@ class Evaluation:
         }
 
     def to_json(self) -> str:
-        return json.dumps(self.to_dict(), indent=2)
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, as JSON has it."""

@@ -61,8 +61,9 @@ def rounded(values: NDArray[Any]) -> list[Any]:
 
 
 def json_bytes(content: Any) -> bytes:
-    """JSON without spaces, in UTF-8."""
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    """JSON without spaces, in UTF-8; ValueError for NaN and infinity, which it does not have."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode()
 
 
 def _columns(segmentation: Segmentation) -> dict[str, list[Any]]:

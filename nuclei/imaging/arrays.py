@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.errors import InvalidImage, InvalidOption
+from nuclei.errors import ChoiceRequired, InvalidImage, InvalidOption
 from nuclei.imaging.selection import COLOURS, Selection, chosen_channel
 
 # Red, green, blue and alpha: a last axis of up to so many always holds channels.
@@ -32,15 +32,16 @@ def one_plane(pixels: NDArray[Any], selection: Selection) -> tuple[NDArray[Any],
         [H, W, C], a view unless planes are projected; and warnings.
 
     Raises:
-        InvalidImage: another number of axes, or a stack of which no plane is chosen.
+        InvalidImage: another number of axes.
+        ChoiceRequired: a stack of which no plane is chosen.
         InvalidOption: there is no such plane.
     """
     chosen = selection.plane is not None or selection.project is not None
     if pixels.ndim == 4 or (pixels.ndim == 3 and chosen and not _channels_last(pixels)):
         if not chosen and len(pixels) != 1:
-            raise InvalidImage(
-                f"the image has shape {list(pixels.shape)}, a stack of {len(pixels)} planes; "
-                "expected one: choose it with `plane`, or all with `project`"
+            raise ChoiceRequired(
+                f"the image has shape {list(pixels.shape)}, a stack of {len(pixels)} planes",
+                "choose one with `plane`, or all with `project`",
             )
         pixels = pixels.max(axis=0) if selection.project else pixels[_plane(selection, pixels)]
     elif pixels.ndim in (2, 3):

@@ -9,6 +9,9 @@ from nuclei.imaging.selection import EVERYTHING, Selection
 from nuclei.quoting import quoted
 from nuclei.results.coordinates import PixelSize
 
+# An atom, and a fingertip: areas stay numbers that every format holds.
+MIN_PIXEL_SIZE_UM, MAX_PIXEL_SIZE_UM = 1e-4, 1e4
+
 
 @dataclass(frozen=True)
 class FrameOptions:
@@ -16,7 +19,7 @@ class FrameOptions:
 
     Attributes:
         selection: the plane and the channel that are segmented.
-        pixel_size_um: (y, x), micrometres.
+        pixel_size_um: (y, x), micrometres, 0.0001 to 10000.
         intensity_range: (lo, hi), the values that become black and white for the network, in the
             units of the frame.
         intensity_percentiles: (lo, hi), the same as percentiles of all pixels, 0 to 100; not
@@ -32,10 +35,11 @@ class FrameOptions:
         """Raises InvalidOption for what no frame can be read with."""
         size = self.pixel_size_um
         if size is not None and not (
-            len(size) == 2 and all(math.isfinite(side) and side > 0 for side in size)
+            len(size) == 2 and all(MIN_PIXEL_SIZE_UM <= side <= MAX_PIXEL_SIZE_UM for side in size)
         ):
             raise InvalidOption(
-                f"pixel size is {tuple(size)}; expected (y, x) in micrometres, both above 0"
+                f"pixel size is {tuple(size)}; expected (y, x) in micrometres, both above 0: from "
+                f"{MIN_PIXEL_SIZE_UM:g} to {MAX_PIXEL_SIZE_UM:g}"
             )
         _check_ascending("intensity_range", self.intensity_range, -math.inf, math.inf)
         _check_ascending("intensity_percentiles", self.intensity_percentiles, 0, 100)

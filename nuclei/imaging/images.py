@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.errors import FrameTooLarge, InvalidData, InvalidImage, InvalidOption
+from nuclei.errors import ChoiceRequired, FrameTooLarge, InvalidData, InvalidImage, InvalidOption
 from nuclei.imaging.arrays import COLOUR_CHANNELS, channel_names, one_channel, one_plane
 from nuclei.imaging.colour import one_image
 from nuclei.imaging.decoding import Decoded, File, Header, decode, probe
@@ -106,8 +106,9 @@ def read_frame(
     The pixel size is taken from the metadata where the options give none (docs/formats.md).
 
     Raises:
-        InvalidImage: unreadable, not an image, truncated, zero-size, not numbers; several planes or
-            channels (also as the colours of fluorescence) of which the options choose none.
+        InvalidImage: unreadable, not an image, truncated, zero-size, not numbers.
+        ChoiceRequired: several planes or channels (also as the colours of fluorescence) of which
+            the options choose none.
         FrameTooLarge: over a limit; found in the header, before anything is decompressed.
         InvalidOption: there is no plane or channel such as the options choose.
     """
@@ -129,8 +130,8 @@ def frame_from_array(
         limits: the largest frame that is accepted.
 
     Raises:
-        InvalidImage: wrong shape, not numbers; several planes or channels of which the options
-            choose none.
+        InvalidImage: wrong shape, not numbers that float32 holds.
+        ChoiceRequired: several planes or channels of which the options choose none.
         FrameTooLarge: over a limit.
         InvalidOption: there is no plane or channel such as the options choose.
     """
@@ -141,15 +142,28 @@ def frame_from_array(
 
 
 def frame_from_plane(
-    pixels: NDArray[Any], options: FrameOptions = AS_IT_IS, limits: FrameLimits = FrameLimits()
+    pixels: NDArray[Any],
+    options: FrameOptions = AS_IT_IS,
+    limits: FrameLimits = FrameLimits(),
+    scale: Scale = AS_STORED,
 ) -> Frame:
-    """Make a frame from one plane, [H, W, C]; else as `frame_from_array`."""
+    """Make a frame from one plane, [H, W, C]; else as `frame_from_array`.
+
+    Args:
+        pixels: its values, or what stands for them.
+        options: how it is to be read.
+        limits: the largest frame that is accepted.
+        scale: from `pixels` to the values.
+
+    Raises:
+        InvalidImage, FrameTooLarge, ChoiceRequired, InvalidOption: as `frame_from_array`.
+    """
     options.selection.check_single_plane()
     if pixels.shape[2] > MAX_CHANNELS:
         raise InvalidImage(
             f"the image has {pixels.shape[2]} channels; expected at most {MAX_CHANNELS}: pick one"
         )
-    return _frame_of(pixels, options, limits, channel_names(pixels.shape[2]))
+    return _frame_of(pixels, options, limits, channel_names(pixels.shape[2]), scale)
 
 
 def read_labels(source: Path | File, limits: FrameLimits = FrameLimits()) -> NDArray[np.uint32]:
@@ -196,7 +210,11 @@ def _coloured(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.u
 
 
 def _frame_of(
-    pixels: NDArray[Any], options: FrameOptions, limits: FrameLimits, names: Sequence[str]
+    pixels: NDArray[Any],
+    options: FrameOptions,
+    limits: FrameLimits,
+    names: Sequence[str],
+    scale: Scale,
 ) -> Frame:
     """A frame of one plane [H, W, C]; `names` are those of its channels."""
     height, width, count = pixels.shape
@@ -206,20 +224,20 @@ def _frame_of(
         pixels, said = one_channel(pixels, options.selection, names)
         warnings.append(said)
     elif count not in (1, 3, 4):
-        raise InvalidImage(
-            f"the image has {described_channels(names)}; expected 1, 3 (RGB) or 4 (RGBA): choose "
-            "one with `channel`"
+        raise ChoiceRequired(
+            f"the image has {described_channels(names)}; expected 1, 3 (RGB) or 4 (RGBA)",
+            "choose one with `channel`",
         )
     elif count == COLOUR_CHANNELS and pixels[:, :, 3].min() != pixels[:, :, 3].max():
         warnings.append(
             "the fourth channel was taken for alpha and left out: choose with `channel`"
         )
-    stored, scale, doubts = scaled(pixels[:, :, :3])
+    stored, own, doubts = scaled(pixels[:, :, :3])
     warnings.extend(doubts)
     if stored.shape[2] == 3:
         stored, said_of_colours = one_image(stored)
         warnings.extend(said_of_colours)
-    frame = Frame(stored, options.pixel_size_um, tuple(warnings), scale)
+    frame = Frame(stored, options.pixel_size_um, tuple(warnings), scale.after(own))
     return replace(frame, intensity_range=_asked_range(frame, options))
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nuclei.errors import InvalidOption
 from nuclei.imaging.images import Frame
 from nuclei.imaging.scaling import AS_STORED, Scale
-from nuclei.jit import kernel
+from nuclei.jit import inlined, kernel
 
 LOW_PERCENTILE = 0.5
 HIGH_PERCENTILE = 99.9
@@ -33,10 +33,10 @@ _NEVER_HOT_PERCENTILE = 98
 _NOISE_STEP, _CELL_STEP = 7, 2
 # Larger differences count as this: a frame with so much noise has no other range.
 _NOISIEST = 2**13
-# Tried on 16 to 25 frames of each of six sets of fluorescence: a quarter of coelho2009, which has
-# real debris, and 1 of 21 of bbbc050 get another range with these, of the others none. Of frames
-# with added debris 4 to 50 times as bright nine in ten keep their range within 30 %, with a fibre
-# three in four. benchmarks/intensity.py measures what is found then.
+# With these, six of 25 images of coelho2009, which has real debris, get another range; of 91 of
+# BBBC039, BBBC050, kromp and aitslab none, and none of the 62 held-out ones. Of 12 frames with
+# debris added, 5 to 50 times as bright, all keep their range within 30 %, with a fibre ten or
+# eleven (benchmarks/intensity.py).
 # A cell holds a signal when what is in it differs by more than this multiple of the noise.
 _SIGNAL_NOISE = 30
 # Debris is brighter than so many times the signal, which is that of this quantile of its cells ...
@@ -212,6 +212,21 @@ def _quantile(counts: NDArray[np.int32], share: float) -> int:
     return len(counts) - 1
 
 
+@inlined
+def _seconds(rows: NDArray[Any], channels: int, y: int, x: int) -> tuple[int, int]:
+    """The second lowest and the second highest of the four neighbours of a value in its channel.
+
+    At an edge the value itself stands for the neighbour that is missing.
+    """
+    height, width = rows.shape
+    left = x - channels if x >= channels else x
+    right = x + channels if x + channels < width else x
+    a, b = int64(rows[max(y - 1, 0), x]), int64(rows[min(y + 1, height - 1), x])
+    d, e = int64(rows[y, left]), int64(rows[y, right])
+    inner = min(max(a, b), max(d, e)), max(min(a, b), min(d, e))
+    return min(inner), max(inner)
+
+
 @kernel(_looking(uint8), _looking(uint16))
 def _look(
     rows: NDArray[Any],
@@ -226,7 +241,6 @@ def _look(
     height, width = rows.shape
     cells = brightest.shape[0]
     for y in range(0, height, step):
-        above, below = max(y - 1, 0), min(y + 1, height - 1)
         for x in range(width):
             counts[rows[y, x]] += 1
         for x in range(channels, width - channels, _NOISE_STEP):
@@ -238,13 +252,9 @@ def _look(
             for x in range(cell_x * width // cells, (cell_x + 1) * width // cells, _CELL_STEP):
                 value = int64(rows[y, x])
                 if value > most or value < least:
-                    left = x - channels if x >= channels else x
-                    right = x + channels if x + channels < width else x
-                    a, b = int64(rows[above, x]), int64(rows[below, x])
-                    d, e = int64(rows[y, left]), int64(rows[y, right])
-                    inner = min(max(a, b), max(d, e)), max(min(a, b), min(d, e))
-                    most = max(most, min(value, max(inner)))
-                    least = min(least, max(value, min(inner)))
+                    second_lowest, second_highest = _seconds(rows, channels, y, x)
+                    most = max(most, min(value, second_highest))
+                    least = min(least, max(value, second_lowest))
             brightest[cell_y, cell_x], darkest[cell_y, cell_x] = most, least
 
 
@@ -261,14 +271,9 @@ def _uncount_hot(
     """Take the hot pixels among those brighter than `bright` out of the counts."""
     height, width = rows.shape
     for y in range(0, height, step):
-        above, below = max(y - 1, 0), min(y + 1, height - 1)
         for x in range(width):
             value = int64(rows[y, x])
             if value > bright:
-                left = x - channels if x >= channels else x
-                right = x + channels if x + channels < width else x
-                a, b = int64(rows[above, x]), int64(rows[below, x])
-                d, e = int64(rows[y, left]), int64(rows[y, right])
-                second = max(min(max(a, b), max(d, e)), max(min(a, b), min(d, e)))
-                if value - second > max(least_step, _HOT_SHARE * (value - lo)):
+                _, second_highest = _seconds(rows, channels, y, x)
+                if value - second_highest > max(least_step, _HOT_SHARE * (value - lo)):
                     counts[value] -= 1

@@ -16,6 +16,8 @@ PERCENTILES = (0.1, 99.9)
 SAMPLE_PX = 2**17
 BAND_PX = 2**18
 
+LARGEST = float(np.finfo(np.float32).max)
+
 Number = TypeVar("Number", float, NDArray[np.float32])
 
 
@@ -32,6 +34,22 @@ class Scale(NamedTuple):
     def pixel(self, value: Number) -> Number:
         """The stored pixel that stands for a value."""
         return (value - self.offset) / self.step
+
+    def after(self, first: "Scale") -> "Scale":
+        """The values of this scale where its pixels are the values of another.
+
+        Raises:
+            InvalidImage: float32, in which results are, does not hold the values.
+        """
+        scale = Scale(self.value(first.offset), self.step * first.step)
+        span = LEVELS * scale.step
+        # The span as well, since values are computed in float32.
+        if not max(abs(scale.offset), span, abs(scale.offset + span)) <= LARGEST:
+            raise InvalidImage(
+                f"the values of the image go from {scale.offset:g} to {scale.offset + span:g}; "
+                f"expected a range within {LARGEST:.2g}, which float32 holds: divide them"
+            )
+        return scale
 
 
 AS_STORED = Scale()

@@ -164,6 +164,7 @@ class RawPixels(_message.Message):
     WIDTH_FIELD_NUMBER: _builtins.int
     CHANNELS_FIELD_NUMBER: _builtins.int
     PIXEL_TYPE_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
     data: _builtins.bytes
     """height * width * channels values, row-major, channels interleaved, little-endian, no padding.
     Any other length is an error.
@@ -174,13 +175,19 @@ class RawPixels(_message.Message):
     """Columns; at least 1."""
     channels: _builtins.int
     """1 (grey), 3 (red, green, blue) or 4 (the fourth, alpha, is dropped); any number when
-    Frame.channel chooses one. Absent or 0 means 1.
+    Frame.selected_channel chooses one. Absent or 0 means 1.
     """
     pixel_type: Global___PixelType.ValueType
     """Required. UINT8 and UINT16 are segmented as they are, whole numbers that span less than 65536
     too. Others are scaled to 16 bit by the range of the frame, and a warning says so; numbers that
     are infinite or NaN are an error.
     """
+    @_builtins.property
+    def scale(self) -> Global___PixelScale:
+        """From these pixels to the frame's own values, where the caller has scaled them. Absent: they are
+        the values.
+        """
+
     def __init__(
         self,
         *,
@@ -189,14 +196,41 @@ class RawPixels(_message.Message):
         width: _builtins.int = ...,
         channels: _builtins.int = ...,
         pixel_type: Global___PixelType.ValueType = ...,
+        scale: Global___PixelScale | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["scale", b"scale"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "data", b"data", "height", b"height", "pixel_type", b"pixel_type", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "data", b"data", "height", b"height", "pixel_type", b"pixel_type", "scale", b"scale", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RawPixels: _TypeAlias = RawPixels  # noqa: Y015
+
+@_typing.final
+class PixelScale(_message.Message):
+    """value = offset + step * pixel. Everything in a frame's own units, of the request and of the reply,
+    is in these values. Both numbers, and the values, are finite; step is above 0.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OFFSET_FIELD_NUMBER: _builtins.int
+    STEP_FIELD_NUMBER: _builtins.int
+    offset: _builtins.float
+    step: _builtins.float
+    def __init__(
+        self,
+        *,
+        offset: _builtins.float = ...,
+        step: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["offset", b"offset", "step", b"step"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PixelScale: _TypeAlias = PixelScale  # noqa: Y015
 
 @_typing.final
 class IntensityRange(_message.Message):
@@ -319,7 +353,7 @@ Global___StagePosition: _TypeAlias = StagePosition  # noqa: Y015
 
 @_typing.final
 class PixelSize(_message.Message):
-    """The size of one pixel, micrometres; both are required and positive."""
+    """The size of one pixel, micrometres; both are required, 0.0001 to 10000."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -395,6 +429,7 @@ class Frame(_message.Message):
     PIXEL_TO_STAGE_FIELD_NUMBER: _builtins.int
     INDEX_FIELD_NUMBER: _builtins.int
     CHANNEL_FIELD_NUMBER: _builtins.int
+    CHANNEL_NUMBER_FIELD_NUMBER: _builtins.int
     PLANE_FIELD_NUMBER: _builtins.int
     PROJECTION_FIELD_NUMBER: _builtins.int
     INTENSITY_RANGE_FIELD_NUMBER: _builtins.int
@@ -404,10 +439,11 @@ class Frame(_message.Message):
     planes or channels, one must be chosen.
     """
     channel: _builtins.str
-    """The channel that is segmented: its name, or its number from 0; a name that is equal comes before
-    a number. The channels of RGB are named red, green and blue. Empty: all channels of an image in
-    colour, the only one of any other.
+    """Its name; where none is called so, its number from 0 as text. The channels of RGB are named
+    red, green and blue.
     """
+    channel_number: _builtins.int
+    """Its number from 0, whatever the channels are called."""
     plane: _builtins.int
     """The plane that is segmented, from 0 in the order of the file. Absent: the only one. Not together
     with projection.
@@ -455,14 +491,15 @@ class Frame(_message.Message):
         pixel_to_stage: Global___Affine | None = ...,
         index: Global___FrameIndex | None = ...,
         channel: _builtins.str = ...,
+        channel_number: _builtins.int = ...,
         plane: _builtins.int | None = ...,
         projection: Global___Projection.ValueType = ...,
         intensity_range: Global___IntensityRange | None = ...,
         intensity_percentiles: Global___IntensityPercentiles | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_plane", b"_plane", "encoded", b"encoded", "image", b"image", "index", b"index", "intensity", b"intensity", "intensity_percentiles", b"intensity_percentiles", "intensity_range", b"intensity_range", "pixel_size", b"pixel_size", "pixel_to_stage", b"pixel_to_stage", "plane", b"plane", "raw", b"raw", "stage_position", b"stage_position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_plane", b"_plane", "channel", b"channel", "channel_number", b"channel_number", "encoded", b"encoded", "image", b"image", "index", b"index", "intensity", b"intensity", "intensity_percentiles", b"intensity_percentiles", "intensity_range", b"intensity_range", "pixel_size", b"pixel_size", "pixel_to_stage", b"pixel_to_stage", "plane", b"plane", "raw", b"raw", "selected_channel", b"selected_channel", "stage_position", b"stage_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_plane", b"_plane", "channel", b"channel", "encoded", b"encoded", "image", b"image", "index", b"index", "intensity", b"intensity", "intensity_percentiles", b"intensity_percentiles", "intensity_range", b"intensity_range", "pixel_size", b"pixel_size", "pixel_to_stage", b"pixel_to_stage", "plane", b"plane", "projection", b"projection", "raw", b"raw", "stage_position", b"stage_position"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_plane", b"_plane", "channel", b"channel", "channel_number", b"channel_number", "encoded", b"encoded", "image", b"image", "index", b"index", "intensity", b"intensity", "intensity_percentiles", b"intensity_percentiles", "intensity_range", b"intensity_range", "pixel_size", b"pixel_size", "pixel_to_stage", b"pixel_to_stage", "plane", b"plane", "projection", b"projection", "raw", b"raw", "selected_channel", b"selected_channel", "stage_position", b"stage_position"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__plane: _TypeAlias = _typing.Literal["plane"]  # noqa: Y015
     _WhichOneofArgType__plane: _TypeAlias = _typing.Literal["_plane", b"_plane"]  # noqa: Y015
@@ -470,12 +507,16 @@ class Frame(_message.Message):
     _WhichOneofArgType_image: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
     _WhichOneofReturnType_intensity: _TypeAlias = _typing.Literal["intensity_range", "intensity_percentiles"]  # noqa: Y015
     _WhichOneofArgType_intensity: _TypeAlias = _typing.Literal["intensity", b"intensity"]  # noqa: Y015
+    _WhichOneofReturnType_selected_channel: _TypeAlias = _typing.Literal["channel", "channel_number"]  # noqa: Y015
+    _WhichOneofArgType_selected_channel: _TypeAlias = _typing.Literal["selected_channel", b"selected_channel"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__plane) -> _WhichOneofReturnType__plane | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_image) -> _WhichOneofReturnType_image | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType_intensity) -> _WhichOneofReturnType_intensity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_selected_channel) -> _WhichOneofReturnType_selected_channel | None: ...
 
 Global___Frame: _TypeAlias = Frame  # noqa: Y015
 

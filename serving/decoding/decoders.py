@@ -67,6 +67,7 @@ class Decoder:
     Attributes:
         between: whether it is free for the next file, holding no large one.
         killed: set by `kill`.
+        replaced: done once another process has taken its place in the pool.
     """
 
     def __init__(self, executor: Executor) -> None:
@@ -80,6 +81,7 @@ class Decoder:
         """
         self.between = False
         self.killed = asyncio.Event()
+        self.replaced: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._executor = executor
         self._input, self._output = Segment.new(KEPT_BYTES), Segment.new(KEPT_BYTES)
         # The pixels of the last frame, as long as somebody has them.
@@ -279,12 +281,16 @@ class Decoders:
 
     async def _keep(self) -> None:
         """Keep one place of the pool filled."""
+        lost: Decoder | None = None
         while True:
             decoder = await self._started()
             self._idle.put_nowait(decoder)
+            if lost is not None:
+                lost.replaced.set_result(None)
             await decoder.killed.wait()
             await asyncio.to_thread(decoder.wait)
             self._running.remove(decoder)
+            lost = decoder
 
     async def _started(self) -> Decoder:
         """A new decoder; as long as none can be started, it is tried again."""

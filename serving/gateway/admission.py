@@ -8,7 +8,8 @@ Hahne, IEEE/ACM Transactions on Networking 6, 1998). So one greedy connection or
 the service, two get a third each, and there is always room for a new one. All connections of one
 host together are a caller too, with `HOST_SHARE` times what is left free. Frames with a permit wait
 for their turn; hosts take turns, and so do the callers of each, and none may hold all slots: the
-large frames of one never keep all others waiting.
+large frames of one never keep all others waiting. The turn of a frame whose decoder was killed
+lasts until that is replaced: who ends work again and again pays for it alone.
 
 Callers are named HOST:PORT, or HOST:PORT#STREAM. All of it belongs to one event loop.
 """
@@ -48,6 +49,7 @@ class Permit:
         self._admission = admission
         self._protocol = protocol
         self._released = False
+        self._turn_lasts_until: asyncio.Future[None] | None = None
         self.caller = caller
         self.n_bytes = 0
         self.placed = False
@@ -80,7 +82,17 @@ class Permit:
             yield
         finally:
             self.working = False
-            self._admission._turns.give_back(self.caller)
+            lasts_until, self._turn_lasts_until = self._turn_lasts_until, None
+            if lasts_until is None:
+                self._admission._turns.give_back(self.caller)
+            else:
+                lasts_until.add_done_callback(
+                    lambda _: self._admission._turns.give_back(self.caller)
+                )
+
+    def extend_turn(self, until: asyncio.Future[None]) -> None:
+        """Give the turn back only once this is done: what the work took from all is replaced."""
+        self._turn_lasts_until = until
 
     def release(self) -> None:
         """Give everything back; a second time does nothing."""
@@ -178,11 +190,8 @@ class Admission:
         lacking = self._streams.lacking(caller, 1, "streams")
         if lacking:
             raise self._refusal(protocol, lacking)
-        self._streams.add(caller, 1)
-        try:
+        with self._streams.one(caller):
             yield
-        finally:
-            self._streams.add(caller, -1)
 
     @property
     def idle(self) -> bool:
@@ -281,6 +290,15 @@ class Account:
             self.held[name] += amount
             if not self.held[name]:
                 del self.held[name]
+
+    @contextmanager
+    def one(self, caller: str) -> Iterator[None]:
+        """Hold one while inside."""
+        self.add(caller, 1)
+        try:
+            yield
+        finally:
+            self.add(caller, -1)
 
     def lacking(self, caller: str, amount: int, name: str, has: int = 0) -> str:
         """Why a caller cannot have this amount instead of what it `has`: `name`, or its share."""

@@ -135,7 +135,7 @@ def _check_pair(certificate: Path | None, key: Path | None, prefix: str) -> None
         # Never prompt for a password: the process may have no terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, lambda: "")
     except (OSError, ValueError) as error:
-        mismatch = "MISMATCH" in str(error)
+        mismatch = isinstance(error, ssl.SSLError) and "MISMATCH" in (error.reason or "")
         reason = "the key is another's" if mismatch else "they do not hold what they should"
         raise InvalidOption(
             f"{settings} cannot be used: {reason}; expected PEM files, the key without a password "

@@ -2,9 +2,9 @@
 
 import asyncio
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
@@ -279,12 +279,25 @@ class DataPlane:
         limits = self._settings.frame_limits
         if source.file is not None:
             # The decoder is kept for the time of the frame, whose pixels are in its memory.
-            decoder = await stack.enter_async_context(self._decoders.decoder())
+            decoder = await stack.enter_async_context(self._decoder(permit))
             source.take(await self._decoded(source, decoder, permit, method))
         header = source.probe(limits)
         permit.resize(_segmenting_bytes(header, method))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, source.read, limits)
+
+    @asynccontextmanager
+    async def _decoder(self, permit: Permit) -> AsyncIterator[Decoder]:
+        """A decoder; where it is left in the middle of a file, the turn lasts until it is replaced.
+
+        So whoever has a turn finds a decoder at once, however many callers leave.
+        """
+        async with self._decoders.decoder() as decoder:
+            try:
+                yield decoder
+            finally:
+                if not decoder.between:
+                    permit.extend_turn(decoder.replaced)
 
     async def _decoded(
         self, source: FrameSource, decoder: Decoder, permit: Permit, method: Method

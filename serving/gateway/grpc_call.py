@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from typing import Any, TypeVar
 
 import grpc
@@ -11,21 +12,20 @@ from nuclei.client.messages import ERROR_METADATA, RETRY_METADATA
 from nuclei.errors import DeadlineExceeded, InvalidOption, NucleiError, Overloaded
 from nuclei.inference.deadline import Deadline
 from nuclei.quoting import sentence
+from serving.gateway.arrivals import Arrivals, Arrived, Arriving
 from serving.gateway.grpc_messages import retry_after_ms
 from serving.gateway.observation import only_known_errors
 from serving.gateway.peers import name_in_grpc
-from serving.gateway.upload import UPLOAD_S, Arrivals, too_long
+from serving.gateway.upload import too_long
 
-# How often it is asked how much of a message has arrived.
-POLL_S = 0.1
 # For the rest of an answer, when a call ends with an error.
 LAST_S = 1.0
-# Longest message that asks for nothing but information.
+# Longest message that asks for nothing but information, and the time in which it must arrive.
 QUESTION_BYTES = 2**16
+QUESTION_S = 10.0
 
 Context = grpc.aio.ServicerContext[Any, Any]
 M = TypeVar("M", bound=Message)
-Arrived = Callable[[int, int], None]
 
 
 class Call:
@@ -39,6 +39,7 @@ class Call:
     def __init__(self, context: Context, arrivals: Arrivals) -> None:
         self._context = context
         self._arrivals = arrivals
+        self._arriving: Arriving | None = None
         self._writing: asyncio.Future[None] | None = None
         self.caller = name_in_grpc(context.peer())
         self.metadata = {key: str(value) for key, value in context.invocation_metadata() or ()}
@@ -54,8 +55,8 @@ class Call:
 
         Args:
             kind: of the message.
-            arrived: called now and then, as `serving.gateway.upload.Upload.arrived`; what it
-                raises ends the reading.
+            arrived: as for `Arrivals.begin`; what it raises ends the reading. The rest of the
+                message still arrives, until the call ends.
 
         Raises:
             InvalidOption: it is of another kind.
@@ -70,18 +71,18 @@ class Call:
                 f"the message is no {kind.DESCRIPTOR.full_name}; make it with the published .proto"
             ) from error
 
-    async def read_only(self, kind: type[M], arrived: Arrived) -> M:
-        """The message of a call that has one.
+    async def read_only(self, kind: type[M], arrived: Arrived, within_s: float) -> M:
+        """The message of a call that has one; it has so long to arrive.
 
         Raises:
             InvalidOption: there is none, or it is of another kind.
             DeadlineExceeded: it takes too long to arrive.
         """
         try:
-            async with asyncio.timeout(UPLOAD_S):
+            async with asyncio.timeout(within_s):
                 message = await self.read(kind, arrived)
         except TimeoutError:
-            raise too_long() from None
+            raise too_long(within_s) from None
         if message is None:
             raise InvalidOption(
                 f"the call has no message; expected one {kind.DESCRIPTOR.full_name}"
@@ -89,17 +90,18 @@ class Call:
         return message
 
     async def _receive(self, arrived: Arrived) -> Any:
-        with self._arrivals.message(self.caller) as connection:
-            receiving = asyncio.ensure_future(self._context.read())
-            try:
-                while not (await asyncio.wait({receiving}, timeout=POLL_S))[0]:
-                    arrived(*self._arrivals.progress(self.caller))
-                message = receiving.result()
-            finally:
-                receiving.cancel()
-            if message is not grpc.aio.EOF:
-                connection.taken += len(message)
-            return message
+        arriving = self._arriving = self._arrivals.begin(self.caller, arrived)
+        receiving = asyncio.ensure_future(self._context.read())
+        try:
+            either = {receiving, arriving.refused}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not receiving.done():
+                raise arriving.refused.result()
+            message = receiving.result()
+        finally:
+            receiving.cancel()
+        self._arrivals.end(arriving, 0 if message is grpc.aio.EOF else len(message))
+        return message
 
     async def write(self, answer: bytes) -> None:
         """Send an answer; returns once flow control has room for more."""
@@ -125,13 +127,18 @@ class Call:
         The connection of a caller that takes nothing is ended: it would keep the answer in memory.
         """
         if self._writing is not None and (await asyncio.wait({self._writing}, timeout=LAST_S))[1]:
-            self._arrivals.end(self.caller)
+            self._arrivals.disconnect(self.caller)
             return
         metadata = [(ERROR_METADATA, type(error).__name__)]
         if isinstance(error, Overloaded):
             metadata.append((RETRY_METADATA, str(retry_after_ms(error))))
         status = grpc.StatusCode[error.grpc_status]
         await self._context.abort(status, sentence(error), tuple(metadata))
+
+    def close(self) -> None:
+        """The call has ended, and with it what still arrived."""
+        if self._arriving is not None:
+            self._arrivals.end(self._arriving)
 
 
 Method = Callable[[Call], Awaitable[None]]
@@ -141,17 +148,18 @@ def handler(method: Method, arrivals: Arrivals) -> "grpc.RpcMethodHandler[Any, A
     """A handler for grpc.aio that runs the method; a NucleiError becomes the status of the call."""
 
     async def handle(requests: object, context: Context) -> None:
-        call = Call(context, arrivals)
-        try:
-            with only_known_errors():
-                await method(call)
-        except NucleiError as error:
-            failed = error
-        else:
-            return
-        # They refer to frames and answers, which must not stay in memory while a slow caller reads.
-        failed.__traceback__ = failed.__context__ = failed.__cause__ = None
-        await call.abort(failed)
+        with closing(Call(context, arrivals)) as call:
+            try:
+                with only_known_errors():
+                    await method(call)
+            except NucleiError as error:
+                failed = error
+            else:
+                return
+            # They refer to frames and answers, which must not stay in memory while a slow caller
+            # reads.
+            failed.__traceback__ = failed.__context__ = failed.__cause__ = None
+            await call.abort(failed)
 
     return grpc.stream_stream_rpc_method_handler(handle)
 

@@ -15,6 +15,7 @@ from nuclei.formats.outlines import outlines
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits, frame_from_plane
+from nuclei.imaging.scaling import AS_STORED, Scale
 from nuclei.imaging.selection import Projection, Selection
 from nuclei.inference.deadline import Deadline
 from nuclei.names import check_id, check_name
@@ -77,6 +78,8 @@ class FrameRequest:
             self._pixels = raw.data
             self.frame.raw.height, self.frame.raw.width = raw.height, raw.width
             self.frame.raw.channels, self.frame.raw.pixel_type = raw.channels, raw.pixel_type
+            if raw.HasField("scale"):
+                self.frame.raw.scale.CopyFrom(raw.scale)
         self.n_bytes = len(self._pixels if self.file is None else self.file)
         self._decoded: Frame | None = None
 
@@ -166,7 +169,8 @@ class FrameRequest:
         dtype = DTYPES[self.frame.raw.pixel_type]
         pixels = np.frombuffer(self._pixels, dtype)
         shape = (header.height, header.width, header.channels)
-        return frame_from_plane(pixels.reshape(shape), self.frame_options(), limits)
+        scale = _scale(self.frame.raw)
+        return frame_from_plane(pixels.reshape(shape), self.frame_options(), limits, scale)
 
 
 def _copy_field(source: pb.Frame, target: pb.Frame, field: FieldDescriptor) -> None:
@@ -231,13 +235,24 @@ def _frame_options(frame: pb.Frame) -> FrameOptions:
     intensity = {} if asked is None else {asked: _bounds(getattr(frame, asked))}
     return FrameOptions(
         Selection(
-            frame.channel or None,
+            frame.channel_number if frame.HasField("channel_number") else frame.channel or None,
             frame.plane if frame.HasField("plane") else None,
             PROJECTIONS_BY_NUMBER[frame.projection],
         ),
         _pixel_size_um(frame),
         **intensity,
     )
+
+
+def _scale(raw: pb.RawPixels) -> Scale:
+    if not raw.HasField("scale"):
+        return AS_STORED
+    if not raw.scale.step > 0:
+        raise InvalidOption(
+            f"the step of the pixels' scale is {raw.scale.step:g}; expected a number above 0: "
+            "value = offset + step * pixel"
+        )
+    return Scale(raw.scale.offset, raw.scale.step)
 
 
 def _bounds(message: pb.IntensityRange | pb.IntensityPercentiles) -> tuple[float, float]:

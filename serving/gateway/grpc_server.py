@@ -2,24 +2,22 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from typing import Any
 
 import grpc
 from grpc_health.v1 import health
-from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from nuclei.errors import MissingPrerequisite
 from serving.engine import HTTP2_FRAME_BYTES
+from serving.gateway.arrivals import Arrivals
 from serving.gateway.certificates import server_credentials
 from serving.gateway.data_plane import DataPlane
-from serving.gateway.grpc_call import QUESTION_BYTES, Call, at_most, handler
 from serving.gateway.grpc_servicer import SERVICE, GrpcServicer
 from serving.gateway.health import Health
 from serving.gateway.http_server import HEADER_S
+from serving.gateway.reflection import SERVICE as REFLECTION
+from serving.gateway.reflection import Reflection
 from serving.gateway.security import Token, TokenInterceptor
 from serving.gateway.settings import GatewaySettings
-from serving.gateway.upload import Arrivals
 from serving.logs import Event
 
 logger = logging.getLogger(__name__)
@@ -76,12 +74,12 @@ class GrpcServer:
         Raises:
             MissingPrerequisite: the port is taken.
         """
-        services = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        services = (SERVICE, health.SERVICE_NAME, REFLECTION)
         self._server.add_generic_rpc_handlers(
             (
                 self._servicer.handler(),
                 self._health.handler(),
-                _reflection(services, self._arrivals),
+                Reflection(services, self._arrivals).handler(),
             )
         )
         try:
@@ -95,7 +93,8 @@ class GrpcServer:
                 "Set NUCLEI_GRPC_PORT or NUCLEI_HOST"
             ) from error
         await self._server.start()
-        self._watch = asyncio.create_task(self._report_health())
+        self._watching = asyncio.create_task(self._arrivals.watch())
+        self._reporting = asyncio.create_task(self._report_health())
         logger.info(Event("grpc listening", address=self._address))
 
     def begin_draining(self) -> None:
@@ -111,9 +110,10 @@ class GrpcServer:
         await self._draining
 
     async def _drain(self) -> None:
-        self._watch.cancel()
+        self._reporting.cancel()
         self._health.end()
         await self._server.stop(self._drain_s)
+        self._watching.cancel()
 
     async def _report_health(self) -> None:
         """Keep the health status equal to the readiness of the models."""
@@ -125,22 +125,3 @@ class GrpcServer:
                 reported = ready
             self._health.set(ready)
             await asyncio.sleep(HEALTH_INTERVAL_S)
-
-
-def _reflection(services: tuple[str, ...], arrivals: Arrivals) -> grpc.GenericRpcHandler:
-    """gRPC's reflection of these services; its own handler would take requests of any length."""
-    servicer: Any = reflection.aio.ReflectionServicer(services)
-
-    async def reflect(call: Call) -> None:
-        async for answer in servicer.ServerReflectionInfo(_questions(call), None):
-            await call.write(answer.SerializeToString())
-
-    return grpc.method_handlers_generic_handler(
-        reflection.SERVICE_NAME, {"ServerReflectionInfo": handler(reflect, arrivals)}
-    )
-
-
-async def _questions(call: Call) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
-    kind = reflection_pb2.ServerReflectionRequest
-    while (question := await call.read(kind, at_most(QUESTION_BYTES))) is not None:
-        yield question

@@ -8,13 +8,14 @@ import grpc
 from nuclei.v1 import segmentation_pb2 as pb
 from serving.gateway import grpc_call
 from serving.gateway.admission import Permit
+from serving.gateway.arrivals import Arrivals
 from serving.gateway.data_plane import DataPlane
-from serving.gateway.grpc_call import QUESTION_BYTES, Call, at_most
+from serving.gateway.grpc_call import QUESTION_BYTES, QUESTION_S, Call, at_most
 from serving.gateway.grpc_messages import FrameRequest, server_info_message
 from serving.gateway.grpc_stream import StreamCall
 from serving.gateway.observation import Observation, observed
 from serving.gateway.settings import GatewaySettings
-from serving.gateway.upload import Arrivals, Upload
+from serving.gateway.upload import UPLOAD_S, Upload
 
 SERVICE = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
 
@@ -64,13 +65,15 @@ class GrpcServicer:
         await StreamCall(call, self._data_plane, self._settings).run(self._draining)
 
     async def _server_info(self, call: Call) -> None:
-        await call.read_only(pb.GetServerInfoRequest, at_most(QUESTION_BYTES))
+        await call.read_only(pb.GetServerInfoRequest, at_most(QUESTION_BYTES), QUESTION_S)
         info = server_info_message(await self._data_plane.server_info())
         await call.write_only(info.SerializeToString(), self._settings.reader_timeout_s)
 
     async def _reply(self, call: Call, observation: Observation, permit: Permit) -> bytes:
         """The serialised reply; the request and its frame are released on return."""
-        request = FrameRequest(await call.read_only(pb.SegmentRequest, Upload(permit).arrived))
+        request = FrameRequest(
+            await call.read_only(pb.SegmentRequest, Upload(permit).arrived, UPLOAD_S)
+        )
         permit.resize(request.n_bytes)
         permit.place()
         observation.bytes_in = request.n_bytes

@@ -2,7 +2,7 @@
 
 import asyncio
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from nuclei.errors import FrameTooLarge, InvalidOption, NucleiError, Overloaded
 from nuclei.formats import Check
@@ -14,7 +14,7 @@ from serving.gateway.admission import Permit
 from serving.gateway.completion import first_completed
 from serving.gateway.data_plane import DataPlane, Options
 from serving.gateway.draining import stream_ended
-from serving.gateway.grpc_call import Call
+from serving.gateway.grpc_call import LAST_S, Call
 from serving.gateway.grpc_messages import FrameRequest, write_error
 from serving.gateway.observation import Observation, Skipped, observed
 from serving.gateway.settings import GatewaySettings
@@ -32,6 +32,9 @@ DEFAULT_QUEUE_SIZE: Final = 4
 # So much of a frame may arrive while there is no memory for it: it waits, as its stream's policy
 # says. 2048 x 2048 pixels of 16 bit.
 WAITING_BYTES: Final = 9 * 2**20
+# From so much on its stream ends at once: gRPC receives all of a message, unless its call ends.
+# Until then the frames before it are answered.
+REFUSED_BYTES: Final = 2 * WAITING_BYTES
 # From so much on a message is on its way, and has to keep coming.
 BEGUN_BYTES: Final = 2**16
 
@@ -52,6 +55,12 @@ class StreamCall:
         self.metadata = call.metadata
         self.overflow = OverflowPolicy.BLOCK
         self._call = call
+        # One connection may carry several streams.
+        self._caller = f"{call.caller}#{id(self)}"
+        # Of the message that arrives, then of its frame.
+        self._permit = self._new_permit()
+        # Done, with the reason, once too much has come of a message for which there is no memory.
+        self._overrun: asyncio.Future[NucleiError] = asyncio.get_running_loop().create_future()
         self._first: pb.SegmentStreamRequest | None = None
         self._received = 0
 
@@ -59,22 +68,34 @@ class StreamCall:
         """Answer the frames of the call; no more are received once `draining` is set.
 
         Raises:
-            Overloaded: there are too many streams.
+            Overloaded: there are too many streams, or no memory for a long message that arrives;
+                then some of the frames before it may have no answer.
             NucleiError: as `FrameStream.run`.
         """
-        # One connection may carry several streams.
-        self._caller = f"{self._call.caller}#{id(self)}"
-        admission = self.data_plane.admission
-        with admission.stream(PROTOCOL, self._caller):
-            settings = await self._stream_settings(draining)
-            self.overflow = OVERFLOW[settings.overflow]
-            stream: FrameStream[pb.SegmentStreamResponse] = FrameStream(
-                admission,
-                self.overflow,
-                settings.queue_size or DEFAULT_QUEUE_SIZE,
-                self.settings.reader_timeout_s,
-            )
-            await stream.run(self._receive, self._write, draining, self.settings.drain_s)
+        with self.data_plane.admission.stream(PROTOCOL, self._caller):
+            answering = asyncio.ensure_future(self._answer(draining))
+            try:
+                either: set[asyncio.Future[Any]] = {answering, self._overrun}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                if not answering.done():
+                    raise self._overrun.result()
+                answering.result()
+            finally:
+                answering.cancel()
+                # No answer may be written any more when the call ends.
+                await asyncio.wait({answering}, timeout=LAST_S)
+                self._permit.release()
+
+    async def _answer(self, draining: asyncio.Event) -> None:
+        settings = await self._stream_settings(draining)
+        self.overflow = OVERFLOW[settings.overflow]
+        stream: FrameStream[pb.SegmentStreamResponse] = FrameStream(
+            self.data_plane.admission,
+            self.overflow,
+            settings.queue_size or DEFAULT_QUEUE_SIZE,
+            self.settings.reader_timeout_s,
+        )
+        await stream.run(self._receive, self._write, draining, self.settings.drain_s)
 
     async def _stream_settings(self, draining: asyncio.Event) -> pb.StreamSettings:
         """Those of the first message, or the defaults."""
@@ -82,6 +103,7 @@ class StreamCall:
         if self._first is None or self._first.WhichOneof("kind") != "settings":
             return pb.StreamSettings()
         settings, self._first = self._first.settings, None
+        self._permit.resize(0)
         if settings.overflow not in OVERFLOW:
             raise InvalidOption(
                 f"overflow {settings.overflow} is not known; expected a value of "
@@ -101,35 +123,37 @@ class StreamCall:
                 f"message {self._received} holds {kind or 'nothing'}; expected a frame: settings "
                 "come once, as the first message"
             )
-        frame = GrpcFrame(self, self._received, message.frame)
+        frame = GrpcFrame(self, self._received, message.frame, self._permit)
+        self._permit = self._new_permit()
         self._received += 1
         return frame
 
-    def arriving(self) -> Permit:
-        """A permit for a frame of this stream."""
+    def _new_permit(self) -> Permit:
         return self.data_plane.admission.arriving(PROTOCOL, self._caller)
 
     async def _read(self) -> pb.SegmentStreamRequest | None:
         """The next message. Its memory is reserved while it arrives; a caller may send none."""
-        with self.arriving() as permit:
-            upload: Upload | None = None
+        permit = self._permit
+        upload: Upload | None = None
 
-            def arrived(n_bytes: int, came: int) -> None:
-                nonlocal upload
-                if n_bytes < BEGUN_BYTES:
-                    if upload is not None:
-                        # What came was of another call of the connection.
-                        permit.resize(0)
-                        upload = None
-                    return
-                upload = upload or Upload(permit)
-                try:
-                    upload.arrived(n_bytes, came)
-                except Overloaded:
-                    if n_bytes > WAITING_BYTES:
-                        raise
+        def arrived(n_bytes: int, came: int) -> None:
+            nonlocal upload
+            if n_bytes < BEGUN_BYTES:
+                if upload is not None:
+                    # What came was of another call of the connection.
+                    permit.resize(0)
+                    upload = None
+                return
+            upload = upload or Upload(permit)
+            try:
+                upload.arrived(n_bytes, came)
+            except (Overloaded, FrameTooLarge) as error:
+                if n_bytes > REFUSED_BYTES and not self._overrun.done():
+                    self._overrun.set_result(error)
+                if n_bytes > WAITING_BYTES or isinstance(error, FrameTooLarge):
+                    raise
 
-            return await self._call.read(pb.SegmentStreamRequest, arrived)
+        return await self._call.read(pb.SegmentStreamRequest, arrived)
 
     async def _write(self, answer: pb.SegmentStreamResponse) -> None:
         await self._call.write(answer.SerializeToString())
@@ -138,7 +162,10 @@ class StreamCall:
 class GrpcFrame:
     """One frame of a SegmentStream call: a `serving.gateway.stream.StreamedFrame`."""
 
-    def __init__(self, stream: StreamCall, sequence: int, message: pb.StreamFrame) -> None:
+    def __init__(
+        self, stream: StreamCall, sequence: int, message: pb.StreamFrame, permit: Permit
+    ) -> None:
+        """Args: permit: holds what was reserved of its memory while it arrived."""
         self._stream = stream
         self._sequence = sequence
         self._request = FrameRequest(message.request)
@@ -148,8 +175,8 @@ class GrpcFrame:
         index = self._request.frame.index
         self.position = (index.acquisition_uid, index.position)
         self.n_bytes = self._request.n_bytes
-        self.permit = stream.arriving()
-        # One that finds no room waits for it, as the stream's policy says.
+        self.permit = permit
+        # One that finds no room for all of it waits for that, as the stream's policy says.
         with suppress(Overloaded, FrameTooLarge):
             self.permit.resize(self.n_bytes)
 

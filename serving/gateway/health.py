@@ -5,6 +5,7 @@ the whole server, whatever service is asked for.
 """
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -59,14 +60,9 @@ class Health:
             await context.abort(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, "too many watches; ask with Check"
             )
-        self._watches.add(caller, 1)
-        try:
+        with self._watches.one(caller), suppress(TimeoutError):
             async with asyncio.timeout(WATCH_S):
                 await self._report(context)
-        except TimeoutError:
-            pass
-        finally:
-            self._watches.add(caller, -1)
         await context.abort(grpc.StatusCode.UNAVAILABLE, "the watch has ended; watch again")
 
     async def _report(self, context: Context) -> None:

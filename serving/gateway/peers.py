@@ -73,7 +73,9 @@ class Peers:
         descriptor = self._descriptors.get(name)
         if descriptor is None:
             self.of_ports({port})
-            descriptor = self._descriptors.get(name, -1)
+            descriptor = self._descriptors.get(name)
+        if descriptor is None:
+            return 0
         try:
             with _borrowed(descriptor) as connection:
                 if name_of(*connection.getpeername()[:2]) == name:

@@ -1,12 +1,9 @@
 """A request while it arrives: it holds what has arrived of it, and it has to keep coming."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from nuclei.errors import DeadlineExceeded
 from serving.gateway.admission import Permit
-from serving.gateway.peers import Peers
 
 # Longest time for a request to arrive.
 UPLOAD_S = 300
@@ -52,56 +49,8 @@ def too_slow() -> DeadlineExceeded:
     )
 
 
-def too_long() -> DeadlineExceeded:
+def too_long(seconds: float = UPLOAD_S) -> DeadlineExceeded:
     return DeadlineExceeded(
-        f"the request did not arrive within {UPLOAD_S} s; compress the frame or use a faster line"
+        f"the request did not arrive within {seconds:.0f} s; compress the frame or use a faster "
+        "line"
     )
-
-
-class Arrivals:
-    """How much of their messages has arrived on connections whose bytes only the kernel counts."""
-
-    def __init__(self, port: int) -> None:
-        """Args: port: of this process, at which the connections come in."""
-        self._port = port
-        self._peers = Peers()
-        self._connections: dict[str, _Connection] = {}
-
-    @contextmanager
-    def message(self, caller: str) -> Iterator["_Connection"]:
-        """While a message of a caller (HOST:PORT) arrives."""
-        connection = self._connections.get(caller)
-        if connection is None:
-            received = self._peers.received(caller, self._port)
-            connection = self._connections[caller] = _Connection(received)
-        connection.messages += 1
-        try:
-            yield connection
-        finally:
-            connection.messages -= 1
-            if not connection.messages:
-                del self._connections[caller]
-
-    def progress(self, caller: str) -> tuple[int, int]:
-        """Bytes held of each message of a caller, an equal part of all; bytes that ever came."""
-        connection = self._connections[caller]
-        came = self._peers.received(caller, self._port)
-        return max(0, came - connection.taken) // connection.messages, came
-
-    def end(self, caller: str) -> None:
-        """End the connection of a caller, with all of its calls."""
-        self._peers.received(caller, self._port)  # finds it
-        self._peers.end(caller)
-
-
-class _Connection:
-    """A connection on which messages arrive.
-
-    Attributes:
-        taken: bytes of it that belong to messages that are whole, and to what came before them.
-        messages: how many arrive now.
-    """
-
-    def __init__(self, received: int) -> None:
-        self.taken = received
-        self.messages = 0

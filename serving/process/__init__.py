@@ -1,1 +1,1 @@
-"""Processes of this machine: children, ports, back-off."""
+"""Processes of this machine: children, ports, signs of life, back-off, work in the background."""

@@ -22,7 +22,7 @@ MARK = "_NUCLEI_CHILD"
 _LOG_TAIL_BYTES = 64 * 1024
 _LOG_BYTES = 32 * 2**20
 # Longest time to wait for what was killed.
-KILL_WAIT_S = 5.0
+_KILL_WAIT_S = 5.0
 _POLL_S = 0.02
 
 
@@ -41,7 +41,7 @@ class Child:
 
     Python in it and below it imports nothing from the current folder. What it writes, files and
     shared memory, no other user can read. Start it in a thread that lives as long as this process:
-    it ends with that thread.
+    it ends with that thread. Any thread may stop it.
     """
 
     def __init__(
@@ -146,28 +146,28 @@ class Child:
         """
         if self._process is None:
             return
-        if self.running:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout_s)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        deadline = time.monotonic() + KILL_WAIT_S
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        deadline = time.monotonic() + _KILL_WAIT_S
         while (left := self._descendants()) and time.monotonic() < deadline:
             for process in left:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             time.sleep(_POLL_S)
-        self._process = None
 
     def cap_log(self) -> None:
         """Move the content of its log aside once it is long; the process goes on writing to it."""
-        if self.log is None or self.log.stat().st_size < _LOG_BYTES:
-            return
-        with contextlib.suppress(OSError):  # a full disk: the content is lost
-            shutil.copyfile(self.log, _aside(self.log))
-        os.truncate(self.log, 0)
+        # Somebody may have removed it.
+        with contextlib.suppress(FileNotFoundError):
+            if self.log is None or self.log.stat().st_size < _LOG_BYTES:
+                return
+            with contextlib.suppress(OSError):  # a full disk: the content is lost
+                shutil.copyfile(self.log, _aside(self.log))
+            os.truncate(self.log, 0)
 
     def _descendants(self) -> list[psutil.Process]:
         found = []

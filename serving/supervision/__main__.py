@@ -3,13 +3,10 @@
 import contextlib
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from functools import partial
 from types import FrameType
-from typing import TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -20,13 +17,14 @@ from nuclei.errors import MissingPrerequisite, NucleiError
 from serving.gateway.exposure import check_exposure
 from serving.gateway.settings import GatewaySettings
 from serving.logs import write_logs
+from serving.process.background import in_background
 from serving.process.heartbeat import beat
 from serving.settings import ServeSettings, read_settings
 from serving.supervision.launcher import Service
 from serving.supervision.self_check import SelfCheck
 from serving.supervision.supervisor import Supervisor
 
-Result = TypeVar("Result")
+_POLL_S = 0.1
 
 
 def main() -> None:
@@ -51,11 +49,14 @@ def _supervise(give_sign: Callable[[], None]) -> None:
         _say("Starting Triton and the gateway")
         supervisor.start(lambda name, seconds: _say(f"{name} works after {seconds:.1f} s"))
         _say(f"Checking every model with {settings.check_frame.name}")
-        checks = _watched(supervisor, service.self_check)
+        # Stopping does not wait for it.
+        checking = in_background(service.self_check, "self-check")
+        supervisor.run(until=checking.done)
+        checks = checking.result()
         # A closed terminal or a full disk does not keep the service from running.
         with contextlib.suppress(OSError):
             _print_ready(output(), service, checks, time.monotonic() - started)
-        supervisor.run()
+        supervisor.run_for_ever()
     except KeyboardInterrupt:
         _say("Stopping")
     except OSError as error:
@@ -64,23 +65,12 @@ def _supervise(give_sign: Callable[[], None]) -> None:
             "written with --state"
         ) from error
     finally:
-        service.stop()
-
-
-def _watched(supervisor: Supervisor, work: Callable[[], Result]) -> Result:
-    """What `work` returns or raises; meanwhile the service is watched."""
-    done: Future[Result] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except Exception as error:
-            done.set_exception(error)
-
-    # Stopping does not wait for it.
-    threading.Thread(target=run, daemon=True, name="work").start()
-    supervisor.run(until=done.done)
-    return done.result()
+        # The guard is to wait as long as it takes.
+        stopping = in_background(service.stop, "stop")
+        while not stopping.done():
+            give_sign()
+            time.sleep(_POLL_S)
+        stopping.result()
 
 
 def _say(sentence: str) -> None:

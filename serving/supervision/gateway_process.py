@@ -1,6 +1,7 @@
 """The gateway as a child process."""
 
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -45,8 +46,13 @@ class GatewayProcess:
         self._start_s, self._stop_s = settings.start_s, settings.stop_s
         self._home = settings.state.resolve() / f"gateway-{gateway.http_port}"
         self.log = self._home / "gateway.log"
+        # BentoML makes a temporary folder, which a gateway that is killed leaves. On a full disk
+        # Python takes the second.
+        self._scratch = self._home / "scratch"
         environment = {
             **os.environ,
+            "TMPDIR": str(self._scratch),
+            "TEMP": "/dev/shm",
             "NUCLEI_TRITON_ADDRESS": triton_address,
             "NUCLEI_DEFAULT_MODEL": default_model(settings.repository, gateway),
         }
@@ -74,6 +80,8 @@ class GatewayProcess:
     def launch(self) -> None:
         """Start it; `wait_ready` waits for its answers. Raises OSError: nothing can be written."""
         private_folder(self._home)
+        self._scratch.mkdir(exist_ok=True)
+        self._remove_remains()
         self._child.start()
 
     def wait_ready(self) -> None:
@@ -97,12 +105,17 @@ class GatewayProcess:
             time.sleep(_POLL_S)
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """Stop it.
+        """Stop it, and remove what it left.
 
         Args:
             timeout_s: seconds that it has to finish its requests; None is the setting `stop_s`.
         """
         self._child.stop(self._stop_s if timeout_s is None else timeout_s)
+        self._remove_remains()
+
+    def _remove_remains(self) -> None:
+        for path in self._scratch.glob("*"):
+            shutil.rmtree(path, ignore_errors=True)
 
     def check_answers(self) -> None:
         """Raises Fault when it is silent."""

@@ -9,7 +9,7 @@ from types import FrameType
 
 from serving.logs import Event
 from serving.process.backoff import Backoff
-from serving.process.child import KILL_WAIT_S, Child
+from serving.process.child import Child
 from serving.process.heartbeat import Heartbeat
 
 logger = logging.getLogger(__name__)
@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 _POLL_S = 0.1
 # What the supervisor needs to stop besides the time that it gives the gateway.
 _SUPERVISOR_STOP_S = 30.0
-# The supervisor gives a sign several times a second, but none while it ends a part.
-_SILENT_S = 2 * KILL_WAIT_S
+# The supervisor gives a sign several times a second.
+_SILENT_S = 5.0
 
 
 def guard_supervisor(environment: Mapping[str, str], gateway_stop_s: float) -> int:
@@ -50,7 +50,7 @@ class Guard:
 
         Args:
             child: what to run.
-            heartbeat: of the child; one that never gives a sign is not expected to.
+            heartbeat: of the child.
             stop_s: seconds that it has to end after SIGTERM.
         """
         self._child = child
@@ -60,23 +60,22 @@ class Guard:
         self._backoff = Backoff()
 
     def run(self) -> int:
-        """Run the child; returns its exit code once it ends by itself, 0 when it was stopped."""
+        """Run the child; returns its exit code once it ends by itself, 0 when it was stopped.
+
+        Raises:
+            OSError: its first start is impossible.
+        """
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, self._stop)
         restarted = False
         while True:
             started = time.monotonic()
-            self._heartbeat.begin()
-            self._child.start()
-            silent = False
-            while self._child.running and not self._stopping and not silent:
-                time.sleep(_POLL_S)
-                silent = self._heartbeat.silent_s() > _SILENT_S
-            code, ending = self._child.exit_code, self._child.ending
-            if silent:
-                ending = f"no sign of life in {_SILENT_S:.0f} s"
-            # Whatever it started ends with it.
-            self._child.stop(0 if silent else self._stop_s)
+            try:
+                code, ending = self._run_once()
+            except OSError as error:  # no memory or no process is free, for instance
+                if not restarted:
+                    raise
+                code, ending = None, f"cannot be started: {error}"
             if self._stopping:
                 return 0
             if code is not None and code >= 0 and not restarted:
@@ -93,6 +92,21 @@ class Guard:
                 )
             )
             self._wait(wait_s)
+
+    def _run_once(self) -> tuple[int | None, str]:
+        """Run the child until it ends, is silent or is to stop; its exit code, and how it ended."""
+        self._heartbeat.begin()
+        self._child.start()
+        silent = False
+        while self._child.running and not self._stopping and not silent:
+            time.sleep(_POLL_S)
+            silent = self._heartbeat.silent_s() > _SILENT_S
+        code, ending = self._child.exit_code, self._child.ending
+        if silent:
+            ending = f"no sign of life in {_SILENT_S:.0f} s"
+        # Whatever it started ends with it.
+        self._child.stop(0 if silent else self._stop_s)
+        return code, ending
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self._stopping = True

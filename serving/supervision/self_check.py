@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nuclei.client import Client
-from nuclei.errors import InvalidData, InvalidImage
+from nuclei.errors import EngineUnavailable, InvalidData, InvalidImage, Overloaded
 from nuclei.results.segmentation import Segmentation
+
+_RETRY_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,12 @@ class SelfCheck:
 def self_check(client: Client, frame: Path, timeout_s: float) -> list[SelfCheck]:
     """Segment a frame with every model through the gateway, over gRPC; the default model first.
 
+    After a failure, callers may keep the gateway busy, and Triton may end once more: it waits.
+
     Args:
         client: of the gateway.
         frame: image file with nuclei.
-        timeout_s: deadline of each request, seconds.
+        timeout_s: most time for each frame, seconds.
 
     Raises:
         InvalidImage: the frame cannot be read.
@@ -52,7 +56,23 @@ def self_check(client: Client, frame: Path, timeout_s: float) -> list[SelfCheck]
 
 def _check(client: Client, frame: Path, model: str, timeout_s: float) -> SelfCheck:
     # The first request may wait for what a model does once.
-    client.segment(frame, model=model, timeout_s=timeout_s)
-    started = time.perf_counter()
-    segmentation = client.segment(frame, model=model, timeout_s=timeout_s)
-    return SelfCheck(frame, segmentation, (time.perf_counter() - started) * 1000)
+    _segment(client, frame, model, timeout_s)
+    segmentation, seconds = _segment(client, frame, model, timeout_s)
+    return SelfCheck(frame, segmentation, seconds * 1000)
+
+
+def _segment(
+    client: Client, frame: Path, model: str, timeout_s: float
+) -> tuple[Segmentation, float]:
+    """What comes back, and how long the request took that brought it, seconds."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        started = time.monotonic()
+        try:
+            segmentation = client.segment(frame, model=model, timeout_s=deadline - started)
+        except (EngineUnavailable, Overloaded):
+            if time.monotonic() + _RETRY_S > deadline:
+                raise
+            time.sleep(_RETRY_S)
+        else:
+            return segmentation, time.monotonic() - started

@@ -1,13 +1,17 @@
 """Keeps the parts of the service running: notices what ended or hangs, and starts it again."""
 
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from nuclei.errors import NucleiError
 from serving.logs import Event
+from serving.process.background import in_background
 from serving.process.backoff import Backoff
 from serving.supervision.probe import Fault
 
@@ -44,7 +48,11 @@ class Part:
 
 
 class Supervisor:
-    """Starts parts side by side and watches them; one thread a part waits for its answers."""
+    """Starts parts side by side and watches them.
+
+    The thread that calls it waits for none of them: what may take long, their answers and their
+    ends, others wait for.
+    """
 
     def __init__(self, parts: list[Part], beat: Callable[[], None]) -> None:
         """Describe the supervisor.
@@ -76,8 +84,19 @@ class Supervisor:
                     report(watch.name, watch.healthy_s)
             time.sleep(_POLL_S)
 
-    def run(self, until: Callable[[], bool] = lambda: False) -> None:
-        """Watch what was started until a condition holds, by default for ever."""
+    def run_for_ever(self) -> None:
+        """Watch what was started; an error that nobody foresaw kills this process.
+
+        Its end by a signal lets the guard start another, which an exit code would not.
+        """
+        try:
+            self.run(until=lambda: False)
+        except Exception:
+            logger.exception("the supervisor cannot go on")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def run(self, until: Callable[[], bool]) -> None:
+        """Watch what was started until a condition holds."""
         while not until():
             self._beat()
             for watch in self._watches:
@@ -86,7 +105,7 @@ class Supervisor:
 
 
 class _Watch:
-    """The watch over one part: it starts or runs and is checked, or waits for its next start."""
+    """The watch over one part: it starts or runs and is checked, or ends until its next start."""
 
     def __init__(self, part: Part) -> None:
         self.name = part.name
@@ -94,6 +113,7 @@ class _Watch:
         self._backoff = Backoff()
         self._next_try = 0.0
         self._checks: _Checks | None = None
+        self._ending: Future[None] | None = None
         self._announced = False
         self._since = self._tidied = 0.0
 
@@ -118,6 +138,8 @@ class _Watch:
 
     def step(self) -> None:
         """Kill the part if it has ended or does not work; start it again once it is time."""
+        if self._ending is not None and not self._has_ended(self._ending):
+            return
         if self._checks is None:
             if time.monotonic() >= self._next_try:
                 self._restart()
@@ -140,10 +162,16 @@ class _Watch:
         wait_s = self._backoff.failed(self.healthy_s)
         self._next_try = time.monotonic() + wait_s
         self._log(logging.WARNING, event, why=why, next_try_s=wait_s)
-        try:
-            self._part.kill()
-        except OSError as error:
+        self._ending = in_background(self._part.kill, self.name)
+
+    def _has_ended(self, ending: "Future[None]") -> bool:
+        """Whether the part has been killed; says what could not be removed."""
+        if not ending.done():
+            return False
+        if (error := ending.exception()) is not None:
             self._log(logging.ERROR, "remains", why=str(error))
+        self._ending = None
+        return True
 
     def _restart(self) -> None:
         try:

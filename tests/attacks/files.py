@@ -150,23 +150,34 @@ def ome_tiff_of_text(text_bytes: int) -> bytes:
 
 @dataclass(frozen=True)
 class AttackFile:
-    """A kind of file, at the size at which it once stopped the service or filled its memory.
+    """A kind of file.
 
     Attributes:
-        name: of the kind.
-        make: its bytes.
+        large: makes one that would stop a service without limits, or fill its memory.
+        small: makes one whose cost is told from that of a frame, in a second.
     """
 
-    name: str
-    make: Callable[[], bytes]
+    large: Callable[[], bytes]
+    small: Callable[[], bytes]
 
 
-ATTACK_FILES = [
-    AttackFile("a million tile entries", lambda: tiff_of_one_tile(16384, 16)),
-    AttackFile("two thousand tile entries", lambda: tiff_of_one_tile(16192, 352)),
-    AttackFile("pages of huge tags", lambda: tiff_of_huge_tags(100, 4 * 2**20)),
-    AttackFile("a thousand scans", lambda: jpeg_of_scans(1000, 2048)),
-    AttackFile("16-bit RGBA", lambda: png_rgba16(14000)),
-    AttackFile("millions of chunks", lambda: png_of_chunks(3_700_000)),
-    AttackFile("long XML", lambda: ome_tiff_of_text(16 * 2**20)),
-]
+_MIB = 2**20
+ATTACK_FILES = {
+    "a million tile entries": AttackFile(
+        lambda: tiff_of_one_tile(16384, 16), lambda: tiff_of_one_tile(4096, 16)
+    ),
+    "two thousand tile entries": AttackFile(
+        lambda: tiff_of_one_tile(16016, 352), lambda: tiff_of_one_tile(3520, 352)
+    ),
+    "pages of huge tags": AttackFile(
+        lambda: tiff_of_huge_tags(100, 2 * _MIB), lambda: tiff_of_huge_tags(10, 4 * _MIB)
+    ),
+    "a thousand scans": AttackFile(
+        lambda: jpeg_of_scans(1000, 2048), lambda: jpeg_of_scans(300, 1024)
+    ),
+    "16-bit RGBA": AttackFile(lambda: png_rgba16(6000), lambda: png_rgba16(3000)),
+    "a million chunks": AttackFile(
+        lambda: png_of_chunks(1_000_000), lambda: png_of_chunks(300_000)
+    ),
+    "long XML": AttackFile(lambda: ome_tiff_of_text(8 * _MIB), lambda: ome_tiff_of_text(4 * _MIB)),
+}

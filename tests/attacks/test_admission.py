@@ -11,6 +11,7 @@ import pytest
 
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
+from serving.gateway.grpc_call import QUESTION_S
 from serving.process.ports import LOOPBACK
 
 Listen = Callable[..., AbstractAsyncContextManager[Any]]
@@ -73,6 +74,30 @@ async def test_idle_streams_hold_no_place_and_leave_some_streams_to_others(
         for call in refused:
             assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         await others_get_in(ports)
+
+
+REFLECTION = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+
+
+async def test_calls_of_reflection_are_few_and_leave_some_to_others(listen: Listen) -> None:
+    async with listen() as ports, grpc.aio.insecure_channel(ports.grpc_address) as channel:
+        start: Any = channel.stream_stream(REFLECTION)
+        calls = [start(nothing()) for _ in range(CALLS)]
+        await asyncio.sleep(0.5)
+        refused = [call for call in calls if call.done()]
+        assert 0 < len(refused) < CALLS
+        for call in refused:
+            assert await call.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        await others_get_in(ports)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [REFLECTION, "/nuclei.v1.Segmentation/GetServerInfo"])
+async def test_a_question_that_never_comes_ends_its_call(listen: Listen, method: str) -> None:
+    async with listen() as ports, grpc.aio.insecure_channel(ports.grpc_address) as channel:
+        call: Any = channel.stream_stream(method)(nothing())
+        async with asyncio.timeout(QUESTION_S + 5):
+            assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
 @asynccontextmanager

@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -15,14 +15,7 @@ import pytest
 from nuclei.formats.png import encode_png
 from serving.gateway import metrics
 from serving.triton.server import TritonServer
-from tests.attacks.files import (
-    jpeg_of_scans,
-    ome_tiff_of_text,
-    png_of_chunks,
-    png_rgba16,
-    tiff_of_huge_tags,
-    tiff_of_one_tile,
-)
+from tests.attacks.files import ATTACK_FILES, png_rgba16
 
 Listen = Callable[..., AbstractAsyncContextManager[Any]]
 
@@ -32,16 +25,6 @@ TIMEOUT_S = 2.0
 PATIENCE_S = 15.0
 SMALL = encode_png(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
 REFUSALS = {"InvalidImage", "FrameTooLarge", "DeadlineExceeded", "Overloaded"}
-
-FILES: dict[str, Callable[[], bytes]] = {
-    "a million tile entries": lambda: tiff_of_one_tile(16384, 16),
-    "two thousand tile entries": lambda: tiff_of_one_tile(16016, 352),
-    "pages of huge tags": lambda: tiff_of_huge_tags(100, 2 * MIB),
-    "a thousand scans": lambda: jpeg_of_scans(1000, 2048),
-    "16-bit RGBA": lambda: png_rgba16(6000),
-    "a million chunks": lambda: png_of_chunks(1_000_000),
-    "long XML": lambda: ome_tiff_of_text(8 * MIB),
-}
 
 
 async def post(http: httpx.AsyncClient, file: bytes) -> str:
@@ -85,8 +68,8 @@ async def test_others_are_served_while_and_after_each_file(
 ) -> None:
     async with attacked(listen, triton) as http:
         assert await post(http, SMALL) == ""
-        for name, make in FILES.items():
-            file = make()
+        for name, attack_file in ATTACK_FILES.items():
+            file = attack_file.large()
             started = time.monotonic()
             attack = asyncio.create_task(post(http, file))
             await asyncio.sleep(0.05)
@@ -97,11 +80,11 @@ async def test_others_are_served_while_and_after_each_file(
         assert reserved_bytes() == 0
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", ATTACK_FILES)
 async def test_a_file_takes_no_more_memory_than_is_set_aside(
     listen: Listen, triton: TritonServer, name: str
 ) -> None:
-    file = FILES[name]()
+    file = ATTACK_FILES[name].large()
     async with attacked(listen, triton) as http:
         assert await post(http, SMALL) == ""
         before = used_bytes()
@@ -146,4 +129,28 @@ async def test_a_picture_that_takes_too_much_is_refused_before_the_work(
         assert answer.status_code == 413
         assert answer.json()["title"] == "FrameTooLarge"
         assert (await http.post("/v1/segment?format=overlay.png", content=SMALL)).is_success
+        assert reserved_bytes() == 0
+
+
+async def test_others_are_served_while_callers_leave_in_the_middle_of_their_files(
+    listen: Listen, triton: TritonServer
+) -> None:
+    slow = png_rgba16(4000)
+
+    async def leave_again_and_again(url: str) -> None:
+        neighbour = httpx.AsyncHTTPTransport(local_address="127.0.0.2")
+        while True:
+            async with httpx.AsyncClient(base_url=url, transport=neighbour) as http:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(0.3):
+                        await post(http, slow)
+
+    async with attacked(listen, triton) as http:
+        assert await post(http, SMALL) == ""
+        async with AsyncExitStack() as stack:
+            for _ in range(8):
+                await stack.enter_async_context(_running(leave_again_and_again(str(http.base_url))))
+            await asyncio.sleep(1)
+            assert [await post(http, SMALL) for _ in range(10)] == [""] * 10
+        await until_ready(http)
         assert reserved_bytes() == 0

@@ -3,15 +3,19 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
+import httpx
 import psutil
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from nuclei.v1 import segmentation_pb2 as pb
+from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
+from serving.gateway import metrics
 from serving.process.ports import LOOPBACK
 
 Listen = Callable[..., AbstractAsyncContextManager[Any]]
@@ -85,10 +89,12 @@ async def test_compressed_messages_are_refused_before_they_unfold(listen: Listen
 
 
 class SlowLine:
-    """Passes bytes on to a port at a limited speed, and counts them."""
+    """Passes bytes on to a port at a limited speed, and counts them; `open` lets it stop."""
 
     def __init__(self, port: int, bytes_per_s: int) -> None:
         self.passed = 0
+        self.open = asyncio.Event()
+        self.open.set()
         self._port = port
         self._chunk = bytes_per_s // 50
         self._ends: list[asyncio.StreamWriter] = []
@@ -101,6 +107,7 @@ class SlowLine:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        self.open.set()
         for end in self._ends:
             end.transport.abort()
         waiting = [end.wait_closed() for end in self._ends]
@@ -120,6 +127,7 @@ class SlowLine:
             writer.write(data)
             await writer.drain()
             await asyncio.sleep(0.02)
+            await self.open.wait()
 
     async def _send_back(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(2**16):
@@ -141,3 +149,147 @@ async def test_message_is_refused_while_it_arrives(listen: Listen, method: str) 
         assert time.monotonic() - started < 2
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert line.passed < 24 * MIB
+
+
+def frame(n_bytes: int) -> pb.SegmentStreamRequest:
+    """A frame of grey pixels, in rows of 1024."""
+    raw = pb.RawPixels(
+        data=bytes(n_bytes), height=n_bytes // 1024, width=1024, pixel_type=pb.PIXEL_TYPE_UINT8
+    )
+    request = pb.SegmentRequest(frame=pb.Frame(raw=raw))
+    return pb.SegmentStreamRequest(frame=pb.StreamFrame(request=request))
+
+
+def reserved() -> tuple[float, float]:
+    """Frames and bytes that the gateway of this process holds."""
+    gauges = metrics.FRAMES_IN_FLIGHT, metrics.BYTES_IN_FLIGHT
+    frames, n_bytes = (gauge.collect()[0].samples[0].value for gauge in gauges)
+    return frames, n_bytes
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def slow_engine(listen: Listen, max_bytes_in_flight: int) -> AsyncIterator[Any]:
+    """A gateway in which frames stay in work for some seconds: nobody answers for Triton."""
+    ends: list[asyncio.StreamWriter] = []
+    silent = await asyncio.start_server(lambda _, writer: ends.append(writer), LOOPBACK, 0)
+    address = f"{LOOPBACK}:{silent.sockets[0].getsockname()[1]}"
+    settings = {"max_bytes_in_flight": max_bytes_in_flight, "max_frames_in_work": 1}
+    try:
+        async with listen(triton_address=address, **settings) as ports:
+            yield ports
+    finally:
+        silent.close()
+        for end in ends:
+            end.transport.abort()
+
+
+async def test_memory_of_another_calls_message_is_not_kept_by_an_idle_stream(
+    listen: Listen,
+) -> None:
+    options = [("grpc.max_send_message_length", -1)]
+    async with (
+        listen() as ports,
+        SlowLine(ports.grpc, bytes_per_s=20 * MIB) as line,
+        grpc.aio.insecure_channel(line.address, options) as channel,
+    ):
+        stub: Any = SegmentationStub(channel)
+        stream = stub.SegmentStream()
+        await stream.write(pb.SegmentStreamRequest(settings=pb.StreamSettings()))
+        segmenting = asyncio.ensure_future(stub.Segment(frame(12 * MIB).frame.request).code())
+        await until(lambda: reserved()[1] > 8 * MIB)
+        assert await segmenting is grpc.StatusCode.UNAVAILABLE
+        await until(lambda: reserved() == (0, 0))
+        assert not stream.done()
+
+
+async def test_a_frame_keeps_the_memory_that_was_reserved_while_it_arrived(
+    listen: Listen,
+) -> None:
+    options = [("grpc.max_send_message_length", -1)]
+    async with (
+        slow_engine(listen, max_bytes_in_flight=12 * MIB) as ports,
+        SlowLine(ports.grpc, bytes_per_s=20 * MIB) as line,
+        grpc.aio.insecure_channel(line.address, options) as first,
+        grpc.aio.insecure_channel(ports.grpc_address, options) as second,
+    ):
+        stub: Any = SegmentationStub(first)
+        arriving = stub.SegmentStream()
+        sending = asyncio.ensure_future(arriving.write(frame(8 * MIB)))
+        await until(lambda: line.passed > 7 * MIB)
+        line.open.clear()
+        await until(lambda: reserved()[1] > 6.5 * MIB)
+        stub = SegmentationStub(second)
+        waiting = stub.SegmentStream()
+        await waiting.write(frame(6 * MIB))
+        await asyncio.sleep(0.3)
+        assert reserved()[0] == 0
+        line.open.set()
+        await sending
+        await until(lambda: reserved()[0] == 1)
+        assert reserved() == (1, 8 * MIB)
+
+
+async def test_a_message_without_memory_ends_its_stream_before_all_of_it_has_come(
+    listen: Listen,
+) -> None:
+    options = [("grpc.max_send_message_length", -1)]
+    async with (
+        slow_engine(listen, max_bytes_in_flight=20 * MIB) as ports,
+        SlowLine(ports.grpc, bytes_per_s=20 * MIB) as line,
+        grpc.aio.insecure_channel(line.address, options) as channel,
+    ):
+        stub: Any = SegmentationStub(channel)
+        stream = stub.SegmentStream()
+        long = frame(64 * MIB)
+        await stream.write(frame(2**16))
+        await until(lambda: reserved()[0] == 1)
+        sending = asyncio.ensure_future(stream.write(long))
+        async with asyncio.timeout(10):
+            with suppress(grpc.aio.AioRpcError):
+                while await stream.read() is not grpc.aio.EOF:
+                    pass
+        statuses = grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.INVALID_ARGUMENT
+        assert await stream.code() in statuses
+        assert line.passed < 40 * MIB
+        await asyncio.gather(sending, return_exceptions=True)
+        await until(lambda: reserved() == (0, 0))
+
+
+@pytest.mark.parametrize("method", ["Segment", "SegmentStream"])
+async def test_nothing_is_held_of_a_message_whose_caller_leaves(
+    listen: Listen, method: str
+) -> None:
+    options = [("grpc.max_send_message_length", -1)]
+    async with (
+        listen() as ports,
+        SlowLine(ports.grpc, bytes_per_s=20 * MIB) as line,
+        grpc.aio.insecure_channel(line.address, options) as channel,
+    ):
+        start: Any = channel.stream_stream(f"/nuclei.v1.Segmentation/{method}")
+        call = start(iter([bytes(64 * MIB)]))
+        await until(lambda: reserved()[1] > 4 * MIB)
+        call.cancel()
+        await until(lambda: reserved() == (0, 0))
+
+
+async def test_a_frame_that_is_there_holds_as_much_as_it_has(listen: Listen) -> None:
+    async with (
+        slow_engine(listen, max_bytes_in_flight=40 * MIB) as ports,
+        grpc.aio.insecure_channel(ports.grpc_address) as channel,
+        httpx.AsyncClient(base_url=ports.url) as http,
+    ):
+        stub: Any = SegmentationStub(channel)
+        call = stub.Segment(frame(3 * MIB).frame.request)
+        await until(lambda: reserved() == (1, 3 * MIB))
+        post = asyncio.ensure_future(http.post("/v1/segment", content=bytes(2 * MIB)))
+        await until(lambda: reserved() == (2, 5 * MIB))
+        call.cancel()
+        await until(lambda: reserved() == (1, 2 * MIB))
+        post.cancel()
+        await until(lambda: reserved() == (0, 0))

@@ -1,8 +1,11 @@
 """Which precision a processor computes itself, from what Linux says of it."""
 
+import resource
+from pathlib import Path
+
 import pytest
 
-from nuclei.processor import fast_precision, has_bf16
+from nuclei.processor import fast_precision, has_bf16, note_precision, noted_precision
 
 ICE_LAKE = "processor\t: 0\nflags\t\t: fpu sse2 avx2 avx512f avx512vl avx512_vnni\n"
 SAPPHIRE_RAPIDS = "flags\t\t: fpu avx512f avx512_bf16 amx_bf16 amx_tile\n"
@@ -25,3 +28,14 @@ def test_bf16_where_the_processor_has_it(cpuinfo: str) -> None:
 def test_fp32_where_bf16_would_be_emulated_or_nothing_is_known(cpuinfo: str) -> None:
     assert not has_bf16(cpuinfo)
     assert fast_precision("BF16", cpuinfo) == "FP32"
+
+
+def test_a_note_outlasts_a_restart_on_a_full_disk(tmp_path: Path) -> None:
+    note_precision(tmp_path, "unet", "bf16")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        note_precision(tmp_path, "unet", "bf16")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert noted_precision(tmp_path, "unet") == "bf16"

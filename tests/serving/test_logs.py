@@ -31,7 +31,7 @@ library.propagate = False
 write_logs(read_settings(ProcessSettings), sys.stdout)
 ours = logging.getLogger("serving.part")
 ours.debug("details")
-ours.info(Event("frame", request_id="é 1", total_ms=1.5, lost=False, empty=""))
+ours.info(Event("frame", request_id="é 1", total_ms=1.5, age_s=1e999, lost=False, empty=""))
 try:
     raise ValueError("two\\nlines")
 except ValueError:
@@ -75,6 +75,11 @@ def test_event_is_text_of_words_for_any_formatter() -> None:
     assert "\n" not in str(Event("frame", detail="one\ntwo"))
 
 
+def strict(line: str) -> Any:
+    """The content of JSON as RFC 8259 has it, without NaN and Infinity."""
+    return json.loads(line, parse_constant=pytest.fail)
+
+
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_nothing_that_is_logged_is_obeyed_forged_or_long(log_format: str) -> None:
     lines = logged(HOSTILE_PROGRAM, NUCLEI_LOG_FORMAT=log_format)
@@ -88,13 +93,13 @@ def test_nothing_that_is_logged_is_obeyed_forged_or_long(log_format: str) -> Non
 
 def test_text_is_the_default() -> None:
     lines = logged()
-    assert lines[0].endswith("INFO frame request_id='é 1' total_ms=1.5 lost=False")
+    assert lines[0].endswith("INFO frame request_id='é 1' total_ms=1.5 age_s=inf lost=False")
     assert lines[-1].endswith("WARNING from elsewhere")
     assert "  Traceback (most recent call last):" in lines
 
 
 def test_json_is_one_object_a_line_with_fields_of_their_types() -> None:
-    event, exception, library = map(json.loads, logged(NUCLEI_LOG_FORMAT="json"))
+    event, exception, library = map(strict, logged(NUCLEI_LOG_FORMAT="json"))
     assert event.pop("time")[10] == "T"
     assert event == {
         "level": "INFO",
@@ -102,6 +107,7 @@ def test_json_is_one_object_a_line_with_fields_of_their_types() -> None:
         "message": "frame",
         "request_id": "é 1",
         "total_ms": 1.5,
+        "age_s": "inf",
         "lost": False,
     }
     assert exception["message"] == "unforeseen"

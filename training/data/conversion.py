@@ -15,7 +15,7 @@ from training.data.kaggle import IMAGES_FOLDER
 from training.data.places import LABEL_FOLDERS
 from training.data.split import split_samples
 from training.data.yolo import yolo_text
-from training.folders import writing
+from training.folders import filling
 
 COCO_FILE = "annotations.json"
 YOLO_FILE = "data.yaml"
@@ -33,20 +33,21 @@ def write_dataset(samples: Sequence[Sample], folder: Path, form: str) -> None:
             ultralytics needs besides; see `training.data.yolo` for what its polygons cannot hold).
 
     Raises:
-        InvalidOption: an unknown form, or the folder is not empty or cannot be written.
+        InvalidOption: an unknown form, or the folder is not empty or cannot be written; nothing of
+            the data set is left in it.
     """
     if form not in FORMS:
         raise InvalidOption(f"unknown form {quoted(form)}; expected one of {', '.join(FORMS)}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidOption(f"{folder} is not empty and is never overwritten; name a new folder")
-    with writing(folder):
-        _write(samples, folder)
-        FORMS[form](samples, folder)
+    with filling(folder) as aside:
+        _write(samples, aside)
+        FORMS[form](samples, aside)
 
 
 def _write(samples: Sequence[Sample], folder: Path) -> None:
     """The images and their modalities."""
-    (folder / IMAGES_FOLDER).mkdir(parents=True)
+    (folder / IMAGES_FOLDER).mkdir()
     modalities = io.StringIO()
     rows = csv.writer(modalities, lineterminator="\n")
     rows.writerow(["id", "kind"])

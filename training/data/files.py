@@ -14,7 +14,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.errors import InvalidData, InvalidImage, InvalidInput
+from nuclei.errors import ChoiceRequired, InvalidData, InvalidInput
 from nuclei.imaging.images import Frame, FrameLimits, read_frame, read_labels
 from training.data.names import OVERLAY_SUFFIX, is_image
 
@@ -115,14 +115,10 @@ class Files:
     def _frame(self, image: PurePosixPath) -> Frame:
         try:
             return read_frame(self.read(image))
-        except InvalidImage as error:
-            if not any(option in str(error) for option in ("`channel`", "`plane`")):
-                raise
-            # Of several channels or planes: the options that it names are not those of data sets.
-            what, _, _ = str(error).partition(": choose")
+        except ChoiceRequired as error:  # with options that data sets do not have
             raise InvalidData(
-                f"{what.removesuffix('; expected one')}; data sets have one plane an image, grey "
-                "or RGB: save the channel and the plane of the nuclei alone"
+                f"{error.holds}; data sets have one plane an image, grey or RGB: save the channel "
+                "and the plane of the nuclei alone"
             ) from error
 
     def labels(self, name: PurePosixPath) -> NDArray[np.uint32]:

@@ -12,7 +12,7 @@ import tifffile
 from numpy.typing import NDArray
 from tifffile.tifffile import shaped_description_metadata
 
-from nuclei.errors import InvalidImage, InvalidOption
+from nuclei.errors import ChoiceRequired, InvalidImage, InvalidOption
 from nuclei.imaging.decoding.directories import MAX_PAGES, Directories
 from nuclei.imaging.metadata import is_of_this_file, ome_images, ome_root
 from nuclei.imaging.selection import Selection, described_channels
@@ -44,7 +44,8 @@ class Stack:
         """The numbers of the planes whose maximum is to be taken; mostly one.
 
         Raises:
-            InvalidImage: there are several, and none is selected.
+            ChoiceRequired: there are several, and none is selected.
+            InvalidImage: what is selected is in another file.
             InvalidOption: what is selected does not exist.
         """
         channels = self._by_channel()
@@ -52,7 +53,7 @@ class Stack:
             channels.shape[1] > 1 and selection.plane is None and selection.project is None
         )
         if undecided:
-            raise InvalidImage(f"the TIFF holds {self._described()}: {self._choose(channels)}")
+            raise ChoiceRequired(f"the TIFF holds {self._described()}", self._choose(channels))
         channel = 0
         if len(channels) > 1:
             channel = selection.channel_among(self.channel_names)

@@ -12,7 +12,7 @@ import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from nuclei.errors import InvalidImage
+from nuclei.errors import ChoiceRequired, InvalidImage
 from nuclei.imaging.decoding import jpeg
 from nuclei.imaging.decoding.decoded import (
     CheckShape,
@@ -324,7 +324,8 @@ def _sample_names(page: tifffile.TiffPage, stack: Stack, selection: Selection) -
     """Names of the channels that are samples of a pixel, of which one is selected.
 
     Raises:
-        InvalidImage: none is selected, or there are channels of two kinds.
+        ChoiceRequired: none is selected.
+        InvalidImage: there are channels of two kinds.
     """
     count = page.samplesperpixel
     if len(stack.channel_names) > 1:
@@ -335,9 +336,9 @@ def _sample_names(page: tifffile.TiffPage, stack: Stack, selection: Selection) -
     names = ome_channel_names(page.parent)
     names = names if len(names) == count else ("",) * count
     if selection.channel is None:
-        raise InvalidImage(
-            f"the TIFF holds {described_channels(names)}: choose one with `channel` (number or "
-            "name)"
+        raise ChoiceRequired(
+            f"the TIFF holds {described_channels(names)}",
+            "choose one with `channel` (number or name)",
         )
     return names
 

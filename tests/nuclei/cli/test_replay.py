@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+import tifffile
 from typer.testing import CliRunner, Result
 
 from nuclei.cli.app import app
-from nuclei.cli.replay import Tally
+from nuclei.cli.replay import Camera, Tally
 from nuclei.client import Outcome
 from nuclei.errors import (
     EngineUnavailable,
@@ -18,6 +19,8 @@ from nuclei.errors import (
     ModelNotFound,
     NucleiError,
 )
+from nuclei.imaging.frame_options import FrameOptions
+from nuclei.imaging.images import Frame
 from nuclei.postprocessing.measurement import measure
 from nuclei.results.segmentation import Segmentation
 
@@ -111,6 +114,30 @@ def test_failed_frames_are_named_and_fail_the_command(
     assert (row(result, "failed"), row(result, "answered")) == ("2", "4")
     assert "2 x InvalidImage" in result.stderr
     assert "skipped 1, not PNG, JPEG or TIFF" in result.stderr
+
+
+def test_a_channel_and_a_plane_are_chosen_as_for_segment(tmp_path: Path) -> None:
+    stack = np.random.default_rng(0).integers(0, 4000, (4, 2, 30, 40), np.uint16)
+    metadata = {"axes": "ZCYX", "Channel": {"Name": ["DAPI", "GFP"]}}
+    tifffile.imwrite(
+        tmp_path / "a.tif", stack, ome=True, photometric="minisblack", metadata=metadata
+    )
+    tifffile.imwrite(tmp_path / "b.tif", stack[0, 0])
+    options = FrameOptions.of_text(channel="GFP", project="max")
+    camera = Camera([tmp_path / "a.tif", tmp_path / "b.tif"], options, fps=1e4, positions=1)
+    (taken,) = camera.frames(2)
+    assert isinstance(taken.frame, Frame)
+    np.testing.assert_array_equal(taken.frame.pixels[:, :, 0], stack[:, 1].max(axis=0))
+    (refused,) = camera.refused
+    assert "b.tif" in str(refused)
+    assert "'GFP'" in str(refused)
+
+
+@pytest.mark.parametrize("options", [["--plane", "two"], ["--plane", 1, "--project", "max"]])
+def test_options_of_reading_are_checked_before_the_first_frame(
+    folder: Path, options: list[object]
+) -> None:
+    assert type(replay(folder, *options).exception) is InvalidOption
 
 
 FAILURES: dict[str, tuple[list[object], type[NucleiError]]] = {

@@ -1,25 +1,12 @@
 """Results are written whole or not at all, into a folder that is tried first."""
 
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from nuclei.cli.results_folder import ResultsFolder
 from nuclei.errors import InvalidOption
-
-
-@contextmanager
-def nearly_full_disk(n_bytes: int) -> Iterator[None]:
-    """No file may grow longer."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+from tests.full_disk import nearly_full_disk
 
 
 def test_results_go_into_subfolders_and_nothing_else_is_left(tmp_path: Path) -> None:

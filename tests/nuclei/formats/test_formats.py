@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nuclei.errors import InvalidOption
 from nuclei.formats import FORMATS, format_named
 from nuclei.formats.overlay import stretched
-from nuclei.imaging.frame_options import FrameOptions
+from nuclei.imaging.frame_options import MAX_PIXEL_SIZE_UM, FrameOptions
 from nuclei.imaging.images import Frame, frame_from_array, read_labels
 from nuclei.postprocessing.measurement import measure
 from nuclei.results.coordinates import PixelSize
@@ -208,3 +208,20 @@ def test_writing_ends_when_its_check_says_so(name: str) -> None:
 
     with pytest.raises(Left):
         FORMATS[name].encode(segmentation(), Frame(PIXELS), check)
+
+
+@pytest.mark.parametrize("name", ["json", "geojson"])
+def test_json_never_holds_what_is_no_number_of_it(name: str) -> None:
+    result = segmentation(SIZE)
+    endless = replace(result.nuclei, mean_intensity=np.full(2, np.inf, np.float32))
+    with pytest.raises(ValueError, match="JSON"):
+        encode(name, replace(result, nuclei=endless))
+    widest = PixelSize(y=MAX_PIXEL_SIZE_UM, x=MAX_PIXEL_SIZE_UM)
+    json.loads(encode(name, segmentation(widest)), parse_constant=pytest.fail)
+
+
+@pytest.mark.parametrize("side", [1e-300, 1e-5, 1e5, 1e200, np.inf, np.nan, -1.0])
+def test_pixels_of_no_microscope_are_refused(side: float) -> None:
+    """Their areas would be infinite, or nothing."""
+    with pytest.raises(InvalidOption, match="pixel size"):
+        FrameOptions(pixel_size_um=PixelSize(y=0.5, x=side))

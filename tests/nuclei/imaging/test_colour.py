@@ -1,35 +1,21 @@
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nuclei.errors import InvalidImage
+from nuclei.errors import ChoiceRequired
 from nuclei.imaging.colour import one_image
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import frame_from_array, read_frame
 from nuclei.imaging.selection import Selection
+from tests.nuclei.imaging.tints import TINTS, tinted
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 FLUORESCENCE, BRIGHTFIELD = (
     read_frame(EXAMPLES / name).pixels for name in ("fluorescence.png", "brightfield.png")
 )
-TINTS = {
-    "blue": (0, 0, 1),
-    "green": (0, 1, 0),
-    "red": (1, 0, 0),
-    "cyan": (0, 1, 1),
-    "magenta": (1, 0, 1),
-    "yellow": (1, 1, 0),
-    "DAPI": (0.2, 0.35, 1),
-    "orange": (1, 0.5, 0),
-}
-
-
-def tinted(grey: NDArray[Any], tint: tuple[float, ...]) -> NDArray[np.uint8]:
-    return np.asarray((grey * np.array(tint)).round(), np.uint8)
 
 
 def as_jpeg(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -79,7 +65,7 @@ def composite(channels: int) -> NDArray[np.uint8]:
 @pytest.mark.parametrize("channels", [2, 3])
 def test_of_several_channels_of_fluorescence_one_must_be_chosen(channels: int) -> None:
     pixels = composite(channels)
-    with pytest.raises(InvalidImage, match=r"several channels.*`channel`"):
+    with pytest.raises(ChoiceRequired, match=r"several channels.*`channel`"):
         frame_from_array(pixels)
     for channel in ("blue", 2):
         frame = frame_from_array(pixels, FrameOptions(Selection(channel)))
@@ -114,5 +100,5 @@ def test_colours_without_a_majority_are_several_channels() -> None:
     pixels = np.zeros((30, 40, 3), np.uint8)
     for channel in range(3):
         pixels[10 * channel : 10 * channel + 3, :, channel] = 200
-    with pytest.raises(InvalidImage, match="several channels"):
+    with pytest.raises(ChoiceRequired, match="several channels"):
         one_image(pixels)

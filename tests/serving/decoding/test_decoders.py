@@ -26,19 +26,11 @@ import tifffile
 from nuclei.errors import EngineUnavailable, FrameTooLarge, InvalidImage
 from nuclei.imaging.images import Frame, FrameLimits, read_frame
 from serving.decoding.decoders import KEPT_BYTES, Decoder, Decoders, decoding_bytes, probing_bytes
-from tests.attacks.files import (
-    jpeg_of_scans,
-    ome_tiff_of_text,
-    png_of_chunks,
-    png_rgba16,
-    tiff_of_huge_tags,
-    tiff_of_one_tile,
-)
+from tests.attacks.files import ATTACK_FILES, png_rgba16
 
 LIMITS = FrameLimits()
 # Takes most of a second to decode.
 SLOW = png_rgba16(4000)
-MIB = 2**20
 
 
 @asynccontextmanager
@@ -145,6 +137,17 @@ async def test_work_ends_with_its_caller() -> None:
         assert (await decoded(decoders, png(noise(8, 8)))).pixels.shape == (8, 8, 1)
         assert not busy.is_running()
         assert len(processes()) == 1
+
+
+async def test_a_decoder_is_replaced_once_another_one_is_there() -> None:
+    async with running() as decoders:
+        async with decoders.decoder() as decoder:
+            await decoder.probe(LARGE, LIMITS)
+        assert not decoder.replaced.done()
+        await asyncio.wait_for(decoder.replaced, 30)
+        async with asyncio.timeout(1), decoders.decoder() as another:
+            assert another.running
+            assert not another.replaced.done()
 
 
 def open_segments() -> int:
@@ -306,19 +309,9 @@ def test_decoders_end_with_their_parent(tmp_path: Path) -> None:
     assert alive == []
 
 
-ATTACKS = {
-    "tile entries": lambda: tiff_of_one_tile(4096, 16),
-    "huge tags": lambda: tiff_of_huge_tags(10, 4 * MIB),
-    "scans": lambda: jpeg_of_scans(300, 1024),
-    "RGBA": lambda: png_rgba16(3000),
-    "chunks": lambda: png_of_chunks(300_000),
-    "XML": lambda: ome_tiff_of_text(4 * MIB),
-}
-
-
-@pytest.mark.parametrize("file", ATTACKS.values(), ids=ATTACKS)
-async def test_takes_no_more_memory_than_was_set_aside(file: Callable[[], bytes]) -> None:
-    data = file()
+@pytest.mark.parametrize("name", ATTACK_FILES)
+async def test_takes_no_more_memory_than_was_set_aside(name: str) -> None:
+    data = ATTACK_FILES[name].small()
     async with running() as decoders:
         await decoded(decoders, png(noise(8, 8)))
         (process,) = processes()

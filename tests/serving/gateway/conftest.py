@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from nuclei.errors import FrameTooLarge, InvalidImage
+from nuclei.errors import ChoiceRequired, FrameTooLarge, InvalidImage
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 
@@ -58,7 +58,7 @@ BAD_FRAMES = [
     ),
     BadFrame("zero wide", zero_wide_png, InvalidImage, ""),
     BadFrame("not numbers", lambda: tiff(np.full((8, 8), np.nan, np.float32)), InvalidImage, "NaN"),
-    BadFrame("stack", lambda: tiff(np.zeros((3, 8, 8), np.uint8)), InvalidImage, "3 pages"),
+    BadFrame("stack", lambda: tiff(np.zeros((3, 8, 8), np.uint8)), ChoiceRequired, "3 pages"),
     BadFrame(
         "too wide", lambda: png(np.zeros((2, 16385), np.uint8)), FrameTooLarge, "16384 per side"
     ),

@@ -253,6 +253,23 @@ async def test_long_work_of_one_caller_leaves_a_turn_to_others() -> None:
         third.cancel()
 
 
+async def test_a_turn_lasts_until_what_its_work_took_from_all_is_replaced() -> None:
+    admission = Admission(16, MIB, 1)
+    replaced = asyncio.get_running_loop().create_future()
+    leaver = admit(admission, "a:1")
+    async with leaver.turn():
+        leaver.extend_turn(replaced)
+    leaver.release()
+    assert in_flight()[2] == 1
+    async with AsyncExitStack() as held:
+        turn = asyncio.ensure_future(held.enter_async_context(admit(admission, "b:1").turn()))
+        await asyncio.sleep(0)
+        assert not turn.done()
+        replaced.set_result(None)
+        await asyncio.wait_for(turn, 1)
+    assert in_flight()[2] == 0
+
+
 async def cancelled(coroutine: Callable[[], Any]) -> None:
     task = asyncio.ensure_future(coroutine())
     await asyncio.sleep(0)

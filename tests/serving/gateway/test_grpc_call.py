@@ -4,8 +4,8 @@ import asyncio
 
 import grpc
 
+from serving.gateway.arrivals import Arrivals
 from serving.gateway.grpc_call import Call, handler
-from serving.gateway.upload import Arrivals
 from serving.process.ports import LOOPBACK, free_ports
 
 ANSWER = bytes(64 * 2**20)

@@ -191,7 +191,7 @@ def test_raw_pixels_of_every_type_and_many_channels(
         intensity_range=pb.IntensityRange(lo=100, hi=1000),
     )
     _, said = refusal(stub, pb.SegmentRequest(frame=frame))
-    assert said.startswith("InvalidImage: the image has 5 channels")
+    assert said.startswith("ChoiceRequired: the image has 5 channels")
     frame.channel = "1"
     found = stub.Segment(pb.SegmentRequest(frame=frame))
     assert found.count > 3
@@ -212,7 +212,7 @@ BAD_REQUESTS = {
     "short data": (pb.SegmentRequest(frame=raw_frame(height=65)), "InvalidImage"),
     "long data": (pb.SegmentRequest(frame=raw_frame(height=63)), "InvalidImage"),
     "zero wide": (pb.SegmentRequest(frame=raw_frame(width=0, data=b"")), "InvalidImage"),
-    "two channels": (pb.SegmentRequest(frame=raw_frame(height=32, channels=2)), "InvalidImage"),
+    "two channels": (pb.SegmentRequest(frame=raw_frame(height=32, channels=2)), "ChoiceRequired"),
     "many channels": (pb.SegmentRequest(frame=raw_frame(channels=2**32 - 1)), "InvalidImage"),
     "no pixel type": (pb.SegmentRequest(frame=raw_frame(pixel_type=0)), "InvalidImage"),
     "model in a folder": (pb.SegmentRequest(frame=raw_frame(), model="../unet"), "InvalidOption"),

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -63,6 +64,18 @@ def test_stop_twice_and_before_start_is_nothing(tmp_path: Path) -> None:
     assert not started.running
 
 
+def test_a_patient_stop_is_cut_short_by_another(tmp_path: Path) -> None:
+    started = child(STUBBORN, tmp_path)
+    started.start()
+    wait_for(started, "started")
+    patient = threading.Thread(target=started.stop, args=[30])
+    patient.start()
+    started.stop(0)
+    patient.join(10)
+    assert not patient.is_alive()
+    assert not started.running
+
+
 @pytest.mark.parametrize("number", ["SIGKILL", "SIGTERM"])
 def test_it_ends_with_its_parent(tmp_path: Path, number: str) -> None:
     code = f"""
@@ -100,6 +113,16 @@ while True:
     assert started.log.with_name("log.txt.1").stat().st_size > 32 * 2**20
     wait_for(started, "more")
     assert b"\0" not in started.log.read_bytes()
+    started.stop(5)
+
+
+def test_a_log_that_somebody_removed_does_not_matter(tmp_path: Path) -> None:
+    started = child("print('once'); import time; time.sleep(60)", tmp_path)
+    started.start()
+    wait_for(started, "once")
+    started.log.unlink()
+    started.cap_log()
+    assert started.running
     started.stop(5)
 
 

@@ -134,6 +134,18 @@ def test_ctrl_c_while_starting_leaves_nothing(serve: Callable[..., Served]) -> N
     assert not regions(served.triton_metrics_port)
 
 
+def test_a_supervisor_that_is_told_to_end_has_the_time_to(serve: Callable[..., Served]) -> None:
+    served = serve(NUCLEI_STOP_S="8")
+    served.wait_ready()
+    family = served.family()
+    served.part("serving.gateway").suspend()
+    served.part("serving.supervision").terminate()
+    assert served.finish() == 0, served.output
+    assert "no sign of life" not in served.output
+    assert not living(family)
+    assert not regions(served.triton_metrics_port)
+
+
 @pytest.mark.parametrize("option", ["http", "grpc"])
 def test_a_taken_port_is_named_before_anything_starts(tmp_path: Path, option: str) -> None:
     with socket.create_server((LOOPBACK, 0)) as taken:

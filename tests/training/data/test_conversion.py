@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from nuclei.errors import InvalidOption
+from tests.full_disk import nearly_full_disk
 from training.data.conversion import FORMS, write_dataset
 from training.data.dataset import Sample, fingerprint, read_dataset
 
@@ -50,3 +51,22 @@ def test_a_folder_that_cannot_be_made_is_named(samples: list[Sample], tmp_path: 
     (tmp_path / "file").touch()
     with pytest.raises(InvalidOption, match=r"file/out cannot be written \(Not a directory\)"):
         write_dataset(samples, tmp_path / "file" / "out", "labels")
+
+
+@pytest.mark.parametrize("is_new", [True, False])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_cannot_be_written_whole_leaves_nothing(
+    form: str, is_new: bool, samples: list[Sample], tmp_path: Path
+) -> None:
+    """The second image does not fit into the limit of a file, as on a full disk."""
+    noise = np.random.default_rng(0).integers(0, 2**16, (300, 300, 1), np.uint16)
+    large = replace(samples[1], pixels=noise, labels=np.zeros((300, 300), np.uint32))
+    out = tmp_path / "out"
+    if not is_new:
+        out.mkdir()
+    with (
+        nearly_full_disk(100_000),
+        pytest.raises(InvalidOption, match=r"out cannot be written \(File too large\)"),
+    ):
+        write_dataset([samples[0], large], out, form)
+    assert list(tmp_path.rglob("*")) == ([] if is_new else [out])

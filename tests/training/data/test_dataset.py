@@ -398,6 +398,7 @@ def test_an_image_of_several_channels_or_planes_is_told_what_to_do(tmp_path: Pat
     text = str(caught.value)
     assert text.count("save the channel and the plane of the nuclei alone") == 2
     assert "several channels of fluorescence" in text
+    assert "`" not in text  # options that data sets do not have
     assert "`" not in text
 
 

@@ -9,7 +9,7 @@ import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from nuclei.errors import InvalidImage, InvalidOption
+from nuclei.errors import ChoiceRequired, InvalidImage, InvalidOption
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import probe_frame, read_frame
 from nuclei.imaging.selection import Selection
@@ -61,7 +61,7 @@ def test_the_maximum_over_the_planes_of_a_channel(file: str) -> None:
 @pytest.mark.parametrize("file", FILES)
 def test_without_a_choice_the_error_lists_what_there_is(file: str) -> None:
     for use in (read_frame, probe_frame):
-        with pytest.raises(InvalidImage, match="0 'DAPI', 1 'FITC', 2 'Cy5'") as refused:
+        with pytest.raises(ChoiceRequired, match="0 'DAPI', 1 'FITC', 2 'Cy5'") as refused:
             use(FILES[file])
         assert "5 focal planes" in str(refused.value)
         assert "choose one with `channel`" in str(refused.value)
@@ -129,7 +129,7 @@ def test_channels_that_are_samples_of_a_pixel(planar: str) -> None:
     channels = STACK[:, 0] if planar == "separate" else np.moveaxis(STACK[:, 0], 0, -1)
     data = tiff(channels, photometric="minisblack", planarconfig=planar, compression="lzw")
     np.testing.assert_array_equal(read(data, channel=4), STACK[4, 0])
-    with pytest.raises(InvalidImage, match=r"5 channels.*`channel`"):
+    with pytest.raises(ChoiceRequired, match=r"5 channels.*`channel`"):
         read_frame(data)
 
 
