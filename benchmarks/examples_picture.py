@@ -34,7 +34,7 @@ JPEG_QUALITY = 88
 def panel(name: str, engine: LocalEngine) -> NDArray[np.uint8]:
     """The square of a frame with its outlines: uint8 RGB [PANEL_PX, PANEL_PX, 3]."""
     frame = read_frame(ROOT / "examples" / name)
-    found = asyncio.run(segment(frame, engine, "unet"))
+    found = asyncio.run(segment(frame, engine, engine.find("unet")))
     picture = overlay(frame, found.labels)
     times = len(picture) // len(frame.pixels)
     top, left, side = (times * value for value in SQUARES_PX[name])

@@ -199,7 +199,7 @@ class Training:
         # Without validation: these images must not choose the network.
         network, _ = recipe.fit(training, folder, None, lambda *_: None)
         engine = recipe.engine(network.to(schedule.device), recipe.contract(), "fp32")
-        predictions = predict_all(validation, engine, tta=False)
+        predictions = predict_all(validation, engine, engine.served, tta=False)
         return [cast(MapsOfFrame, answer).maps for answer in predictions]
 
 

@@ -23,11 +23,14 @@ from nuclei.evaluation.scores import Evaluation
 from nuclei.imaging.images import frame_from_array
 from nuclei.imaging.intensity import intensity_range
 from nuclei.inference.deadline import NEVER
+from nuclei.inference.engine import ServedVersion
+from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.pipeline import segment
+from nuclei.inference.routing import Routing
 from serving.engine import TritonEngine
 from serving.process.ports import free_ports
 from serving.repository.configuration import CpuAccelerator
-from serving.repository.export import export_version
+from serving.repository.export import export_version, set_routing
 from serving.triton.server import TritonServer
 from training.data.dataset import Sample, read_dataset
 from training.data.sampling import CropDataset
@@ -72,16 +75,18 @@ def quantise(model: Path, training: list[Sample]) -> None:
     prepared.unlink()
 
 
-async def measure(address: str, validation: list[Sample]) -> tuple[float, Evaluation]:
+async def measure(
+    address: str, served: ServedVersion, validation: list[Sample]
+) -> tuple[float, Evaluation]:
     """Median seconds of one inference of 512x512, and the scores."""
-    engine = TritonEngine(address, 1, MAX_MESSAGE_BYTES)
+    engine = TritonEngine([address], 1, MAX_MESSAGE_BYTES)
     frames = [frame_from_array(sample.pixels) for sample in validation]
-    found = [await segment(frame, engine, "unet") for frame in frames]
+    found = [await segment(frame, engine, served) for frame in frames]
     tile = np.random.default_rng(0).integers(0, 4096, (512, 512, 1)).astype(np.uint16)
     seconds = []
     for _ in range(REPEATS):
         started = time.perf_counter()
-        await engine.infer("unet", ("MAPS",), tile, intensity_range(tile).range, NEVER)
+        await engine.infer(served.graph, ("MAPS",), tile, intensity_range(tile).range, NEVER)
         seconds.append(time.perf_counter() - started)
     await engine.close()
     evaluation = Evaluation.of(validation, [one.labels for one in found])
@@ -105,11 +110,13 @@ def main() -> None:
             if int8:
                 quantise(model, training)
             export_version(model, repository, 1, accelerator=accelerator)
+            set_routing(repository, "unet", Routing(1))
+            served = LocalEngine(repository).find("unet")
             (metrics_port,) = free_ports(1)
             with TritonServer(
                 repository, Path(scratch) / "state", metrics_port=metrics_port
             ) as server:
-                seconds, evaluation = asyncio.run(measure(server.address, validation))
+                seconds, evaluation = asyncio.run(measure(server.address, served, validation))
             by_modality = evaluation.by_modality()
             table.add_row(
                 name,

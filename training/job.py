@@ -267,7 +267,7 @@ def _validate(recipe: Recipe, samples: Sequence[Sample], network: nn.Module) -> 
     """Scores of a network in training, with the contract's untuned parameters."""
     contract = recipe.contract()
     engine = recipe.engine(network, contract, recipe.schedule.precision)
-    predicted = predict_all(samples, engine, tta=False)
+    predicted = predict_all(samples, engine, engine.served, tta=False)
     evaluation = Evaluation.of(samples, _label(predicted, contract.postprocessing))
     return {f"val_{name}": value for name, value in _flat(evaluation).items()}
 
@@ -279,11 +279,11 @@ def _tune(
     contract, schedule = recipe.contract(), recipe.schedule
     engine = recipe.engine(network.to(schedule.device), contract, FP32)
     _say(f"tuning the post-processing on the {len(validation)} validation images")
-    answers = predict_all(validation, engine, tta=False)
+    answers = predict_all(validation, engine, engine.served, tta=False)
     tuner = Tuner(contract.method, validation, answers)
     parameters = tuner.best(np.arange(len(validation)))
     _say("scoring, without and with TTA")
-    views = (answers, predict_all(validation, engine, tta=True))
+    views = (answers, predict_all(validation, engine, engine.served, tta=True))
     predicted = [_label(one, parameters) for one in views]
     names = (contract.family, f"{contract.family} with TTA")
     comparison = Comparison(

@@ -14,6 +14,7 @@ from nuclei.console import messages
 from nuclei.evaluation.metrics import Overlap
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference import method
+from nuclei.inference.engine import Engine, ServedVersion
 from nuclei.inference.method import Method
 from nuclei.inference.pipeline import predict
 from nuclei.postprocessing.accumulation import Accumulator, Parameters
@@ -21,7 +22,6 @@ from nuclei.postprocessing.consensus import ConsensusParameters
 from nuclei.postprocessing.rendering import RenderingParameters
 from nuclei.postprocessing.watershed import WatershedParameters
 from training.data.dataset import Sample
-from training.engine import TorchEngine
 
 WATERSHED: dict[str, tuple[float, ...]] = {
     "foreground_threshold": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75),
@@ -100,12 +100,14 @@ def coordinate_search(
     return best
 
 
-def predict_all(samples: Sequence[Sample], engine: TorchEngine, tta: bool) -> list[Accumulator]:
+def predict_all(
+    samples: Sequence[Sample], engine: Engine, served: ServedVersion, tta: bool
+) -> list[Accumulator]:
     """The outputs of a model's engine for every sample."""
 
     async def run(sample: Sample) -> Accumulator:
         frame = frame_from_array(sample.pixels)
-        return (await predict(frame, engine, engine.served, tta=tta)).accumulator
+        return (await predict(frame, engine, served, tta=tta)).accumulator
 
     shown = _tracked(samples, "predicting", len(samples))
     return [asyncio.run(run(sample)) for sample in shown]

@@ -58,7 +58,8 @@ def test_it_learns_to_find_discs(
     contract = recipe.contract()
     parameters = RenderingParameters(min_score=0.3)  # barely trained, so scores are low
     for tta in (False, True):
-        found = predict_all(samples, recipe.engine(network, contract, "fp32"), tta=tta)
+        engine = recipe.engine(network, contract, "fp32")
+        found = predict_all(samples, engine, engine.served, tta=tta)
         scores = [
             Overlap.of(sample.labels, labelled(answer, parameters)).dsb_score()
             for sample, answer in zip(samples, found, strict=True)
