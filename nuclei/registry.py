@@ -6,6 +6,8 @@ from typing import Any
 
 SQLITE = "sqlite:///"
 ARTIFACT_FOLDER = "model"
+TRAINING_EXPERIMENT = "nuclei"
+PROMOTION_EXPERIMENT = "nuclei-promotion"
 # The tag of a model version with its licence, an SPDX expression, and what it says of data whose
 # licence nobody named.
 LICENCE_TAG = "licence"
@@ -30,6 +32,22 @@ def registered_name(family: str) -> str:
 
 
 DEFAULT_MODEL = registered_name("unet")
+
+
+def experiment_id(tracking_uri: str, name: str) -> str:
+    """Id of an experiment, made when it is missing.
+
+    With a local database, artifacts go to an absolute folder beside it.
+    """
+    client = import_mlflow().MlflowClient(tracking_uri)
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    location = None
+    if tracking_uri.startswith(SQLITE):
+        database = Path(tracking_uri.removeprefix(SQLITE)).resolve()
+        location = (database.parent / "artifacts").as_uri()
+    return str(client.create_experiment(name, artifact_location=location))
 
 
 def import_mlflow() -> Any:

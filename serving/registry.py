@@ -1,19 +1,26 @@
 """The registry of model versions: MLflow's, read and written here alone."""
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 from nuclei.errors import InvalidData, ModelNotFound, RegistryUnavailable
-from nuclei.names import check_name
-from nuclei.registry import SQLITE, import_mlflow
+from nuclei.names import check_name, is_name
+from nuclei.quoting import quoted
+from nuclei.registry import PROMOTION_EXPERIMENT, SQLITE, experiment_id, import_mlflow
+from serving.promotion.artifacts import artifact_files, check_listing
+from serving.repository.configuration import check_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import FileInfo
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.entities.model_registry import RegisteredModel as MlflowModel
 
@@ -139,22 +146,35 @@ class Registry:
             The folder with contract.json and the ONNX graphs.
 
         Raises:
-            InvalidData: the artifacts are gone.
+            InvalidData: the artifacts are gone, too many, too large, no plain files, or lie
+                elsewhere than those of the run that made the version.
             RegistryUnavailable: the registry does not answer.
         """
-        from mlflow.artifacts import download_artifacts
+        from mlflow.artifacts import download_artifacts, list_artifacts
         from mlflow.exceptions import MlflowException
+        from mlflow.utils.file_utils import local_file_uri_to_path
 
         with self._translated(entry.model):
             source = self._connected().get_model_version_download_uri(
                 entry.model, str(entry.version)
             )
+        home = self._artifacts_of_run(entry)
+        below = _below_run(source, (f"runs:/{entry.run_id}", home), entry)
         try:
-            return Path(
+            # MLflow follows links of a store that is a folder here.
+            if urlparse(home).scheme in ("", "file"):
+                stored = Path(local_file_uri_to_path(home), below)
+                if stored.is_dir():
+                    artifact_files(stored)
+            listed = list_artifacts(artifact_uri=source, tracking_uri=self.tracking_uri)
+            check_listing((_listed_name(file), file.file_size or 0) for file in listed)
+            downloaded = Path(
                 download_artifacts(
                     artifact_uri=source, dst_path=str(folder), tracking_uri=self.tracking_uri
                 )
             )
+            artifact_files(downloaded)
+            return downloaded
         except (MlflowException, OSError) as error:
             raise InvalidData(
                 f"the files of {entry.model} version {entry.version} cannot be fetched from "
@@ -198,6 +218,47 @@ class Registry:
         """Delete a model and its versions; raises as `model`."""
         with self._translated(name):
             self._connected().delete_registered_model(name)
+
+    @contextmanager
+    def recorded_run(self, name: str) -> "Iterator[RecordedRun]":
+        """Open a run that records what was found about a model; an error makes it a failed one.
+
+        Raises:
+            RegistryUnavailable: the registry does not answer.
+        """
+        with self._translated(name):
+            experiment = experiment_id(self.tracking_uri, PROMOTION_EXPERIMENT)
+            run = self._connected().create_run(experiment, run_name=name)
+        status = "FAILED"
+        try:
+            yield RecordedRun(self, run.info.run_id)
+            status = "FINISHED"
+        finally:
+            with self._translated(name):
+                self._connected().set_terminated(run.info.run_id, status)
+
+    def read_artifact(self, run_id: str, name: str, max_bytes: int) -> bytes:
+        """A file that a run recorded.
+
+        Raises:
+            InvalidData: it is gone or too large.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            with TemporaryDirectory() as scratch:
+                sizes = {
+                    file.path: file.file_size for file in self._connected().list_artifacts(run_id)
+                }
+                if (sizes.get(name) or 0) > max_bytes:
+                    raise InvalidData(f"{name} of run {quoted(run_id)} is too large")
+                path = Path(self._connected().download_artifacts(run_id, name, scratch))
+                check_file(path, max_bytes)
+                return path.read_bytes()
+        except (MlflowException, OSError) as error:
+            raise InvalidData(
+                f"{name} of run {quoted(run_id)} cannot be fetched ({_first_line(error)})"
+            ) from error
 
     def set_alias(self, model: str, alias: str, version: int) -> None:
         """Let an alias point at a version, wherever it pointed before; raises as `model`."""
@@ -246,6 +307,17 @@ class Registry:
             found = self._connected().search_registered_models(f"name = '{name}'")
             versions = self._connected().search_model_versions(f"name = '{name}'") if found else []
             return [_model(entry, versions) for entry in found]
+
+    def _artifacts_of_run(self, entry: RegisteredVersion) -> str:
+        """Where the files of the run lie that made a version."""
+        try:
+            with self._translated(entry.model):
+                return str(self._connected().get_run(str(entry.run_id)).info.artifact_uri)
+        except ModelNotFound as error:
+            raise InvalidData(
+                f"the run that made {entry.model} version {entry.version} is not known; register "
+                "the model again"
+            ) from error
 
     def _connected(self) -> "MlflowClient":
         from mlflow import MlflowClient
@@ -307,6 +379,78 @@ def _version(entry: "ModelVersion", aliases: dict[str, int]) -> RegisteredVersio
 
 def _time(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+@dataclass(frozen=True)
+class RecordedRun:
+    """A run of `Registry.recorded_run`; its methods raise RegistryUnavailable.
+
+    Attributes:
+        registry: that it belongs to.
+        id: of the run.
+    """
+
+    registry: Registry
+    id: str
+
+    def text(self, text: str, name: str) -> None:
+        """Record a file."""
+        with self._client() as client:
+            client.log_text(self.id, text, name)
+
+    def metrics(self, values: Mapping[str, float]) -> None:
+        """Record numbers."""
+        with self._client() as client:
+            for name, value in values.items():
+                client.log_metric(self.id, name, value)
+
+    def tags(self, tags: Mapping[str, str]) -> None:
+        """Record texts."""
+        with self._client() as client:
+            for name, value in tags.items():
+                client.set_tag(self.id, name, value)
+
+    def dataset(self, name: str, fingerprint: str, profile: Mapping[str, Any]) -> None:
+        """Record a data set that was used, as MLflow's own entity.
+
+        Args:
+            name: of the set.
+            fingerprint: SHA-256; MLflow keeps 36 characters, the profile all.
+            profile: what else is to be known about it.
+        """
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        known = json.dumps({**profile, "sha256": fingerprint})
+        entity = Dataset(name, fingerprint[:36], "local", json.dumps({"name": name}), profile=known)
+        with self._client() as client:
+            context = InputTag("mlflow.data.context", "evaluation")
+            client.log_inputs(self.id, datasets=[DatasetInput(entity, [context])])
+
+    @contextmanager
+    def _client(self) -> "Iterator[MlflowClient]":
+        with self.registry._translated(self.id):
+            yield self.registry._connected()
+
+
+def _below_run(source: str, homes: Sequence[str], entry: RegisteredVersion) -> str:
+    """Path of a version's files below the folder of the run that made it.
+
+    Raises InvalidData when they lie elsewhere: whoever can register a version may name any folder.
+    """
+    for home in homes:
+        below = source.removeprefix(f"{home.rstrip('/')}/").rstrip("/")
+        if below != source.rstrip("/") and all(map(is_name, below.split("/"))):
+            return below
+    raise InvalidData(
+        f"the files of {entry.model} version {entry.version} lie at {quoted(source)}, which is no "
+        "folder of the run that made it; register it as training does, from runs:/RUN/model"
+    )
+
+
+def _listed_name(file: "FileInfo") -> str:
+    """The name of a file in the list of a store; the path of what is none, which is no name."""
+    plain = not file.is_dir and all(map(is_name, file.path.split("/")))
+    return str(file.path.rpartition("/")[2]) if plain else f"{file.path}/"
 
 
 def _first_line(error: Exception) -> str:

@@ -8,12 +8,17 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuclei.registry import ARTIFACT_FOLDER, SQLITE, import_mlflow, registered_name
+from nuclei.registry import (
+    ARTIFACT_FOLDER,
+    TRAINING_EXPERIMENT,
+    experiment_id,
+    import_mlflow,
+    registered_name,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-EXPERIMENT = "nuclei"
 RUN_ID_FILE = "mlflow_run_id"
 SYSTEM_METRICS_SECONDS = 30
 
@@ -102,7 +107,7 @@ def tracked_run(
     run_id = _known(remembered.read_text()) if remembered.exists() else None
     with mlflow.start_run(
         run_id=run_id,
-        experiment_id=_experiment(tracking_uri),
+        experiment_id=experiment_id(tracking_uri, TRAINING_EXPERIMENT),
         run_name=name,
         log_system_metrics=True,
     ) as active:
@@ -124,19 +129,6 @@ def _known(run_id: str) -> str | None:
             raise
         return None
     return run_id
-
-
-def _experiment(tracking_uri: str) -> str:
-    """Id of the experiment; with a local database, artifacts go to an absolute folder beside it."""
-    mlflow = import_mlflow()
-    found = mlflow.get_experiment_by_name(EXPERIMENT)
-    if found is not None:
-        return str(found.experiment_id)
-    location = None
-    if tracking_uri.startswith(SQLITE):
-        database = Path(tracking_uri.removeprefix(SQLITE)).resolve()
-        location = (database.parent / "artifacts").as_uri()
-    return str(mlflow.create_experiment(EXPERIMENT, artifact_location=location))
 
 
 def _installed_packages() -> str:

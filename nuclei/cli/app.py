@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from nuclei.cli import compare, data, evaluate, export, models, replay, segment, serve, train
+from nuclei.cli import compare, data, evaluate, export, gate, models, replay, segment, serve, train
 from nuclei.version import installed_version
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=compare.EPILOG)(compare.compare)
 app.add_typer(train.app, name="train")
 app.command(epilog=export.EPILOG)(export.export)
+app.command(epilog=gate.EPILOG)(gate.gate)
 app.command(epilog=models.EPILOG)(models.models)
 app.add_typer(data.app, name="data")
 

@@ -205,6 +205,20 @@ def chart_of_sizes(models: Mapping[str, Evaluation]) -> "Figure":
     return figure
 
 
+def scatter(pairs: Sequence[tuple[float, float]], x: str, y: str) -> "Figure":
+    """Scores of the same images by two models, a dot for each; above the line the second is better.
+
+    Args:
+        pairs: both scores of each image.
+        x, y: names of the axes.
+    """
+    figure, axes = _chart(literal(x), literal(y))
+    axes.plot(*zip(*pairs, strict=True), ".", color=PALETTE[0], alpha=0.6)
+    axes.plot([0, 1], [0, 1], color="black", linewidth=0.8)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    return figure
+
+
 def chart_of_counts(models: Mapping[str, Evaluation]) -> "Figure":
     """Predicted against true number of nuclei, a dot for each image."""
     figure, axes = _chart("true nuclei of an image", "nuclei found")

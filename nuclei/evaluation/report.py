@@ -74,7 +74,7 @@ def report(
         subject=_subject(comparison),
         findings=_findings(comparison),
         grids=comparison.grids(),
-        charts={name: _svg(figure) for name, figure in charts_of_models(evaluations).items()},
+        charts={name: svg(figure) for name, figure in charts_of_models(evaluations).items()},
         legend=RESULTS,
         galleries={
             heading: [shown(index) for index in indices]
@@ -169,7 +169,7 @@ def _jpeg(picture: NDArray[np.uint8]) -> str:
     return _data_url("image/jpeg", data.tobytes())
 
 
-def _svg(figure: "Figure") -> str:
+def svg(figure: "Figure") -> str:
     """Data URL of a chart."""
     file = io.BytesIO()
     figure.savefig(file, format="svg", metadata={"Date": None})

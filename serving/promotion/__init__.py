@@ -6,4 +6,10 @@ state               what the registry says about a model: versions, gates, rollo
 lock                one change of a model at a time, whoever makes it
 changes             promote, roll back, roll out, advance, abort, adopt
 artifacts           the files of a version and their digest
+gates               all that is found out about a version before it may serve, and its record
+  verdict           what one gate says
+  accuracy          scores on an evaluation set, against those of the champion
+  load              time and memory in a real Triton
+  onnx_contents     what an ONNX file is made of
+  report            the gates as a page
 """

@@ -16,7 +16,7 @@ MAX_OPSET = 21
 
 _IR_VERSION, _OPSET_IMPORT = 1, 8
 _DOMAIN, _VERSION = 1, 2
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 
 TRITON_TYPES = {
     "tensor(bool)": "TYPE_BOOL",
@@ -66,12 +66,12 @@ def read_versions(path: Path) -> OnnxVersions:
     ir = opset = 0
     size = path.stat().st_size
     with path.open("rb") as file:
-        for field, kind, value in _fields(file, size):
-            if (field, kind) == (_IR_VERSION, _VARINT):
+        for field, kind, value in fields(file, size):
+            if (field, kind) == (_IR_VERSION, VARINT):
                 ir = value
-            elif (field, kind) == (_OPSET_IMPORT, _BYTES):
+            elif (field, kind) == (_OPSET_IMPORT, BYTES):
                 opset = max(opset, _standard_opset(file.read(value)))
-            elif kind == _BYTES:
+            elif kind == BYTES:
                 file.seek(value, io.SEEK_CUR)
     if ir == 0:
         raise ValueError("it is not an ONNX file")
@@ -144,27 +144,30 @@ def _dims_fit(dims: list[int], held: list[int], exact: bool) -> bool:
 def _standard_opset(message: bytes) -> int:
     domain, version = b"", 0
     file = io.BytesIO(message)
-    for field, kind, value in _fields(file, len(message)):
-        if (field, kind) == (_VERSION, _VARINT):
+    for field, kind, value in fields(file, len(message)):
+        if (field, kind) == (_VERSION, VARINT):
             version = value
-        elif kind == _BYTES:
+        elif kind == BYTES:
             text = file.read(value)
             domain = text if field == _DOMAIN else domain
     return version if domain in (b"", b"ai.onnx") else 0
 
 
-def _fields(file: io.BufferedIOBase, size: int) -> Iterator[tuple[int, int, int]]:
-    """Number, kind and value of each field; of bytes the length, which the caller consumes."""
+def fields(file: io.BufferedIOBase, size: int) -> Iterator[tuple[int, int, int]]:
+    """Number, kind and value of each field up to an offset; the caller consumes what has a length.
+
+    Of bytes the value is that length.
+    """
     while file.tell() < size:
         key = _varint(file)
         field, kind = key >> 3, key & 7
-        if kind in (_VARINT, _BYTES):
+        if kind in (VARINT, BYTES):
             value = _varint(file)
-        elif kind in (_FIXED32, _FIXED64):
-            value = int.from_bytes(file.read(4 if kind == _FIXED32 else 8), "little")
+        elif kind in (FIXED32, FIXED64):
+            value = int.from_bytes(file.read(4 if kind == FIXED32 else 8), "little")
         else:
             raise ValueError("it is not an ONNX file")
-        if kind == _BYTES and file.tell() + value > size:
+        if kind == BYTES and file.tell() + value > size:
             raise ValueError("it is not an ONNX file, or a truncated one")
         yield field, kind, value
 
