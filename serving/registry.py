@@ -167,7 +167,8 @@ class Registry:
                 if stored.is_dir():
                     artifact_files(stored)
             listed = list_artifacts(artifact_uri=source, tracking_uri=self.tracking_uri)
-            check_listing((_listed_name(file), file.file_size or 0) for file in listed)
+            if listed:  # what is gone is said by the download
+                check_listing((_listed_name(file), file.file_size or 0) for file in listed)
             downloaded = Path(
                 download_artifacts(
                     artifact_uri=source, dst_path=str(folder), tracking_uri=self.tracking_uri

@@ -23,6 +23,7 @@ from nuclei.evaluation.coco import Candidates
 from nuclei.evaluation.comparison import Comparison, Entry
 from nuclei.evaluation.report import report
 from nuclei.evaluation.scores import Evaluation
+from nuclei.evaluation.unseen import TRAINED_ON_FILE, write_trained_on
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
@@ -226,7 +227,7 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
         contract = replace(contract, training=_effort(network, progress))
         if progress.history:
             run.picture(learning_curves(progress.history), "learning_curves.png")
-        parity, version = _register(recipe, network, contract, progress, run, validation)
+        parity, version = _register(recipe, network, contract, progress, run, training, validation)
         registered = {**asdict(version), "scores": contract.validation}
         (folder / VERSION_FILE).write_text(json.dumps(registered, indent=2))
         return TrainedModel(version, contract, evaluation, parity)
@@ -325,6 +326,7 @@ def _register(
     contract: Contract,
     progress: Progress,
     run: "Run",
+    training: Sequence[Sample],
     validation: Sequence[Sample],
 ) -> "tuple[dict[str, float], ModelVersion]":
     with TemporaryDirectory() as scratch:
@@ -332,6 +334,7 @@ def _register(
         _say("exporting the ONNX graphs, and comparing them with torch")
         parity = recipe.export(network, artifacts)
         (artifacts / CONTRACT_FILE).write_text(contract.to_json())
+        write_trained_on(artifacts / TRAINED_ON_FILE, (sample.pixels for sample in training))
         _say("answering the reference image with torch")
         reference_of(recipe, network, contract, validation).write(artifacts / REFERENCE_FILE)
         run.metrics(progress.step, {f"parity/{name}": value for name, value in parity.items()})

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Annotated, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from rich.progress import track
 
 from nuclei.console import messages
 from nuclei.errors import InvalidData
 from nuclei.evaluation.comparison import TESTED
-from nuclei.evaluation.metrics import Labels
 from nuclei.evaluation.scores import OVERALL, Evaluation
 from nuclei.evaluation.scores import Annotated as AnnotatedImage
 from nuclei.evaluation.statistics import paired_test
@@ -120,7 +120,7 @@ class Bounds:
 
 def evaluate(
     images: Sequence[Image], engine: Engine, served: ServedVersion
-) -> tuple[Evaluation, list[Labels]]:
+) -> tuple[Evaluation, list[NDArray[np.uint32]]]:
     """The scores of a version, and its label images, uint32 [H, W]; raises as the engine does."""
     task = f"Evaluating {served.model} {served.version}"
     labels = [
@@ -185,7 +185,7 @@ def _by_modality(images: Sequence[Image]) -> dict[str, list[str]]:
     }
 
 
-def _values(scores: Scores, names: Sequence[str]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def _values(scores: Scores, names: Sequence[str]) -> NDArray[np.float64]:
     return np.array([scores.images[name] for name in names], np.float64)
 
 

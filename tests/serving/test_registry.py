@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -96,6 +97,84 @@ def test_lost_files_are_named(filled: Path, tmp_path: Path) -> None:
             registry.download(registry.find(MODEL, version=1), tmp_path)
     finally:
         shutil.move(lost, filled / "files")
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> tuple[Registry, MlflowClient, str]:
+    """A registry of its own with one run, whose artifacts are one file."""
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    client = MlflowClient(uri, uri)
+    experiment = client.create_experiment("nuclei", (tmp_path / "files").as_uri())
+    client.create_registered_model(MODEL)
+    run_id = client.create_run(experiment).info.run_id
+    client.log_text(run_id, "{}", "model/contract.json")
+    return Registry(uri), client, run_id
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "file:///etc",
+        "/etc",
+        "runs:/{run}/../../secret",
+        "runs:/{run}/model/../../..",
+        "runs:/{run}/%2e%2e/%2e%2e",
+        "runs:/0123456789abcdef0123456789abcdef/model",
+        "{home}/../../../secret",
+        "{home}/",
+        "{home}-elsewhere/model",
+        "models:/nuclei-unet/1",
+        "http://127.0.0.1:9/model",
+    ],
+)
+def test_files_that_lie_elsewhere_than_the_run_are_not_fetched(
+    odd: tuple[Registry, MlflowClient, str], source: str, tmp_path: Path
+) -> None:
+    registry, client, run_id = odd
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "contract.json").touch()
+    client.create_model_version(MODEL, f"runs:/{run_id}/model", run_id)
+    home = client.get_run(run_id).info.artifact_uri
+    where = source.format(run=run_id, home=home)
+    # As whoever has access to the database: MLflow itself refuses some.
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("UPDATE model_versions SET source = ?, storage_location = ?", [where] * 2)
+    (tmp_path / "down").mkdir()
+    with pytest.raises(InvalidData, match="no folder of the run that made it"):
+        registry.download(registry.find(MODEL), tmp_path / "down")
+    assert list((tmp_path / "down").iterdir()) == []
+
+
+@pytest.mark.parametrize("made", ["link", "folder", "name"])
+def test_only_plain_files_are_fetched(
+    odd: tuple[Registry, MlflowClient, str], made: str, tmp_path: Path
+) -> None:
+    registry, client, run_id = odd
+    client.create_model_version(MODEL, f"runs:/{run_id}/model", run_id)
+    (stored,) = tmp_path.glob("files/*/artifacts/model")
+    match made:
+        case "link":
+            (stored / "network.onnx").symlink_to("/etc/hostname")
+        case "folder":
+            (stored / "more").mkdir()
+            (stored / "more" / "network.onnx").touch()
+        case "name":
+            (stored / "a b").touch()
+    (tmp_path / "down").mkdir()
+    with pytest.raises(InvalidData, match="register"):
+        registry.download(registry.find(MODEL), tmp_path / "down")
+    assert list((tmp_path / "down").iterdir()) == []
+
+
+def test_a_version_of_no_known_run_is_not_fetched(
+    odd: tuple[Registry, MlflowClient, str], tmp_path: Path
+) -> None:
+    registry, client, run_id = odd
+    client.create_model_version(MODEL, f"runs:/{run_id}/model", run_id)
+    with sqlite3.connect(tmp_path / "mlflow.db") as database:
+        database.execute("UPDATE model_versions SET run_id = 'gone'")
+    with pytest.raises(InvalidData, match="is not known"):
+        registry.download(registry.find(MODEL), tmp_path)
 
 
 def test_a_database_that_is_not_there_is_not_made(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from nuclei.errors import InvalidData, InvalidOption, NucleiError
+from nuclei.evaluation.unseen import Trained
 from nuclei.inference.contract import Contract
 from nuclei.inference.reference import Reference
 from training.data.conversion import write_dataset
@@ -72,6 +73,9 @@ def test_a_model_version_carries_all_that_serving_needs(
         *("contract.json", "preprocess.onnx", "tta.onnx"),
         *("network.onnx", "merge.onnx", "reference.npz"),
     }
+    trained_on = Trained.read(folder, trained.contract).digests
+    assert trained_on is not None
+    assert len(trained_on) == 9
     reference = Reference.read(folder / "reference.npz", trained.contract)
     # A held-out image of 96 x 128 pixels, mirrored to a tile.
     assert reference.image.shape[:2] == (256, 256)
