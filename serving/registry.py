@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +11,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlparse
 
-from nuclei.errors import InvalidData, ModelNotFound, RegistryUnavailable
+from nuclei.errors import InvalidData, ModelNotFound, NucleiError, RegistryUnavailable
 from nuclei.names import check_name, is_name
-from nuclei.quoting import quoted
-from nuclei.registry import PROMOTION_EXPERIMENT, SQLITE, experiment_id, import_mlflow
+from nuclei.quoting import quoted, sentence
+from nuclei.registry import (
+    ARTIFACT_FOLDER,
+    PROMOTION_EXPERIMENT,
+    SQLITE,
+    experiment_id,
+    import_mlflow,
+)
 from serving.promotion.artifacts import artifact_files, check_listing
 from serving.repository.configuration import check_file
 
@@ -83,6 +89,7 @@ class Registry:
         # answer is minutes.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         import_mlflow()
         self.tracking_uri = tracking_uri
         self._client: MlflowClient | None = None
@@ -148,10 +155,9 @@ class Registry:
         Raises:
             InvalidData: the artifacts are gone, too many, too large, no plain files, or lie
                 elsewhere than those of the run that made the version.
-            RegistryUnavailable: the registry does not answer.
+            RegistryUnavailable: the registry or its store does not answer.
         """
         from mlflow.artifacts import download_artifacts, list_artifacts
-        from mlflow.exceptions import MlflowException
         from mlflow.utils.file_utils import local_file_uri_to_path
 
         with self._translated(entry.model):
@@ -160,27 +166,81 @@ class Registry:
             )
         home = self._artifacts_of_run(entry)
         below = _below_run(source, (f"runs:/{entry.run_id}", home), entry)
-        try:
+        with self._fetching(entry, source):
             # MLflow follows links of a store that is a folder here.
             if urlparse(home).scheme in ("", "file"):
                 stored = Path(local_file_uri_to_path(home), below)
                 if stored.is_dir():
                     artifact_files(stored)
             listed = list_artifacts(artifact_uri=source, tracking_uri=self.tracking_uri)
-            if listed:  # what is gone is said by the download
-                check_listing((_listed_name(file), file.file_size or 0) for file in listed)
+            check_listing((_listed_name(file), file.file_size or 0) for file in listed)
             downloaded = Path(
                 download_artifacts(
                     artifact_uri=source, dst_path=str(folder), tracking_uri=self.tracking_uri
                 )
             )
-            artifact_files(downloaded)
-            return downloaded
-        except (MlflowException, OSError) as error:
-            raise InvalidData(
-                f"the files of {entry.model} version {entry.version} cannot be fetched from "
-                f"{source} ({_first_line(error)}); register the model again"
+        artifact_files(downloaded)
+        return downloaded
+
+    @contextmanager
+    def _fetching(self, entry: RegisteredVersion, source: str) -> Iterator[None]:
+        """Tell files that are gone or no model's from a store that does not answer."""
+        from mlflow.exceptions import MlflowException
+
+        what = f"the files of {entry.model} version {entry.version} cannot be fetched from {source}"
+        try:
+            yield
+        except NucleiError:
+            raise
+        # Each store has errors of its own: boto3's share no base class with others.
+        except Exception as error:
+            gone = isinstance(error, FileNotFoundError) or (
+                isinstance(error, MlflowException) and error.error_code in NOT_FOUND
+            )
+            reason = sentence(_first_line(error))
+            if gone:
+                raise InvalidData(f"{what} ({reason}); register the model again") from error
+            raise RegistryUnavailable(
+                f"{what} ({reason}); check the registry and its store"
             ) from error
+
+    def register(self, model: str, artifacts: Path, tags: Mapping[str, str]) -> int:
+        """Register files as a new version of a model, in a run of its own.
+
+        Args:
+            model: name of the registered model, made when missing.
+            artifacts: one level of files.
+            tags: of the version.
+
+        Returns:
+            Its number.
+
+        Raises:
+            RegistryUnavailable: the registry does not answer.
+        """
+        with self.recorded_run(f"{model} as it was served") as run, self._translated(model):
+            client = self._connected()
+            client.log_artifacts(run.id, str(artifacts), ARTIFACT_FOLDER)
+            if not client.search_registered_models(f"name = '{model}'"):
+                client.create_registered_model(model)
+            source = f"runs:/{run.id}/{ARTIFACT_FOLDER}"
+            return int(client.create_model_version(model, source, run.id, tags=dict(tags)).version)
+
+    def begun_run(self, name: str, run_id: str = "") -> "RecordedRun":
+        """A run that stays open until its `end`: the one of this id, or else a new one.
+
+        Raises:
+            RegistryUnavailable: the registry does not answer.
+        """
+        if run_id:
+            with suppress(ModelNotFound), self._translated(run_id):
+                return RecordedRun(self, self._connected().get_run(run_id).info.run_id)
+        return RecordedRun(self, self._created_run(name))
+
+    def _created_run(self, name: str) -> str:
+        with self._translated(name):
+            experiment = experiment_id(self.tracking_uri, PROMOTION_EXPERIMENT)
+            return str(self._connected().create_run(experiment, run_name=name).info.run_id)
 
     def names(self, prefix: str) -> list[str]:
         """The registered models whose names begin so; raises RegistryUnavailable."""
@@ -227,16 +287,13 @@ class Registry:
         Raises:
             RegistryUnavailable: the registry does not answer.
         """
-        with self._translated(name):
-            experiment = experiment_id(self.tracking_uri, PROMOTION_EXPERIMENT)
-            run = self._connected().create_run(experiment, run_name=name)
+        run = RecordedRun(self, self._created_run(name))
         status = "FAILED"
         try:
-            yield RecordedRun(self, run.info.run_id)
+            yield run
             status = "FINISHED"
         finally:
-            with self._translated(name):
-                self._connected().set_terminated(run.info.run_id, status)
+            run.end(status)
 
     def read_artifact(self, run_id: str, name: str, max_bytes: int) -> bytes:
         """A file that a run recorded.
@@ -398,6 +455,18 @@ class RecordedRun:
         """Record a file."""
         with self._client() as client:
             client.log_text(self.id, text, name)
+
+    def file(self, content: bytes, folder: str, name: str) -> None:
+        """Record a file in a folder."""
+        with TemporaryDirectory() as scratch, self._client() as client:
+            path = Path(scratch) / name
+            path.write_bytes(content)
+            client.log_artifact(self.id, str(path), folder)
+
+    def end(self, status: str = "FINISHED") -> None:
+        """Nothing more is recorded."""
+        with self._client() as client:
+            client.set_terminated(self.id, status)
 
     def metrics(self, values: Mapping[str, float]) -> None:
         """Record numbers."""

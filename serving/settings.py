@@ -2,7 +2,8 @@
 
 ProcessSettings         what every process reads
 ├── ServeSettings       of `nuclei serve`, which runs Triton and the gateway
-└── GatewaySettings     of the gateway (`serving.gateway.settings`); `nuclei serve` reads them too
+├── GatewaySettings     of the gateway (`serving.gateway.settings`); `nuclei serve` reads them too
+└── SyncSettings        of sync (`serving.promotion.settings`)
 
 The descriptions of the fields are those of docs/settings.md (`make settings` writes it).
 """
@@ -25,6 +26,7 @@ TRITON_ENVIRONMENT = ROOT / ".venv-triton"
 CHECK_FRAME = ROOT / "examples" / "fluorescence.png"
 
 PREFIX = "NUCLEI_"
+SYNCED_FOLDER = "synced"
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 
@@ -65,6 +67,24 @@ class ServeSettings(ProcessSettings):
         default=TRITON_ENVIRONMENT,
         description="Virtual environment with Triton, as `make env` makes it.",
     )
+    sync: str = Field(
+        default="",
+        description="MLflow registry whose champions are served, such as `http://mlflow:5000` or "
+        "`sqlite:////data/mlflow.db`: the models are loaded from there, and followed as long as "
+        "the service runs. Without it the repository is served as it is.",
+    )
+    sync_port: int = Field(
+        default=8003,
+        ge=1,
+        le=65535,
+        description="Port of sync: its metrics, its state and MLflow's webhooks.",
+    )
+    sync_prepare_s: float = Field(
+        default=120.0,
+        gt=0,
+        description="Longest time to fetch the champions before Triton starts, seconds; then it "
+        "starts with what is there.",
+    )
     check_frame: Path = Field(
         default=CHECK_FRAME,
         description="Frame that every model segments as a check of the whole way, before the "
@@ -78,6 +98,11 @@ class ServeSettings(ProcessSettings):
         gt=0,
         description="Longest time for the gateway to finish its requests when stopped, seconds.",
     )
+
+    @property
+    def served_repository(self) -> Path:
+        """What Triton serves: with a registry, a repository that belongs to sync."""
+        return self.state / SYNCED_FOLDER if self.sync else self.repository
 
 
 def read_settings(settings: type[Settings]) -> Settings:

@@ -4,7 +4,19 @@ from typing import Annotated
 
 import typer
 
-from nuclei.cli import compare, data, evaluate, export, gate, models, replay, segment, serve, train
+from nuclei.cli import (
+    compare,
+    data,
+    evaluate,
+    export,
+    gate,
+    models,
+    replay,
+    segment,
+    serve,
+    sync,
+    train,
+)
 from nuclei.version import installed_version
 
 app = typer.Typer(
@@ -17,6 +29,7 @@ app = typer.Typer(
 )
 app.command(epilog=segment.EPILOG)(segment.segment)
 app.command(epilog=serve.EPILOG)(serve.serve)
+app.command(epilog=sync.EPILOG)(sync.sync)
 app.command(epilog=replay.EPILOG)(replay.replay)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=compare.EPILOG)(compare.compare)

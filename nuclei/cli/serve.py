@@ -18,6 +18,8 @@ nuclei serve                                   (HTTP 3000, gRPC 50051, only for 
 
 NUCLEI_TOKEN=... nuclei serve --host 0.0.0.0   (for all machines that send the token)
 
+nuclei serve --sync http://mlflow:5000         (the champions of a registry, followed)
+
 NUCLEI_THREADS=4 nuclei serve                  (every setting is also a variable)
 """
 
@@ -47,6 +49,14 @@ def serve(
             help="Folder for logs and what the servers write [.state].", show_default=False
         ),
     ] = None,
+    sync: Annotated[
+        str | None,
+        typer.Option(
+            help="MLflow registry whose champions are served and followed; what the repository "
+            "serves becomes the first champion where there is none.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Serve the models of a repository with Triton, behind the gateway that callers use.
 
@@ -59,19 +69,21 @@ def serve(
         "host": host,
         "repository": repository,
         "state": state,
+        "sync": sync,
     }
     variables = {
         f"NUCLEI_{name.upper()}": str(value) for name, value in given.items() if value is not None
     }
     from serving.gateway.settings import GatewaySettings
     from serving.logs import write_logs
+    from serving.promotion.settings import SyncSettings
     from serving.settings import ServeSettings, read_settings, unused_variables
     from serving.supervision.guard import guard_supervisor
 
     settings = read_settings(ServeSettings)
     require_checkout(settings.triton_environment, settings.check_frame)
     write_logs(settings)
-    kinds, set_by_us = (ServeSettings, GatewaySettings), ("triton_address",)
+    kinds, set_by_us = (ServeSettings, GatewaySettings, SyncSettings), ("triton_address",)
     for sentence in unused_variables(os.environ, kinds, set_by_us):
         logger.warning(sentence)
     raise typer.Exit(guard_supervisor({**os.environ, **variables}, settings.stop_s))

@@ -1,9 +1,10 @@
-"""Triton and the gateway as one service: started, watched, started again.
+"""Triton, the gateway and sync as one service: started, watched, started again.
 
 nuclei serve                      guard: starts the supervisor again when it dies or hangs
-└─ serving.supervision            supervisor: watches the two below, starts them again
+└─ serving.supervision            supervisor: watches those below, starts them again
    ├─ tritonserver                one process per model instance below it
-   └─ serving.gateway             BentoML's service: HTTP, and beside it gRPC
+   ├─ serving.gateway             BentoML's service: HTTP, and beside it gRPC
+   └─ serving.promotion           sync: follows the registry, with `--sync`
 
 Each is a child of the one above it (`serving.process.child`) and ends when that ends, however it
 ends. Modules, in the order in which they come into play:
@@ -12,8 +13,9 @@ guard               runs the supervisor until it ends by itself
 __main__            the supervisor's process: starts the service, checks it, watches it
 launcher            Triton and the gateway as parts; stops them in the order that loses nothing
 gateway_process     the gateway as a child process, and whether it answers
+sync_process        sync as a child process; before Triton starts it fetches the champions
 loopback            how this machine's own processes call the gateway
 self_check          segments a real frame with every model
-supervisor          starts the two parts side by side, and again what ended or does not work
+supervisor          starts the parts side by side, and again what ended or does not work
 probe               small inferences that show whether Triton works
 """

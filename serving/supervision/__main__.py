@@ -23,6 +23,7 @@ from serving.settings import ServeSettings, read_settings
 from serving.supervision.launcher import Service
 from serving.supervision.self_check import SelfCheck
 from serving.supervision.supervisor import Supervisor
+from serving.supervision.sync_process import prepare
 
 _POLL_S = 0.1
 
@@ -40,6 +41,9 @@ def _supervise(give_sign: Callable[[], None]) -> None:
     settings, gateway = read_settings(ServeSettings), read_settings(GatewaySettings)
     write_logs(settings)
     check_exposure(gateway, {gateway.host})
+    if settings.sync:
+        _say(f"Fetching the champions of {settings.sync}")
+        prepare(settings)
     service = Service(settings, gateway)
     service.check()
     supervisor = Supervisor(service.parts(), give_sign)

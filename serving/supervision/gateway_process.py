@@ -54,7 +54,7 @@ class GatewayProcess:
             "TMPDIR": str(self._scratch),
             "TEMP": "/dev/shm",
             "NUCLEI_TRITON_ADDRESS": triton_address,
-            "NUCLEI_DEFAULT_MODEL": default_model(settings.repository, gateway),
+            "NUCLEI_DEFAULT_MODEL": default_model(settings.served_repository, gateway),
         }
         self._child = Child("the gateway", COMMAND, environment, self.log)
 

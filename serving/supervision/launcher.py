@@ -1,4 +1,4 @@
-"""Triton and the gateway as one service on this machine: started, checked, stopped."""
+"""Triton, the gateway and sync as one service on this machine: started, checked, stopped."""
 
 import time
 
@@ -10,6 +10,7 @@ from serving.supervision.loopback import Loopback
 from serving.supervision.probe import Fault, check_triton
 from serving.supervision.self_check import SelfCheck, self_check
 from serving.supervision.supervisor import Part
+from serving.supervision.sync_process import SyncProcess
 from serving.triton.server import TritonServer
 
 _POLL_S = 0.2
@@ -22,7 +23,7 @@ _NOTICE_S = 0.3
 
 
 class Service:
-    """Triton and the gateway; stopping ends both, in the order in which nothing is lost."""
+    """Triton, the gateway and sync; stopping ends all, in the order in which nothing is lost."""
 
     def __init__(self, settings: ServeSettings, gateway: GatewaySettings) -> None:
         """Describe the service; its `parts` are started by a supervisor.
@@ -36,13 +37,16 @@ class Service:
         """
         self.settings = settings
         self.triton = TritonServer(
-            settings.repository,
+            settings.served_repository,
             settings.state,
             metrics_port=settings.triton_metrics_port,
             environment=settings.triton_environment,
             traces=gateway.traces,
         )
         self.gateway = GatewayProcess(settings, gateway, self.triton.address)
+        self.sync: SyncProcess | None = None
+        if settings.sync:
+            self.sync = SyncProcess(settings, self.triton.address, self.loopback.http_url)
         self._next_probe = 0.0
 
     @property
@@ -58,6 +62,8 @@ class Service:
             InvalidData: the repository holds no model.
         """
         self.gateway.check_ports()
+        if self.sync is not None:
+            self.sync.check_port()
         self.triton.check()
 
     def self_check(self) -> list[SelfCheck]:
@@ -79,7 +85,10 @@ class Service:
             return self_check(client, self.settings.check_frame, self.settings.start_s)
 
     def parts(self) -> list[Part]:
-        """The two servers, as a supervisor starts and watches them."""
+        """The servers, as a supervisor starts and watches them."""
+        return [*self._servers(), *([_sync_part(self.sync)] if self.sync else [])]
+
+    def _servers(self) -> list[Part]:
         return [
             Part(
                 "triton",
@@ -104,11 +113,18 @@ class Service:
         ]
 
     def stop(self) -> None:
-        """Stop the gateway, which finishes its requests, then Triton; harmless before a start."""
+        """Stop sync, then the gateway, which finishes its requests, then Triton.
+
+        Harmless before a start.
+        """
         try:
-            self.gateway.stop()
+            if self.sync is not None:
+                self.sync.stop()
         finally:
-            self.triton.stop()
+            try:
+                self.gateway.stop()
+            finally:
+                self.triton.stop()
 
     def _check_triton(self) -> None:
         """Raises Fault when it does not work, or one of the instances of a model does not.
@@ -123,3 +139,16 @@ class Service:
         if time.monotonic() >= self._next_probe:
             check_triton(self.triton.address)
             self._next_probe = time.monotonic() + _PROBE_INTERVAL_S
+
+
+def _sync_part(sync: SyncProcess) -> Part:
+    return Part(
+        "sync",
+        launch=sync.launch,
+        wait_ready=sync.wait_ready,
+        kill=sync.kill,
+        ended=lambda: None if sync.running else sync.ending,
+        check=sync.check_answers,
+        check_interval_s=_CHECK_INTERVAL_S,
+        tidy=sync.cap_log,
+    )

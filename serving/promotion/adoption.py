@@ -1,0 +1,91 @@
+"""Registering what a service serves already, so that it can be rolled back to."""
+
+import asyncio
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from nuclei.errors import InvalidData, ModelNotFound
+from nuclei.imaging.images import read_frame
+from nuclei.inference.contract import CONTRACT_FILE
+from nuclei.inference.graph import graph_name, step_name
+from nuclei.inference.model_config import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    read_model_config,
+    routing_of,
+)
+from nuclei.inference.onnx_engine import LocalEngine
+from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
+from nuclei.registry import registered_name
+from serving.promotion.artifacts import digest
+from serving.promotion.changes import adopt
+from serving.promotion.state import ModelState, read_state
+from serving.registry import Registry
+from serving.repository.listing import model_names
+
+ADOPTED_TAG = "adopted"
+_WHY = "served already when this model had no champion"
+
+
+def adopt_served(registry: Registry, repository: Path, frame: Path) -> None:
+    """Make champions of the models that a repository serves, where the registry has none.
+
+    Args:
+        registry: in which they are registered; a model that ever had a champion is left alone.
+        repository: of Triton.
+        frame: image file, of which their references are made.
+
+    Raises:
+        InvalidData: the repository cannot be used.
+        Conflict: somebody else changes the model.
+        RegistryUnavailable: the registry does not answer.
+    """
+    for family in model_names(repository) if repository.is_dir() else []:
+        model = registered_name(family)
+        state = _state(registry, model)
+        if state is not None and (state.champion is not None or state.changes):
+            continue
+        with TemporaryDirectory() as scratch:
+            artifacts = Path(scratch)
+            _write_artifacts(repository, family, frame, artifacts)
+            version = _registered(registry, model, state, artifacts)
+        adopt(registry, model, version, why=_WHY)
+
+
+def _state(registry: Registry, model: str) -> ModelState | None:
+    try:
+        return read_state(registry, model)
+    except ModelNotFound:
+        return None
+
+
+def _registered(registry: Registry, model: str, state: ModelState | None, artifacts: Path) -> int:
+    """The version with these files: one that a killed adoption left, or a new one."""
+    tags = {ADOPTED_TAG: digest(artifacts)}
+    for entry in state.versions if state else ():
+        if entry.registered.tags.get(ADOPTED_TAG) == tags[ADOPTED_TAG]:
+            return entry.version
+    return registry.register(model, artifacts, tags)
+
+
+def _write_artifacts(repository: Path, family: str, frame: Path, artifacts: Path) -> None:
+    """What training would have registered for the champion of a family."""
+    engine = LocalEngine(repository)
+    served = engine.find(family)
+    version = routing_of(read_model_config(repository / family / CONFIG_FILE)).champion
+    steps: dict[str, int] = {}
+    for tta in (False, True):
+        config = read_model_config(repository / graph_name(family, version, tta=tta) / CONFIG_FILE)
+        steps |= {step.model_name: step.model_version for step in config.ensemble_scheduling.step}
+    for file in served.contract.method.graphs.files():
+        name = step_name(family, file, version)
+        if name not in steps:
+            raise InvalidData(f"'{family}' has no step '{name}' in {repository}; export it again")
+        shutil.copyfile(
+            repository / name / str(steps[name]) / MODEL_FILE, artifacts / file.filename
+        )
+    (artifacts / CONTRACT_FILE).write_text(served.contract.to_json())
+    image = tile_of(read_frame(frame).pixels, served.contract)
+    reference = asyncio.run(Reference.of(image, engine, served))
+    reference.write(artifacts / REFERENCE_FILE)

@@ -1,0 +1,79 @@
+"""The port of sync: its metrics, its state, and MLflow's webhooks."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from prometheus_client import REGISTRY
+from prometheus_client.exposition import choose_encoder
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+from serving.promotion import metrics
+from serving.promotion.webhook import MAX_BODY_BYTES, Verdict, Webhooks
+
+_STATUS = {
+    Verdict.TAKEN: 202,
+    Verdict.FORGED: 401,
+    Verdict.OLD: 401,
+    Verdict.REPLAYED: 409,
+    Verdict.CROWDED: 429,
+}
+
+
+def listener(
+    webhooks: Webhooks | None, wake: Callable[[], None], status: Callable[[], Mapping[str, Any]]
+) -> Starlette:
+    """The application.
+
+    Args:
+        webhooks: judges them; None takes none.
+        wake: called for each that is taken.
+        status: what sync does and serves.
+    """
+
+    async def webhook(request: Request) -> Response:
+        if webhooks is None:
+            return PlainTextResponse("no secret for webhooks is set\n", 404)
+        body = await _body(request)
+        if body is None:
+            metrics.WEBHOOKS.labels("too_large").inc()
+            return PlainTextResponse(f"expected at most {MAX_BODY_BYTES} bytes\n", 413)
+        verdict = webhooks.judge(request.headers, body)
+        metrics.WEBHOOKS.labels(verdict.value).inc()
+        if verdict == Verdict.TAKEN:
+            wake()
+        return PlainTextResponse(f"{verdict.value}\n", _STATUS[verdict])
+
+    async def livez(request: Request) -> Response:
+        return PlainTextResponse("alive\n")
+
+    async def state(request: Request) -> Response:
+        return JSONResponse(status())
+
+    async def exposition(request: Request) -> Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(REGISTRY), headers={"Content-Type": content_type})
+
+    return Starlette(
+        routes=[
+            Route("/webhook", webhook, methods=["POST"]),
+            Route("/livez", livez, methods=["GET"]),
+            Route("/state", state, methods=["GET"]),
+            Route("/metrics", exposition, methods=["GET"]),
+        ]
+    )
+
+
+async def _body(request: Request) -> bytes | None:
+    """The body of a request; None when it is too long or did not arrive."""
+    body = bytearray()
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > MAX_BODY_BYTES:
+                return None
+    except ClientDisconnect:
+        return None
+    return bytes(body)

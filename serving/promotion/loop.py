@@ -1,0 +1,215 @@
+"""Round after round: every model that is followed, on a clock and when a webhook says so."""
+
+import logging
+import math
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from nuclei.errors import Conflict, ModelNotFound, NucleiError, RegistryUnavailable
+from nuclei.names import is_name
+from nuclei.quoting import sentence
+from nuclei.registry import registered_name
+from serving.logs import Event
+from serving.process.backoff import Backoff
+from serving.promotion import metrics
+from serving.promotion.adoption import adopt_served
+from serving.promotion.rollouts import Rollouts
+from serving.promotion.servers import Server, ThisProcess
+from serving.promotion.settings import SyncSettings
+from serving.promotion.state import read_state
+from serving.promotion.store import Store
+from serving.promotion.sync import ModelSync
+from serving.promotion.synced import SyncedRepository
+from serving.promotion.trial import Gateways
+from serving.registry import Registry
+from serving.repository.listing import model_names
+
+logger = logging.getLogger(__name__)
+
+_PREFIX = "nuclei-"
+# Of all models that a registry may name.
+MAX_MODELS = 64
+_LEAST_WAIT_S = 0.5
+
+
+def prepare(settings: SyncSettings, registry: Registry) -> None:
+    """Make the repository what the registry says, before Triton starts with it.
+
+    What does not come from a registry, and has the name of what does, makes place for it.
+
+    Raises:
+        NucleiError: the registry does not answer, or a model cannot be prepared; what was done
+            until then stays.
+    """
+    repository = SyncedRepository(settings.synced_folder)
+    followed = Followed(settings, registry, ThisProcess(repository), Gateways((), "", None))
+    try:
+        followed.round(alone=True)
+    except Conflict:
+        shutil.rmtree(repository.folder)
+        followed.round(alone=True)
+
+
+class Followed:
+    """The models of a registry that one server follows."""
+
+    def __init__(
+        self, settings: SyncSettings, registry: Registry, server: Server, gateways: Gateways
+    ) -> None:
+        """Describe them; nothing is read yet.
+
+        Args:
+            settings: of this process.
+            registry: whose champions are served.
+            server: that serves them.
+            gateways: whose reports decide about rollouts.
+        """
+        self._settings, self._registry = settings, registry
+        self._server, self._gateways = server, gateways
+        self._repository = SyncedRepository(settings.synced_folder)
+        self._syncs: dict[str, ModelSync] = {}
+        self._rollouts: dict[str, Rollouts] = {}
+
+    def round(self, alone: bool = False) -> bool:
+        """Look at every model once, at all of them even if one fails.
+
+        Args:
+            alone: write no status, retire at once and leave rollouts as they are: there is no
+                server yet.
+
+        Returns:
+            Whether a rollout changed: another round is due.
+
+        Raises:
+            NucleiError, OSError: the first of what went wrong.
+        """
+        failures: list[Exception] = []
+        changed = False
+        for name in self._models(failures):
+            try:
+                changed |= self._follow(name, alone)
+            except (NucleiError, OSError) as error:
+                failures.append(error)
+        if failures:
+            raise failures[0]
+        return changed
+
+    def _follow(self, name: str, alone: bool) -> bool:
+        if name not in self._syncs:
+            self._syncs[name] = self._sync(name, alone)
+        state = self._syncs[name].round()
+        family = self._repository.family_of(name)
+        if alone or family is None:
+            return False
+        if name not in self._rollouts:
+            self._rollouts[name] = Rollouts(self._registry, self._gateways, self._settings.instance)
+        return self._rollouts[name].follow(state, family)
+
+    def _sync(self, name: str, alone: bool) -> ModelSync:
+        settings = self._settings
+        store = Store(settings.versions_folder, name, settings.sync_versions, settings.sync_bytes)
+        return ModelSync(
+            name,
+            self._registry,
+            store,
+            self._repository,
+            self._server,
+            instance="" if alone else settings.instance,
+            retire_s=0 if alone else settings.sync_retire_s,
+        )
+
+    def _models(self, failures: list[Exception]) -> list[str]:
+        """Names of the registered models that are followed; what is served becomes one of them."""
+        if self._settings.models:
+            return self._settings.models
+        try:
+            adopt_served(self._registry, self._settings.repository, self._settings.check_frame)
+        except Conflict as error:
+            failures.append(error)
+        served = [registered_name(f) for f in _families(self._settings)]
+        others = (name for name in self._registry.names(_PREFIX) if self._has_champion(name))
+        return list(dict.fromkeys([*served, *others]))[:MAX_MODELS]
+
+    def _has_champion(self, name: str) -> bool:
+        """Whether it is a model with a champion; locks have a dot in their names."""
+        if "." in name or not is_name(name):
+            return False
+        try:
+            return read_state(self._registry, name).champion is not None
+        except ModelNotFound:
+            return False
+
+
+def _families(settings: SyncSettings) -> Iterable[str]:
+    return model_names(settings.repository) if settings.repository.is_dir() else []
+
+
+class Loop:
+    """Runs rounds until it is stopped; `wake` asks for one now."""
+
+    def __init__(self, followed: Followed, interval_s: float) -> None:
+        """Args: followed: the models; interval_s: between two rounds."""
+        self._followed = followed
+        self._interval_s = interval_s
+        self._due = threading.Event()
+        self._stopped = False
+        self._problem = ""
+        self._succeeded: datetime | None = None
+        self._backoff = Backoff()
+
+    def wake(self) -> None:
+        """Ask for a round now."""
+        self._due.set()
+
+    def stop(self) -> None:
+        """End after the step under way."""
+        self._stopped = True
+        self._due.set()
+
+    def status(self) -> dict[str, Any]:
+        """Whether all is well, since when, and what is not."""
+        succeeded = self._succeeded.isoformat() if self._succeeded else None
+        return {"ok": not self._problem, "last_success": succeeded, "problem": self._problem}
+
+    def run(self) -> None:
+        """Run rounds; returns once it is stopped."""
+        for wait_s in self._rounds():
+            self._due.wait(wait_s)
+            self._due.clear()
+
+    def _rounds(self) -> Iterator[float]:
+        """A round each; gives the seconds until the next."""
+        healthy_s = math.inf
+        while not self._stopped:
+            try:
+                again = self._followed.round()
+            # A bug with one model is no reason to leave all of them.
+            except Exception as error:
+                wait_s = self._backoff.failed(healthy_s)
+                healthy_s = 0.0
+                self._note(error)
+                yield max(wait_s, _LEAST_WAIT_S)
+            else:
+                healthy_s = math.inf
+                self._note(None)
+                yield 0.0 if again else self._interval_s
+
+    def _note(self, error: Exception | None) -> None:
+        """Say what is wrong, once, and that it is over."""
+        metrics.REGISTRY_REACHABLE.set(not isinstance(error, RegistryUnavailable))
+        if error is None:
+            self._succeeded = datetime.now(UTC)
+            metrics.LAST_ROUND.set_to_current_time()
+            if self._problem:
+                logger.info(Event("recovered"))
+            self._problem = ""
+            return
+        metrics.FAILURES.labels(type(error).__name__).inc()
+        if not isinstance(error, (NucleiError, OSError)):
+            logger.error("a round failed", exc_info=error)
+        elif sentence(error) != self._problem:
+            logger.warning(Event("not_in_sync", why=sentence(error)))
+        self._problem = sentence(error)

@@ -1,0 +1,79 @@
+"""The process of sync: rounds in the main thread, its port in another."""
+
+import resource
+import signal
+import threading
+from types import FrameType
+
+import uvicorn
+
+from serving.gateway.certificates import loopback_tls
+from serving.gateway.settings import GatewaySettings
+from serving.process.ports import check_free
+from serving.promotion.listener import listener
+from serving.promotion.loop import Followed, Loop, prepare
+from serving.promotion.servers import TritonBeside
+from serving.promotion.settings import SyncSettings
+from serving.promotion.synced import SyncedRepository
+from serving.promotion.trial import Gateways
+from serving.promotion.webhook import Webhooks
+from serving.registry import Registry
+from serving.repository.configuration import MAX_GRAPH_BYTES
+from serving.settings import read_settings
+from serving.triton.control import TritonControl
+
+
+def prepare_repository(settings: SyncSettings) -> None:
+    """Make the repository ready for a Triton that is not started yet; raises as `loop.prepare`."""
+    _bound_files()
+    prepare(settings, Registry(settings.sync))
+
+
+def follow(settings: SyncSettings) -> None:
+    """Follow the registry until SIGTERM or Ctrl-C.
+
+    Raises:
+        MissingPrerequisite: the port is taken.
+    """
+    check_free(settings.sync_host, settings.sync_port, "sync", "NUCLEI_SYNC_PORT")
+    _bound_files()
+    token = settings.token.get_secret_value() if settings.token else ""
+    gateways = Gateways(settings.gateway_urls, token, loopback_tls(read_settings(GatewaySettings)))
+    repository = SyncedRepository(settings.synced_folder)
+    server = TritonBeside(TritonControl(settings.triton_address), repository)
+    followed = Followed(settings, Registry(settings.sync), server, gateways)
+    loop = Loop(followed, settings.sync_interval_s)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        loop.stop()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, stop)
+    _listen(settings, loop)
+    loop.run()
+
+
+def _listen(settings: SyncSettings, loop: Loop) -> None:
+    """Serve the port in a thread that ends with this process."""
+    secret = settings.sync_webhook_secret
+    webhooks = Webhooks(secret.get_secret_value()) if secret else None
+    app = listener(webhooks, loop.wake, loop.status)
+    config = uvicorn.Config(
+        app,
+        host=settings.sync_host,
+        port=settings.sync_port,
+        log_config=None,
+        access_log=False,
+        limit_concurrency=32,
+        timeout_keep_alive=5,
+        h11_max_incomplete_event_size=2**15,
+        http="h11",
+    )
+    threading.Thread(target=uvicorn.Server(config).run, daemon=True, name="listener").start()
+
+
+def _bound_files() -> None:
+    """No file grows beyond what a model may have, whatever a store sends."""
+    _, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    bound = MAX_GRAPH_BYTES if most == resource.RLIM_INFINITY else min(MAX_GRAPH_BYTES, most)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (bound, most))

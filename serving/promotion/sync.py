@@ -1,0 +1,286 @@
+"""Keeps one Triton as the registry says: fetch, check, export, load, prove, switch, retire.
+
+Each round compares what the registry wants with what is there and does what is missing, one step
+after the other. Every step can be done again, so a process that is killed anywhere goes on where it
+was with its next round.
+"""
+
+import logging
+import time
+from datetime import UTC, datetime
+
+from nuclei.errors import (
+    DeadlineExceeded,
+    EngineFailed,
+    EngineUnavailable,
+    InvalidData,
+    ModelNotFound,
+    Overloaded,
+)
+from nuclei.inference.routing import Routing
+from nuclei.quoting import sentence
+from serving.logs import Event
+from serving.promotion import metrics
+from serving.promotion.changes import refuse, report_status
+from serving.promotion.servers import Server
+from serving.promotion.state import ModelState, Rollout, SyncStatus, VersionState, read_state
+from serving.promotion.store import Store
+from serving.promotion.synced import SyncedRepository
+from serving.registry import Registry
+
+logger = logging.getLogger(__name__)
+
+# A status counts as live three times as long.
+STATUS_S = 30.0
+MAX_ATTEMPTS = 3
+# A version that is asked for by its number all the time is unloaded in the end, too.
+_LONGEST_RETIREMENTS = 10
+
+
+class ModelSync:
+    """Keeps the versions of one registered model as the registry says."""
+
+    def __init__(
+        self,
+        model: str,
+        registry: Registry,
+        store: Store,
+        repository: SyncedRepository,
+        server: Server,
+        instance: str,
+        retire_s: float,
+    ) -> None:
+        """Describe it; nothing is done yet.
+
+        Args:
+            model: name of the registered model.
+            registry: in which it is registered.
+            store: for what is downloaded.
+            repository: that the server serves.
+            server: loads and answers.
+            instance: name of this process in the registry; "" writes no status.
+            retire_s: seconds that a version which is no longer wanted stays loaded.
+        """
+        self.model = model
+        self._registry, self._store = registry, store
+        self._repository, self._server = repository, server
+        self._instance, self._retire_s = instance, retire_s
+        self._proven: set[tuple[int, str]] = set()
+        self._loaded_since: dict[int, datetime] = {}
+        self._unwanted_since: dict[int, float] = {}
+        self._reported: SyncStatus | None = None
+        self._problem = ""
+
+    def round(self) -> ModelState:
+        """Do what is missing; returns the state that it was done for.
+
+        Raises:
+            ModelNotFound: the model is not registered.
+            RegistryUnavailable: the registry or its store does not answer.
+            EngineUnavailable, EngineFailed: Triton does not.
+        """
+        state = read_state(self._registry, self.model)
+        for entry in state.versions:
+            if entry.refused is not None:
+                self._drop(entry.version)
+        usable = [version for version in _wanted(state) if self._bring(state, state.find(version))]
+        self._switch(state, usable)
+        self._retire(state)
+        self._report()
+        return state
+
+    def _bring(self, state: ModelState, entry: VersionState) -> bool:
+        """Let a version be loaded and proven; whether it is."""
+        version = entry.version
+        if self._serves(version):
+            return True
+        if entry.refused is not None or not self._is_admitted(state, entry):
+            return False
+        try:
+            self._load(entry)
+        except (InvalidData, EngineFailed) as error:
+            self._refuse(version, str(error))
+            return False
+        except (EngineUnavailable, ModelNotFound, DeadlineExceeded, Overloaded) as error:
+            self._note_failure(version, error)
+            raise
+        if self._store.attempts(version):
+            self._store.note_attempts(version, 0)
+        return True
+
+    def _serves(self, version: int) -> bool:
+        """Whether the server answers with this version already.
+
+        The champion needs no new proof when this process starts: it serves.
+        """
+        family = self._repository.family_of(self.model)
+        digest = family and self._repository.digest(family, version)
+        if not family or not digest or version not in self._server.loaded(family):
+            return False
+        return self._is_champion(family, version) or (version, digest) in self._proven
+
+    def _is_admitted(self, state: ModelState, entry: VersionState) -> bool:
+        """Whether the gates let it pass, or it was served before there were any."""
+        adopted = any(
+            each.change.action == "adopt" and each.change.to_version == entry.version
+            for each in state.changes
+        )
+        if adopted or (entry.gates is not None and entry.gates.verdict == "passed"):
+            return True
+        self._say(
+            f"version {entry.version} has not passed the gates and is not served; run "
+            f"`nuclei gate {entry.version} --model {self.model}`"
+        )
+        return False
+
+    def _load(self, entry: VersionState) -> None:
+        version = entry.version
+        stored = self._store.fetch(self._registry, entry.registered)
+        if entry.gates is not None and entry.gates.digest != stored.digest:
+            raise InvalidData(
+                f"its files have the digest {stored.digest}, the gates judged "
+                f"{entry.gates.digest}; run them again"
+            )
+        family = self._repository.add(stored, self.model, version)
+        self._server.load(family, version)
+        if (version, stored.digest) not in self._proven:
+            self._server.prove(family, version, stored)
+            self._proven.add((version, stored.digest))
+            self._log("proven", version=version)
+
+    def _refuse(self, version: int, reason: str) -> None:
+        refuse(self._registry, self.model, version, reason)
+        metrics.REFUSED.labels(self.model).inc()
+        logger.error(Event("refused", model=self.model, version=version, why=sentence(reason)))
+        self._drop(version)
+
+    def _note_failure(self, version: int, error: Exception) -> None:
+        """Take a version back with which the server ended: it would end again when it restarts."""
+        family = self._repository.family_of(self.model)
+        if family is None or self._is_champion(family, version):
+            return
+        attempts = self._store.attempts(version) + 1
+        self._store.note_attempts(version, attempts)
+        self._repository.remove(family, version)
+        if attempts >= MAX_ATTEMPTS:
+            reason = f"Triton ended {attempts} times while it was loaded ({error})"
+            self._refuse(version, reason)
+
+    def _drop(self, version: int) -> None:
+        """Unload and remove a refused version, unless it is what is served now."""
+        family = self._repository.family_of(self.model)
+        if family is not None and not self._is_champion(family, version):
+            if version in self._server.loaded(family):
+                self._server.unload(family, version)
+            if version in self._repository.versions(family):
+                self._repository.remove(family, version)
+        if family is None or not self._is_champion(family, version):
+            self._store.discard(version)
+
+    def _is_champion(self, family: str, version: int) -> bool:
+        routing = self._repository.routing(family)
+        return routing is not None and routing.champion == version
+
+    def _switch(self, state: ModelState, usable: list[int]) -> None:
+        """Let the plain name mean the champion; the one of before where it cannot serve."""
+        family = self._repository.family_of(self.model)
+        if family is None:
+            return
+        before = self._repository.routing(family)
+        champion = state.champion if state.champion in usable else before and before.champion
+        if champion is None:
+            return
+        routing = _routing(champion, state, usable)
+        self._repository.route(family, routing)
+        self._server.route(family, routing)
+        metrics.CHAMPION.labels(self.model).set(champion)
+        if before is None or before.champion != champion:
+            metrics.SWITCHES.labels(self.model).inc()
+            self._log("switched", version=champion)
+
+    def _retire(self, state: ModelState) -> None:
+        """Unload and remove what nobody wants any more, once its frames are done everywhere."""
+        family = self._repository.family_of(self.model)
+        routing = family and self._repository.routing(family)
+        if not family or not routing:
+            return
+        former = state.former_champions()[:1]
+        keep = {routing.champion, *_wanted(state), *former}
+        there = {*self._server.loaded(family), *self._repository.versions(family)}
+        for version in self._unwanted_since.keys() - (there - keep):
+            del self._unwanted_since[version]
+        for version in sorted(there - keep):
+            since = self._unwanted_since.setdefault(version, time.monotonic())
+            if self._everybody_has(routing.champion, state) and self._is_over(
+                family, version, time.monotonic() - since
+            ):
+                self._server.unload(family, version)
+                self._repository.remove(family, version)
+                self._log("retired", version=version)
+        self._store.trim(keep)
+        metrics.STORED_BYTES.labels(self.model).set(self._store.bytes())
+
+    def _is_over(self, family: str, version: int, unwanted_s: float) -> bool:
+        if unwanted_s < self._retire_s:
+            return False
+        idle = self._server.idle_s(family, version) >= self._retire_s
+        return idle or unwanted_s >= _LONGEST_RETIREMENTS * self._retire_s
+
+    def _everybody_has(self, champion: int, state: ModelState) -> bool:
+        others = state.live_syncs(datetime.now(UTC))
+        others.pop(self._instance, None)
+        return all(status.champion == champion for status in others.values())
+
+    def _report(self) -> None:
+        """Say in the registry what is served here."""
+        status = self._status()
+        metrics.LOADED.labels(self.model).set(len(status.loaded))
+        if not self._instance:
+            return
+        last = self._reported
+        if last is None or (last.loaded, last.champion) != (status.loaded, status.champion):
+            changed = True
+        else:
+            changed = (status.at - last.at).total_seconds() >= STATUS_S
+        if changed:
+            report_status(self._registry, self.model, self._instance, status)
+            self._reported = status
+
+    def _status(self) -> SyncStatus:
+        now = datetime.now(UTC)
+        family = self._repository.family_of(self.model)
+        loaded = self._server.loaded(family) if family else []
+        self._loaded_since = {each: self._loaded_since.get(each, now) for each in loaded}
+        routing = self._repository.routing(family) if family else None
+        champion = routing.champion if routing else None
+        return SyncStatus(loaded=dict(self._loaded_since), champion=champion, at=now)
+
+    def _say(self, problem: str) -> None:
+        """Log a problem once."""
+        if problem != self._problem:
+            self._problem = problem
+            logger.warning(Event("not_served", model=self.model, why=problem))
+
+    def _log(self, event: str, version: int) -> None:
+        logger.info(Event(event, model=self.model, version=version))
+
+
+def _wanted(state: ModelState) -> list[int]:
+    """The versions that are to be loaded: the champion, then the challenger of a rollout."""
+    rollout = _rollout(state)
+    wanted = [state.champion, rollout.version if rollout else None]
+    return [version for version in dict.fromkeys(wanted) if version is not None]
+
+
+def _rollout(state: ModelState) -> Rollout | None:
+    """The rollout under way, when its tag and the alias agree."""
+    rollout = state.rollout
+    return rollout if rollout is not None and rollout.version == state.challenger else None
+
+
+def _routing(champion: int, state: ModelState, usable: list[int]) -> Routing:
+    rollout = _rollout(state)
+    if rollout is None or rollout.version not in usable or rollout.version == champion:
+        return Routing(champion)
+    share = {rollout.current.mode: rollout.current.fraction}
+    return Routing(champion, rollout.version, share.get("shadow", 0.0), share.get("canary", 0.0))

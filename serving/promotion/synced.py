@@ -1,0 +1,130 @@
+"""The Triton repository that sync writes: versions of the registry, and only whole ones.
+
+A version is whole once the folder of its ensemble has the file `digest`, which names the artifacts
+that it was made of and is written last.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from nuclei.errors import Conflict, InvalidData, InvalidOption
+from nuclei.inference.graph import WITH_WEIGHTS, graph_name, step_name, with_views
+from nuclei.inference.model_config import CONFIG_FILE, read_model_config, routing_of
+from nuclei.inference.routing import Routing
+from nuclei.registry import registered_name
+from serving.promotion.store import StoredVersion
+from serving.repository.export import export_version, remove_version, set_routing
+from serving.repository.listing import exported_versions, model_names
+
+_DIGEST = "digest"
+
+
+@dataclass(frozen=True)
+class SyncedRepository:
+    """A repository of Triton that belongs to sync.
+
+    Attributes:
+        folder: of the repository.
+    """
+
+    folder: Path
+
+    def families(self) -> list[str]:
+        """Families of which a version is served."""
+        return model_names(self.folder) if self.folder.is_dir() else []
+
+    def family_of(self, registered_model: str) -> str | None:
+        """The family whose registered model this is; None before there is a version of it."""
+        for path in sorted(self.folder.glob(f"*.*/{_DIGEST}")):
+            family = path.parent.name.rpartition(".")[0]
+            if registered_name(family) == registered_model:
+                return family
+        for family in self.families():
+            if registered_name(family) == registered_model:
+                return family
+        return None
+
+    def versions(self, family: str) -> list[int]:
+        """Its versions, ascending; also such that are not whole."""
+        return exported_versions(self.folder, family)
+
+    def digest(self, family: str, version: int) -> str | None:
+        """Of the artifacts of a version; None when it is not there whole."""
+        try:
+            return self._mark(family, version).read_text()
+        except FileNotFoundError:
+            return None
+
+    def add(self, stored: StoredVersion, registered_model: str, version: int) -> str:
+        """Export a version unless it is there whole.
+
+        Returns:
+            Its family.
+
+        Raises:
+            InvalidData: it is not what Triton loads, or of another family than its registered
+                model.
+            Conflict: the plain name means another version of this number, which a service began
+                with when it did not reach the registry.
+        """
+        family = stored.contract().family
+        if registered_name(family) != registered_model:
+            raise InvalidData(
+                f"its contract names the family '{family}', whose registered model is "
+                f"{registered_name(family)}; register it there"
+            )
+        if self.digest(family, version) == stored.digest:
+            return family
+        self.remove(family, version)
+        export_version(stored.folder, self.folder, version, registered_model=registered_model)
+        mark = self._mark(family, version)
+        incoming = mark.with_name(f".{_DIGEST}.incoming")
+        incoming.write_text(stored.digest)
+        os.replace(incoming, mark)
+        return family
+
+    def routing(self, family: str) -> Routing | None:
+        """What the plain name means; None before it means anything."""
+        path = self.folder / family / CONFIG_FILE
+        return routing_of(read_model_config(path)) if path.exists() else None
+
+    def route(self, family: str, routing: Routing) -> None:
+        """Say what the plain name means; raises as `serving.repository.export.set_routing`."""
+        set_routing(self.folder, family, routing)
+
+    def remove(self, family: str, version: int) -> None:
+        """Remove a version; raises Conflict when the plain name means it."""
+        try:
+            # The mark goes with it: what a killed process leaves has no configuration.
+            remove_version(self.folder, family, version)
+        except InvalidOption as error:
+            raise Conflict(
+                f"another version {version} of '{family}' is in use, which does not come from the "
+                "registry: restart the service"
+            ) from error
+
+    def seed(self, repository: Path) -> None:
+        """Copy a repository whose models nobody has registered, unless there is a model already."""
+        if self.families():
+            return
+        incoming = self.folder.with_name(f".{self.folder.name}.incoming")
+        shutil.rmtree(incoming, ignore_errors=True)
+        shutil.copytree(repository, incoming)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        incoming.rename(self.folder)
+
+    def _mark(self, family: str, version: int) -> Path:
+        return self.folder / graph_name(family, version) / _DIGEST
+
+
+def graphs_of(family: str, version: int) -> tuple[str, str]:
+    """The two ensembles of a version."""
+    graph = graph_name(family, version)
+    return graph, with_views(graph, tta=True)
+
+
+def networks_of(family: str, version: int) -> list[str]:
+    """Names that the steps with weights of a version may have."""
+    return sorted({step_name(family, file, version) for file in WITH_WEIGHTS})
