@@ -171,7 +171,9 @@ def set_routing(repository: Path, model: str, routing: Routing) -> list[str]:
         config = plain_config(name, read_model_config(of_version), routing)
         folder = repository / name / str(routing.champion)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / PLACEHOLDER).touch()
+        if not (folder / PLACEHOLDER).exists():
+            # Triton would take a new time for a change.
+            (folder / PLACEHOLDER).touch()
         if _write_config(repository / name, config):
             changed.append(name)
     return changed

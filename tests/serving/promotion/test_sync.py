@@ -1,0 +1,368 @@
+"""Sync: what it makes of a repository and a registry, killed anywhere, fed anything.
+
+The server here is this process, which runs the same ONNX files; a real Triton is in
+`test_sync_triton.py`.
+"""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from nuclei.errors import ModelNotFound, RegistryUnavailable
+from nuclei.inference.onnx_engine import LocalEngine
+from nuclei.inference.reference import REFERENCE_FILE, Reference
+from nuclei.inference.routing import Routing
+from serving.promotion import sync as sync_module
+from serving.promotion.artifacts import digest
+from serving.promotion.changes import promote, record_gates, rollback
+from serving.promotion.servers import ThisProcess
+from serving.promotion.state import ROLLOUT_TAG, Gates, Phase, Rollout, read_state
+from serving.promotion.store import Store
+from serving.promotion.sync import ModelSync
+from serving.promotion.synced import SyncedRepository
+from serving.registry import Registry
+from serving.repository.checks import check_repository
+from serving.repository.export import export_version, set_routing
+
+MODEL = "nuclei-unet"
+FAMILY = "unet"
+
+
+@dataclass
+class Site:
+    """A registry with three versions that passed their gates, and a machine that follows it."""
+
+    folder: Path
+    registry: Registry
+    client: MlflowClient
+
+    @property
+    def repository(self) -> SyncedRepository:
+        return SyncedRepository(self.folder / "synced")
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "versions", MODEL, 1, 10**9)
+
+    def sync(self, **changed: object) -> ModelSync:
+        """A new process, which remembers nothing."""
+        arguments = {
+            "model": MODEL,
+            "registry": self.registry,
+            "store": self.store,
+            "repository": self.repository,
+            "server": ThisProcess(self.repository),
+            "instance": "here",
+            "retire_s": 0,
+        }
+        return ModelSync(**{**arguments, **changed})
+
+    def champion(self, version: int) -> None:
+        self.registry.set_alias(MODEL, "champion", version)
+
+    def served(self) -> tuple[int | None, list[int]]:
+        """The champion and all versions."""
+        routing = self.repository.routing(FAMILY)
+        return routing and routing.champion, self.repository.versions(FAMILY)
+
+    def refused(self, version: int) -> str:
+        return read_state(self.registry, MODEL).find(version).refused or ""
+
+    def register(self, artifacts: Path) -> int:
+        """A new version with passed gates."""
+        version = self.registry.register(MODEL, artifacts, {})
+        gates = Gates(verdict="passed", reason="all gates passed", digest=digest(artifacts))
+        record_gates(self.registry, MODEL, version, gates)
+        return version
+
+
+@pytest.fixture(scope="session")
+def complete(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifacts of a tiny U-Net with its reference."""
+    import asyncio
+
+    folder = shutil.copytree(artifacts, tmp_path_factory.mktemp("complete") / "artifacts")
+    repository = folder.parent / "repository"
+    export_version(folder, repository, 1)
+    set_routing(repository, FAMILY, Routing(1))
+    engine = LocalEngine(repository)
+    image = np.random.default_rng(0).integers(0, 4000, (64, 64, 1)).astype(np.uint16)
+    reference = asyncio.run(Reference.of(image, engine, engine.find(FAMILY)))
+    reference.write(folder / REFERENCE_FILE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def registered(complete: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a registry that tests copy: MLflow makes one in seconds."""
+    folder = tmp_path_factory.mktemp("site")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    site = Site(folder, Registry(uri), MlflowClient(uri, uri))
+    for _ in range(3):
+        site.register(complete)
+    return folder
+
+
+@pytest.fixture
+def site(registered: Path, tmp_path: Path) -> Site:
+    uri = f"sqlite:///{shutil.copy(registered / 'mlflow.db', tmp_path)}"
+    return Site(tmp_path, Registry(uri), MlflowClient(uri, uri))
+
+
+def test_the_champion_is_served_and_the_one_before_kept(site: Site) -> None:
+    sync = site.sync()
+    sync.round()
+    assert site.served() == (None, [])
+    for version in (1, 2, 3):
+        promote(site.registry, MODEL, version)
+        sync.round()
+        assert site.served()[0] == version
+    assert site.served() == (3, [2, 3])
+    check_repository(site.repository.folder)
+    rollback(site.registry, MODEL)
+    sync.round()
+    assert site.served() == (2, [2]), "1 comes back when it is wanted"
+    status = read_state(site.registry, MODEL).syncs["here"]
+    assert status.champion == 2
+    assert set(status.loaded) == set(site.served()[1])
+
+
+def test_a_round_that_finds_all_done_writes_nothing(site: Site) -> None:
+    sync = site.sync()
+    promote(site.registry, MODEL, 1)
+    sync.round()
+    before = {path: path.stat().st_mtime_ns for path in site.folder.rglob("*") if path.is_file()}
+    sync.round()
+    after = {path: path.stat().st_mtime_ns for path in site.folder.rglob("*") if path.is_file()}
+    assert before == after
+
+
+def test_a_rollout_is_routed_with_its_share(site: Site) -> None:
+    sync = site.sync()
+    promote(site.registry, MODEL, 1)
+    sync.round()
+    promote(site.registry, MODEL, 2, [Phase(mode="shadow", fraction=0.25, frames=10)])
+    sync.round()
+    assert site.repository.routing(FAMILY) == Routing(1, 2, shadow=0.25)
+    rollback(site.registry, MODEL)
+    sync.round()
+    assert site.repository.routing(FAMILY) == Routing(1)
+    assert site.served() == (1, [1])
+
+
+def test_what_has_not_passed_the_gates_is_not_served(site: Site, complete: Path) -> None:
+    version = site.registry.register(MODEL, complete, {})
+    promote(site.registry, MODEL, 1)
+    site.sync().round()
+    site.champion(version)
+    site.sync().round()
+    assert site.served() == (1, [1])
+    assert not site.refused(version), "its gates may pass later"
+
+
+def corrupt_network(artifacts: Path) -> None:
+    (artifacts / "network.onnx").write_bytes(b"no network")
+
+
+def foreign_family(artifacts: Path) -> None:
+    contract = artifacts / "contract.json"
+    contract.write_text(contract.read_text().replace('"unet"', '"linknet"'))
+
+
+def lost_reference(artifacts: Path) -> None:
+    (artifacts / REFERENCE_FILE).unlink()
+
+
+def other_answer(artifacts: Path) -> None:
+    from nuclei.inference.contract import Contract
+
+    contract = Contract.read(artifacts / "contract.json")
+    reference = Reference.read(artifacts / REFERENCE_FILE, contract)
+    labels = np.arange(reference.labels.size, dtype=np.uint32).reshape(reference.labels.shape) // 64
+    Reference(
+        reference.image, reference.intensity, reference.one_view, reference.all_views, labels
+    ).write(artifacts / REFERENCE_FILE)
+
+
+def pickled_reference(artifacts: Path) -> None:
+    np.save(artifacts / "x.npy", np.array([{}], object), allow_pickle=True)
+    (artifacts / "x.npy").rename(artifacts / REFERENCE_FILE)
+
+
+@pytest.mark.parametrize(
+    "spoil", [corrupt_network, foreign_family, lost_reference, other_answer, pickled_reference]
+)
+def test_a_version_that_cannot_serve_is_refused_and_not_tried_again(
+    site: Site, complete: Path, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    bad = shutil.copytree(complete, tmp_path / "bad")
+    spoil(bad)
+    version = site.register(bad)
+    promote(site.registry, MODEL, 1)
+    sync = site.sync()
+    sync.round()
+    site.champion(version)
+    sync.round()
+    assert site.refused(version)
+    assert site.served() == (1, [1])
+    assert site.store.find(version) is None
+    downloads = []
+    site.registry.download = lambda *given: downloads.append(given)  # type: ignore[method-assign]
+    site.sync().round()
+    assert not downloads
+
+
+def test_files_that_were_changed_after_the_gates_are_refused(site: Site, complete: Path) -> None:
+    version = site.registry.register(MODEL, complete, {})
+    gates = Gates(verdict="passed", digest="0" * 64)
+    record_gates(site.registry, MODEL, version, gates)
+    site.champion(version)
+    site.sync().round()
+    assert "the gates judged" in site.refused(version)
+    assert site.served() == (None, [])
+
+
+@pytest.mark.parametrize("source", ["runs:/{run}/model/../../../../x", "file://{folder}/away"])
+def test_a_version_whose_files_are_elsewhere_is_refused(
+    site: Site, complete: Path, source: str
+) -> None:
+    elsewhere = shutil.copytree(complete, site.folder / "away")
+    (elsewhere / "passwd").symlink_to("/etc/passwd")
+    run = site.registry.start_run("hostile")
+    entry = site.client.create_model_version(MODEL, source.format(run=run, folder=site.folder))
+    version = int(entry.version)
+    record_gates(site.registry, MODEL, version, Gates(verdict="passed", digest="0" * 64))
+    site.champion(version)
+    site.sync().round()
+    assert "leads out" in site.refused(version) or "is a link" in site.refused(version)
+    assert not list((site.folder / "versions").rglob("passwd"))
+
+
+def test_a_store_that_does_not_answer_is_no_reason_to_refuse(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    promote(site.registry, MODEL, 1)
+    site.sync().round()
+    promote(site.registry, MODEL, 2)
+
+    def down(*given: object, **more: object) -> None:
+        raise ConnectionError("connection refused")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("mlflow.artifacts.download_artifacts", down)
+        with pytest.raises(RegistryUnavailable, match="refused"):
+            site.sync().round()
+    assert site.served() == (1, [1])
+    assert not site.refused(2)
+    site.sync().round()
+    assert site.served()[0] == 2
+
+
+def test_versions_stay_until_every_process_has_switched(site: Site) -> None:
+    other = Site(site.folder / "other", site.registry, site.client)
+    here, there = site.sync(), other.sync(instance="there")
+    for version in (1, 2, 3):
+        promote(site.registry, MODEL, version)
+        there.round()
+        if version == 1:
+            here.round()
+    assert other.served() == (3, [1, 2, 3]), "the other one is still at 1"
+    here.round()
+    there.round()
+    assert other.served() == (3, [2, 3])
+
+
+def test_what_is_kept_is_bounded(site: Site) -> None:
+    sync = site.sync()
+    for version in (1, 2, 3, 2):
+        promote(site.registry, MODEL, version)
+        sync.round()
+    there = [version for version in (1, 2, 3) if site.store.find(version)]
+    assert there == [1, 2, 3], "two in use and one to spare"
+    Store(site.folder / "versions", MODEL, 0, 10**9).trim([2, 3])
+    assert site.store.find(1) is None
+    Store(site.folder / "versions", MODEL, 9, 1).trim([2])
+    assert site.store.find(3) is None
+    assert site.store.find(2) is not None
+
+
+def test_an_unregistered_model_is_said_to_be_missing(site: Site) -> None:
+    with pytest.raises(ModelNotFound):
+        site.sync(model="nuclei-linknet").round()
+
+
+STEPS = [
+    (Store, "fetch"),
+    (SyncedRepository, "add"),
+    (ThisProcess, "load"),
+    (ThisProcess, "prove"),
+    (SyncedRepository, "route"),
+    (ThisProcess, "route"),
+    (ThisProcess, "unload"),
+    (SyncedRepository, "remove"),
+    (Store, "trim"),
+    (sync_module, "report_status"),
+    (sync_module, "refuse"),
+]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize(("owner", "step"), STEPS, ids=[f"{o.__name__}.{s}" for o, s in STEPS])
+def test_killed_at_any_step_it_goes_on_where_it_was(
+    site: Site, complete: Path, tmp_path: Path, owner: object, step: str, when: str
+) -> None:
+    """A child process does a round with all steps, and kills itself at one of them."""
+    bad = shutil.copytree(complete, tmp_path / "bad")
+    corrupt_network(bad)
+    refused = site.register(bad)
+    for version in (1, 2):
+        promote(site.registry, MODEL, version)
+        site.sync().round()
+    promote(site.registry, MODEL, 3)
+    site.registry.set_alias(MODEL, "challenger", refused)
+    tag = read_state(site.registry, MODEL)
+    assert tag.champion == 3
+
+
+    rollout = Rollout(
+        version=refused,
+        phases=(Phase(mode="shadow", fraction=0.5, frames=9),),
+        who="x",
+        since=datetime.now(UTC),
+    )
+    site.registry.set_tags(MODEL, {ROLLOUT_TAG: rollout.to_tag()})
+    assert killed(site, owner, step, when), "the round has no such step"
+    site.sync().round()
+    assert site.served() == (3, [2, 3])
+    assert site.refused(refused)
+    check_repository(site.repository.folder)
+    assert read_state(site.registry, MODEL).syncs["here"].champion == 3
+    assert not list(site.folder.rglob("*incoming*"))
+
+
+def killed(site: Site, owner: object, step: str, when: str) -> bool:
+    """Whether a round in a child process was killed at a step."""
+    child = os.fork()
+    if child == 0:
+        original = getattr(owner, step)
+
+        def cut(*given: object, **more: object) -> object:
+            if when == "after":
+                original(*given, **more)
+            os.kill(os.getpid(), 9)
+            return None
+
+        setattr(owner, step, cut)
+        try:
+            site.sync().round()
+        finally:
+            os._exit(0)
+    _, status = os.waitpid(child, 0)
+    return os.WIFSIGNALED(status)
