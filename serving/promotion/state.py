@@ -27,7 +27,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from nuclei.errors import ModelNotFound
 from nuclei.names import is_name
 from nuclei.quoting import printable, quoted, sentence
-from nuclei.registry import registered_name
+from nuclei.registry import LICENCE_TAG, registered_name
 from serving.registry import RegisteredModel, RegisteredVersion, Registry
 
 CHAMPION = "champion"
@@ -37,7 +37,6 @@ AUDIT_PREFIX = "audit."
 SYNC_PREFIX = "sync."
 GATE_PREFIX = "gate."
 APPROVAL_TAG = "approval"
-LICENCE_TAG = "licence"
 REFUSED_TAG = "sync.refused"
 ABORTED_TAG = "rollout.aborted"
 

@@ -1,7 +1,9 @@
 """Artifacts of tiny models without torch, and registries and images for them."""
 
+import asyncio
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -71,9 +73,6 @@ def write_artifacts(
 
 def write_reference(folder: Path) -> None:
     """Let a version's own files make its reference."""
-    import asyncio
-    from tempfile import TemporaryDirectory
-
     with TemporaryDirectory() as scratch:
         repository = Path(scratch) / "models"
         export_version(folder, repository, 1)
@@ -109,8 +108,10 @@ def _model(
     nodes: list[onnx.NodeProto], inputs: list[Any], outputs: list[Any], **constants: Any
 ) -> onnx.ModelProto:
     weights = [onnx.numpy_helper.from_array(np.asarray(v), name) for name, v in constants.items()]
-    values = [[helper.make_tensor_value_info(*one) for one in side] for side in (inputs, outputs)]
-    graph = helper.make_graph(nodes, "made", *values, weights)
+    taken, given = (
+        [helper.make_tensor_value_info(*one) for one in side] for side in (inputs, outputs)
+    )
+    graph = helper.make_graph(nodes, "made", taken, given, weights)
     return helper.make_model(graph, ir_version=10, opset_imports=[helper.make_opsetid("", 20)])
 
 
