@@ -8,6 +8,7 @@ SQLITE = "sqlite:///"
 ARTIFACT_FOLDER = "model"
 TRAINING_EXPERIMENT = "nuclei"
 PROMOTION_EXPERIMENT = "nuclei-promotion"
+REGISTERED_PREFIX = "nuclei-"
 # The tag of a model version with its licence, an SPDX expression, and what it says of data whose
 # licence nobody named.
 LICENCE_TAG = "licence"
@@ -28,7 +29,7 @@ def home() -> Path:
 
 def registered_name(family: str) -> str:
     """Name of a family's registered model: `nuclei-unet`, `nuclei-mask-rcnn`."""
-    return f"nuclei-{family.replace('_', '-')}"
+    return f"{REGISTERED_PREFIX}{family.replace('_', '-')}"
 
 
 DEFAULT_MODEL = registered_name("unet")

@@ -76,6 +76,21 @@ class RegisteredModel:
     description: str
 
 
+@dataclass(frozen=True)
+class Run:
+    """An MLflow run, such as a training.
+
+    Attributes:
+        params: its options.
+        metrics: the last value of each curve.
+        tags: without MLflow's own.
+    """
+
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
 class Registry:
     """A registry of models at an MLflow tracking URI."""
 
@@ -241,6 +256,18 @@ class Registry:
         with self._translated(name):
             experiment = experiment_id(self.tracking_uri, PROMOTION_EXPERIMENT)
             return str(self._connected().create_run(experiment, run_name=name).info.run_id)
+
+    def run(self, run_id: str) -> Run:
+        """A run.
+
+        Raises:
+            ModelNotFound: there is no such run.
+            RegistryUnavailable: the registry does not answer.
+        """
+        with self._translated(run_id):
+            found = self._connected().get_run(run_id).data
+            tags = {k: v for k, v in found.tags.items() if not k.startswith("mlflow.")}
+            return Run(dict(found.params), dict(found.metrics), tags)
 
     def names(self, prefix: str) -> list[str]:
         """The registered models whose names begin so; raises RegistryUnavailable."""

@@ -7,11 +7,14 @@ import typer
 from nuclei.cli import (
     compare,
     data,
+    diff,
     evaluate,
     export,
     gate,
     models,
+    promote,
     replay,
+    rollback,
     segment,
     serve,
     sync,
@@ -37,6 +40,9 @@ app.add_typer(train.app, name="train")
 app.command(epilog=export.EPILOG)(export.export)
 app.command(epilog=gate.EPILOG)(gate.gate)
 app.command(epilog=models.EPILOG)(models.models)
+app.command(epilog=diff.EPILOG)(diff.diff)
+app.command(epilog=promote.EPILOG)(promote.promote)
+app.command(epilog=rollback.EPILOG)(rollback.rollback)
 app.add_typer(data.app, name="data")
 
 

@@ -1,8 +1,9 @@
 """`nuclei models`: registered, exported and served model versions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -14,9 +15,14 @@ from nuclei.cli.gateway import (
     TlsKeyOption,
     TokenOption,
 )
+from nuclei.cli.registry import TrackingUriOption
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
-from nuclei.console import output
-from nuclei.registry import DEFAULT_MODEL, default_tracking_uri
+from nuclei.console import messages, output, print_warning
+from nuclei.quoting import printable, shortened
+from nuclei.registry import REGISTERED_PREFIX, default_tracking_uri
+
+if TYPE_CHECKING:
+    from serving.promotion.state import ModelState, VersionState
 
 EPILOG = """
 **Examples**
@@ -25,18 +31,23 @@ nuclei models                                        (registry and model reposit
 
 nuclei models --address localhost:50051              (also what a running gateway serves)
 
-nuclei models --tracking-uri http://mlflow:5000
+nuclei models --model unet --tracking-uri http://mlflow:5000
 """
+SHOWN_CHANGES = 10
+# What has a column of its own, or is told by one.
+NO_NOTES = ("gate.", "rollout.", "sync.")
+NOTE_CHARACTERS = 80
 
 
 def models(
-    model: Annotated[str, typer.Option(help="Registered model.")] = DEFAULT_MODEL,
-    tracking_uri: Annotated[
+    model: Annotated[
         str | None,
         typer.Option(
-            help="MLflow registry [MLFLOW_TRACKING_URI, or ~/.nuclei].", show_default=False
+            help=f"Registered model, or its family [all named {REGISTERED_PREFIX}...].",
+            show_default=False,
         ),
     ] = None,
+    tracking_uri: TrackingUriOption = None,
     repository: Annotated[Path, typer.Option(help="Model repository.")] = DEFAULT_REPOSITORY,
     address: Annotated[
         str | None,
@@ -51,23 +62,106 @@ def models(
     tls_certificate: TlsCertificateOption = None,
     tls_key: TlsKeyOption = None,
 ) -> None:
-    """List the model versions that are registered, exported, and served by a gateway."""
+    """List the model versions that are registered, exported, and served.
+
+    Of a registered version: its aliases, what the gates said, the processes that have it loaded and
+    since when, and its part of the live traffic. Below, who changed what last.
+    """
     console = output()
-    console.print(_registered(model, tracking_uri or default_tracking_uri()))
+    uri = tracking_uri or default_tracking_uri()
+    states = _states(model, uri)
+    console.print(_registered(states, uri))
+    if any(state.changes for state in states):
+        console.print(_changes(states))
+    for problem in (problem for state in states for problem in state.problems):
+        print_warning(problem, messages())
     console.print(_exported(repository))
     if address is not None:
         console.print(_served(Gateway(address, token, tls_ca, tls_certificate, tls_key)))
 
 
-def _registered(model: str, tracking_uri: str) -> Table:
+def _states(model: str | None, tracking_uri: str) -> "list[ModelState]":
+    from serving.promotion.lock import is_lock
+    from serving.promotion.state import read_state
     from serving.registry import Registry
 
-    table = _table(f"registered in {tracking_uri}", "version", "aliases", "registered", "notes")
-    for entry in Registry(tracking_uri).versions(model):
-        notes = ", ".join(f"{name} {value}" for name, value in sorted(entry.tags.items()))
-        created = entry.created.astimezone().strftime("%Y-%m-%d %H:%M")
-        table.add_row(f"{model} {entry.version}", ", ".join(entry.aliases), created, notes)
+    registry = Registry(tracking_uri)
+    names = [model] if model is not None else registry.names(REGISTERED_PREFIX)
+    return [read_state(registry, name) for name in sorted(names) if not is_lock(name)]
+
+
+def _registered(states: "Sequence[ModelState]", tracking_uri: str) -> Table:
+    columns = ("version", "aliases", "registered", "gates", "loaded", "live share", "notes")
+    table = _table(f"registered in {tracking_uri}", *columns)
+    now = datetime.now(UTC)
+    for state in states:
+        for entry in state.versions:
+            table.add_row(
+                f"{state.name} {entry.version}",
+                ", ".join(entry.registered.aliases),
+                _local(entry.registered.created),
+                _verdict(entry),
+                _loaded(state, entry.version, now),
+                _share(state, entry.version),
+                _notes(entry.registered.tags),
+            )
     return table
+
+
+def _changes(states: "Sequence[ModelState]") -> Table:
+    """Who changed what last, the newest first."""
+    table = _table("changes", "when", "model", "change", "from", "to", "by", "why")
+    changes = [(entry.at, state.name, entry.change) for state in states for entry in state.changes]
+    changes.sort(key=lambda one: one[0], reverse=True)
+    for at, name, change in changes[:SHOWN_CHANGES]:
+        versions = (str(v or "none") for v in (change.from_version, change.to_version))
+        table.add_row(_local(at), name, change.action, *versions, change.who, change.why)
+    return table
+
+
+def _verdict(entry: "VersionState") -> str:
+    """What the gates and the processes said."""
+    if entry.refused is not None:
+        return f"could not be served: {entry.refused}"
+    if entry.aborted is not None:
+        return f"aborted: {entry.aborted}"
+    if entry.gates is None:
+        return "not judged"
+    refused = entry.gates.verdict == "refused"
+    return f"refused: {entry.gates.reason}" if refused else entry.gates.verdict
+
+
+def _loaded(state: "ModelState", version: int, now: datetime) -> str:
+    """The live processes that have a version loaded, and since when."""
+    return ", ".join(
+        f"{instance} since {_local(status.loaded[version])}"
+        for instance, status in sorted(state.live_syncs(now).items())
+        if version in status.loaded
+    )
+
+
+def _share(state: "ModelState", version: int) -> str:
+    """The part of the callers that a version answers, as the registry wants it."""
+    phase = None if state.rollout is None else state.rollout.current
+    canary = phase.fraction if phase is not None and phase.mode == "canary" else 0.0
+    if version == state.champion:
+        return f"{100 * (1 - canary):.3g} %"
+    if state.rollout is None or phase is None or version != state.rollout.version:
+        return ""
+    step = f"phase {state.rollout.phase + 1} of {len(state.rollout.phases)}"
+    return f"{phase.mode} {100 * phase.fraction:.3g} %, {step}"
+
+
+def _notes(tags: Mapping[str, str]) -> str:
+    return ", ".join(
+        f"{name} {printable(shortened(value, NOTE_CHARACTERS))}"
+        for name, value in sorted(tags.items())
+        if not name.startswith(NO_NOTES)
+    )
+
+
+def _local(time: datetime) -> str:
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _exported(repository: Path) -> Table:

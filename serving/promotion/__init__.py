@@ -5,6 +5,7 @@ The MLflow registry is the one truth: aliases `champion` and `challenger`, and t
 state               what the registry says about a model: versions, gates, rollout, who serves it
 lock                one change of a model at a time, whoever makes it
 changes             promote, roll back, roll out, advance, abort, adopt
+waiting             until every live sync process serves a version
 artifacts           the files of a version and their digest
 gates               all that is found out about a version before it may serve, and its record
   verdict           what one gate says

@@ -25,6 +25,11 @@ SUFFIX = ".lock"
 HOLD_S = 30.0
 
 
+def is_lock(name: str) -> bool:
+    """Whether a registered model is one of ours."""
+    return name.endswith(SUFFIX) or f"{SUFFIX}." in name
+
+
 class _Holder(BaseModel):
     """Who has the lock, as the lock says; the nonce makes each lock unlike any other."""
 
@@ -85,7 +90,7 @@ def locked(registry: Registry, model: str, who: str) -> Iterator[Lock]:
 
 
 def _take(registry: Registry, model: str, holder: str) -> None:
-    for _ in range(3):
+    for _ in range(10):
         if registry.create_model(_name(model), holder) is not None:
             return
         try:

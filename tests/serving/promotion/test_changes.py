@@ -17,7 +17,7 @@ from serving.promotion.changes import (
     rollback,
 )
 from serving.promotion.state import Phase, SyncStatus
-from serving.registry import Registry
+from serving.registry import RegisteredModel, Registry
 from tests.serving.promotion.conftest import MODEL, Filled
 
 PHASES = (
@@ -256,7 +256,7 @@ def test_a_change_that_was_killed_anywhere_is_completed_by_making_it_again(
     assert writes >= 4
 
 
-def reset(filled: Filled, to: object) -> None:
+def reset(filled: Filled, to: RegisteredModel) -> None:
     """Give the model the aliases and tags that it had."""
     now = filled.registry.model(MODEL)
     for alias in now.aliases:
