@@ -43,7 +43,7 @@ def _supervise(give_sign: Callable[[], None]) -> None:
     check_exposure(gateway, {gateway.host})
     if settings.sync:
         _say(f"Fetching the champions of {settings.sync}")
-        prepare(settings)
+        prepare(settings, give_sign)
     service = Service(settings, gateway)
     service.check()
     supervisor = Supervisor(service.parts(), give_sign)

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 
 from nuclei.errors import EngineFailed
 from serving.logs import Event
@@ -24,7 +25,7 @@ _STOP_S = 5.0
 _ERROR_LINES = 15
 
 
-def prepare(settings: ServeSettings) -> None:
+def prepare(settings: ServeSettings, give_sign: Callable[[], None]) -> None:
     """Fetch what the registry wants into the repository that Triton is to serve.
 
     Where that fails, or takes too long, what is there stays; where nothing is there, the given
@@ -39,6 +40,7 @@ def prepare(settings: ServeSettings) -> None:
     deadline = time.monotonic() + settings.sync_prepare_s
     try:
         while child.running and time.monotonic() < deadline:
+            give_sign()
             time.sleep(_POLL_S)
         if child.exit_code != 0:
             why = "it took too long" if child.running else child.ending

@@ -331,7 +331,6 @@ def test_killed_at_any_step_it_goes_on_where_it_was(
     tag = read_state(site.registry, MODEL)
     assert tag.champion == 3
 
-
     rollout = Rollout(
         version=refused,
         phases=(Phase(mode="shadow", fraction=0.5, frames=9),),
