@@ -35,7 +35,7 @@ def file_of_channels() -> bytes:
 
 def sent(frame: FrameLike, options: FrameOptions = AS_IT_IS) -> FrameRequest:
     """What the gateway makes of what the client makes of a frame."""
-    message = request_with("", False, ())
+    message = request_with("", None, False, ())
     write_frame(message, StreamFrame(frame), options)
     return FrameRequest(pb.SegmentRequest.FromString(message.SerializeToString()))
 
