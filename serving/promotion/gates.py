@@ -37,6 +37,7 @@ from serving.promotion.accuracy import (
     floor_gates,
 )
 from serving.promotion.artifacts import artifact_files, digest
+from serving.promotion.changes import record_gates
 from serving.promotion.load import Load, Loaded, measure
 from serving.promotion.onnx_contents import read_contents
 from serving.promotion.state import Gates, ModelState, VersionState
@@ -364,7 +365,7 @@ def record(registry: Registry, version: VersionState, judgement: Judgement, page
             evaluation_set=str(judgement.evaluation_set),
             digest=judgement.digest or "none",
         )
-    registry.set_tags(model, gates.to_tags(), number)
+    record_gates(registry, model, number, gates)
     return gates
 
 
