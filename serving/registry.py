@@ -188,6 +188,8 @@ class Registry:
                 if stored.is_dir():
                     artifact_files(stored)
             listed = list_artifacts(artifact_uri=source, tracking_uri=self.tracking_uri)
+            if not listed:
+                raise FileNotFoundError("there is none")
             check_listing((_listed_name(file), file.file_size or 0) for file in listed)
             downloaded = Path(
                 download_artifacts(
