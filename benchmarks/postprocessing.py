@@ -51,7 +51,7 @@ def main() -> None:
     frame = Frame(mosaic(read_frame(EXAMPLE).pixels, SIDE_PX))
     engine = LocalEngine(ROOT / "model_repository")
     prediction = asyncio.run(predict(frame, engine, engine.find("unet")))
-    accumulator, parameters = prediction.accumulator, prediction.contract.postprocessing
+    accumulator, parameters = prediction.accumulator, prediction.served.contract.postprocessing
     assert isinstance(accumulator, Maps)
     assert isinstance(parameters, WatershedParameters)
     maps = accumulator.maps

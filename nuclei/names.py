@@ -49,11 +49,11 @@ def version_number(given: object) -> int:
     Raises:
         InvalidOption: it is none.
     """
-    digits = isinstance(given, str) and given.isascii() and given.isdecimal() and len(given) < 20
-    if isinstance(given, int) or digits:
+    number = given
+    if isinstance(given, str) and given.isascii() and given.isdecimal() and len(given) < 20:
         number = int(given)
-        if 1 <= number <= MAX_VERSION and not isinstance(given, bool):
-            return number
+    if isinstance(number, int) and not isinstance(number, bool) and 1 <= number <= MAX_VERSION:
+        return number
     raise InvalidOption(
         f"version is {quoted(given)}; expected the number of a version, such as 4, or none for the "
         "version that is in use"

@@ -3,7 +3,7 @@
 import pytest
 
 from nuclei.errors import InvalidOption
-from nuclei.names import check_id, check_name, is_name
+from nuclei.names import check_id, check_name, is_name, version_number
 
 NAMES = ["unet", "unet_tta", "nuclei-unet", "v1.2", "...", ".a", "x" * 64, "0"]
 NO_NAMES = [
@@ -36,3 +36,14 @@ def test_ids(given: str) -> None:
 def test_what_is_no_id_is_refused(given: object) -> None:
     with pytest.raises(InvalidOption, match=r"^request_id is .*; expected at most 128"):
         check_id(given, "request_id")
+
+
+@pytest.mark.parametrize("given", [4, "4", "04", 2**63 - 1])
+def test_versions(given: int | str) -> None:
+    assert version_number(given) == int(given)
+
+
+@pytest.mark.parametrize("given", [0, -1, 2**63, "", "v4", "4.0", 4.0, True, None, "²", "9" * 5000])
+def test_what_is_no_version_is_refused(given: object) -> None:
+    with pytest.raises(InvalidOption, match=r"^version is .*; expected the number of a version"):
+        version_number(given)

@@ -50,6 +50,7 @@ def test_a_format_that_is_asked_for_has_to_be_accepted() -> None:
 
 def test_fields_of_a_form_are_options() -> None:
     given = {
+        "version": "4",
         "tta": "true",
         "format": "geojson",
         "channel": "DAPI",
@@ -59,7 +60,7 @@ def test_fields_of_a_form_are_options() -> None:
     }
     found = options(form=given)
     assert found.frame == options(query=given).frame
-    assert found.segmentation.tta
+    assert (found.segmentation.version, found.segmentation.tta) == (4, True)
     assert found.format_name == "geojson"
     assert found.frame == FrameOptions(
         Selection("DAPI", 3), PixelSize(y=0.5, x=0.25), (100.0, 4000.5)
@@ -74,6 +75,7 @@ BAD = {
     "other values in the query and the form": ({"tta": "1"}, {"tta": "0"}, "send one of them"),
     "unknown field": ({}, {"threshold": "3"}, "form field 'threshold'"),
     "unknown parameter": ({"threshold": "3"}, {}, "query parameter 'threshold'"),
+    "no version": ({"version": "newest"}, {}, "number of a version"),
     "no plane": ({"plane": "-1"}, {}, "plane"),
     "two numbers": ({"intensity_range": "5"}, {}, "lo,hi"),
     "no range": ({"intensity_range": "5,5"}, {}, "lo below hi"),
