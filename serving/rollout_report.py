@@ -13,9 +13,11 @@ from nuclei.names import MAX_VERSION
 
 # The longest report that a gateway writes, with all of its pictures.
 MAX_REPORT_BYTES = 2**24
+# Of one model; with many models each shows fewer.
 MAX_PICTURES = 8
+MAX_PICTURES_IN_ALL = 40
 # Of one picture as PNG; larger ones are left out.
-MAX_PICTURE_BYTES = 2**19
+MAX_PICTURE_BYTES = 2**18
 PATH = "/v1/rollout"
 
 Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]

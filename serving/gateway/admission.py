@@ -17,7 +17,7 @@ Callers are named HOST:PORT, or HOST:PORT#STREAM. All of it belongs to one event
 import asyncio
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
 from typing import Self
@@ -27,6 +27,8 @@ from serving.gateway import metrics
 
 # A host alone gets four fifths: behind a proxy all callers are one host.
 HOST_SHARE = 4
+# Part of the memory that work may have that gives way to callers.
+LENT_SHARE = 1 / 4
 # Time of a frame until one has been measured.
 FIRST_GUESS_S = 0.5
 # Frames over which their rate is measured.
@@ -112,6 +114,41 @@ class Permit:
         self.release()
 
 
+class Loan:
+    """Memory of work that gives way to callers, until it is returned or reclaimed."""
+
+    def __init__(self, account: "Account", n_bytes: int, reclaimed: Callable[[], None]) -> None:
+        """Take it.
+
+        Args:
+            account: of the memory.
+            n_bytes: how much.
+            reclaimed: called once a caller needs it; the work is to end at once.
+        """
+        self._account = account
+        self._n_bytes = n_bytes
+        self._reclaimed = reclaimed
+        self._count(n_bytes)
+
+    def end(self) -> None:
+        """Return it; a second time does nothing."""
+        self._count(-self._n_bytes)
+        self._n_bytes = 0
+
+    def reclaim(self) -> None:
+        """Take it away from the work."""
+        self.end()
+        self._reclaimed()
+
+    @property
+    def held(self) -> bool:
+        return self._n_bytes > 0
+
+    def _count(self, n_bytes: int) -> None:
+        self._account.total += n_bytes
+        metrics.BYTES_IN_FLIGHT.set(self._account.total)
+
+
 class Admission:
     """Hands out the permits of one process."""
 
@@ -130,6 +167,8 @@ class Admission:
         self._waiting: deque[tuple[Permit, int, asyncio.Future[None]]] = deque()
         self._turns = _Turns(max_in_work)
         self._rate = _Rate(FIRST_GUESS_S / max_in_work)
+        self._loan: Loan | None = None
+        self._moved_s = time.monotonic()
 
     def admit(self, protocol: str, caller: str) -> Permit:
         """A permit for a frame that is about to arrive; it holds nothing yet.
@@ -142,9 +181,7 @@ class Admission:
             Overloaded: there is no place now, with the time after which to try again.
         """
         permit = Permit(self, protocol, caller)
-        lacking = self._frames.lacking(caller, 1, "frames") or self._bytes.lacking(
-            caller, 1, "bytes"
-        )
+        lacking = self._frames.lacking(caller, 1, "frames") or self._lacking_bytes(caller, 1)
         if lacking:
             raise self._refusal(protocol, lacking)
         return permit
@@ -193,6 +230,30 @@ class Admission:
         with self._streams.one(caller):
             yield
 
+    def lend(self, n_bytes: int, reclaimed: Callable[[], None]) -> Loan | None:
+        """Memory for work that gives way; None when there is none to spare.
+
+        One loan at a time, of at most `LENT_SHARE` of all memory.
+
+        Args:
+            n_bytes: how much.
+            reclaimed: called once a caller needs it; the work is to end at once.
+        """
+        free = self._bytes.limit - self._bytes.total
+        if self._waiting or n_bytes > min(free, self._bytes.limit * LENT_SHARE):
+            return None
+        if self._loan is not None and self._loan.held:
+            return None
+        self._loan = Loan(self._bytes, n_bytes, reclaimed)
+        return self._loan
+
+    @property
+    def quiet_s(self) -> float:
+        """How long no frame has arrived, waited or been in work, seconds; 0 while one is."""
+        if self._waiting or self._turns.busy:
+            return 0.0
+        return time.monotonic() - max(self._moved_s, self._turns.given_back_s)
+
     @property
     def idle(self) -> bool:
         """Whether nothing is held, nor on its way in."""
@@ -205,9 +266,17 @@ class Admission:
 
     def _lacking(self, permit: Permit, n_bytes: int) -> str:
         self._check_ever(n_bytes)
-        return self._frames.lacking(permit.caller, 1, "frames") or self._bytes.lacking(
-            permit.caller, n_bytes, "bytes", permit.n_bytes
+        return self._frames.lacking(permit.caller, 1, "frames") or self._lacking_bytes(
+            permit.caller, n_bytes, permit.n_bytes
         )
+
+    def _lacking_bytes(self, caller: str, n_bytes: int, has: int = 0) -> str:
+        """Why a caller cannot have this memory; what is lent is taken back for it."""
+        lacking = self._bytes.lacking(caller, n_bytes, "bytes", has)
+        if lacking and self._loan is not None and self._loan.held:
+            self._loan.reclaim()
+            lacking = self._bytes.lacking(caller, n_bytes, "bytes", has)
+        return lacking
 
     def _check_ever(self, n_bytes: int) -> None:
         if n_bytes > self._bytes.limit:
@@ -248,7 +317,7 @@ class Admission:
     def _resize(self, permit: Permit, n_bytes: int) -> None:
         if n_bytes > permit.n_bytes:
             self._check_ever(n_bytes)
-            lacking = self._bytes.lacking(permit.caller, n_bytes, "bytes", permit.n_bytes)
+            lacking = self._lacking_bytes(permit.caller, n_bytes, permit.n_bytes)
             if lacking:
                 raise self._refusal(permit._protocol, lacking)
         self._count(permit.caller, 0, n_bytes - permit.n_bytes)
@@ -260,6 +329,7 @@ class Admission:
         self._grant_waiting()
 
     def _count(self, caller: str, frames: int, n_bytes: int) -> None:
+        self._moved_s = time.monotonic()
         self._rate.note(busy=self._frames.total > 0, done=frames < 0)
         self._frames.add(caller, frames)
         self._bytes.add(caller, n_bytes)
@@ -350,9 +420,13 @@ class _Turns:
     """A number of slots, for which hosts take turns, and the callers of each host.
 
     One caller never has the last two of them, and one host never the last, where there are so many.
+
+    Attributes:
+        given_back_s: when the last one was given back, on the monotonic clock.
     """
 
     def __init__(self, slots: int) -> None:
+        self.given_back_s = time.monotonic()
         self._slots = slots
         self._most_of_caller = max(1, slots - 2)
         self._most_of_host = max(1, slots - 1)
@@ -375,7 +449,13 @@ class _Turns:
                 self._forget(caller, turn)
             raise
 
+    @property
+    def busy(self) -> bool:
+        """Whether a slot is taken or waited for."""
+        return self._taken > 0 or bool(self._waiting)
+
     def give_back(self, caller: str) -> None:
+        self.given_back_s = time.monotonic()
         self._hold(caller, -1)
         self._hand_out()
 

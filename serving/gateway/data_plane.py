@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -10,15 +10,23 @@ from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
-from nuclei.errors import DeadlineExceeded, EngineUnavailable, ModelNotFound, NucleiError
+from nuclei.errors import (
+    DeadlineExceeded,
+    EngineUnavailable,
+    ModelNotFound,
+    NucleiError,
+    Overloaded,
+)
 from nuclei.formats import Check
 from nuclei.formats.png import encode_png
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
+from nuclei.imaging.tiles import plan_tiles
 from nuclei.inference import pipeline
 from nuclei.inference.deadline import Deadline
-from nuclei.inference.graph import with_views
+from nuclei.inference.engine import ServedVersion
+from nuclei.inference.graph import TTA_VIEWS, with_views
 from nuclei.inference.memory import memory_bytes
 from nuclei.inference.method import Method
 from nuclei.inference.threads import in_thread
@@ -28,10 +36,12 @@ from nuclei.version import installed_version
 from serving.decoding.decoders import Decoder, Decoders, decoding_bytes, probing_bytes
 from serving.engine import TritonEngine
 from serving.gateway.admission import Admission, Permit
-from serving.gateway.observation import Observation
+from serving.gateway.observation import Observation, only_known_errors
 from serving.gateway.progress import Progress
-from serving.gateway.routing import Router, ServedModel
+from serving.gateway.routing import Route, Router, ServedModel
 from serving.gateway.settings import GatewaySettings
+from serving.gateway.shadow import ShadowedFrame, Shadows
+from serving.rollout_report import RolloutReport
 
 READINESS_TIMEOUT_S = 1.0
 # Sent to see that the way is free.
@@ -39,6 +49,8 @@ SMALL_FRAME = encode_png(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
 SMALL_FRAME_S = 10.0
 # Memory of a reply is reserved for nuclei of this area, side by side.
 SMALLEST_NUCLEUS_PX = 100
+# The steps of a frame that depend on the version.
+SEGMENTING = ("tile", "infer", "postprocess", "measure")
 # How often a frame is begun anew because its version was unloaded.
 _VERSION_CHANGES = 3
 
@@ -55,6 +67,8 @@ class Options:
         version: the version that is to answer; None for the one in use.
         tta: whether to average over the 8 rotations and reflections.
         deadline: when the caller gives up; None for the default.
+        key: what frames have in common that one version is to answer, such as an acquisition;
+            empty for a frame by itself.
     """
 
     request_id: str = ""
@@ -62,11 +76,14 @@ class Options:
     version: int | None = None
     tta: bool = False
     deadline: Deadline | None = None
+    key: str = ""
 
     def __post_init__(self) -> None:
         """Raises InvalidOption for an id, a name or a version that is none."""
         if not self.request_id:
             object.__setattr__(self, "request_id", uuid.uuid4().hex)
+        if not self.key:
+            object.__setattr__(self, "key", self.request_id)
         check_id(self.request_id, "request_id")
         if self.model:
             check_name(self.model, "model")
@@ -156,6 +173,7 @@ class DataPlane:
         admission: gives the permits that `segment` asks for.
         progress: whether frames, or steps of them, are completed.
         router: which version of a model answers.
+        shadows: show frames to challengers.
     """
 
     def __init__(
@@ -177,7 +195,9 @@ class DataPlane:
             settings.max_frames_in_flight, settings.max_bytes_in_flight, settings.max_frames_in_work
         )
         self.progress = Progress(lambda: engine.answered_s)
-        self.router = Router(engine)
+        self.router = Router(engine, settings.rollout_bounds)
+        self.shadows = Shadows(engine, self.admission)
+        self._name = uuid.uuid4().hex
         self._engine = engine
         self._decoders = decoders
         self._executor = executor
@@ -210,14 +230,14 @@ class DataPlane:
             async with asyncio.timeout(timeout_s), AsyncExitStack() as stack:
                 model = options.model or self._settings.default_model
                 # First: an unknown model or a dead server is answered before any work.
-                method = (await self.router.find(model, options.version)).contract.method
+                route = await self.router.route(model, options.version, options.key)
+                methods = {each.contract.method for each in (route.champion, route.served)}
                 observation.graph = with_views(model, options.tta)
-                observation.method = method.name
                 with observation.timed("wait"):
                     await stack.enter_async_context(permit.turn())
                 deadline.check("while the frame waited")
                 with observation.timed("decode"):
-                    frame = await self._read(source, permit, method, stack)
+                    frame = await self._read(source, permit, methods, stack)
                 height, width, channels = frame.pixels.shape
                 header = Header(height, width, channels, frame.pixels.itemsize)
                 # Before the work, which would be for nothing: for a frame full of nuclei.
@@ -227,13 +247,20 @@ class DataPlane:
                 observation.frame = (
                     "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
                 )
-                segmentation = await self._segment(frame, model, options, deadline, observation)
+                route = await self.router.route(model, options.version, options.key)
+                segmentation = await self._segment(frame, route, options, deadline, observation)
                 observation.note_result(segmentation)
                 with observation.timed("encode"):
                     reply = await in_thread(
                         self._executor, deadline, encoding.encode, segmentation, frame
                     )
                 self.progress.note_frame()
+                if route.trial is not None and route.shadow:
+                    self.shadows.offer(
+                        ShadowedFrame(
+                            options.request_id, frame, segmentation, options.tta, route.trial
+                        )
+                    )
                 return reply
         except TimeoutError as error:
             raise DeadlineExceeded(
@@ -244,45 +271,96 @@ class DataPlane:
     async def _segment(
         self,
         frame: Frame,
-        model: str,
+        route: Route,
         options: Options,
         deadline: Deadline,
         observation: Observation,
     ) -> Segmentation:
-        """The nuclei of a frame, by one version.
+        """The nuclei of a frame, by one version; by the champion where the challenger fails."""
+        trial = route.trial
+        if trial is None:
+            return await self._by_champion(frame, route, options, deadline, observation)
+        pixels = _inferred_pixels(frame, route.served, options.tta)
+        if not route.canary:
+            segmentation = await self._by_champion(frame, route, options, deadline, observation)
+            trial.note_champion(_segmenting_ms(segmentation) / pixels)
+            return segmentation
+        left_s = deadline.left_s()
+        # What the challenger leaves is enough for the champion.
+        half = Deadline.after(None if left_s is None else left_s / 2)
+        try:
+            with only_known_errors():
+                segmentation = await self._by(trial.challenger, frame, options, half, observation)
+        except NucleiError as error:
+            failed = error
+        else:
+            trial.note_answered(_segmenting_ms(segmentation) / pixels)
+            return segmentation
+        segmentation = await self._by_champion(frame, route, options, deadline, observation)
+        # What the champion cannot answer either is not the challenger's failure.
+        if not isinstance(failed, EngineUnavailable | Overloaded):
+            trial.note_canary_failed(options.request_id, failed)
+        return segmentation
+
+    async def _by_champion(
+        self,
+        frame: Frame,
+        route: Route,
+        options: Options,
+        deadline: Deadline,
+        observation: Observation,
+    ) -> Segmentation:
+        """The nuclei of a frame, by the champion or the version that was asked for.
 
         A version that is unloaded meanwhile is not the caller's concern, unless it was asked for:
         the frame is segmented anew, as a whole, by the one that is in use now.
         """
+        served = route.champion
         for _ in range(_VERSION_CHANGES):
-            served = await self.router.find(model, options.version)
             try:
-                return await pipeline.segment(
-                    frame,
-                    self._engine,
-                    served,
-                    tta=options.tta,
-                    deadline=deadline,
-                    executor=self._executor,
-                    stopwatch=observation,
-                )
+                return await self._by(served, frame, options, deadline, observation)
             except ModelNotFound:
                 await self.router.refresh()
+                served = await self.router.find(served.model, options.version)
         raise EngineUnavailable(
-            f"'{model}' is not loaded at the moment; send again once the service is ready"
+            f"'{served.model}' is not loaded at the moment; send again once the service is ready"
+        )
+
+    async def _by(
+        self,
+        served: ServedVersion,
+        frame: Frame,
+        options: Options,
+        deadline: Deadline,
+        observation: Observation,
+    ) -> Segmentation:
+        """The nuclei of a frame, by this version."""
+        observation.method = served.contract.method.name
+        return await pipeline.segment(
+            frame,
+            self._engine,
+            served,
+            tta=options.tta,
+            deadline=deadline,
+            executor=self._executor,
+            stopwatch=observation,
         )
 
     async def _read(
-        self, source: FrameSource, permit: Permit, method: Method, stack: AsyncExitStack
+        self,
+        source: FrameSource,
+        permit: Permit,
+        methods: Iterable[Method],
+        stack: AsyncExitStack,
     ) -> Frame:
         """The frame; its memory is reserved before it is taken."""
         limits = self._settings.frame_limits
         if source.file is not None:
             # The decoder is kept for the time of the frame, whose pixels are in its memory.
             decoder = await stack.enter_async_context(self._decoder(permit))
-            source.take(await self._decoded(source, decoder, permit, method))
+            source.take(await self._decoded(source, decoder, permit, methods))
         header = source.probe(limits)
-        permit.resize(_segmenting_bytes(header, method))
+        permit.resize(_segmenting_bytes(header, methods))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, source.read, limits)
 
@@ -300,7 +378,11 @@ class DataPlane:
                     permit.extend_turn(decoder.replaced)
 
     async def _decoded(
-        self, source: FrameSource, decoder: Decoder, permit: Permit, method: Method
+        self,
+        source: FrameSource,
+        decoder: Decoder,
+        permit: Permit,
+        methods: Iterable[Method],
     ) -> Frame:
         """The frame in the file of the source: a small file may hold a large frame."""
         assert source.file is not None
@@ -308,7 +390,7 @@ class DataPlane:
         permit.resize(max(permit.n_bytes, probing_bytes(file_bytes)))
         limits, options = self._settings.frame_limits, source.frame_options()
         header = await decoder.probe(source.file, limits, options)
-        permit.resize(max(decoding_bytes(file_bytes, header), _segmenting_bytes(header, method)))
+        permit.resize(max(decoding_bytes(file_bytes, header), _segmenting_bytes(header, methods)))
         source.file = None  # its decoder has it
         return await decoder.read(header)
 
@@ -323,6 +405,10 @@ class DataPlane:
             max_frames_in_flight=self._settings.max_frames_in_flight,
             max_bytes_in_flight=self._settings.max_bytes_in_flight,
         )
+
+    def rollout(self) -> RolloutReport:
+        """What was found out about challengers."""
+        return RolloutReport(gateway=self._name, models=self.router.rollouts())
 
     async def is_ready(self) -> bool:
         """Whether the graphs of the default model would answer now, and frames go all the way."""
@@ -355,5 +441,21 @@ class DataPlane:
         self.progress.note_frame()
 
 
-def _segmenting_bytes(header: Header, method: Method) -> int:
-    return memory_bytes(header.height, header.width, header.channels, header.itemsize, method)
+def _segmenting_bytes(header: Header, methods: Iterable[Method]) -> int:
+    """Memory that the frame takes, whichever of them answers."""
+    return max(
+        memory_bytes(header.height, header.width, header.channels, header.itemsize, method)
+        for method in methods
+    )
+
+
+def _segmenting_ms(segmentation: Segmentation) -> float:
+    return sum(segmentation.stage_ms[stage] for stage in SEGMENTING)
+
+
+def _inferred_pixels(frame: Frame, served: ServedVersion, tta: bool) -> float:
+    """Megapixels of all tiles and views of a frame."""
+    height, width = frame.pixels.shape[:2]
+    contract = served.contract
+    plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
+    return len(plan.tiles) * plan.size**2 * (TTA_VIEWS if tta else 1) / 1e6

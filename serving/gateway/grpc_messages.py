@@ -88,11 +88,12 @@ class FrameRequest:
         """Length of the pixels that were read from the file; 0 before."""
         return 0 if self._decoded is None else self._decoded.pixels.nbytes
 
-    def options(self, deadline: Deadline | None) -> Options:
+    def options(self, deadline: Deadline | None, stream: str = "") -> Options:
         """Options of the data plane.
 
         Args:
             deadline: when the caller gives up; None for the server's default.
+            stream: names the stream of the frame; empty without one.
 
         Raises:
             InvalidOption: an impossible one.
@@ -100,7 +101,8 @@ class FrameRequest:
         if self._refused is not None:
             raise self._refused
         checked_outputs(self._outputs)
-        return Options(self.request_id, self._model, self._version, self._tta, deadline)
+        key = self.frame.index.acquisition_uid or stream
+        return Options(self.request_id, self._model, self._version, self._tta, deadline, key)
 
     def frame_options(self) -> FrameOptions:
         """How the frame is to be read; raises InvalidOption for what is impossible."""

@@ -47,6 +47,7 @@ class StreamCall:
         settings: of the gateway.
         metadata: what the caller sent with the call.
         overflow: what happens when frames come faster than they are segmented.
+        caller: names the stream.
     """
 
     def __init__(self, call: Call, data_plane: DataPlane, settings: GatewaySettings) -> None:
@@ -56,7 +57,7 @@ class StreamCall:
         self.overflow = OverflowPolicy.BLOCK
         self._call = call
         # One connection may carry several streams.
-        self._caller = f"{call.caller}#{id(self)}"
+        self.caller = f"{call.caller}#{id(self)}"
         # Of the message that arrives, then of its frame.
         self._permit = self._new_permit()
         # Done, with the reason, once too much has come of a message for which there is no memory.
@@ -72,7 +73,7 @@ class StreamCall:
                 then some of the frames before it may have no answer.
             NucleiError: as `FrameStream.run`.
         """
-        with self.data_plane.admission.stream(PROTOCOL, self._caller):
+        with self.data_plane.admission.stream(PROTOCOL, self.caller):
             answering = asyncio.ensure_future(self._answer(draining))
             try:
                 either: set[asyncio.Future[Any]] = {answering, self._overrun}
@@ -129,7 +130,7 @@ class StreamCall:
         return frame
 
     def _new_permit(self) -> Permit:
-        return self.data_plane.admission.arriving(PROTOCOL, self._caller)
+        return self.data_plane.admission.arriving(PROTOCOL, self.caller)
 
     async def _read(self) -> pb.SegmentStreamRequest | None:
         """The next message. Its memory is reserved while it arrives; a caller may send none."""
@@ -183,7 +184,7 @@ class GrpcFrame:
     async def answer(self, admitted: Admitted) -> pb.SegmentStreamResponse:
         try:
             with observed(PROTOCOL, self._stream.metadata) as observation:
-                options = self._request.options(self.deadline)
+                options = self._request.options(self.deadline, self._stream.caller)
                 observation.request_id = options.request_id
                 observation.bytes_in = self.n_bytes
                 async with admitted as permit:

@@ -32,6 +32,7 @@ from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import DISTRIBUTION, installed_version
+from serving import rollout_report
 from serving.gateway import metrics
 from serving.gateway.admission import Permit
 from serving.gateway.completion import Ending, first_completed
@@ -46,6 +47,7 @@ from serving.gateway.problems import answer_problem
 from serving.gateway.security import Token, TokenMiddleware
 from serving.gateway.settings import ENVELOPE_BYTES, GatewaySettings
 from serving.gateway.upload import PACE_S, UPLOAD_S, Upload, too_long, too_slow
+from serving.rollout_report import RolloutReport
 
 RANGE_HEADER = "X-Nuclei-Intensity-Range"
 WARNINGS_HEADER = "X-Nuclei-Warnings"
@@ -106,6 +108,7 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
             Route("/openapi.json", _openapi, methods=["GET"]),
             Route("/v1/segment", segment, methods=["POST"]),
             Route("/v1/models", _models, methods=["GET"]),
+            Route(rollout_report.PATH, _rollout, methods=["GET"]),
         ],
         middleware=[
             Middleware(ServerHeader),
@@ -228,6 +231,11 @@ async def _openapi(request: Request) -> Response:
 async def _models(request: Request) -> Response:
     with only_known_errors():
         return JSONResponse(_server_info(await request.app.state.data_plane.server_info()))
+
+
+async def _rollout(request: Request) -> Response:
+    report: RolloutReport = request.app.state.data_plane.rollout()
+    return Response(report.model_dump_json(), media_type="application/json")
 
 
 async def _segment(

@@ -4,7 +4,8 @@ Labels are bounded: `model` is the graph that was requested (`unet`, `unet_tta`;
 no such model, so that a caller cannot invent values), `version` is the one that answered (empty
 when none did; of each model the newest `KEPT_VERSIONS` are kept), `protocol` is grpc, stream or
 http, `code` a gRPC status name or SKIPPED, `reason` one of the few for which a request is refused
-before any work.
+before any work. Of a challenger, `version` is its own, `outcome` one of the few ways in which a
+frame ends, and `by` champion or challenger.
 """
 
 import platform
@@ -54,10 +55,40 @@ BYTES = Counter(
     "Bytes of frames received (in) and of results sent (out).",
     ["protocol", "direction"],
 )
+SHADOW_FRAMES = Counter(
+    "nuclei_shadow_frames",
+    "Frames chosen for the challenger, after the champion had answered them.",
+    ["model", "version", "outcome"],
+)
+SHADOW_AGREEMENT = Histogram(
+    "nuclei_shadow_agreement",
+    "AP@.5 of a challenger's nuclei against the champion's.",
+    ["model", "version"],
+    buckets=(0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1),
+)
+SHADOW_TILE_SECONDS = Histogram(
+    "nuclei_shadow_tile_seconds",
+    "Inference of the same tile by champion and challenger.",
+    ["model", "version", "by"],
+    buckets=SECONDS_BUCKETS,
+)
+CANARY_FRAMES = Counter(
+    "nuclei_canary_frames",
+    "Frames of the callers whom a challenger answers.",
+    ["model", "version", "outcome"],
+)
+ROLLOUT_ABORTS = Counter(
+    "nuclei_rollout_aborts", "Challengers that left their bounds.", ["model", "version"]
+)
 BUILD = Info("nuclei_build", "Versions of this software and of its Python.")
 BUILD.info({"version": installed_version(), "python": platform.python_version()})
 THREADS = Gauge("process_threads", "Threads of this process.")
 THREADS.set_function(psutil.Process().num_threads)
+
+_OF_VERSIONS = (
+    *(REQUEST_SECONDS, STAGE_SECONDS, NUCLEI, SHADOW_FRAMES, SHADOW_AGREEMENT),
+    *(SHADOW_TILE_SECONDS, CANARY_FRAMES, ROLLOUT_ABORTS),
+)
 
 _versions: defaultdict[str, list[str]] = defaultdict(list)
 
@@ -75,7 +106,7 @@ def note_version(model: str, version: str) -> None:
     known.append(version)
     for old in known[:-KEPT_VERSIONS]:
         known.remove(old)
-        for metric in (REQUEST_SECONDS, STAGE_SECONDS, NUCLEI):
+        for metric in _OF_VERSIONS:
             metric.remove_by_labels({"model": model, "version": old})
 
 

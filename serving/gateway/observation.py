@@ -79,7 +79,7 @@ class Observation(Stopwatch):
 
 
 class Skipped(Exception):
-    """A frame of a stream was skipped in favour of newer ones; the message is the reason."""
+    """A frame was skipped in favour of others; the message is the reason."""
 
 
 @contextmanager

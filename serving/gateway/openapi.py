@@ -3,7 +3,9 @@
 from typing import Any
 
 from nuclei.formats import FORMATS
+from serving import rollout_report
 from serving.gateway.observation import UNEXPECTED
+from serving.rollout_report import RolloutReport
 
 _PROBLEMS = {
     "400": "an option is wrong",
@@ -72,6 +74,10 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
 
 def openapi_document(server_version: str) -> dict[str, Any]:
     """OpenAPI 3.1 of `/v1`."""
+    schema = RolloutReport.model_json_schema(
+        ref_template="#/components/schemas/{model}", mode="serialization"
+    )
+    parts = schema.pop("$defs")
     return {
         "openapi": "3.1.0",
         "info": {"title": "Nuclei segmentation", "version": server_version},
@@ -89,11 +95,23 @@ def openapi_document(server_version: str) -> dict[str, Any]:
                     },
                 }
             },
+            rollout_report.PATH: {
+                "get": {
+                    "summary": "What this gateway has found out about challengers",
+                    "responses": {
+                        "200": {
+                            "description": "one entry for each challenger on trial",
+                            "content": {"application/json": {"schema": schema}},
+                        },
+                        **_problems("401", "500"),
+                    },
+                }
+            },
         },
         # A gateway without NUCLEI_TOKEN asks for none.
         "security": [{}, {"token": []}],
         "components": {
-            "schemas": {"Problem": _problem_schema()},
+            "schemas": {"Problem": _problem_schema(), **parts},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }

@@ -1,7 +1,9 @@
 """Which model version answers a frame: the table of what Triton serves, kept up to date."""
 
 import asyncio
+import hashlib
 import logging
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +11,14 @@ from nuclei.errors import EngineFailed, EngineUnavailable, ModelNotFound, Nuclei
 from nuclei.inference.engine import ServedVersion
 from nuclei.inference.routing import Routing
 from serving.engine import Catalogue, TritonEngine
+from serving.gateway.bounds import Bounds
+from serving.gateway.trial import Trial
 from serving.logs import Event
+from serving.rollout_report import (
+    MAX_PICTURES,
+    MAX_PICTURES_IN_ALL,
+    ModelRollout,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +48,30 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
+class Route:
+    """Which version answers one frame.
+
+    Attributes:
+        champion: answers, or takes over when the challenger fails; the version that was asked for
+            where there was one.
+        trial: the trial that the frame takes part in; None without a challenger, and for a frame
+            whose caller asks for a version.
+        canary: whether the challenger of the trial answers.
+        shadow: whether the challenger is to segment the frame as well, after the answer.
+    """
+
+    champion: ServedVersion
+    trial: Trial | None = None
+    canary: bool = False
+    shadow: bool = False
+
+    @property
+    def served(self) -> ServedVersion:
+        """The version that is to answer."""
+        return self.trial.challenger if self.trial is not None and self.canary else self.champion
+
+
+@dataclass(frozen=True)
 class _Table:
     """Models by name, and those that Triton serves but that cannot be used, with the reason."""
 
@@ -54,9 +87,16 @@ class Router:
     before stays. The table is replaced as a whole: a frame that has asked once keeps its answer.
     """
 
-    def __init__(self, engine: TritonEngine) -> None:
-        """Start with an empty table; `watch` or the first question fills it."""
+    def __init__(self, engine: TritonEngine, bounds: Bounds) -> None:
+        """Start with an empty table; `watch` or the first question fills it.
+
+        Args:
+            engine: knows what the Tritons serve.
+            bounds: within which challengers are to stay.
+        """
         self._engine = engine
+        self._bounds = bounds
+        self._trials: dict[str, Trial] = {}
         self._table = _Table()
         self._contracts: dict[str, ServedVersion] = {}
         self._refreshing = asyncio.Lock()
@@ -80,6 +120,34 @@ class Router:
         if answer is None:
             raise self._missing(model, version)
         return answer
+
+    async def route(self, model: str, version: int | None = None, key: str = "") -> Route:
+        """The version that answers a frame, and whether a challenger takes part.
+
+        Args:
+            model, version: as for `find`, which says what is raised.
+            key: the same for all frames that one version is to answer, such as those of an
+                acquisition.
+        """
+        champion = await self.find(model, version)
+        trial = self._trials.get(model)
+        table = self._table.models.get(model)
+        if version is not None or trial is None or table is None or not trial.running:
+            return Route(champion)
+        routing = table.routing
+        if routing.challenger not in table.versions:
+            return Route(champion)
+        if place_of(key, trial.challenger) < routing.canary:
+            return Route(champion, trial, canary=True)
+        return Route(champion, trial, shadow=random.random() < routing.shadow)
+
+    def rollouts(self) -> list[ModelRollout]:
+        """What was found out about each challenger that is on trial, by name of the model."""
+        pictures = min(MAX_PICTURES, MAX_PICTURES_IN_ALL // max(1, len(self._trials)))
+        return [
+            trial.report(self._table.models[name].routing, pictures)
+            for name, trial in sorted(self._trials.items())
+        ]
 
     async def models(self) -> list[ServedModel]:
         """The models served now, by name; raises EngineUnavailable when Triton does not answer."""
@@ -119,6 +187,7 @@ class Router:
                     failures[name] = error
             self._log_changes(models, failures)
             self._table = _Table(models, failures)
+            self._hold_trials()
 
     async def _model(
         self, name: str, graphs: frozenset[str], catalogues: Sequence[Catalogue]
@@ -158,6 +227,22 @@ class Router:
             if before.champion in versions:
                 return before
         return usable[0] if usable else None
+
+    def _hold_trials(self) -> None:
+        """Begin the trials of new challengers, and end those that the routing no longer names."""
+        trials = {}
+        for name, model in self._table.models.items():
+            trial = self._trials.get(name)
+            if (number := model.routing.challenger) is None:
+                continue
+            if trial is not None and trial.is_of(model.champion, number):
+                trials[name] = trial
+            elif number in model.versions and number != model.routing.champion:
+                challenger = model.versions[number]
+                trials[name] = Trial(model.champion, challenger, self._bounds)
+        for name, trial in self._trials.items():
+            trial.over = trials.get(name) is not trial
+        self._trials = trials
 
     async def _served(self, name: str, graph: str) -> ServedVersion:
         if graph not in self._contracts:
@@ -199,3 +284,10 @@ class Router:
                 logger.info(
                     Event("routing", model=name, champion=routing.champion, challenger=challenger)
                 )
+
+
+def place_of(key: str, challenger: ServedVersion) -> float:
+    """Where a key lies among all keys, 0 to 1: the same in every gateway, another per version."""
+    salt = f"{challenger.model}.{challenger.version}".encode()
+    digest = hashlib.blake2b(key.encode(), digest_size=8, key=salt[:64]).digest()
+    return int.from_bytes(digest) / 2**64

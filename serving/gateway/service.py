@@ -148,6 +148,7 @@ class NucleiGateway:
         await self._grpc.stop()
         for each in self._upkeep:
             each.cancel()
+        self._data_plane.shadows.close()
         await self._engine.close()
         await self._decoders.close()
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -12,6 +12,7 @@ from serving.settings import ProcessSettings
 
 if TYPE_CHECKING:
     from nuclei.imaging.images import FrameLimits
+    from serving.gateway.bounds import Bounds
 
 # What a request may hold besides the frame itself.
 ENVELOPE_BYTES = 2**20
@@ -96,6 +97,32 @@ class GatewaySettings(ProcessSettings):
         description="How long a caller may leave an answer unread before its call or connection "
         "ends, seconds.",
     )
+    rollout_max_error_rate: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="A challenger is aborted when more of its frames fail that the champion "
+        "answers.",
+    )
+    rollout_max_latency_ratio: float = Field(
+        default=2.0,
+        gt=0,
+        description="A challenger is aborted when it takes longer than so many times the "
+        "champion's time.",
+    )
+    rollout_min_agreement: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="A challenger is aborted when the mean AP@.5 of its nuclei against the "
+        "champion's is lower, in shadow.",
+    )
+    rollout_min_frames: int = Field(
+        default=20,
+        ge=2,
+        description="Least number of frames after which a challenger may be aborted; then too "
+        "only if a figure is out of its bounds by more than chance explains.",
+    )
     drain_s: float = Field(
         default=10.0,
         ge=0,
@@ -163,6 +190,17 @@ class GatewaySettings(ProcessSettings):
         from nuclei.imaging.images import FrameLimits
 
         return FrameLimits(self.max_side_px, self.max_pixels, self.max_request_bytes)
+
+    @property
+    def rollout_bounds(self) -> "Bounds":
+        from serving.gateway.bounds import Bounds
+
+        return Bounds(
+            self.rollout_max_error_rate,
+            self.rollout_max_latency_ratio,
+            self.rollout_min_agreement,
+            self.rollout_min_frames,
+        )
 
     @property
     def max_accepted_connections(self) -> int:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from stardist import matching as stardist
 
 from nuclei.errors import InvalidData
-from nuclei.evaluation.metrics import DSB_THRESHOLDS, Overlap, score_image
+from nuclei.evaluation.metrics import DSB_THRESHOLDS, Overlap, average_precision, score_image
 
 Labels = NDArray[np.uint16]
 SHAPES = st.tuples(st.integers(1, 10), st.integers(1, 10))
@@ -221,3 +221,24 @@ def test_iou_agrees_with_its_definition(pair: tuple[Labels, Labels]) -> None:
 def test_refuses_what_cannot_be_compared(truth: Labels, predicted: Labels, reason: str) -> None:
     with pytest.raises(InvalidData, match=reason):
         score_image(truth, predicted)
+
+
+@given(SHAPES.flatmap(lambda shape: st.tuples(label_images(shape), label_images(shape))))
+def test_average_precision_of_crowded_frames_is_that_of_the_overlap(
+    images: tuple[Labels, Labels],
+) -> None:
+    truth, predicted = (
+        np.unique(np.append(image, 0), return_inverse=True)[1][:-1]
+        .reshape(image.shape)
+        .astype(np.uint32)
+        for image in images
+    )
+    for threshold in (0.5, 0.75):
+        expected = Overlap.of(truth, predicted).average_precision(threshold)
+        assert average_precision(truth, predicted, threshold) == expected
+
+
+def test_average_precision_takes_memory_for_pixels_not_for_pairs() -> None:
+    """All pairs of these nuclei would take 128 GiB."""
+    nuclei = np.arange(1, 2**17 + 1, dtype=np.uint32).reshape(2**8, -1)
+    assert average_precision(nuclei, nuclei) == 1

@@ -345,3 +345,43 @@ async def test_cancelled_while_waiting_for_a_permit_leaks_nothing() -> None:
         await granted
     assert in_flight()[:2] == (0, 0)
     admit(admission, "c").release()
+
+
+def test_what_is_lent_goes_back_when_a_caller_needs_it() -> None:
+    admission = Admission(4, 16 * MIB, 4)
+    reclaimed: list[bool] = []
+    loan = admission.lend(4 * MIB, lambda: reclaimed.append(True))
+    assert loan is not None
+    assert admission.lend(MIB, lambda: None) is None  # one at a time
+    permit = admit(admission, "a:1", 10 * MIB)
+    assert (loan.held, reclaimed) == (True, [])
+    permit.resize(14 * MIB)
+    assert (loan.held, reclaimed) == (False, [True])
+    loan.end()
+    permit.release()
+    assert admission.idle
+
+
+def test_no_more_is_lent_than_a_part_of_what_is_free() -> None:
+    admission = Admission(4, 16 * MIB, 4)
+    assert admission.lend(5 * MIB, lambda: None) is None
+    permit = admit(admission, "a:1", 13 * MIB)
+    assert admission.lend(4 * MIB, lambda: None) is None
+    permit.resize(12 * MIB)
+    loan = admission.lend(4 * MIB, lambda: None)
+    assert loan is not None
+    loan.end()
+    permit.release()
+    assert admission.idle
+
+
+async def test_it_is_quiet_while_no_frame_is_in_work() -> None:
+    admission = Admission(4, 16 * MIB, 4)
+    permit = admit(admission, "a:1", MIB)
+    async with permit.turn():
+        await asyncio.sleep(0.05)
+        assert admission.quiet_s == 0
+    await asyncio.sleep(0.05)
+    assert 0.05 <= admission.quiet_s < 5
+    permit.release()
+    assert admission.quiet_s < 0.05

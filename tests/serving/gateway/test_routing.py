@@ -11,17 +11,19 @@ from nuclei.errors import EngineFailed, EngineUnavailable, ModelNotFound
 from nuclei.inference.model_config import read_model_config
 from nuclei.inference.routing import Routing
 from serving.engine import TritonEngine
+from serving.gateway.bounds import Bounds
 from serving.gateway.routing import Router
 from serving.repository.export import export_version, set_routing
 from serving.triton.server import TritonServer
 
 MESSAGE_BYTES = 2**24
+BOUNDS = Bounds(error_rate=0.02, latency_ratio=2.0, agreement=0.5, frames=20)
 
 
 @pytest.fixture
 async def router(own_triton: TritonServer) -> AsyncIterator[Router]:
     engine = TritonEngine([own_triton.address], 2**18, MESSAGE_BYTES)
-    yield Router(engine)
+    yield Router(engine, BOUNDS)
     await engine.close()
 
 
@@ -99,14 +101,14 @@ async def test_the_table_outlives_triton(router: Router, own_triton: TritonServe
 async def test_what_is_no_model_is_not_found(triton: TritonServer, model: str) -> None:
     engine = TritonEngine([triton.address], 2**18, MESSAGE_BYTES)
     with pytest.raises(ModelNotFound, match="there is no model"):
-        await Router(engine).find(model)
+        await Router(engine, BOUNDS).find(model)
     await engine.close()
 
 
 async def test_nothing_is_known_before_a_triton_answers() -> None:
     engine = TritonEngine(["127.0.0.1:1"], 2**18, MESSAGE_BYTES)
     with pytest.raises(EngineUnavailable):
-        await Router(engine).find("unet")
+        await Router(engine, BOUNDS).find("unet")
     await engine.close()
 
 
@@ -114,7 +116,7 @@ async def test_a_version_is_used_once_every_triton_has_it(
     own_triton: TritonServer, triton: TritonServer, own_repository: Path, shipped_artifacts: Path
 ) -> None:
     engine = TritonEngine([own_triton.address, triton.address], 2**18, MESSAGE_BYTES)
-    router = Router(engine)
+    router = Router(engine, BOUNDS)
     assert (await router.find("unet")).version == "3"
     export_version(shipped_artifacts, own_repository, 4)
     with InferenceServerClient(own_triton.address) as control:

@@ -37,7 +37,15 @@ SERVICE = "nuclei.v1.Segmentation"
 TOKEN = "a-token-of-thirty-two-characters"
 HOST = "scope.example.org"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
-CLOSED_PATHS = ("/v1/models", "/metrics", "/openapi.json", "/", "/docs.json", "/nothing")
+CLOSED_PATHS = (
+    "/v1/models",
+    "/v1/rollout",
+    "/metrics",
+    "/openapi.json",
+    "/",
+    "/docs.json",
+    "/nothing",
+)
 
 RunGateway = Callable[..., Any]
 
