@@ -147,6 +147,7 @@ class Router:
         return [
             trial.report(self._table.models[name].routing, pictures)
             for name, trial in sorted(self._trials.items())
+            if name in self._table.models
         ]
 
     async def models(self) -> list[ServedModel]:
@@ -230,7 +231,8 @@ class Router:
 
     def _hold_trials(self) -> None:
         """Begin the trials of new challengers, and end those that the routing no longer names."""
-        trials = {}
+        # What was found out outlives a Triton that starts again and does not yet serve the model.
+        trials = {n: trial for n, trial in self._trials.items() if n not in self._table.models}
         for name, model in self._table.models.items():
             trial = self._trials.get(name)
             if (number := model.routing.challenger) is None:

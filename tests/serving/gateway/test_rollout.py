@@ -31,6 +31,7 @@ pytestmark = pytest.mark.triton
 
 MIN_FRAMES = 5
 WAIT_S = 30.0
+MODELS = ("unet", "unet_tta")
 # Beyond the shipped version: the same networks, one that finds nonsense, and one that fails on
 # tiles of another size than those that it is loaded with.
 SAME, NONSENSE, FAILING = 1, 2, 3
@@ -245,6 +246,23 @@ def test_an_aborted_challenger_is_tried_again_once_the_routing_has_named_another
     rollouts.start(SAME, canary=1.0)
     assert rollouts.trial().verdict == "running"
     assert version_of(client, fluorescence) == rollouts.shipped + SAME
+
+
+def test_an_abort_outlives_a_model_that_is_loaded_again(
+    rollouts: Rollouts, client: Client, fluorescence: Path
+) -> None:
+    rollouts.start(FAILING, canary=1.0)
+    for _ in range(MIN_FRAMES):
+        version_of(client, fluorescence)
+    reason = rollouts.trial().reason
+    for name in MODELS:
+        rollouts.control.unload(name)
+    assert httpx.get(f"{rollouts.url}/v1/models").json()["models"] == []
+    assert rollouts.report() == []
+    for name in MODELS:
+        rollouts.control.load(name)
+    assert version_of(client, fluorescence) == rollouts.shipped
+    assert (rollouts.trial().verdict, rollouts.trial().reason) == ("aborted", reason)
 
 
 def test_a_shadow_is_compared_after_the_answer(

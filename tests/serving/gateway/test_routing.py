@@ -8,11 +8,13 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from nuclei.errors import EngineFailed, EngineUnavailable, ModelNotFound
+from nuclei.inference.contract import Contract
+from nuclei.inference.engine import ServedVersion
 from nuclei.inference.model_config import read_model_config
 from nuclei.inference.routing import Routing
 from serving.engine import TritonEngine
 from serving.gateway.bounds import Bounds
-from serving.gateway.routing import Router
+from serving.gateway.routing import Router, place_of
 from serving.repository.export import export_version, set_routing
 from serving.triton.server import TritonServer
 
@@ -127,3 +129,24 @@ async def test_a_version_is_used_once_every_triton_has_it(
     with pytest.raises(ModelNotFound):
         await router.find("unet", 4)
     await engine.close()
+
+
+def test_each_challenger_is_shown_to_others() -> None:
+    keys = [f"acquisition-{number}" for number in range(2000)]
+    first, second = (
+        {
+            key
+            for key in keys
+            if place_of(key, ServedVersion("unet", version, "", Contract("unet"))) < 0.1
+        }
+        for version in ("4", "5")
+    )
+    assert 150 < len(first) < 250
+    assert 150 < len(second) < 250
+    assert len(first & second) < 60
+
+
+def test_every_gateway_chooses_the_same_callers() -> None:
+    """The number is part of what gateways of different releases agree on."""
+    challenger = ServedVersion("unet", "4", "unet.4", Contract("unet"))
+    assert place_of("acquisition-1", challenger) == pytest.approx(0.8471042781607365)
