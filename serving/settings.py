@@ -1,9 +1,10 @@
 """Settings of our processes, each read once from the environment (`NUCLEI_...`).
 
 ProcessSettings         what every process reads
-├── ServeSettings       of `nuclei serve`, which runs Triton and the gateway
-├── GatewaySettings     of the gateway (`serving.gateway.settings`); `nuclei serve` reads them too
-└── SyncSettings        of sync (`serving.promotion.settings`)
+├── FollowingSettings
+│   ├── ServeSettings   of `nuclei serve`, which runs Triton, the gateway and sync
+│   └── SyncSettings    of sync (`serving.promotion.settings`)
+└── GatewaySettings     of the gateway (`serving.gateway.settings`); `nuclei serve` reads them too
 
 The descriptions of the fields are those of docs/settings.md (`make settings` writes it).
 """
@@ -26,7 +27,6 @@ TRITON_ENVIRONMENT = ROOT / ".venv-triton"
 CHECK_FRAME = ROOT / "examples" / "fluorescence.png"
 
 PREFIX = "NUCLEI_"
-SYNCED_FOLDER = "synced"
 
 Settings = TypeVar("Settings", bound=BaseSettings)
 
@@ -48,24 +48,24 @@ class ProcessSettings(BaseSettings):
     )
 
 
-class ServeSettings(ProcessSettings):
-    """Settings of `nuclei serve`; `NUCLEI_STATE=/var/lib/nuclei` sets `state`."""
+class FollowingSettings(ProcessSettings):
+    """What `nuclei serve` and the sync process that it starts have in common."""
 
     repository: Path = Field(
         default_factory=default_repository,
         description="Model repository; by default `model_repository` in the current folder, or "
-        "beside the installed package.",
+        "beside the installed package. With a registry, only what is served until that is reached, "
+        "and becomes the first champion where there is none.",
     )
     state: Path = Field(
         default=Path(".state"),
-        description="Folder for logs and what the servers write.",
+        description="Folder for logs and what the servers write; with a registry also for what "
+        "was downloaded (`versions`) and the repository made of it (`synced`).",
     )
-    triton_metrics_port: int = Field(
-        default=8002, ge=1, le=65535, description="Port of Triton's metrics, on loopback."
-    )
-    triton_environment: Path = Field(
-        default=TRITON_ENVIRONMENT,
-        description="Virtual environment with Triton, as `make env` makes it.",
+    check_frame: Path = Field(
+        default=CHECK_FRAME,
+        description="Frame that every model segments as a check of the whole way, before the "
+        "service says that it is ready. The default model has to find a nucleus in it.",
     )
     sync: str = Field(
         default="",
@@ -79,16 +79,28 @@ class ServeSettings(ProcessSettings):
         le=65535,
         description="Port of sync: its metrics, its state and MLflow's webhooks.",
     )
+
+    @property
+    def synced(self) -> Path:
+        """The repository that belongs to sync."""
+        return self.state / "synced"
+
+
+class ServeSettings(FollowingSettings):
+    """Settings of `nuclei serve`; `NUCLEI_STATE=/var/lib/nuclei` sets `state`."""
+
+    triton_metrics_port: int = Field(
+        default=8002, ge=1, le=65535, description="Port of Triton's metrics, on loopback."
+    )
+    triton_environment: Path = Field(
+        default=TRITON_ENVIRONMENT,
+        description="Virtual environment with Triton, as `make env` makes it.",
+    )
     sync_prepare_s: float = Field(
         default=120.0,
         gt=0,
         description="Longest time to fetch the champions before Triton starts, seconds; then it "
         "starts with what is there.",
-    )
-    check_frame: Path = Field(
-        default=CHECK_FRAME,
-        description="Frame that every model segments as a check of the whole way, before the "
-        "service says that it is ready. The default model has to find a nucleus in it.",
     )
     start_s: float = Field(
         default=90.0, gt=0, description="Longest time for the gateway to start, seconds."
@@ -101,8 +113,8 @@ class ServeSettings(ProcessSettings):
 
     @property
     def served_repository(self) -> Path:
-        """What Triton serves: with a registry, a repository that belongs to sync."""
-        return self.state / SYNCED_FOLDER if self.sync else self.repository
+        """What Triton serves."""
+        return self.synced if self.sync else self.repository
 
 
 def read_settings(settings: type[Settings]) -> Settings:

@@ -10,6 +10,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from serving.gateway.settings import GatewaySettings
+from serving.promotion.settings import SyncSettings
 from serving.settings import ROOT, ProcessSettings, ServeSettings
 
 PAGE = ROOT / "docs" / "settings.md"
@@ -18,8 +19,8 @@ _INTRODUCTION = """\
 # Settings
 
 Every setting is an environment variable; one that is set to nothing counts as not set. `nuclei
-serve` and the gateway that it starts read each their own, once, at start. The most common ones are
-options of `nuclei serve` as well. An impossible value is refused with a sentence and exit code 2.
+serve` and the processes that it starts read each their own, once, at start. The most common ones
+are options of the commands as well. An impossible value is refused with a sentence and exit code 2.
 
 This page is generated from the settings classes by `make settings`.
 """
@@ -37,9 +38,10 @@ def settings_page() -> str:
     """The page: a table of the settings of each process."""
     common = ProcessSettings.model_fields
     sections = (
-        ("Both processes", common),
+        ("All processes", common),
         ("`nuclei serve`", _own(ServeSettings)),
         ("The gateway", _own(GatewaySettings)),
+        ("Sync (`nuclei sync`, `nuclei serve --sync`)", _own(SyncSettings)),
     )
     return "\n".join([_INTRODUCTION, *(_section(*each) for each in sections if each[1])])
 

@@ -44,7 +44,7 @@ def prepare(settings: SyncSettings, registry: Registry) -> None:
         NucleiError: the registry does not answer, or a model cannot be prepared; what was done
             until then stays.
     """
-    repository = SyncedRepository(settings.synced_folder)
+    repository = SyncedRepository(settings.synced)
     followed = Followed(settings, registry, ThisProcess(repository), Gateways((), "", None))
     try:
         followed.round(alone=True)
@@ -69,7 +69,7 @@ class Followed:
         """
         self._settings, self._registry = settings, registry
         self._server, self._gateways = server, gateways
-        self._repository = SyncedRepository(settings.synced_folder)
+        self._repository = SyncedRepository(settings.synced)
         self._syncs: dict[str, ModelSync] = {}
         self._rollouts: dict[str, Rollouts] = {}
 

@@ -39,7 +39,7 @@ def follow(settings: SyncSettings) -> None:
     _bound_files()
     token = settings.token.get_secret_value() if settings.token else ""
     gateways = Gateways(settings.gateway_urls, token, loopback_tls(read_settings(GatewaySettings)))
-    repository = SyncedRepository(settings.synced_folder)
+    repository = SyncedRepository(settings.synced)
     server = TritonBeside(TritonControl(settings.triton_address), repository)
     followed = Followed(settings, Registry(settings.sync), server, gateways)
     loop = Loop(followed, settings.sync_interval_s)

@@ -6,29 +6,13 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from nuclei.names import is_name
-from nuclei.repository import default_repository
 from serving.process.ports import LOOPBACK
-from serving.settings import CHECK_FRAME, SYNCED_FOLDER, ProcessSettings
+from serving.settings import FollowingSettings
 
 
-class SyncSettings(ProcessSettings):
+class SyncSettings(FollowingSettings):
     """Settings of sync; `NUCLEI_SYNC_INTERVAL_S=5` sets `sync_interval_s`."""
 
-    sync: str = Field(
-        default="", description="MLflow registry; `nuclei sync` and `nuclei serve --sync` set it."
-    )
-    state: Path = Field(
-        default=Path(".state"),
-        description="Folder with the repository that sync writes (`synced`), what it downloaded "
-        "(`versions`) and its log.",
-    )
-    repository: Path = Field(
-        default_factory=default_repository,
-        description="Model repository whose models become champions where the registry has none.",
-    )
-    check_frame: Path = Field(
-        default=CHECK_FRAME, description="Frame of which the references of those models are made."
-    )
     triton_address: str = Field(
         default="127.0.0.1:8001",
         description="host:port of the gRPC API of the Triton beside it, which serves `synced`; "
@@ -64,12 +48,6 @@ class SyncSettings(ProcessSettings):
     sync_host: str = Field(
         default=LOOPBACK, description="Address that sync listens on; MLflow has to reach it."
     )
-    sync_port: int = Field(
-        default=8003,
-        ge=1,
-        le=65535,
-        description="Port of sync: its metrics, its state and MLflow's webhooks.",
-    )
     sync_webhook_secret: SecretStr | None = Field(
         default=None,
         description="Secret of MLflow's webhooks to `/webhook`, at least 16 characters; without "
@@ -96,10 +74,6 @@ class SyncSettings(ProcessSettings):
         """The name of this process, fit for a tag."""
         host = "".join(c if is_name(c) else "-" for c in socket.gethostname())[:48]
         return self.sync_instance or f"{host}-{self.sync_port}"
-
-    @property
-    def synced_folder(self) -> Path:
-        return self.state / SYNCED_FOLDER
 
     @property
     def versions_folder(self) -> Path:

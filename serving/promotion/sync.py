@@ -134,19 +134,28 @@ class ModelSync:
         return False
 
     def _load(self, entry: VersionState) -> None:
-        version = entry.version
+        version, started = entry.version, time.monotonic()
         stored = self._store.fetch(self._registry, entry.registered)
         if entry.gates is not None and entry.gates.digest != stored.digest:
             raise InvalidData(
                 f"its files have the digest {stored.digest}, the gates judged "
                 f"{entry.gates.digest}; run them again"
             )
+        fetched = time.monotonic()
         family = self._repository.add(stored, self.model, version)
         self._server.load(family, version)
-        if (version, stored.digest) not in self._proven:
-            self._server.prove(family, version, stored)
-            self._proven.add((version, stored.digest))
-            self._log("proven", version=version)
+        loaded = time.monotonic()
+        if (version, stored.digest) in self._proven:
+            return
+        self._server.prove(family, version, stored)
+        self._proven.add((version, stored.digest))
+        self._log(
+            "proven",
+            version,
+            fetched_s=fetched - started,
+            loaded_s=loaded - fetched,
+            proven_s=time.monotonic() - loaded,
+        )
 
     def _refuse(self, version: int, reason: str) -> None:
         refuse(self._registry, self.model, version, reason)
@@ -196,7 +205,7 @@ class ModelSync:
         metrics.CHAMPION.labels(self.model).set(champion)
         if before is None or before.champion != champion:
             metrics.SWITCHES.labels(self.model).inc()
-            self._log("switched", version=champion)
+            self._log("switched", champion)
 
     def _retire(self, state: ModelState) -> None:
         """Unload and remove what nobody wants any more, once its frames are done everywhere."""
@@ -216,7 +225,7 @@ class ModelSync:
             ):
                 self._server.unload(family, version)
                 self._repository.remove(family, version)
-                self._log("retired", version=version)
+                self._log("retired", version)
         self._store.trim(keep)
         metrics.STORED_BYTES.labels(self.model).set(self._store.bytes())
 
@@ -261,8 +270,9 @@ class ModelSync:
             self._problem = problem
             logger.warning(Event("not_served", model=self.model, why=problem))
 
-    def _log(self, event: str, version: int) -> None:
-        logger.info(Event(event, model=self.model, version=version))
+    def _log(self, event: str, version: int, **seconds: float) -> None:
+        rounded = {name: round(value, 1) for name, value in seconds.items()}
+        logger.info(Event(event, model=self.model, version=version, **rounded))
 
 
 def _wanted(state: ModelState) -> list[int]:

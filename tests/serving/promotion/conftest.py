@@ -1,17 +1,24 @@
 """Registries in which versions are promoted: a database, and a real server."""
 
+import asyncio
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
 
+from nuclei.inference.onnx_engine import LocalEngine
+from nuclei.inference.reference import REFERENCE_FILE, Reference
+from nuclei.inference.routing import Routing
 from serving.promotion.artifacts import digest
 from serving.promotion.changes import record_gates
 from serving.promotion.state import Gates, ModelState, read_state
 from serving.registry import Registry
+from serving.repository.export import export_version, set_routing
+from tests.serving.promotion.site import FAMILY, Site
 
 MODEL = "nuclei-unet"
 VERSIONS = (1, 2, 3, 4)
@@ -86,3 +93,34 @@ def sql(filled: Filled) -> Callable[..., None]:
             assert database.execute(statement, values).rowcount
 
     return execute
+
+
+@pytest.fixture(scope="session")
+def complete(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The artifacts of a tiny U-Net with its reference."""
+    folder = shutil.copytree(artifacts, tmp_path_factory.mktemp("complete") / "artifacts")
+    repository = folder.parent / "repository"
+    export_version(folder, repository, 1)
+    set_routing(repository, FAMILY, Routing(1))
+    engine = LocalEngine(repository)
+    image = np.random.default_rng(0).integers(0, 4000, (64, 64, 1)).astype(np.uint16)
+    reference = asyncio.run(Reference.of(image, engine, engine.find(FAMILY)))
+    reference.write(folder / REFERENCE_FILE)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def registered(complete: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a registry that tests copy: MLflow makes one in seconds."""
+    folder = tmp_path_factory.mktemp("site")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    site = Site(folder, Registry(uri), MlflowClient(uri, uri))
+    for _ in range(3):
+        site.register(complete)
+    return folder
+
+
+@pytest.fixture
+def site(registered: Path, tmp_path: Path) -> Site:
+    uri = f"sqlite:///{shutil.copy(registered / 'mlflow.db', tmp_path)}"
+    return Site(tmp_path, Registry(uri), MlflowClient(uri, uri))

@@ -1,0 +1,66 @@
+"""A registry whose versions can be served, and a machine that follows it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mlflow import MlflowClient
+
+from serving.promotion.artifacts import digest
+from serving.promotion.changes import record_gates
+from serving.promotion.servers import ThisProcess
+from serving.promotion.state import Gates, read_state
+from serving.promotion.store import Store
+from serving.promotion.sync import ModelSync
+from serving.promotion.synced import SyncedRepository
+from serving.registry import Registry
+
+MODEL = "nuclei-unet"
+FAMILY = "unet"
+
+
+@dataclass
+class Site:
+    """A registry with three versions that passed their gates, and a machine that follows it."""
+
+    folder: Path
+    registry: Registry
+    client: MlflowClient
+
+    @property
+    def repository(self) -> SyncedRepository:
+        return SyncedRepository(self.folder / "synced")
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "versions", MODEL, 1, 10**9)
+
+    def sync(self, **changed: object) -> ModelSync:
+        """A new process, which remembers nothing."""
+        arguments = {
+            "model": MODEL,
+            "registry": self.registry,
+            "store": self.store,
+            "repository": self.repository,
+            "server": ThisProcess(self.repository),
+            "instance": "here",
+            "retire_s": 0,
+        }
+        return ModelSync(**{**arguments, **changed})
+
+    def champion(self, version: int) -> None:
+        self.registry.set_alias(MODEL, "champion", version)
+
+    def served(self) -> tuple[int | None, list[int]]:
+        """The champion and all versions."""
+        routing = self.repository.routing(FAMILY)
+        return routing and routing.champion, self.repository.versions(FAMILY)
+
+    def refused(self, version: int) -> str:
+        return read_state(self.registry, MODEL).find(version).refused or ""
+
+    def register(self, artifacts: Path) -> int:
+        """A new version with passed gates."""
+        version = self.registry.register(MODEL, artifacts, {})
+        gates = Gates(verdict="passed", reason="all gates passed", digest=digest(artifacts))
+        record_gates(self.registry, MODEL, version, gates)
+        return version

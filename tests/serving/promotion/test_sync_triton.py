@@ -1,0 +1,180 @@
+"""Sync beside a real Triton and a gateway: frames flow while versions change."""
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+from nuclei.client import Client
+from nuclei.errors import NucleiError, RegistryUnavailable
+from serving.process.ports import free_ports
+from serving.promotion.changes import promote, rollback
+from serving.promotion.servers import TritonBeside
+from serving.promotion.sync import ModelSync
+from serving.registry import Registry
+from serving.triton.server import TritonServer
+from tests.conftest import Gateway
+from tests.serving.promotion.site import FAMILY, MODEL, Site
+
+pytestmark = pytest.mark.triton
+
+SECONDS = 60.0
+
+
+@dataclass
+class Served:
+    """A site whose champion is served by Triton and a gateway."""
+
+    site: Site
+    triton: TritonServer
+    gateway: Gateway
+
+    def sync(self) -> ModelSync:
+        """A new sync process, which remembers nothing."""
+        server = TritonBeside(self.triton.control, self.site.repository)
+        return self.site.sync(server=server, retire_s=0.5)
+
+    def loaded(self) -> list[int]:
+        return TritonBeside(self.triton.control, self.site.repository).loaded(FAMILY)
+
+    def wait_for(self, version: int) -> None:
+        """Wait until the gateway answers by a version."""
+        frame = np.zeros((64, 64), np.uint8)
+        deadline = time.monotonic() + SECONDS
+        with Client(self.gateway.grpc_address) as client:
+            while client.segment(frame).version != str(version):
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
+@dataclass
+class Frames:
+    """Frames that are sent one after the other as long as the block runs."""
+
+    address: str
+    versions: list[str] = field(default_factory=list)
+    failures: list[NucleiError] = field(default_factory=list)
+
+    def __enter__(self) -> "Frames":
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._send)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _send(self) -> None:
+        # Several tiles each: a version that is unloaded between two of them would be missed.
+        frame = np.random.default_rng(0).integers(0, 255, (700, 700)).astype(np.uint8)
+        with Client(self.address) as client:
+            while not self._over.is_set():
+                try:
+                    self.versions.append(client.segment(frame).version)
+                except NucleiError as error:
+                    self.failures.append(error)
+
+
+@pytest.fixture(scope="module")
+def served(
+    registered: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    run_gateway: Callable[..., AbstractContextManager[Gateway]],
+) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    uri = f"sqlite:///{shutil.copy(registered / 'mlflow.db', folder)}"
+    site = Site(folder, Registry(uri), MlflowClient(uri, uri))
+    promote(site.registry, MODEL, 1)
+    site.sync().round()
+    (port,) = free_ports(1)
+    with (
+        TritonServer(site.repository.folder, folder / "state", metrics_port=port) as triton,
+        run_gateway(folder, triton.address) as gateway,
+    ):
+        gateway.wait_ready()
+        yield Served(site, triton, gateway)
+
+
+def test_versions_change_without_a_failed_frame(served: Served) -> None:
+    sync, registry = served.sync(), served.site.registry
+    with Frames(served.gateway.grpc_address) as frames:
+        for version in (2, 3):
+            promote(registry, MODEL, version)
+            sync.round()
+            served.wait_for(version)
+        rollback(registry, MODEL)
+        sync.round()
+        served.wait_for(2)
+        deadline = time.monotonic() + SECONDS
+        while served.loaded() != [1, 2] and served.loaded() != [2]:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+            sync.round()
+    assert not frames.failures
+    assert set(frames.versions) >= {"2", "3"}
+    assert [v for n, v in enumerate(frames.versions) if n == 0 or v != frames.versions[n - 1]] in (
+        ["1", "2", "3", "2"],
+        ["2", "3", "2"],
+    )
+
+
+def test_a_version_that_triton_cannot_load_is_refused_and_the_champion_serves(
+    served: Served, complete: Path, tmp_path: Path
+) -> None:
+    """Its network is whole, and fails when it runs: only a server can tell."""
+    import onnx
+
+    bad = shutil.copytree(complete, tmp_path / "bad")
+    network = onnx.load(bad / "network.onnx")
+    for initializer in network.graph.initializer:
+        weights = np.zeros_like(onnx.numpy_helper.to_array(initializer))
+        initializer.CopyFrom(onnx.numpy_helper.from_array(weights, initializer.name))
+    onnx.save(network, bad / "network.onnx")
+    version = served.site.register(bad)
+    before = served.site.served()[0]
+    served.site.champion(version)
+    with Frames(served.gateway.grpc_address) as frames:
+        served.sync().round()
+        served.sync().round()
+    assert "its reference" in served.site.refused(version)
+    assert served.site.served()[0] == before
+    assert version not in served.loaded()
+    assert not frames.failures
+    assert set(frames.versions) == {str(before)}
+    served.site.champion(before or 1)
+
+
+def test_frames_are_answered_while_the_registry_is_gone(served: Served) -> None:
+    (port,) = free_ports(1)
+    gone = Registry(f"http://127.0.0.1:{port}")
+    with Frames(served.gateway.grpc_address) as frames:
+        for _ in range(2):
+            with pytest.raises(RegistryUnavailable):
+                served.site.sync(registry=gone).round()
+        served.wait_for(served.site.served()[0] or 0)
+    assert not frames.failures
+
+
+def test_triton_starts_again_with_what_sync_left_even_if_a_spare_version_is_broken(
+    served: Served,
+) -> None:
+    promote(served.site.registry, MODEL, 3)
+    served.sync().round()
+    spare = [version for version in served.site.served()[1] if version != 3]
+    assert spare
+    network = served.site.repository.folder / f"{FAMILY}_network.{spare[0]}"
+    (network / str(spare[0]) / "model.onnx").write_bytes(b"no network")
+    served.triton.stop()
+    served.triton.start()
+    assert 3 in served.loaded()
+    assert spare[0] not in served.loaded()
+    served.gateway.wait_ready()
+    served.wait_for(3)
