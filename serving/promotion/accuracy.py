@@ -118,16 +118,13 @@ class Bounds:
         return (self.floors or {}).get(modality, self.floor)
 
 
-def evaluate(
-    images: Sequence[Image], engine: Engine, served: ServedVersion
-) -> tuple[Evaluation, list[NDArray[np.uint32]]]:
-    """The scores of a version, and its label images, uint32 [H, W]; raises as the engine does."""
+def evaluate(images: Sequence[Image], engine: Engine, served: ServedVersion) -> Evaluation:
+    """The scores of a version; raises as the engine does."""
     task = f"Evaluating {served.model} {served.version}"
-    labels = [
-        asyncio.run(segment(frame_from_array(image.pixels), engine, served)).labels
-        for image in track(images, task, console=messages(), transient=True)
-    ]
-    return Evaluation.of(images, labels), labels
+    shown = track(images, task, console=messages(), transient=True)
+    frames = (frame_from_array(image.pixels) for image in shown)
+    found = (asyncio.run(segment(frame, engine, served)) for frame in frames)
+    return Evaluation.of(images, (segmentation.labels for segmentation in found))
 
 
 def floor_gates(images: Sequence[Image], scores: Scores, bounds: Bounds) -> list[Gate]:

@@ -7,7 +7,7 @@ measured because an earlier step failed is a gate that is not passed.
 import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -116,7 +116,6 @@ class Judgement:
         evaluation_set: the images.
         images: those that were compared, that no model was trained on.
         evaluation: of all images of the set; None when the version could not be run.
-        labels: found in each image of the set.
         champion: that it was compared with, as `nuclei-unet 3`; empty for none.
         champion_scores: of the champion, on all images of the set; None without one.
     """
@@ -126,7 +125,6 @@ class Judgement:
     evaluation_set: EvaluationSet
     images: Sequence[str] = ()
     evaluation: Evaluation | None = None
-    labels: Sequence[Labels] = ()
     champion: str = ""
     champion_scores: Scores | None = None
 
@@ -193,16 +191,8 @@ class Judge:
         else:
             found = self._measure(opened, champion, gates)
         gates += self._noted(state)
-        return Judgement(
-            tuple(gates),
-            found.digest,
-            self._set,
-            found.images,
-            found.evaluation,
-            found.labels,
-            champion.title if champion else "",
-            found.champion_scores,
-        )
+        title = champion.title if champion else ""
+        return replace(found, gates=tuple(gates), champion=title)
 
     def _open(self, state: VersionState, gates: list[Gate]) -> Opened | None:
         """Download a version and make it a repository: its files, contract and signature."""
@@ -211,7 +201,7 @@ class Judge:
             folder.mkdir()
             artifacts = self._registry.download(state.registered, folder)
             of_files = digest(artifacts)
-        except NucleiError as error:
+        except InvalidData as error:
             gates.append(Gate("files", None, "files of its run alone", False, str(error)))
             return None
         gates.append(_onnx_gate(artifacts))
@@ -271,11 +261,10 @@ class Judge:
         models = [one for one in (opened, champion) if one is not None]
         trained = [Trained.read(one.artifacts, one.served.contract) for one in models]
         images = unseen(self._set.images, trained)
-        evaluation, labels = evaluate(self._set.images, opened.engine, opened.served)
+        evaluation = evaluate(self._set.images, opened.engine, opened.served)
         scores = Scores.of(self._set, opened.digest, evaluation)
-        found = Judgement(
-            (), opened.digest, self._set, [image.id for image in images], evaluation, labels
-        )
+        names = tuple(image.id for image in images)
+        found = Judgement((), opened.digest, self._set, names, evaluation)
         gates.append(_unseen_gate(self._set, len(images), trained))
         if not images:
             return found
@@ -284,10 +273,7 @@ class Judge:
             return found
         of_champion = self._champion_scores(champion)
         gates += accuracy_gates(images, scores, of_champion, champion.title, self._policy.bounds)
-        return Judgement(
-            *((), found.digest, self._set, found.images, evaluation, labels),
-            champion_scores=of_champion,
-        )
+        return replace(found, champion_scores=of_champion)
 
     def _champion_scores(self, champion: Opened) -> Scores:
         """Those of its own gates where they are of the same images and files, else new ones."""
@@ -302,7 +288,7 @@ class Judge:
                     return scores
             except InvalidData:  # gone, or not what it was: they are made again
                 pass
-        evaluation, _ = evaluate(self._set.images, champion.engine, champion.served)
+        evaluation = evaluate(self._set.images, champion.engine, champion.served)
         return Scores.of(self._set, champion.digest, evaluation)
 
     def _load_gates(
