@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -19,6 +20,9 @@ from serving.process.ports import LOOPBACK, free_ports
 from serving.repository.export import collect_artifacts, export_version, set_routing
 from serving.supervision.gateway_process import COMMAND
 from serving.triton.server import TritonServer
+
+if TYPE_CHECKING:
+    from tests.serving.promotion.registries import Filled
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -241,3 +245,28 @@ def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     contract = Contract("unet", validation={"dsb_score": 0.5, "dsb_score/histology": 0.25})
     (folder / CONTRACT_FILE).write_text(contract.to_json())
     return folder
+
+
+@pytest.fixture(scope="session")
+def registry_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a database of a filled registry, which tests copy: MLflow makes one in 3 s."""
+    from mlflow import MlflowClient
+
+    from tests.serving.promotion.registries import fill
+
+    folder = tmp_path_factory.mktemp("registry")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    fill(MlflowClient(uri, uri), (folder / "files").as_uri(), folder)
+    return folder
+
+
+@pytest.fixture
+def filled(registry_template: Path, tmp_path: Path) -> "Filled":
+    """A registry of its own for one test; the files of the versions are shared."""
+    from mlflow import MlflowClient
+
+    from serving.registry import Registry
+    from tests.serving.promotion.registries import Filled
+
+    uri = f"sqlite:///{shutil.copy(registry_template / 'mlflow.db', tmp_path)}"
+    return Filled(Registry(uri), MlflowClient(uri, uri))

@@ -18,7 +18,7 @@ from serving.promotion.changes import (
 )
 from serving.promotion.state import Phase, SyncStatus
 from serving.registry import RegisteredModel, Registry
-from tests.serving.promotion.conftest import MODEL, Filled
+from tests.serving.promotion.registries import MODEL, Filled
 
 PHASES = (
     Phase(mode="shadow", fraction=0.1, frames=500),

@@ -11,7 +11,7 @@ import pytest
 from nuclei.errors import Conflict
 from serving.promotion.changes import promote, rollback
 from serving.promotion.lock import HOLD_S, locked
-from tests.serving.promotion.conftest import MODEL, Filled
+from tests.serving.promotion.registries import MODEL, Filled
 
 # Promotes versions in turn, as often as it can in this many seconds; prints what became of each.
 PROMOTING = """
