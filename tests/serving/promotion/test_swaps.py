@@ -1,0 +1,51 @@
+"""Promotions and rollbacks in the whole service, under load; benchmarks/promotion.py runs more."""
+
+from pathlib import Path
+
+import cv2
+import pytest
+
+from serving.process.ports import free_ports
+from serving.promotion.state import read_state
+from serving.registry import Registry
+from tests.conftest import ROOT
+from tests.serving.callers import Callers
+from tests.serving.promotion.made_models import discs, write_artifacts
+from tests.serving.promotion.swaps import MODEL, Foregrounds, Swapping, of_wrong_version, register
+from tests.serving.served import Served
+
+
+@pytest.mark.triton
+@pytest.mark.slow
+def test_frames_are_answered_by_one_version_and_none_is_lost(tmp_path: Path) -> None:
+    frame = tmp_path / "frame.png"
+    cv2.imwrite(str(frame), discs("frame", side=240).pixels)
+    artifacts = [write_artifacts(tmp_path / str(n), reach_px=n) for n in range(3)]
+    registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    register(registry, artifacts)
+    (sync_port,) = free_ports(1)
+    served = Served(
+        ROOT / "model_repository",
+        tmp_path,
+        NUCLEI_SYNC=registry.tracking_uri,
+        NUCLEI_SYNC_PORT=str(sync_port),
+        NUCLEI_SYNC_INTERVAL_S="0.5",
+        NUCLEI_SYNC_RETIRE_S="1",
+    )
+    try:
+        served.wait_ready()
+        with Callers(served, frame, Foregrounds(artifacts, frame).judge) as callers:
+            swapping = Swapping(registry, callers)
+            for version in (2, 3, 1):
+                swapping.promote(version)
+            swapping.rollback()
+            swapping.rollback()
+        assert [swap.after for swap in swapping.swaps] == [2, 3, 1, 3, 2]
+        assert not callers.failures()
+        assert not of_wrong_version(callers.answers, swapping.swaps)
+        actions = [each.change.action for each in read_state(registry, MODEL).changes]
+        assert actions == ["adopt", *["promote"] * 3, *["rollback"] * 2]
+        served.process.terminate()
+        assert served.finish() == 0
+    finally:
+        served.process.kill()
