@@ -115,7 +115,9 @@ class Reference:
         }
         for view, outputs in ((ONE_VIEW, self.one_view), (ALL_VIEWS, self.all_views)):
             arrays |= {f"{view}.{name}": tensor for name, tensor in outputs.items()}
-        np.savez_compressed(path, allow_pickle=False, **arrays)
+        # Engines give views with their axes in any order; the file has rows.
+        rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        np.savez_compressed(path, allow_pickle=False, **rows)
 
     @classmethod
     def read(cls, path: Path, contract: Contract) -> Self:

@@ -56,6 +56,10 @@ def path(tmp_path: Path) -> Path:
         (OF_MAPS, reference()),
         (OF_MASKS, reference(one_view=masks(7), all_views=masks(5))),
         (OF_MASKS, reference(one_view=masks(0), all_views=masks(0))),
+        (
+            OF_MASKS,
+            reference(one_view=masks(7, BOXES=np.ones((4, 7), np.float32).T), all_views=masks(5)),
+        ),
     ],
 )
 def test_a_reference_is_read_as_it_was_written(
