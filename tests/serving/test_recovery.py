@@ -231,8 +231,8 @@ def test_shared_memory_is_full(
         with filled(confined.memory), Callers(served, frame) as callers:
             allowed = {"", *(kind.__name__ for kind in FAILURES)}
             for path in (fluorescence_16bit, histology) * 2:
-                assert over_grpc(client, path.read_bytes()) in allowed
-                assert over_http(http, served.http_url, path.read_bytes()) in allowed
+                assert over_grpc(client, path.read_bytes()).error in allowed
+                assert over_http(http, served.http_url, path.read_bytes()).error in allowed
             time.sleep(3)
         callers.assert_typed_and_bounded(FAILURES)
     freed = time.monotonic()
@@ -320,11 +320,11 @@ class SlowFrames:
 
     def _grpc(self) -> None:
         with Client(self._served.grpc_address) as client:
-            self._outcomes.append(over_grpc(client, self._frame))
+            self._outcomes.append(over_grpc(client, self._frame).error)
 
     def _http(self) -> None:
         with httpx.Client() as http:
-            self._outcomes.append(over_http(http, self._served.http_url, self._frame))
+            self._outcomes.append(over_http(http, self._served.http_url, self._frame).error)
 
 
 STREAM = """
