@@ -81,6 +81,11 @@ class FollowingSettings(ProcessSettings):
     )
 
     @property
+    def sync_health(self) -> Path:
+        """File in which sync says whether it is well."""
+        return self.state / "sync" / "health"
+
+    @property
     def synced(self) -> Path:
         """The repository that belongs to sync."""
         return self.state / "synced"

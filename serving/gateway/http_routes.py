@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, TypeVar
 
 from starlette.applications import Starlette
@@ -30,6 +31,7 @@ from nuclei.formats import FORMATS, Check
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
+from nuclei.quoting import printable
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import DISTRIBUTION, installed_version
 from serving import rollout_report
@@ -59,6 +61,7 @@ EXPOSED_HEADERS = (
 # Proxies refuse headers of 8 kB and more.
 MAX_WARNINGS_LENGTH = 4000
 FORM_FIELD = "file"
+MAX_SYNC_LINE = 200
 MAX_FIELD_BYTES = 4096
 # Of an answer as it is handed to the server, which waits for the caller between two of them.
 CHUNK_BYTES = 2**18
@@ -100,10 +103,17 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
             answer.release = held.pop_all().close
             return answer
 
+    async def readyz(request: Request) -> Response:
+        if not await request.app.state.data_plane.is_ready():
+            raise EngineUnavailable(
+                "the models are not served now; send frames once this answers 200"
+            )
+        return PlainTextResponse(f"ready\n{_sync_line(settings.sync_health_file)}")
+
     app = Starlette(
         routes=[
             Route("/livez", _livez, methods=["GET"]),
-            Route("/readyz", _readyz, methods=["GET"]),
+            Route("/readyz", readyz, methods=["GET"]),
             Route("/metrics", _metrics, methods=["GET"]),
             Route("/openapi.json", _openapi, methods=["GET"]),
             Route("/v1/segment", segment, methods=["POST"]),
@@ -213,10 +223,15 @@ async def _livez(request: Request) -> Response:
     return PlainTextResponse("alive\n")
 
 
-async def _readyz(request: Request) -> Response:
-    if not await request.app.state.data_plane.is_ready():
-        raise EngineUnavailable("the models are not served now; send frames once this answers 200")
-    return PlainTextResponse("ready\n")
+def _sync_line(file: Path | None) -> str:
+    """What sync says of itself: it may fail, and frames are answered all the same."""
+    if file is None:
+        return ""
+    try:
+        with file.open() as opened:
+            return printable(opened.readline(MAX_SYNC_LINE).rstrip("\n")) + "\n"
+    except (OSError, UnicodeDecodeError):
+        return "sync: not known\n"
 
 
 async def _metrics(request: Request) -> Response:

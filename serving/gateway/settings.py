@@ -169,6 +169,11 @@ class GatewaySettings(ProcessSettings):
         description="Listen on a public address although callers need neither token nor "
         "certificate.",
     )
+    sync_health_file: Path | None = Field(
+        default=None,
+        description="File whose line `/readyz` adds to its answer: whether sync is in step with "
+        "the registry. `nuclei serve` sets it.",
+    )
     traces: str = Field(
         default="",
         description="OTLP/HTTP endpoint for traces, such as `http://127.0.0.1:4318/v1/traces`; "

@@ -5,7 +5,9 @@ import math
 import shutil
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from nuclei.errors import Conflict, ModelNotFound, NucleiError, RegistryUnavailable
@@ -150,10 +152,17 @@ def _families(settings: SyncSettings) -> Iterable[str]:
 class Loop:
     """Runs rounds until it is stopped; `wake` asks for one now."""
 
-    def __init__(self, followed: Followed, interval_s: float) -> None:
-        """Args: followed: the models; interval_s: between two rounds."""
+    def __init__(self, followed: Followed, interval_s: float, health: Path) -> None:
+        """Describe it; `run` runs it.
+
+        Args:
+            followed: the models.
+            interval_s: between two rounds, seconds.
+            health: file that says in a line whether all is well, for whoever asks the gateway.
+        """
         self._followed = followed
         self._interval_s = interval_s
+        self._health = health
         self._due = threading.Event()
         self._stopped = False
         self._problem = ""
@@ -206,6 +215,7 @@ class Loop:
             if self._problem:
                 logger.info(Event("recovered"))
             self._problem = ""
+            self._write_health()
             return
         metrics.FAILURES.labels(type(error).__name__).inc()
         if not isinstance(error, (NucleiError, OSError)):
@@ -213,3 +223,14 @@ class Loop:
         elif sentence(error) != self._problem:
             logger.warning(Event("not_in_sync", why=sentence(error)))
         self._problem = sentence(error)
+        self._write_health()
+
+    def _write_health(self) -> None:
+        """Without what is wrong: everybody may read it."""
+        last = self._succeeded.isoformat(timespec="seconds") if self._succeeded else "never"
+        line = f"sync: {'failing, ' if self._problem else ''}last in step with the registry {last}"
+        with suppress(OSError):  # a full disk
+            self._health.parent.mkdir(parents=True, exist_ok=True)
+            incoming = self._health.with_name(f".{self._health.name}.incoming")
+            incoming.write_text(f"{line}\n")
+            incoming.replace(self._health)

@@ -42,7 +42,7 @@ def follow(settings: SyncSettings) -> None:
     repository = SyncedRepository(settings.synced)
     server = TritonBeside(TritonControl(settings.triton_address), repository)
     followed = Followed(settings, Registry(settings.sync), server, gateways)
-    loop = Loop(followed, settings.sync_interval_s)
+    loop = Loop(followed, settings.sync_interval_s, settings.sync_health)
 
     def stop(number: int, frame: FrameType | None) -> None:
         loop.stop()

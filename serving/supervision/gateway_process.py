@@ -56,6 +56,8 @@ class GatewayProcess:
             "NUCLEI_TRITON_ADDRESS": triton_address,
             "NUCLEI_DEFAULT_MODEL": default_model(settings.served_repository, gateway),
         }
+        if settings.sync:
+            environment["NUCLEI_SYNC_HEALTH_FILE"] = str(settings.sync_health.resolve())
         self._child = Child("the gateway", COMMAND, environment, self.log)
 
     @property

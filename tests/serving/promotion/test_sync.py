@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nuclei.errors import ModelNotFound, RegistryUnavailable
-from nuclei.inference.reference import REFERENCE_FILE, Reference
+from nuclei.inference.reference import REFERENCE_FILE
 from nuclei.inference.routing import Routing
 from serving.promotion import sync as sync_module
 from serving.promotion.changes import promote, record_gates, rollback
@@ -23,7 +23,7 @@ from serving.promotion.state import ROLLOUT_TAG, Gates, Phase, Rollout, read_sta
 from serving.promotion.store import Store
 from serving.promotion.synced import SyncedRepository
 from serving.repository.checks import check_repository
-from tests.serving.promotion.site import FAMILY, MODEL, Site
+from tests.serving.promotion.site import FAMILY, MODEL, Site, other_answer
 
 
 def test_the_champion_is_served_and_the_one_before_kept(site: Site) -> None:
@@ -88,17 +88,6 @@ def foreign_family(artifacts: Path) -> None:
 
 def lost_reference(artifacts: Path) -> None:
     (artifacts / REFERENCE_FILE).unlink()
-
-
-def other_answer(artifacts: Path) -> None:
-    from nuclei.inference.contract import Contract
-
-    contract = Contract.read(artifacts / "contract.json")
-    reference = Reference.read(artifacts / REFERENCE_FILE, contract)
-    labels = np.arange(reference.labels.size, dtype=np.uint32).reshape(reference.labels.shape) // 64
-    Reference(
-        reference.image, reference.intensity, reference.one_view, reference.all_views, labels
-    ).write(artifacts / REFERENCE_FILE)
 
 
 def pickled_reference(artifacts: Path) -> None:
