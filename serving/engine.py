@@ -77,7 +77,7 @@ class TritonEngine:
         answered_s: when an inference was last answered, on the monotonic clock.
     """
 
-    def __init__(self, addresses: Sequence[str], pixels: int, max_message_bytes: int) -> None:
+    def __init__(self, addresses: list[str], pixels: int, max_message_bytes: int) -> None:
         """Open channels; nothing is sent yet.
 
         Args:

@@ -54,7 +54,9 @@ async def listening(**settings: object) -> AsyncIterator[Ports]:
     ports = {"http_port": http_port, "grpc_port": grpc_port}
     gateway = GatewaySettings(**ports | {"drain_s": 0, "triton_address": NO_TRITON} | settings)
     token = Token(gateway)
-    engine = TritonEngine(gateway.triton_address, gateway.triton_pixels, gateway.max_message_bytes)
+    engine = TritonEngine(
+        gateway.triton_addresses, gateway.triton_pixels, gateway.max_message_bytes
+    )
     with ThreadPoolExecutor(gateway.threads) as executor:
         app = http_app(gateway, token)
         decoders = Decoders(gateway.max_frames_in_work + 1, executor)

@@ -25,7 +25,7 @@ async def watched(address: str, executor: ThreadPoolExecutor) -> AsyncIterator[D
     settings = GatewaySettings()
     decoders = Decoders(1, executor)
     decoders.start()
-    engine = TritonEngine(address, settings.triton_pixels, MESSAGE_BYTES)
+    engine = TritonEngine([address], settings.triton_pixels, MESSAGE_BYTES)
     data_plane = DataPlane(engine, decoders, executor, settings)
     watching = asyncio.create_task(data_plane.watch_progress())
     try:
