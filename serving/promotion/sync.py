@@ -196,7 +196,9 @@ class ModelSync:
         if family is None:
             return
         before = self._repository.routing(family)
-        champion = state.champion if state.champion in usable else before and before.champion
+        champion = before.champion if before else None
+        if state.champion in usable:
+            champion = state.champion
         if champion is None:
             return
         routing = _routing(champion, state, usable)

@@ -7,11 +7,18 @@ that it was made of and is written last.
 import os
 import shutil
 from dataclasses import dataclass
+from filecmp import cmp
 from pathlib import Path
 
 from nuclei.errors import Conflict, InvalidData, InvalidOption
-from nuclei.inference.graph import WITH_WEIGHTS, graph_name, step_name, with_views
-from nuclei.inference.model_config import CONFIG_FILE, read_model_config, routing_of
+from nuclei.inference.graph import WITH_WEIGHTS, graph_name, has_weights, step_name, with_views
+from nuclei.inference.model_config import (
+    CONFIG_FILE,
+    MODEL_FILE,
+    contract_of,
+    read_model_config,
+    routing_of,
+)
 from nuclei.inference.routing import Routing
 from nuclei.registry import registered_name
 from serving.promotion.store import StoredVersion
@@ -77,13 +84,28 @@ class SyncedRepository:
             )
         if self.digest(family, version) == stored.digest:
             return family
-        self.remove(family, version)
-        export_version(stored.folder, self.folder, version, registered_model=registered_model)
+        if not self._is_same(stored, family, version):
+            self.remove(family, version)
+            export_version(stored.folder, self.folder, version, registered_model=registered_model)
         mark = self._mark(family, version)
         incoming = mark.with_name(f".{_DIGEST}.incoming")
         incoming.write_text(stored.digest)
         os.replace(incoming, mark)
         return family
+
+    def _is_same(self, stored: StoredVersion, family: str, version: int) -> bool:
+        """Whether what is there, and was not made here, is of the same contract and weights."""
+        graphs = [self.folder / graph / CONFIG_FILE for graph in graphs_of(family, version)]
+        if self.digest(family, version) is not None or not all(path.exists() for path in graphs):
+            return False
+        contract = stored.contract()
+        if any(contract_of(read_model_config(path)) != contract for path in graphs):
+            return False
+        for file in filter(has_weights, contract.method.graphs.files()):
+            there = self.folder / step_name(family, file, version) / str(version) / MODEL_FILE
+            if not there.exists() or not cmp(stored.folder / file.filename, there, shallow=False):
+                return False
+        return True
 
     def routing(self, family: str) -> Routing | None:
         """What the plain name means; None before it means anything."""
