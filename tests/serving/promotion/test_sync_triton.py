@@ -99,7 +99,7 @@ def served(
         TritonServer(site.repository.folder, folder / "state", metrics_port=port) as triton,
         run_gateway(folder, triton.address) as gateway,
     ):
-        gateway.wait_ready(seconds=180)
+        gateway.wait_ready()
         yield Served(site, triton, gateway)
 
 
