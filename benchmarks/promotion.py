@@ -9,6 +9,7 @@ Three versions of the shipped model, whose networks find more or less foreground
 answer is compared, quarter by quarter of the frame, with what each version gives in this process,
 and its version with those that could answer at that time. The registry is a SQLite database that is
 polled; with `--server` an MLflow server, whose webhooks alone tell sync that something changed.
+Ctrl-C ends it early, with a summary.
 
 With `--kill`, sync, Triton, the gateway or the MLflow server are killed (SIGKILL) at a random
 moment after each change, while calls may fail with an error of ours; then each caller has to be
@@ -75,9 +76,13 @@ SECRET = "a secret of the benchmark"
 FERNET_KEY = "QmVuY2htYXJrIG9mIHByb21vdGlvbnMsIDMyIGJ5dGU="
 RETIRE_S = 2.0
 PAUSE_S = (1.0, 4.0)
+# Share of the swaps.
+ROLLBACKS = 0.4
 # Before a version changes, and once all is over: what the service holds is compared.
 WARM_UP_SWAPS = 4
 START_S = WHOLE_S = 120.0
+# Fetches and proves a version before Triton starts.
+READY_S = 300.0
 GOOD_FRAMES = 3
 KILLED = ("sync", "Triton", "gateway")
 WORDS = {
@@ -112,7 +117,7 @@ def main() -> None:
         register(registry, artifacts)
         served = _service(folder, uri, server)
         try:
-            served.wait_ready()
+            served.wait_ready(READY_S)
             with Callers(served, frame, judge) as callers:
                 callers.wait_answered(GOOD_FRAMES, time.monotonic(), WHOLE_S)
                 if arguments.kill:
@@ -261,23 +266,16 @@ def _without(
     """Swap, and print; whether anything was wrong."""
     swapping = Swapping(registry, callers)
     begin: dict[str, float] = {}
-    champion = 1
-    promoted = 0
-    for number, (choice, step) in enumerate(_order(arguments)):
-        if number == min(WARM_UP_SWAPS, arguments.count - 1):
-            begin = _held(served, folder)
-        if promoted and choice.random() < 0.4:
-            swap = swapping.rollback()
-            promoted -= 1
-        else:
-            swap = swapping.promote((champion - 1 + step) % len(SHIFTS) + 1)
-            promoted += 1
-        champion = swap.after
-        console.print(
-            f"{number + 1:4} {swap.action} {swap.before} to {swap.after}: "
-            f"{swap.seen - swap.asked:.1f} s"
-        )
-        time.sleep(choice.uniform(*PAUSE_S))
+    with contextlib.suppress(KeyboardInterrupt):
+        for number, (choice, step) in enumerate(_order(arguments)):
+            if number == min(WARM_UP_SWAPS, arguments.count - 1):
+                begin = _held(served, folder)
+            swap = _swap(swapping, choice, step)
+            console.print(
+                f"{number + 1:4} {swap.action} {swap.before} to {swap.after}: "
+                f"{swap.seen - swap.asked:.1f} s"
+            )
+            time.sleep(choice.uniform(*PAUSE_S))
     time.sleep(2 * RETIRE_S)
     end = _held(served, folder)
     answers = list(callers.answers)
@@ -294,6 +292,16 @@ def _without(
     for each in [*failed, *mixed, *wrong][:10]:
         console.print(str(each), markup=False)
     return bool(failed or mixed or wrong)
+
+
+def _swap(swapping: Swapping, choice: random.Random, step: int) -> Swap:
+    """Promote another version, or go back where there is something to go back to."""
+    done = swapping.swaps
+    promoted = sum(1 if swap.action == "promote" else -1 for swap in done)
+    if promoted and choice.random() < ROLLBACKS:
+        return swapping.rollback()
+    champion = done[-1].after if done else 1
+    return swapping.promote((champion - 1 + step) % len(SHIFTS) + 1)
 
 
 def _with_kills(

@@ -52,8 +52,8 @@ class Served:
     def output(self) -> str:
         return self.log.read_text()
 
-    def wait_ready(self) -> None:
-        deadline = time.monotonic() + START_S
+    def wait_ready(self, seconds: float = START_S) -> None:
+        deadline = time.monotonic() + seconds
         while "Ready in" not in self.output or "logs" not in self.output:
             assert self.process.poll() is None, self.output
             assert time.monotonic() < deadline, self.output
