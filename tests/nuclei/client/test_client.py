@@ -29,7 +29,8 @@ async def test_served_nuclei_are_the_local_ones(
 ) -> None:
     path: Path = request.getfixturevalue(name)
     served = await asyncio.to_thread(client.segment, path)
-    local = await pipeline.segment(read_frame(path), LocalEngine(repository), "unet")
+    engine = LocalEngine(repository)
+    local = await pipeline.segment(read_frame(path), engine, engine.find("unet"))
     assert len(served.nuclei) > 10
     # Triton may compute in bfloat16: outlines differ by single pixels, and doubtful objects.
     assert score_image(local.labels, served.labels)["f1_0.75"] > 0.95
@@ -93,7 +94,8 @@ async def test_scaled_frames_are_in_their_own_units(
     assert "float32" in found.warnings[0]
     frame = frame_from_array(fractions)
     same(client.segment(frame), found)
-    local = await pipeline.segment(frame, LocalEngine(repository), "unet")
+    engine = LocalEngine(repository)
+    local = await pipeline.segment(frame, engine, engine.find("unet"))
     assert (local.warnings, local.intensity_range) == (found.warnings, found.intensity_range)
     (outcome,) = client.stream([frame])
     assert outcome.segmentation is not None
@@ -211,10 +213,10 @@ BAD_CALLS: dict[str, tuple[dict[str, Any], type[errors.NucleiError]]] = {
     "no file": ({"frame": Path("nosuch.png")}, errors.InvalidImage),
     "not numbers": ({"frame": np.full((8, 8), np.nan, np.float32)}, errors.InvalidImage),
     "complex": ({"frame": np.zeros((8, 8), np.complex64)}, errors.InvalidImage),
-    "stack": ({"frame": np.zeros((2, 8, 8, 3), np.uint8)}, errors.InvalidImage),
+    "stack": ({"frame": np.zeros((2, 8, 8, 3), np.uint8)}, errors.ChoiceRequired),
     "vector": ({"frame": np.zeros(8, np.uint8)}, errors.InvalidImage),
     "zero-size": ({"frame": np.zeros((0, 8), np.uint8)}, errors.InvalidImage),
-    "five channels": ({"frame": np.zeros((8, 8, 5), np.uint8)}, errors.InvalidImage),
+    "five channels": ({"frame": np.zeros((8, 8, 5), np.uint8)}, errors.ChoiceRequired),
     "too wide": ({"frame": np.zeros((1, 16385), np.uint8)}, errors.FrameTooLarge),
     "too long for gRPC": ({"frame": np.zeros((3200, 3200), np.uint8)}, errors.FrameTooLarge),
     "model": ({"model": "nosuch"}, errors.ModelNotFound),

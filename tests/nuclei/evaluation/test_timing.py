@@ -18,7 +18,8 @@ def test_the_nuclei_are_those_that_are_served(repository: Path, fluorescence: Pa
     (inference,), cost = timed_inference(
         repository, "unet", False, [frame], lambda: done.append(None)
     )
-    served = asyncio.run(segment(frame, LocalEngine(repository), "unet"))
+    engine = LocalEngine(repository)
+    served = asyncio.run(segment(frame, engine, engine.find("unet")))
     np.testing.assert_array_equal(inference.labels, served.labels)
     assert inference.version == served.version
     assert "doubtful" in inference.warnings
