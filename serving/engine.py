@@ -4,11 +4,11 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,6 +42,8 @@ from serving.logs import Event
 
 logger = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 CONTROL_TIMEOUT_S = 5.0
 UNIX = "unix:"
 
@@ -63,10 +65,12 @@ class Catalogue:
 
     Attributes:
         routings: which version a model's name means, by name.
+        failures: why that cannot be read, by name.
         graphs: names of all graphs that are ready.
     """
 
     routings: Mapping[str, Routing]
+    failures: Mapping[str, EngineFailed]
     graphs: frozenset[str]
 
 
@@ -107,24 +111,13 @@ class TritonEngine:
             deadline: when the caller gives up; Triton learns of it.
 
         Raises:
-            ModelNotFound, EngineUnavailable, EngineFailed, Overloaded, DeadlineExceeded.
+            ModelNotFound: no server that answers has it.
+            EngineUnavailable, EngineFailed, Overloaded, DeadlineExceeded.
         """
         servers = sorted(self._servers, key=lambda server: (not server.answers, server.pixels))
-        for server in servers[:-1]:
-            with suppress(EngineUnavailable, ModelNotFound):
-                return await self._infer(server, graph, outputs, image, intensity, deadline)
-        return await self._infer(servers[-1], graph, outputs, image, intensity, deadline)
-
-    async def _infer(
-        self,
-        server: "_Server",
-        graph: str,
-        outputs: tuple[str, ...],
-        image: NDArray[np.uint16],
-        intensity: NDArray[np.float32],
-        deadline: Deadline,
-    ) -> Outputs:
-        answered = await server.infer(graph, outputs, image, intensity, deadline)
+        answered = await _first_answer(
+            servers, lambda server: server.infer(graph, outputs, image, intensity, deadline)
+        )
         self.answered_s = time.monotonic()
         return answered
 
@@ -133,7 +126,7 @@ class TritonEngine:
 
         Raises:
             EngineUnavailable: none answers.
-            EngineFailed: the routing of a model cannot be read.
+            EngineFailed, DeadlineExceeded: nor says what it serves.
         """
         asked = (server.catalogue() for server in self._servers)
         answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -148,14 +141,12 @@ class TritonEngine:
         """The contract of a graph that is ready.
 
         Raises:
-            ModelNotFound: no server has it.
+            ModelNotFound: no server that answers has it.
             EngineUnavailable: none answers.
             EngineFailed: the contract cannot be read.
         """
-        for server in self._servers[:-1]:
-            with suppress(EngineUnavailable, ModelNotFound):
-                return _contract_of(await server.config(graph))
-        return _contract_of(await self._servers[-1].config(graph))
+        config = await _first_answer(self._servers, lambda server: server.config(graph))
+        return _contract_of(config)
 
     def precision(self, served: ServedVersion) -> str:
         """In which the networks of a version compute, `bf16` or `fp32`; empty where it is unknown.
@@ -239,15 +230,20 @@ class _Server:
         ready = {
             entry.name for entry in index.models if entry.state == "READY" and is_name(entry.name)
         }
-        routings = {}
+        routings, failures = {}, {}
         # A version has a dot in its name, and a step that models share has no variant.
         for name in sorted(ready):
             if "." in name or name + TTA_SUFFIX not in ready:
                 continue
-            config = await self.config(name)
-            if is_model(config):
-                routings[name] = _routing_of(config)
-        return Catalogue(routings, frozenset(ready))
+            try:
+                config = await self.config(name)
+                if is_model(config):
+                    routings[name] = _routing_of(config)
+            except ModelNotFound:
+                pass  # unloaded meanwhile
+            except EngineFailed as error:
+                failures[name] = error
+        return Catalogue(routings, failures, frozenset(ready))
 
     async def config(self, model: str) -> ModelConfig:
         async with self._asking(model):
@@ -271,21 +267,27 @@ class _Server:
     async def _asking(self, model: str) -> AsyncIterator[None]:
         """Turn Triton's errors into ours, and note whether it answers.
 
-        A server that is shutting down has unloaded its models, and still answers: NOT_FOUND.
+        A server that is shutting down has unloaded its models, and still answers: NOT_FOUND. It is
+        then not live; readiness may depend on whether it loads or unloads any model.
         """
         try:
             with _translated(model):
                 yield
             self.answers = True
         except ModelNotFound:
-            with _translated(model):
-                if await self._client.is_server_ready(client_timeout=CONTROL_TIMEOUT_S):
-                    raise
+            if await self._is_live():
+                raise
             self.answers = False
             raise _unavailable() from None
         except EngineUnavailable:
             self.answers = False
             raise
+
+    async def _is_live(self) -> bool:
+        try:
+            return bool(await self._client.is_server_live(client_timeout=CONTROL_TIMEOUT_S))
+        except InferenceServerException:
+            return False
 
     @asynccontextmanager
     async def _room(self, pixels: int, deadline: Deadline) -> AsyncIterator[None]:
@@ -303,6 +305,25 @@ class _Server:
                 yield
         finally:
             self.pixels -= pixels
+
+
+async def _first_answer(
+    servers: Sequence[_Server], ask: Callable[[_Server], Awaitable[Answer]]
+) -> Answer:
+    """The answer of the first server that has one.
+
+    Raises ModelNotFound where one lacks the model, though others do not answer: who asked looks
+    again what those that answer serve.
+    """
+    missing: ModelNotFound | None = None
+    for server in servers:
+        try:
+            return await ask(server)
+        except ModelNotFound as error:
+            missing = error
+        except EngineUnavailable:
+            pass
+    raise missing or _unavailable()
 
 
 def _routing_of(config: ModelConfig) -> Routing:
@@ -357,7 +378,8 @@ def _translated(subject: str) -> Iterator[None]:
 def _translate(error: InferenceServerException, subject: str) -> NucleiError:
     status = (error.status() or "").removeprefix("StatusCode.")
     detail = error.message() or ""
-    if status == "NOT_FOUND":
+    # The second is said of a step while its ensemble is unloaded.
+    if status == "NOT_FOUND" or "is not at ready state" in detail:
         return ModelNotFound(
             f"there is no model '{subject}'; ask for one that GetServerInfo or /v1/models lists"
         )

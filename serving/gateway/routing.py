@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from nuclei.errors import EngineFailed, EngineUnavailable, ModelNotFound, NucleiError
 from nuclei.inference.engine import ServedVersion
 from nuclei.inference.routing import Routing
-from serving.engine import Catalogue, TritonEngine
+from serving.engine import TritonEngine
 from serving.gateway.bounds import Bounds
+from serving.gateway.observation import only_known_errors
 from serving.gateway.trial import Trial
 from serving.logs import Event
 from serving.rollout_report import (
@@ -83,8 +84,9 @@ class Router:
     """Says which version answers a frame.
 
     A version is used once every Triton that answers has it ready, so that it does not matter to
-    which of them a tile goes. Until then, and while Tritons disagree about the champion, the one of
-    before stays. The table is replaced as a whole: a frame that has asked once keeps its answer.
+    which of them a tile goes; and then as long as one has it, so that a Triton that joins, or
+    starts again with less, takes nothing away. While Tritons disagree about the champion, the one
+    of before stays. The table is replaced as a whole: a frame that has asked once keeps its answer.
     """
 
     def __init__(self, engine: TritonEngine, bounds: Bounds) -> None:
@@ -99,7 +101,10 @@ class Router:
         self._trials: dict[str, Trial] = {}
         self._table = _Table()
         self._contracts: dict[str, ServedVersion] = {}
+        self._graphs: frozenset[str] = frozenset()
         self._refreshing = asyncio.Lock()
+        # How often Triton was asked, and which of these times it answered last.
+        self._asked = self._answered = 0
 
     async def find(self, model: str, version: int | None = None) -> ServedVersion:
         """The version that answers a frame.
@@ -159,7 +164,8 @@ class Router:
         """Keep the table up to date as long as it runs."""
         while True:
             try:
-                await self.refresh()
+                with only_known_errors():
+                    await self.refresh()
             except EngineUnavailable:
                 pass  # readiness and every frame say so
             except NucleiError as error:
@@ -167,34 +173,48 @@ class Router:
             await asyncio.sleep(POLL_S)
 
     async def refresh(self) -> None:
-        """Ask every Triton what it serves.
+        """Ask every Triton what it serves, once for all who wait for the same.
 
         Raises:
             EngineUnavailable: none answers; the table stays as it is.
-            EngineFailed: the routing of a model cannot be read.
+            EngineFailed, DeadlineExceeded: nor says what it serves; likewise.
         """
+        before = self._asked
         async with self._refreshing:
-            catalogues = await self._engine.catalogues()
-            graphs = frozenset.intersection(*(each.graphs for each in catalogues))
-            # A graph that is gone may come back as another.
-            self._contracts = {g: v for g, v in self._contracts.items() if g in graphs}
-            names = frozenset.intersection(*(frozenset(each.routings) for each in catalogues))
-            models, failures = {}, {}
-            for name in names:
-                try:
-                    if (model := await self._model(name, graphs, catalogues)) is not None:
-                        models[name] = model
-                except EngineFailed as error:
-                    failures[name] = error
-            self._log_changes(models, failures)
-            self._table = _Table(models, failures)
-            self._hold_trials()
+            if self._answered > before:
+                return
+            self._asked += 1
+            await self._refresh()
+            self._answered = self._asked
+
+    async def _refresh(self) -> None:
+        catalogues = await self._engine.catalogues()
+        everywhere = frozenset.intersection(*(each.graphs for each in catalogues))
+        somewhere = frozenset.union(*(each.graphs for each in catalogues))
+        graphs = everywhere | somewhere & self._graphs
+        # A graph that is gone may come back as another.
+        contracts = {g: v for g, v in self._contracts.items() if g in graphs}
+        self._graphs, self._contracts = graphs, contracts
+        unreadable = {name: why for each in catalogues for name, why in each.failures.items()}
+        known = [each.routings.keys() | each.failures.keys() for each in catalogues]
+        names = frozenset.intersection(*map(frozenset, known))
+        names |= frozenset.union(*map(frozenset, known)) & self._table.models.keys()
+        models, failures = {}, unreadable
+        for name in names:
+            wanted = [each.routings[name] for each in catalogues if name in each.routings]
+            try:
+                if (model := await self._model(name, graphs, wanted)) is not None:
+                    models[name] = model
+            except EngineFailed as error:
+                failures[name] = error
+        self._log_changes(models, failures)
+        self._table = _Table(models, failures)
+        self._hold_trials()
 
     async def _model(
-        self, name: str, graphs: frozenset[str], catalogues: Sequence[Catalogue]
+        self, name: str, graphs: frozenset[str], wanted: Sequence[Routing]
     ) -> ServedModel | None:
         """A model as all Tritons have it; None while they have no champion in common."""
-        wanted = [each.routings[name] for each in catalogues]
         versions, failure = {}, None
         for graph in graphs:
             number = graph.removeprefix(f"{name}.")

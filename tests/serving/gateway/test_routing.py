@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from nuclei.errors import EngineFailed, EngineUnavailable, ModelNotFound
 from nuclei.inference.contract import Contract
+from nuclei.inference.deadline import Deadline
 from nuclei.inference.engine import ServedVersion
 from nuclei.inference.model_config import read_model_config
 from nuclei.inference.routing import Routing
@@ -17,8 +20,10 @@ from serving.gateway.bounds import Bounds
 from serving.gateway.routing import Router, place_of
 from serving.repository.export import export_version, set_routing
 from serving.triton.server import TritonServer
+from tests.serving.tritons import StandIn
 
 MESSAGE_BYTES = 2**24
+TILE, RANGE = np.zeros((64, 64, 1), np.uint16), np.array([0, 255], np.float32)
 BOUNDS = Bounds(error_rate=0.02, latency_ratio=2.0, agreement=0.5, frames=20)
 
 
@@ -129,6 +134,85 @@ async def test_a_version_is_used_once_every_triton_has_it(
     with pytest.raises(ModelNotFound):
         await router.find("unet", 4)
     await engine.close()
+
+
+@asynccontextmanager
+async def routed(*tritons: StandIn) -> AsyncIterator[tuple[TritonEngine, Router]]:
+    """A router in front of stand-ins."""
+    async with AsyncExitStack() as stack:
+        for triton in tritons:
+            await stack.enter_async_context(triton.running())
+        engine = TritonEngine([each.address for each in tritons], 2**18, MESSAGE_BYTES)
+        yield engine, Router(engine, BOUNDS)
+        await engine.close()
+
+
+async def test_a_triton_that_joins_takes_no_version_away(repository: Path, version: str) -> None:
+    shipped = int(version)
+    old, joining = (StandIn(repository, shipped, {shipped + 4}) for _ in range(2))
+    async with routed(old, joining) as (engine, router):
+        assert (await router.find("unet")).version == str(shipped + 4)
+        # It starts again with what is shipped, then with nothing.
+        for versions, routing in (({shipped}, Routing(shipped)), (set(), None)):
+            joining.versions, joining.routing = versions, routing
+            await router.refresh()
+            found = await router.find("unet")
+            assert found.version == str(shipped + 4)
+            await engine.infer(found.graph, (), TILE, RANGE, Deadline.after(10))
+        # A version that it lacks is not used yet.
+        old.versions, old.routing = {shipped + 4, shipped + 5}, Routing(shipped + 5)
+        await router.refresh()
+        assert (await router.find("unet")).version == str(shipped + 4)
+        joining.versions, joining.routing = old.versions, old.routing
+        await router.refresh()
+        assert (await router.find("unet")).version == str(shipped + 5)
+        for each in (old, joining):
+            each.versions = {shipped + 5}
+        await router.refresh()
+        with pytest.raises(ModelNotFound, match=f"version {shipped + 4} of 'unet' is not loaded"):
+            await router.find("unet", shipped + 4)
+
+
+async def test_a_version_that_no_server_has_any_more_is_missing_though_one_does_not_answer(
+    repository: Path, version: str
+) -> None:
+    shipped = int(version)
+    triton = StandIn(repository, shipped, {shipped})
+    async with triton.running():
+        for addresses in ([triton.address, "127.0.0.1:1"], ["127.0.0.1:1", triton.address]):
+            engine = TritonEngine(addresses, 2**18, MESSAGE_BYTES)
+            with pytest.raises(ModelNotFound):
+                await engine.infer("unet.9", (), TILE, RANGE, Deadline.after(10))
+            with pytest.raises(ModelNotFound):
+                await engine.contract("unet.9")
+            await engine.close()
+
+
+async def test_an_unreadable_routing_leaves_the_champion_of_before(
+    repository: Path, version: str
+) -> None:
+    triton = StandIn(repository, int(version), {int(version)})
+    async with routed(triton) as (_, router):
+        triton.routing = "{}"
+        with pytest.raises(EngineFailed, match="the routing of a model cannot be used"):
+            await router.find("unet")
+        triton.routing = Routing(int(version))
+        assert (await router.find("unet")).version == version
+        triton.routing = "{}"
+        await router.refresh()
+        assert (await router.find("unet")).version == version
+
+
+async def test_callers_who_ask_for_what_is_not_there_share_a_question(
+    repository: Path, version: str
+) -> None:
+    triton = StandIn(repository, int(version), {int(version)})
+    async with routed(triton) as (_, router):
+        answers = await asyncio.gather(
+            *(router.find("nosuch") for _ in range(50)), return_exceptions=True
+        )
+        assert {type(answer) for answer in answers} == {ModelNotFound}
+        assert triton.asked <= 2
 
 
 def test_each_challenger_is_shown_to_others() -> None:

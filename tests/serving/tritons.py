@@ -1,0 +1,91 @@
+"""Stand-ins for Tritons that serve no network: what they say they serve is up to the test."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+from tritonclient.grpc import service_pb2 as pb
+from tritonclient.grpc import service_pb2_grpc
+
+from nuclei.inference.graph import graph_name, with_views
+from nuclei.inference.model_config import CONFIG_FILE, read_model_config
+from nuclei.inference.routing import Routing
+from serving.repository.configuration import plain_config
+
+Context = grpc.aio.ServicerContext[object, object]
+
+
+class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
+    """One Triton; every model that it has is ready, and its inference is an empty answer.
+
+    Attributes:
+        address: of its gRPC API.
+        versions: of `unet`, that it has.
+        routing: what `unet` means; None without that name, text that is none for one that cannot be
+            read.
+        asked: how often it was asked what it serves.
+    """
+
+    def __init__(self, repository: Path, shipped: int, versions: set[int]) -> None:
+        """Args: repository: with the configurations of the shipped version."""
+        self.address = ""
+        self.versions = versions
+        self.routing: Routing | str | None = Routing(max(versions))
+        self.asked = 0
+        self._configs = {
+            tta: read_model_config(repository / graph_name("unet", shipped, tta=tta) / CONFIG_FILE)
+            for tta in (False, True)
+        }
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["StandIn"]:
+        server = grpc.aio.server()
+        service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, server)
+        self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        await server.start()
+        try:
+            yield self
+        finally:
+            await server.stop(None)
+
+    async def ServerLive(self, request: object, context: Context) -> pb.ServerLiveResponse:  # noqa: N802
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: object, context: Context) -> pb.ServerReadyResponse:  # noqa: N802
+        """Not while it unloads a model, as NVIDIA's container has it."""
+        return pb.ServerReadyResponse(ready=False)
+
+    async def RepositoryIndex(  # noqa: N802
+        self, request: object, context: Context
+    ) -> pb.RepositoryIndexResponse:
+        self.asked += 1
+        kind = pb.RepositoryIndexResponse.ModelIndex
+        ready = [kind(name=name, version="1", state="READY") for name in self._names()]
+        return pb.RepositoryIndexResponse(models=ready)
+
+    async def ModelConfig(  # noqa: N802
+        self, request: pb.ModelConfigRequest, context: Context
+    ) -> pb.ModelConfigResponse:
+        if request.name not in self._names():
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model '{request.name}'")
+        config = self._configs[request.name.endswith("_tta")]
+        if "." in request.name:
+            return pb.ModelConfigResponse(config=config)
+        routing = self.routing if isinstance(self.routing, Routing) else Routing(1)
+        plain = plain_config(request.name, config, routing)
+        if isinstance(self.routing, str):
+            plain.parameters["routing"].string_value = self.routing
+        return pb.ModelConfigResponse(config=plain)
+
+    async def ModelInfer(  # noqa: N802
+        self, request: pb.ModelInferRequest, context: Context
+    ) -> pb.ModelInferResponse:
+        if request.model_name not in self._names():
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model '{request.model_name}'")
+        return pb.ModelInferResponse(model_name=request.model_name)
+
+    def _names(self) -> set[str]:
+        graphs = [graph_name("unet", version) for version in self.versions]
+        models = [*graphs, "unet"] if self.routing else graphs
+        return {with_views(model, tta) for model in models for tta in (False, True)}
