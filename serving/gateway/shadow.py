@@ -214,13 +214,19 @@ class _GivingWay:
                 continue
             await self._quiet()
             started = time.perf_counter()
-            answers[served.version] = await self._engine.infer(
-                served.graph_for(self._tta),
-                served.contract.method.outputs,
-                image,
-                intensity,
-                Deadline.after(TILE_S),
-            )
+            try:
+                answers[served.version] = await self._engine.infer(
+                    served.graph_for(self._tta),
+                    served.contract.method.outputs,
+                    image,
+                    intensity,
+                    Deadline.after(TILE_S),
+                )
+            except NucleiError:
+                if served is trial.champion:
+                    # Not the challenger's failure.
+                    raise Skipped("unavailable") from None
+                raise
             ms[served.version] = (time.perf_counter() - started) * 1e3
         self._tile_s = max(ms.values()) / 1e3
         alone = self._admission.quiet_s >= time.monotonic() - since
