@@ -281,11 +281,11 @@ class DataPlane:
         if trial is None:
             return await self._by_champion(frame, route, options, deadline, observation)
         pixels = _inferred_pixels(frame, route.served, options.tta)
-        if not route.canary:
+        left_s = deadline.left_s()
+        if not route.canary or not trial.leaves_time(pixels, left_s):
             segmentation = await self._by_champion(frame, route, options, deadline, observation)
             trial.note_champion(_segmenting_ms(segmentation) / pixels)
             return segmentation
-        left_s = deadline.left_s()
         # What the challenger leaves is enough for the champion.
         half = Deadline.after(None if left_s is None else left_s / 2)
         try:

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 # Newest frames that figures are of.
 WINDOW = 500
+# Percentile of the champion's times that a frame is given.
+_USUAL = 90
 
 
 class Trial:
@@ -117,6 +119,19 @@ class Trial:
     def note_champion(self, ms: float) -> None:
         """The champion has answered a caller of its own. Args: ms: per megapixel of tiles."""
         self._frame_ms.champion.append(ms)
+
+    def leaves_time(self, pixels: float, left_s: float | None) -> bool:
+        """Whether half of the time is enough for the champion, should the challenger fail.
+
+        Args:
+            pixels: megapixels of all tiles of the frame.
+            left_s: seconds until its caller gives up; None when that is never.
+        """
+        champion_ms = self._frame_ms.champion
+        if left_s is None or not champion_ms:
+            return True
+        usual_ms = float(np.percentile(champion_ms, _USUAL)) * pixels
+        return usual_ms / 1e3 <= left_s / 2
 
     def shows(self, agreement: float) -> bool:
         """Whether a frame of this agreement is among the worst, of which pictures are kept."""
