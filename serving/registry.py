@@ -553,4 +553,5 @@ def _listed_name(file: "FileInfo") -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
+    # Some say nothing, such as a TimeoutError.
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -86,14 +86,15 @@ class Followed:
             Whether a rollout changed: another round is due.
 
         Raises:
-            NucleiError, OSError: the first of what went wrong.
+            Exception: the first of what went wrong.
         """
         failures: list[Exception] = []
         changed = False
         for name in self._models(failures):
             try:
                 changed |= self._follow(name, alone)
-            except (NucleiError, OSError) as error:
+            # A bug with one model is no reason to leave the others.
+            except Exception as error:
                 failures.append(error)
         if failures:
             raise failures[0]
@@ -195,7 +196,7 @@ class Loop:
         while not self._stopped:
             try:
                 again = self._followed.round()
-            # A bug with one model is no reason to leave all of them.
+            # A bug is no reason to end: the next round may be of another state.
             except Exception as error:
                 wait_s = self._backoff.failed(healthy_s)
                 healthy_s = 0.0

@@ -31,6 +31,9 @@ class Server(Protocol):
     Every method may raise EngineUnavailable or EngineFailed.
     """
 
+    def check_answers(self) -> None:
+        """Raise when it does not answer at all."""
+
     def load(self, family: str, version: int) -> None:
         """Load a version of the repository; raises InvalidData when that is impossible."""
 
@@ -61,6 +64,9 @@ class TritonBeside:
 
     control: TritonControl
     repository: SyncedRepository
+
+    def check_answers(self) -> None:
+        self.control.ready()
 
     def load(self, family: str, version: int) -> None:
         ready = self.control.ready()
@@ -133,6 +139,9 @@ class ThisProcess:
     """
 
     repository: SyncedRepository
+
+    def check_answers(self) -> None:
+        pass
 
     def load(self, family: str, version: int) -> None:
         pass

@@ -16,6 +16,7 @@ from nuclei.errors import (
     InvalidData,
     ModelNotFound,
     Overloaded,
+    RegistryUnavailable,
 )
 from nuclei.inference.routing import Routing
 from nuclei.quoting import sentence
@@ -78,15 +79,26 @@ class ModelSync:
             ModelNotFound: the model is not registered.
             RegistryUnavailable: the registry or its store does not answer.
             EngineUnavailable, EngineFailed: Triton does not.
+            OSError: a version cannot be written.
         """
         state = read_state(self._registry, self.model)
         for entry in state.versions:
             if entry.refused is not None:
                 self._drop(entry.version)
-        usable = [version for version in _wanted(state) if self._bring(state, state.find(version))]
+        usable: list[int] = []
+        failures: list[Exception] = []
+        for version in _wanted(state):
+            try:
+                if self._bring(state, state.find(version)):
+                    usable.append(version)
+            # Of one version: the other may be here already.
+            except (RegistryUnavailable, OSError) as error:
+                failures.append(error)
         self._switch(state, usable)
         self._retire(state)
         self._report()
+        if failures:
+            raise failures[0]
         return state
 
     def _bring(self, state: ModelState, entry: VersionState) -> bool:
@@ -96,6 +108,8 @@ class ModelSync:
             return True
         if entry.refused is not None or not self._is_admitted(state, entry):
             return False
+        # A Triton that is down already did not end because of this version.
+        self._server.check_answers()
         try:
             self._load(entry)
         except (InvalidData, EngineFailed) as error:

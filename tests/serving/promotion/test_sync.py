@@ -13,16 +13,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nuclei.errors import ModelNotFound, RegistryUnavailable
+from nuclei.errors import EngineUnavailable, ModelNotFound, RegistryUnavailable
 from nuclei.inference.reference import REFERENCE_FILE
 from nuclei.inference.routing import Routing
+from serving.process.ports import LOOPBACK, free_ports
 from serving.promotion import sync as sync_module
 from serving.promotion.changes import promote, record_gates, rollback
-from serving.promotion.servers import ThisProcess
+from serving.promotion.servers import ThisProcess, TritonBeside
 from serving.promotion.state import ROLLOUT_TAG, Gates, Phase, Rollout, read_state
 from serving.promotion.store import Store
 from serving.promotion.synced import SyncedRepository
 from serving.repository.checks import check_repository
+from serving.triton.control import TritonControl
 from tests.serving.promotion.site import FAMILY, MODEL, Site, other_answer
 
 
@@ -163,6 +165,39 @@ def test_a_store_that_does_not_answer_is_no_reason_to_refuse(
     assert not site.refused(2)
     site.sync().round()
     assert site.served()[0] == 2
+
+
+def test_a_triton_that_is_down_is_no_reason_to_refuse(site: Site) -> None:
+    (port,) = free_ports(1)
+    down = TritonBeside(TritonControl(f"{LOOPBACK}:{port}"), site.repository)
+    promote(site.registry, MODEL, 1)
+    sync = site.sync(server=down)
+    for _ in range(sync_module.MAX_ATTEMPTS + 1):
+        with pytest.raises(EngineUnavailable):
+            sync.round()
+    assert not site.refused(1)
+    site.sync().round()
+    assert site.served() == (1, [1])
+
+
+def test_a_challenger_that_cannot_be_fetched_keeps_no_champion_from_its_place(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = site.sync()
+    for version in (1, 2):
+        promote(site.registry, MODEL, version)
+        sync.round()
+    promote(site.registry, MODEL, 3, [Phase(mode="shadow", fraction=0.5, frames=10)])
+    site.champion(1)
+
+    def down(*given: object, **more: object) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", down)
+    with pytest.raises(RegistryUnavailable, match="TimeoutError"):
+        sync.round()
+    assert site.served()[0] == 1
+    assert read_state(site.registry, MODEL).syncs["here"].champion == 1
 
 
 def test_versions_stay_until_every_process_has_switched(site: Site) -> None:
