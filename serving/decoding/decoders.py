@@ -281,16 +281,17 @@ class Decoders:
 
     async def _keep(self) -> None:
         """Keep one place of the pool filled."""
-        lost: Decoder | None = None
+        # Not the decoder itself, whose memory would stay.
+        replaced: asyncio.Future[None] | None = None
         while True:
             decoder = await self._started()
             self._idle.put_nowait(decoder)
-            if lost is not None:
-                lost.replaced.set_result(None)
+            if replaced is not None:
+                replaced.set_result(None)
             await decoder.killed.wait()
             await asyncio.to_thread(decoder.wait)
             self._running.remove(decoder)
-            lost = decoder
+            replaced = decoder.replaced
 
     async def _started(self) -> Decoder:
         """A new decoder; as long as none can be started, it is tried again."""

@@ -262,7 +262,7 @@ def test_models_are_listed(http: httpx.Client) -> None:
 
 def test_openapi_names_routes_and_formats(http: httpx.Client) -> None:
     said = http.get("/openapi.json").json()
-    assert set(said["paths"]) == {"/v1/segment", "/v1/models"}
+    assert set(said["paths"]) == {"/v1/segment", "/v1/models", "/v1/rollout"}
     parameters = {
         parameter["name"]: parameter["schema"]
         for parameter in said["paths"]["/v1/segment"]["post"]["parameters"]
