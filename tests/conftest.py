@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+# gRPC reads it as it is imported (`serving.process.child` says why).
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+
 import httpx
 import pytest
 

@@ -58,7 +58,7 @@ class Child:
         Args:
             name: what messages call it.
             command: program and arguments.
-            environment: its whole environment; PYTHONSAFEPATH is added.
+            environment: its whole environment, but for what holds for all of our processes.
             log: file for its output, the one before kept as `<log>.1`; None for our own output.
             folder: current folder of the process, which exists when it starts; None is ours.
             descriptors: open files of ours that it inherits under the same numbers.
@@ -73,6 +73,8 @@ class Child:
             **environment,
             # As `python -P`, which its own children would not inherit.
             "PYTHONSAFEPATH": "1",
+            # gRPC's own care for forks ends one in thirty before it is another program.
+            "GRPC_ENABLE_FORK_SUPPORT": "0",
             MARK: f"{environment.get(MARK, '')}:{self._mark}",
         }
         self._process: subprocess.Popen[bytes] | None = None

@@ -22,6 +22,36 @@ print("started", flush=True)
 time.sleep(60)
 """
 
+# Starts processes while other threads call a gRPC server, as the supervisor does.
+STARTING = """
+import subprocess, threading
+from concurrent.futures import ThreadPoolExecutor
+import grpc
+
+server = grpc.server(ThreadPoolExecutor(2))
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+started = threading.Event()
+
+def call():
+    while not started.is_set():
+        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+            try:
+                channel.unary_unary("/none/None")(b"")
+            except grpc.RpcError:
+                pass
+
+threads = [threading.Thread(target=call) for _ in range(2)]
+for thread in threads:
+    thread.start()
+codes = {subprocess.call(["true"], preexec_fn=int) for _ in range(200)}
+started.set()
+for thread in threads:
+    thread.join()
+server.stop(0)
+print("exit codes:", codes)
+"""
+
 
 def child(code: str, tmp_path: Path) -> Child:
     return Child("a test", [sys.executable, "-c", code], os.environ, tmp_path / "logs" / "log.txt")
@@ -53,6 +83,17 @@ def test_stop_ends_what_does_not_listen_and_its_children(tmp_path: Path) -> None
     started.stop(0.2)
     assert not started.running
     assert not living(processes)
+
+
+def test_what_it_starts_while_it_calls_grpc_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("GRPC_ENABLE_FORK_SUPPORT", raising=False)
+    started = child(STARTING, tmp_path)
+    started.start()
+    wait_for(started, "exit codes:")
+    assert "exit codes: {0}" in started.last_lines(5)
+    started.stop(5)
 
 
 def test_stop_twice_and_before_start_is_nothing(tmp_path: Path) -> None:
