@@ -119,7 +119,7 @@ def rollback(
         RegistryUnavailable: the registry does not answer.
     """
     seen = read_state(registry, model)
-    if seen.rollout is not None and seen.rollout.version != seen.champion:
+    if seen.rollout is not None:
         with _changing(registry, seen, who) as change:
             change.abort_rollout(seen.rollout, why)
         return seen.rollout.version, seen.champion
@@ -254,7 +254,8 @@ def check_gates(registry: Registry, entry: VersionState) -> None:
     if found != gates.digest:
         raise VersionRefused(
             f"the files of {_named(entry)} are not those that passed the gates (digest {found}, "
-            f"then {gates.digest}); run `nuclei gate {entry.version}` again"
+            f"then {gates.digest}); run `nuclei gate {entry.version} --model "
+            f"{entry.registered.model}` again"
         )
 
 
@@ -393,15 +394,14 @@ def _check_same(rollout: Rollout, version: int, phases: tuple[Phase, ...]) -> No
 
 def _check_verdicts(entry: VersionState) -> Gates:
     """Check what the tags of a version say; returns the gates that it passed."""
-    again = f"to judge it anew: `nuclei gate {entry.version}`"
+    command = f"`nuclei gate {entry.version} --model {entry.registered.model}`"
+    again = f"to judge it anew: {command}"
     if entry.refused is not None:
         raise VersionRefused(f"{_named(entry)} could not be served: {entry.refused}; {again}")
     if entry.aborted is not None:
         raise VersionRefused(f"the rollout of {_named(entry)} failed: {entry.aborted}; {again}")
     if entry.gates is None:
-        raise VersionRefused(
-            f"{_named(entry)} has not passed the gates; run `nuclei gate {entry.version}`"
-        )
+        raise VersionRefused(f"{_named(entry)} has not passed the gates; run {command}")
     if entry.gates.verdict != "passed":
         raise VersionRefused(f"the gates refused {_named(entry)}: {entry.gates.reason}; {again}")
     return entry.gates

@@ -6,7 +6,7 @@ import logging
 import time
 from datetime import UTC, datetime
 
-from nuclei.errors import Conflict
+from nuclei.errors import Conflict, VersionRefused
 from serving.logs import Event
 from serving.promotion import metrics
 from serving.promotion.changes import abort, advance
@@ -60,13 +60,18 @@ class Rollouts:
                 Event("aborted", model=state.name, version=version, why=judgement.aborted)
             )
             return True
-        refused = state.find(version).refused
-        if refused is not None:
-            abort(self._registry, state.name, rollout, refused, who=self._instance)
+        entry = state.find(version)
+        # Refused by a process, or an abort that was cut off.
+        if (reason := entry.refused or entry.aborted) is not None:
+            abort(self._registry, state.name, rollout, reason, who=self._instance)
             return True
         if judgement.frames < rollout.current.frames:
             return False
-        over = advance(self._registry, state.name, rollout, who=self._instance)
+        try:
+            over = advance(self._registry, state.name, rollout, who=self._instance)
+        except VersionRefused as error:  # its gates were run again, and say something else
+            abort(self._registry, state.name, rollout, str(error), who=self._instance)
+            return True
         event = "rolled_out" if over else "next_phase"
         logger.info(Event(event, model=state.name, version=version, frames=judgement.frames))
         return True

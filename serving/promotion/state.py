@@ -295,7 +295,7 @@ def model_state(model: RegisteredModel) -> ModelState:
         model.name,
         _alias(model, CHAMPION, existing, problems),
         _alias(model, CHALLENGER, existing, problems),
-        _read(Rollout, model.tags.get(ROLLOUT_TAG), ROLLOUT_TAG, problems),
+        _rollout(model, existing, problems),
         versions,
         tuple(_changes(model.tags, problems)),
         dict(_syncs(model.tags, problems)),
@@ -339,6 +339,17 @@ def _alias(
         return version
     problems.append(f"the alias {alias} is of version {version}, which is not registered")
     return None
+
+
+def _rollout(model: RegisteredModel, existing: set[int], problems: list[str]) -> Rollout | None:
+    rollout = _read(Rollout, model.tags.get(ROLLOUT_TAG), ROLLOUT_TAG, problems)
+    # A promotion that was cut off before its last write: the rollout is over.
+    if rollout is None or rollout.version == model.aliases.get(CHAMPION):
+        return None
+    if rollout.version not in existing:
+        problems.append(f"the rollout is of version {rollout.version}, which is not registered")
+        return None
+    return rollout
 
 
 def _version_state(entry: RegisteredVersion, problems: list[str]) -> VersionState:

@@ -49,7 +49,7 @@ def _doing(state: ModelState, version: int) -> str | None:
             "says; start `nuclei sync` beside each Triton, or `nuclei serve` with --sync"
         )
     rollout = state.rollout
-    if rollout is not None and rollout.version == version != state.champion:
+    if rollout is not None and rollout.version == version:
         phase = rollout.current
         return (
             f"phase {rollout.phase + 1} of {len(rollout.phases)}: {phase.mode} "

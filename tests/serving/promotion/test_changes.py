@@ -256,6 +256,26 @@ def test_a_change_that_was_killed_anywhere_is_completed_by_making_it_again(
     assert writes >= 4
 
 
+def test_a_rollout_whose_last_write_was_cut_off_is_over(filled: Filled) -> None:
+    for version in (1, 2):
+        promote(filled.registry, MODEL, version)
+    promote(filled.registry, MODEL, 3, PHASES)
+    filled.registry.set_alias(MODEL, "champion", 3)
+    assert filled.state().rollout is None
+    assert not promote(filled.registry, MODEL, 3)
+    promote(filled.registry, MODEL, 4)
+    assert filled.aliases() == {"champion": 4}
+
+
+def test_a_rollout_of_a_version_that_is_gone_is_none(filled: Filled) -> None:
+    promote(filled.registry, MODEL, 1)
+    promote(filled.registry, MODEL, 2, PHASES)
+    filled.client.delete_model_version(MODEL, "2")
+    assert filled.state().rollout is None
+    assert "version 2, which is not registered" in " ".join(filled.state().problems)
+    assert promote(filled.registry, MODEL, 3)
+
+
 def reset(filled: Filled, to: RegisteredModel) -> None:
     """Give the model the aliases and tags that it had."""
     now = filled.registry.model(MODEL)

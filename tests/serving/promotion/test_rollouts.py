@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from serving.process.ports import LOOPBACK, free_ports
-from serving.promotion.changes import promote
+from serving.promotion.changes import promote, record_gates
 from serving.promotion.rollouts import RUN_TAG, Rollouts
-from serving.promotion.state import Phase
+from serving.promotion.state import ABORTED_TAG, Gates, Phase
 from serving.promotion.trial import Gateways
 from serving.rollout_report import (
     MAX_REPORT_BYTES,
@@ -26,7 +26,7 @@ from serving.rollout_report import (
     Shadow,
     WorstFrame,
 )
-from tests.serving.promotion.conftest import MODEL, Filled
+from tests.serving.promotion.registries import MODEL, Filled
 
 PNG = b"\x89PNG of a frame"
 PHASES = (
@@ -184,6 +184,26 @@ def test_frames_of_all_gateways_count_and_a_process_that_restarts_counts_no_fram
     gateway.compared = 1010
     follow(rollout, rollouts=process)
     assert rollout.state().rollout.phase == 1
+
+
+def test_an_abort_that_was_cut_off_is_completed(rollout: Filled, gateway: FakeGateway) -> None:
+    rollout.registry.set_tags(MODEL, {ABORTED_TAG: "worse"}, 2)
+    follow(rollout, gateway)
+    assert rollout.aliases() == {"champion": 1}
+    assert rollout.state().rollout is None
+
+
+def test_a_challenger_whose_gates_no_longer_pass_is_taken_back(
+    rollout: Filled, gateway: FakeGateway
+) -> None:
+    process = follow(rollout, gateway)
+    gateway.compared = 10
+    follow(rollout, rollouts=process)
+    record_gates(rollout.registry, MODEL, 2, Gates(verdict="refused", reason="worse", digest="0"))
+    gateway.answered = 5
+    follow(rollout, rollouts=process)
+    assert rollout.aliases() == {"champion": 1}
+    assert "the gates refused" in rollout.state().find(2).aborted
 
 
 @pytest.mark.parametrize("body", [b"no report", b"{}", b" " * (MAX_REPORT_BYTES + 1)])
