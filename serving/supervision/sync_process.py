@@ -9,9 +9,10 @@ from collections.abc import Callable
 
 from nuclei.errors import EngineFailed
 from serving.logs import Event
+from serving.process.background import in_background
 from serving.process.child import Child
 from serving.process.ports import LOOPBACK, check_free
-from serving.promotion.synced import SyncedRepository
+from serving.repository.listing import model_names
 from serving.settings import ServeSettings
 from serving.supervision.probe import Fault
 
@@ -47,10 +48,23 @@ def prepare(settings: ServeSettings, give_sign: Callable[[], None]) -> None:
             logger.warning(Event("not_prepared", why=why, detail=child.last_lines(_ERROR_LINES)))
     finally:
         child.stop(0)
-    synced = SyncedRepository(settings.served_repository)
-    if not synced.families():
-        logger.warning(Event("served_as_given", repository=str(settings.repository)))
-        synced.seed(settings.repository)
+    synced = settings.served_repository
+    if synced.is_dir() and model_names(synced):
+        return
+    logger.warning(Event("served_as_given", repository=str(settings.repository)))
+    # The imports and the copy may take longer than the guard waits for a sign.
+    seeding = in_background(lambda: _seed(settings), "seed")
+    while not seeding.done():
+        give_sign()
+        time.sleep(_POLL_S)
+    seeding.result()
+
+
+def _seed(settings: ServeSettings) -> None:
+    # It imports numba and onnxruntime: seconds, which a service without sync does not need.
+    from serving.promotion.synced import SyncedRepository
+
+    SyncedRepository(settings.served_repository).seed(settings.repository)
 
 
 class SyncProcess:
