@@ -142,7 +142,7 @@ def test_a_challenger_that_was_refused_meanwhile_does_not_become_champion(filled
     ("tags", "message"),
     [
         ({"gate.verdict": "refused", "gate.reason": "too slow"}, "refused .* 2: too slow"),
-        ({"gate.verdict": "maybe"}, "has not passed the gates; run `nuclei gate 2`"),
+        ({"gate.verdict": "maybe"}, "has not passed the gates; run `nuclei gate 2 --model nuclei-unet`"),
         ({"gate.digest": "0" * 64}, "not those that passed the gates"),
     ],
 )
