@@ -126,7 +126,7 @@ class TritonEngine:
 
         Raises:
             EngineUnavailable: none answers.
-            EngineFailed, DeadlineExceeded: nor says what it serves.
+            EngineFailed: none says what it serves.
         """
         asked = (server.catalogue() for server in self._servers)
         answers = await asyncio.gather(*asked, return_exceptions=True)
@@ -224,7 +224,7 @@ class _Server:
         return {name: result.as_numpy(name) for name in outputs}
 
     async def catalogue(self) -> Catalogue:
-        async with self._asking("repository"):
+        async with self._asking_about("repository"):
             index = await self._client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
         # Callers cannot ask for others.
         ready = {
@@ -246,7 +246,7 @@ class _Server:
         return Catalogue(routings, failures, frozenset(ready))
 
     async def config(self, model: str) -> ModelConfig:
-        async with self._asking(model):
+        async with self._asking_about(model):
             response = await self._client.get_model_config(model, client_timeout=CONTROL_TIMEOUT_S)
         return response.config
 
@@ -282,6 +282,16 @@ class _Server:
         except EngineUnavailable:
             self.answers = False
             raise
+
+    @asynccontextmanager
+    async def _asking_about(self, subject: str) -> AsyncIterator[None]:
+        """As `_asking`; a server that takes too long to say what it serves does not answer."""
+        try:
+            async with self._asking(subject):
+                yield
+        except DeadlineExceeded:
+            self.answers = False
+            raise _unavailable() from None
 
     async def _is_live(self) -> bool:
         try:

@@ -177,7 +177,7 @@ class Router:
 
         Raises:
             EngineUnavailable: none answers; the table stays as it is.
-            EngineFailed, DeadlineExceeded: nor says what it serves; likewise.
+            EngineFailed: none says what it serves; likewise.
         """
         before = self._asked
         async with self._refreshing:

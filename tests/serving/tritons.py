@@ -1,5 +1,6 @@
 """Stand-ins for Tritons that serve no network: what they say they serve is up to the test."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,7 +25,8 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         versions: of `unet`, that it has.
         routing: what `unet` means; None without that name, text that is none for one that cannot be
             read.
-        asked: how often it was asked what it serves.
+        silent: whether it leaves questions about what it serves without an answer.
+        asked: how often it was asked that.
     """
 
     def __init__(self, repository: Path, shipped: int, versions: set[int]) -> None:
@@ -32,6 +34,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         self.address = ""
         self.versions = versions
         self.routing: Routing | str | None = Routing(max(versions))
+        self.silent = False
         self.asked = 0
         self._configs = {
             tta: read_model_config(repository / graph_name("unet", shipped, tta=tta) / CONFIG_FILE)
@@ -60,6 +63,8 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         self, request: object, context: Context
     ) -> pb.RepositoryIndexResponse:
         self.asked += 1
+        if self.silent:
+            await asyncio.sleep(60)
         kind = pb.RepositoryIndexResponse.ModelIndex
         ready = [kind(name=name, version="1", state="READY") for name in self._names()]
         return pb.RepositoryIndexResponse(models=ready)
@@ -67,6 +72,8 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     async def ModelConfig(  # noqa: N802
         self, request: pb.ModelConfigRequest, context: Context
     ) -> pb.ModelConfigResponse:
+        if self.silent:
+            await asyncio.sleep(60)
         if request.name not in self._names():
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model '{request.name}'")
         config = self._configs[request.name.endswith("_tta")]

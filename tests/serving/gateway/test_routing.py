@@ -188,6 +188,20 @@ async def test_a_version_that_no_server_has_any_more_is_missing_though_one_does_
             await engine.close()
 
 
+async def test_a_triton_that_hangs_does_not_count(
+    repository: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.engine.CONTROL_TIMEOUT_S", 0.2)
+    hanging, answering = (StandIn(repository, int(version), {int(version)}) for _ in range(2))
+    hanging.silent = True
+    async with routed(hanging, answering) as (_, router):
+        assert (await router.find("unet")).version == version
+    answering.silent = True
+    async with routed(hanging, answering) as (_, router):
+        with pytest.raises(EngineUnavailable):
+            await router.find("unet")
+
+
 async def test_an_unreadable_routing_leaves_the_champion_of_before(
     repository: Path, version: str
 ) -> None:
