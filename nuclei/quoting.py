@@ -1,5 +1,6 @@
 """What others wrote (users, files, registries), made fit to be shown: printable and short."""
 
+import re
 import reprlib
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ LISTED = 10
 # gRPC encodes a status in its trailers, of which 8 kB arrive for sure.
 SENTENCE_CHARACTERS = 800
 
+_USER = re.compile(r"://[^/\s]*@")
 _REPR = reprlib.Repr()
 _REPR.maxstring = _REPR.maxother = QUOTED_CHARACTERS
 
@@ -46,6 +48,11 @@ def quoted(value: object) -> str:
     if len(value) <= QUOTED_CHARACTERS:
         return f"'{printable(value)}'"
     return f"'{printable(value[:QUOTED_CHARACTERS])}...' ({len(value)} characters)"
+
+
+def without_password(text: str) -> str:
+    """The text with the user and password of its addresses left out: `http://***@host`."""
+    return _USER.sub("://***@", text)
 
 
 def sentence(error: object) -> str:

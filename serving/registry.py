@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 from nuclei.errors import InvalidData, ModelNotFound, NucleiError, RegistryUnavailable
 from nuclei.names import check_name, is_name
-from nuclei.quoting import quoted, sentence
+from nuclei.quoting import quoted, sentence, without_password
 from nuclei.registry import (
     ARTIFACT_FOLDER,
     PROMOTION_EXPERIMENT,
@@ -107,6 +107,7 @@ class Registry:
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         import_mlflow()
         self.tracking_uri = tracking_uri
+        self._shown = without_password(tracking_uri)
         self._client: MlflowClient | None = None
 
     def versions(self, model: str) -> list[RegisteredVersion]:
@@ -130,7 +131,7 @@ class Registry:
         for found in self._models(name):
             return found
         raise ModelNotFound(
-            f"'{name}' is not registered in {self.tracking_uri}; see `nuclei models`, train a "
+            f"'{name}' is not registered in {self._shown}; see `nuclei models`, train a "
             "model, or name another registry with --tracking-uri"
         )
 
@@ -153,7 +154,7 @@ class Registry:
                 return entry
         asked = f"version {version}" if version else f"alias '{alias}'" if alias else "version"
         raise ModelNotFound(
-            f"'{model}' has no {asked} in {self.tracking_uri}; see `nuclei models`, "
+            f"'{model}' has no {asked} in {self._shown}; see `nuclei models`, "
             "train a model, or name another registry with --tracking-uri"
         )
 
@@ -431,9 +432,9 @@ class Registry:
         # The last three: numbers and times of a server that are none.
         except (MlflowException, SQLAlchemyError, ValueError, TypeError, OverflowError) as error:
             if isinstance(error, MlflowException) and error.error_code in NOT_FOUND:
-                raise ModelNotFound(f"'{model}' is not known to {self.tracking_uri}") from error
+                raise ModelNotFound(f"'{model}' is not known to {self._shown}") from error
             raise RegistryUnavailable(
-                f"the registry at {self.tracking_uri} does not answer ({_first_line(error)}); "
+                f"the registry at {self._shown} does not answer ({_first_line(error)}); "
                 "check --tracking-uri"
             ) from error
 
@@ -554,4 +555,5 @@ def _listed_name(file: "FileInfo") -> str:
 
 def _first_line(error: Exception) -> str:
     # Some say nothing, such as a TimeoutError.
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return without_password(line)

@@ -18,7 +18,7 @@ from nuclei.cli.gateway import (
 from nuclei.cli.registry import TrackingUriOption
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
 from nuclei.console import messages, output, print_warning
-from nuclei.quoting import printable, shortened
+from nuclei.quoting import printable, shortened, without_password
 from nuclei.registry import REGISTERED_PREFIX, default_tracking_uri
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _states(model: str | None, tracking_uri: str) -> "list[ModelState]":
 
 def _registered(states: "Sequence[ModelState]", tracking_uri: str) -> Table:
     columns = ("version", "aliases", "registered", "gates", "loaded", "live share", "notes")
-    table = _table(f"registered in {tracking_uri}", *columns)
+    table = _table(f"registered in {without_password(tracking_uri)}", *columns)
     now = datetime.now(UTC)
     for state in states:
         for entry in state.versions:

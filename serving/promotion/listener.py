@@ -1,5 +1,6 @@
 """The port of sync: its metrics, its state, and MLflow's webhooks."""
 
+import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.routing import Route
 from serving.promotion import metrics
 from serving.promotion.webhook import MAX_BODY_BYTES, Verdict, Webhooks
 
+_BODY_S = 10.0
 _STATUS = {
     Verdict.TAKEN: 202,
     Verdict.FORGED: 401,
@@ -67,13 +69,14 @@ def listener(
 
 
 async def _body(request: Request) -> bytes | None:
-    """The body of a request; None when it is too long or did not arrive."""
+    """The body of a request; None when it is too long or does not arrive."""
     body = bytearray()
     try:
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BODY_BYTES:
-                return None
-    except ClientDisconnect:
+        async with asyncio.timeout(_BODY_S):
+            async for part in request.stream():
+                body += part
+                if len(body) > MAX_BODY_BYTES:
+                    return None
+    except (ClientDisconnect, TimeoutError):
         return None
     return bytes(body)

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from nuclei.console import messages, output, print_error
 from nuclei.errors import MissingPrerequisite, NucleiError
+from nuclei.quoting import without_password
 from serving.gateway.exposure import check_exposure
 from serving.gateway.settings import GatewaySettings
 from serving.logs import write_logs
@@ -42,7 +43,7 @@ def _supervise(give_sign: Callable[[], None]) -> None:
     write_logs(settings)
     check_exposure(gateway, {gateway.host})
     if settings.sync:
-        _say(f"Fetching the champions of {settings.sync}")
+        _say(f"Fetching the champions of {without_password(settings.sync)}")
         prepare(settings, give_sign)
     service = Service(settings, gateway)
     service.check()

@@ -6,6 +6,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable
+from urllib.error import HTTPError
 
 from nuclei.errors import EngineFailed
 from serving.logs import Event
@@ -145,6 +146,9 @@ class SyncProcess:
         try:
             with opener.open(url, timeout=_PROBE_S) as answer:
                 return bool(answer.status == 200)
+        # Strangers took all its connections: it is crowded, and no reason to end it.
+        except HTTPError:
+            return True
         except OSError:
             return False
 

@@ -52,6 +52,15 @@ def test_versions_are_newest_first(registry: Registry) -> None:
     assert registry.versions("unknown") == []
 
 
+def test_no_password_is_shown() -> None:
+    (port,) = free_ports(1)
+    registry = Registry(f"http://me:hidden@{LOOPBACK}:{port}")
+    with pytest.raises(RegistryUnavailable) as raised:
+        registry.versions(MODEL)
+    assert "hidden" not in str(raised.value)
+    assert f"http://***@{LOOPBACK}:{port}" in str(raised.value)
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a' OR name LIKE '%", "a\n", "\x1b[2J", "x" * 10**6])
 def test_what_is_no_name_is_not_looked_up(registry: Registry, name: str) -> None:
     with pytest.raises(InvalidOption, match="expected a name") as raised:
