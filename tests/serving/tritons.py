@@ -14,11 +14,13 @@ from nuclei.inference.model_config import CONFIG_FILE, read_model_config
 from nuclei.inference.routing import Routing
 from serving.repository.configuration import plain_config
 
+# That a U-Net returns.
+MAPS = 3
 Context = grpc.aio.ServicerContext[object, object]
 
 
 class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    """One Triton; every model that it has is ready, and its inference is an empty answer.
+    """One Triton; every model that it has is ready, and finds no nuclei.
 
     Attributes:
         address: of its gRPC API.
@@ -27,6 +29,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             read.
         silent: whether it leaves questions about what it serves without an answer.
         asked: how often it was asked that.
+        inferred: names of the graphs that have answered a tile.
     """
 
     def __init__(self, repository: Path, shipped: int, versions: set[int]) -> None:
@@ -36,6 +39,7 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         self.routing: Routing | str | None = Routing(max(versions))
         self.silent = False
         self.asked = 0
+        self.inferred: list[str] = []
         self._configs = {
             tta: read_model_config(repository / graph_name("unet", shipped, tta=tta) / CONFIG_FILE)
             for tta in (False, True)
@@ -90,7 +94,14 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     ) -> pb.ModelInferResponse:
         if request.model_name not in self._names():
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model '{request.model_name}'")
-        return pb.ModelInferResponse(model_name=request.model_name)
+        self.inferred.append(request.model_name)
+        height, width, _ = request.inputs[0].shape
+        shape = [1, MAPS, height, width]
+        tensor = pb.ModelInferResponse.InferOutputTensor(name="MAPS", datatype="UINT8", shape=shape)
+        nothing = bytes(MAPS * height * width)
+        return pb.ModelInferResponse(
+            model_name=request.model_name, outputs=[tensor], raw_output_contents=[nothing]
+        )
 
     def _names(self) -> set[str]:
         graphs = [graph_name("unet", version) for version in self.versions]

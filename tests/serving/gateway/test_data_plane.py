@@ -1,0 +1,85 @@
+"""The way of a frame whose version goes away meanwhile."""
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nuclei.errors import ModelNotFound
+from nuclei.imaging.decoding import Header
+from nuclei.imaging.frame_options import AS_IT_IS, FrameOptions
+from nuclei.imaging.images import Frame, FrameLimits, frame_from_plane
+from nuclei.inference.routing import Routing
+from nuclei.results.segmentation import Segmentation
+from serving.decoding.decoders import Decoders
+from serving.engine import TritonEngine
+from serving.gateway.data_plane import DataPlane, Encoding, Options
+from serving.gateway.observation import observed
+from serving.gateway.settings import GatewaySettings
+from tests.serving.tritons import StandIn
+
+SHAPE = (600, 1200, 1)
+
+
+class Switching(StandIn):
+    """It exchanges its version for the next once it has answered a tile."""
+
+    def _names(self) -> set[str]:
+        if len(self.inferred) == 1:
+            self.versions = {max(self.versions) + 1}
+            self.routing = Routing(max(self.versions))
+            self.inferred.append("")
+        return super()._names()
+
+
+class Pixels:
+    """A frame that needs no decoder."""
+
+    file: bytes | None = None
+
+    def frame_options(self) -> FrameOptions:
+        return AS_IT_IS
+
+    def take(self, decoded: Frame) -> None:
+        raise AssertionError
+
+    def probe(self, limits: FrameLimits) -> Header:
+        return Header(*SHAPE, 1)
+
+    def read(self, limits: FrameLimits) -> Frame:
+        return frame_from_plane(np.zeros(SHAPE, np.uint8))
+
+
+async def segmented(triton: StandIn, version: int | None = None) -> Segmentation:
+    async with triton.running():
+        engine = TritonEngine([triton.address], 2**18, 2**24)
+        with ThreadPoolExecutor(2) as executor:
+            settings = GatewaySettings(triton_address=triton.address)
+            plane = DataPlane(engine, Decoders(0, executor), executor, settings)
+            encoding = Encoding(lambda found, frame, check: found, 0, 0)
+            with observed("grpc") as observation, plane.admission.admit("grpc", "a:1") as permit:
+                found = await plane.segment(
+                    Pixels(), Options(version=version), encoding, observation, permit
+                )
+        await engine.close()
+    return found
+
+
+async def test_a_frame_whose_version_goes_is_segmented_anew_as_a_whole(
+    repository: Path, version: str
+) -> None:
+    triton = Switching(repository, int(version), {int(version)})
+    found = await segmented(triton)
+    newer = str(int(version) + 1)
+    assert found.version == newer
+    first, _, *then = triton.inferred
+    assert first == f"unet.{version}"
+    assert set(then) == {f"unet.{newer}"}
+    assert len(then) > 1
+
+
+async def test_a_version_that_was_asked_for_is_not_replaced(repository: Path, version: str) -> None:
+    triton = Switching(repository, int(version), {int(version)})
+    with pytest.raises(ModelNotFound, match=f"loaded are: {int(version) + 1}"):
+        await segmented(triton, int(version))
