@@ -20,37 +20,35 @@ from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
 from nuclei.registry import registered_name
 from serving.promotion.artifacts import digest
 from serving.promotion.changes import adopt
-from serving.promotion.state import ModelState, read_state
+from serving.promotion.state import ADOPTED_TAG, ModelState, read_state
 from serving.registry import Registry
-from serving.repository.listing import model_names
 
-ADOPTED_TAG = "adopted"
 _WHY = "served already when this model had no champion"
 
 
-def adopt_served(registry: Registry, repository: Path, frame: Path) -> None:
-    """Make champions of the models that a repository serves, where the registry has none.
+def adopt_served(registry: Registry, repository: Path, family: str, frame: Path) -> None:
+    """Make a champion of the model that a repository serves, where the registry has none.
 
     Args:
-        registry: in which they are registered; a model that ever had a champion is left alone.
+        registry: in which it is registered; a model that ever had a champion is left alone.
         repository: of Triton.
-        frame: image file, of which their references are made.
+        family: of the model.
+        frame: image file, of which its reference is made.
 
     Raises:
         InvalidData: the repository cannot be used.
         Conflict: somebody else changes the model.
         RegistryUnavailable: the registry does not answer.
     """
-    for family in model_names(repository) if repository.is_dir() else []:
-        model = registered_name(family)
-        state = _state(registry, model)
-        if state is not None and (state.champion is not None or state.changes):
-            continue
-        with TemporaryDirectory() as scratch:
-            artifacts = Path(scratch)
-            _write_artifacts(repository, family, frame, artifacts)
-            version = _registered(registry, model, state, artifacts)
-        adopt(registry, model, version, why=_WHY)
+    model = registered_name(family)
+    state = _state(registry, model)
+    if state is not None and (state.champion is not None or state.changes):
+        return
+    with TemporaryDirectory() as scratch:
+        artifacts = Path(scratch)
+        _write_artifacts(repository, family, frame, artifacts)
+        version = _registered(registry, model, state, artifacts)
+    adopt(registry, model, version, why=_WHY)
 
 
 def _state(registry: Registry, model: str) -> ModelState | None:
@@ -64,7 +62,7 @@ def _registered(registry: Registry, model: str, state: ModelState | None, artifa
     """The version with these files: one that a killed adoption left, or a new one."""
     tags = {ADOPTED_TAG: digest(artifacts)}
     for entry in state.versions if state else ():
-        if entry.registered.tags.get(ADOPTED_TAG) == tags[ADOPTED_TAG]:
+        if entry.adopted == tags[ADOPTED_TAG]:
             return entry.version
     return registry.register(model, artifacts, tags)
 

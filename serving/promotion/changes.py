@@ -123,7 +123,8 @@ def rollback(
         with _changing(registry, seen, who) as change:
             change.abort_rollout(seen.rollout, why)
         return seen.rollout.version, seen.champion
-    usable = [one for one in seen.former_champions() if seen.find(one).refused is None]
+    former = map(seen.find, seen.former_champions())
+    usable = [one.version for one in former if one.refused is None and one.admitted is not None]
     if not usable:
         raise ModelNotFound(
             f"'{seen.name}' has no champion before {seen.champion or 'the first'} that could "

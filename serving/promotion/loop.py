@@ -4,13 +4,13 @@ import logging
 import math
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nuclei.errors import Conflict, ModelNotFound, NucleiError, RegistryUnavailable
+from nuclei.errors import ModelNotFound, NucleiError, RegistryUnavailable
 from nuclei.names import is_name
 from nuclei.quoting import sentence
 from nuclei.registry import registered_name
@@ -24,7 +24,7 @@ from serving.promotion.settings import SyncSettings
 from serving.promotion.state import read_state
 from serving.promotion.store import Store
 from serving.promotion.sync import ModelSync
-from serving.promotion.synced import SyncedRepository
+from serving.promotion.synced import OtherVersionServed, SyncedRepository
 from serving.promotion.trial import Gateways
 from serving.registry import Registry
 from serving.repository.listing import model_names
@@ -50,7 +50,7 @@ def prepare(settings: SyncSettings, registry: Registry) -> None:
     followed = Followed(settings, registry, ThisProcess(repository), Gateways((), "", None))
     try:
         followed.round(alone=True)
-    except Conflict:
+    except OtherVersionServed:
         shutil.rmtree(repository.folder)
         followed.round(alone=True)
 
@@ -128,11 +128,15 @@ class Followed:
         """Names of the registered models that are followed; what is served becomes one of them."""
         if self._settings.models:
             return self._settings.models
-        try:
-            adopt_served(self._registry, self._settings.repository, self._settings.check_frame)
-        except Conflict as error:
-            failures.append(error)
-        served = [registered_name(f) for f in _families(self._settings)]
+        repository = self._settings.repository
+        families = model_names(repository) if repository.is_dir() else []
+        for family in families:
+            try:
+                adopt_served(self._registry, repository, family, self._settings.check_frame)
+            # One that cannot be adopted is no reason to leave the others.
+            except (NucleiError, OSError) as error:
+                failures.append(error)
+        served = map(registered_name, families)
         others = (name for name in self._registry.names(_PREFIX) if self._has_champion(name))
         return list(dict.fromkeys([*served, *others]))[:MAX_MODELS]
 
@@ -144,10 +148,6 @@ class Followed:
             return read_state(self._registry, name).champion is not None
         except ModelNotFound:
             return False
-
-
-def _families(settings: SyncSettings) -> Iterable[str]:
-    return model_names(settings.repository) if settings.repository.is_dir() else []
 
 
 class Loop:

@@ -13,6 +13,7 @@ should be counts as absent and is named in `ModelState.problems`.
 | tags `sync.INSTANCE` of the model | `SyncStatus`: what a process beside a Triton serves |
 | tags `gate.*` of a version | `Gates`: the verdict for exactly these files |
 | tags `approval`, `licence` of a version | who approved it; SPDX or free text |
+| tag `adopted` of a version | digest of the files that were served before there were gates |
 | tag `sync.refused` of a version | why no sync process takes it |
 | tag `rollout.aborted` of a version | why its rollout was ended |
 """
@@ -37,6 +38,7 @@ AUDIT_PREFIX = "audit."
 SYNC_PREFIX = "sync."
 GATE_PREFIX = "gate."
 APPROVAL_TAG = "approval"
+ADOPTED_TAG = "adopted"
 REFUSED_TAG = "sync.refused"
 ABORTED_TAG = "rollout.aborted"
 
@@ -183,6 +185,7 @@ class VersionState:
         gates: what the gates said; None when they were never run, or the tags are not readable.
         approval: who approved it, or None.
         licence: SPDX or free text, or None.
+        adopted: digest of its files, when it was served before there were gates; or None.
         refused: why no sync process takes it, or None.
         aborted: why its rollout was ended, or None.
     """
@@ -191,8 +194,15 @@ class VersionState:
     gates: Gates | None
     approval: str | None
     licence: str | None
+    adopted: str | None
     refused: str | None
     aborted: str | None
+
+    @property
+    def admitted(self) -> str | None:
+        """Digest of the files that may serve: the gates let them pass, or they were adopted."""
+        passed = self.gates is not None and self.gates.verdict == "passed"
+        return self.gates.digest if self.gates is not None and passed else self.adopted
 
     @property
     def version(self) -> int:
@@ -361,6 +371,7 @@ def _version_state(entry: RegisteredVersion, problems: list[str]) -> VersionStat
         _gates(entry, problems),
         text(APPROVAL_TAG),
         text(LICENCE_TAG),
+        text(ADOPTED_TAG),
         text(REFUSED_TAG),
         text(ABORTED_TAG),
     )

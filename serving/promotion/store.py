@@ -68,14 +68,20 @@ class Store:
         except FileNotFoundError:
             return None
 
-    def fetch(self, registry: Registry, entry: RegisteredVersion) -> StoredVersion:
+    def fetch(self, registry: Registry, entry: RegisteredVersion, admitted: str) -> StoredVersion:
         """Download a version unless it is there.
+
+        Args:
+            registry: that has it.
+            entry: the version.
+            admitted: digest that it ought to have. Another one may be of a version of this number
+                in a registry that was here before.
 
         Raises:
             InvalidData: its files are gone, or not what a version has.
             RegistryUnavailable: the registry or its store does not answer.
         """
-        if (found := self.find(entry.version)) is not None:
+        if (found := self.find(entry.version)) is not None and found.digest == admitted:
             return found
         incoming = self._folder / _INCOMING
         # What a killed download left.

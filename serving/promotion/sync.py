@@ -27,7 +27,7 @@ from serving.promotion.servers import Server
 from serving.promotion.state import ModelState, Rollout, SyncStatus, VersionState, read_state
 from serving.promotion.store import Store
 from serving.promotion.synced import SyncedRepository
-from serving.registry import Registry
+from serving.registry import RegisteredVersion, Registry
 
 logger = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ class ModelSync:
         failures: list[Exception] = []
         for version in _wanted(state):
             try:
-                if self._bring(state, state.find(version)):
+                if self._bring(state.find(version)):
                     usable.append(version)
             # Of one version: the other may be here already.
             except (RegistryUnavailable, OSError) as error:
@@ -101,17 +101,23 @@ class ModelSync:
             raise failures[0]
         return state
 
-    def _bring(self, state: ModelState, entry: VersionState) -> bool:
+    def _bring(self, entry: VersionState) -> bool:
         """Let a version be loaded and proven; whether it is."""
         version = entry.version
-        if self._serves(version):
+        if self._serves(entry):
             return True
-        if entry.refused is not None or not self._is_admitted(state, entry):
+        if entry.refused is not None:
+            return False
+        if entry.admitted is None:
+            self._say(
+                f"version {version} has not passed the gates and is not served; run "
+                f"`nuclei gate {version} --model {self.model}`"
+            )
             return False
         # A Triton that is down already did not end because of this version.
         self._server.check_answers()
         try:
-            self._load(entry)
+            self._load(version, entry.registered, entry.admitted)
         except (InvalidData, EngineFailed) as error:
             self._refuse(version, str(error))
             return False
@@ -122,38 +128,26 @@ class ModelSync:
             self._store.note_attempts(version, 0)
         return True
 
-    def _serves(self, version: int) -> bool:
+    def _serves(self, entry: VersionState) -> bool:
         """Whether the server answers with this version already.
 
         The champion needs no new proof when this process starts: it serves.
         """
-        family = self._repository.family_of(self.model)
+        version, family = entry.version, self._repository.family_of(self.model)
         digest = family and self._repository.digest(family, version)
-        if not family or not digest or version not in self._server.loaded(family):
+        if not family or not digest or entry.admitted not in (digest, None):
+            return False
+        if version not in self._server.loaded(family):
             return False
         return self._is_champion(family, version) or (version, digest) in self._proven
 
-    def _is_admitted(self, state: ModelState, entry: VersionState) -> bool:
-        """Whether the gates let it pass, or it was served before there were any."""
-        adopted = any(
-            each.change.action == "adopt" and each.change.to_version == entry.version
-            for each in state.changes
-        )
-        if adopted or (entry.gates is not None and entry.gates.verdict == "passed"):
-            return True
-        self._say(
-            f"version {entry.version} has not passed the gates and is not served; run "
-            f"`nuclei gate {entry.version} --model {self.model}`"
-        )
-        return False
-
-    def _load(self, entry: VersionState) -> None:
-        version, started = entry.version, time.monotonic()
-        stored = self._store.fetch(self._registry, entry.registered)
-        if entry.gates is not None and entry.gates.digest != stored.digest:
+    def _load(self, version: int, registered: RegisteredVersion, admitted: str) -> None:
+        started = time.monotonic()
+        stored = self._store.fetch(self._registry, registered, admitted)
+        if admitted != stored.digest:
             raise InvalidData(
-                f"its files have the digest {stored.digest}, the gates judged "
-                f"{entry.gates.digest}; run them again"
+                f"its files have the digest {stored.digest}, the gates judged {admitted}; run them "
+                "again"
             )
         fetched = time.monotonic()
         family = self._repository.add(stored, self.model, version)

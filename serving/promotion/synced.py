@@ -28,6 +28,10 @@ from serving.repository.listing import exported_versions, model_names
 _DIGEST = "digest"
 
 
+class OtherVersionServed(Conflict):
+    """The plain name means another version of this number than the registry has."""
+
+
 @dataclass(frozen=True)
 class SyncedRepository:
     """A repository of Triton that belongs to sync.
@@ -73,8 +77,8 @@ class SyncedRepository:
         Raises:
             InvalidData: it is not what Triton loads, or of another family than its registered
                 model.
-            Conflict: the plain name means another version of this number, which a service began
-                with when it did not reach the registry.
+            OtherVersionServed: a service began with it when it did not reach the registry, or
+                followed another registry.
         """
         family = stored.contract().family
         if registered_name(family) != registered_model:
@@ -117,12 +121,12 @@ class SyncedRepository:
         set_routing(self.folder, family, routing)
 
     def remove(self, family: str, version: int) -> None:
-        """Remove a version; raises Conflict when the plain name means it."""
+        """Remove a version; raises OtherVersionServed when the plain name means it."""
         try:
             # The mark goes with it: what a killed process leaves has no configuration.
             remove_version(self.folder, family, version)
         except InvalidOption as error:
-            raise Conflict(
+            raise OtherVersionServed(
                 f"another version {version} of '{family}' is in use, which does not come from the "
                 "registry: restart the service"
             ) from error

@@ -142,7 +142,10 @@ def test_a_challenger_that_was_refused_meanwhile_does_not_become_champion(filled
     ("tags", "message"),
     [
         ({"gate.verdict": "refused", "gate.reason": "too slow"}, "refused .* 2: too slow"),
-        ({"gate.verdict": "maybe"}, "has not passed the gates; run `nuclei gate 2 --model nuclei-unet`"),
+        (
+            {"gate.verdict": "maybe"},
+            "has not passed the gates; run `nuclei gate 2 --model nuclei-unet`",
+        ),
         ({"gate.digest": "0" * 64}, "not those that passed the gates"),
     ],
 )
@@ -167,6 +170,14 @@ def test_an_alias_that_was_moved_by_hand_is_noted_and_rolled_back_from(filled: F
     filled.client.set_registered_model_alias(MODEL, "champion", "3")
     assert rollback(filled.registry, MODEL) == (3, 1)
     assert filled.actions() == [("promote", None, 1), ("adopt", 1, 3), ("rollback", 3, 1)]
+
+
+def test_a_champion_by_hand_that_passed_no_gates_is_not_rolled_back_to(filled: Filled) -> None:
+    promote(filled.registry, MODEL, 1)
+    filled.registry.delete_tag(MODEL, "gate.verdict", 3)
+    filled.registry.set_alias(MODEL, "champion", 3)
+    promote(filled.registry, MODEL, 2)
+    assert rollback(filled.registry, MODEL) == (2, 1)
 
 
 def test_an_alias_of_a_version_that_is_gone_is_replaced(

@@ -10,6 +10,7 @@ import pytest
 from nuclei.errors import Conflict, RegistryUnavailable
 from nuclei.inference.routing import Routing
 from serving.process.ports import LOOPBACK, free_ports
+from serving.promotion.lock import locked
 from serving.promotion.loop import Followed, Loop, prepare
 from serving.promotion.servers import ThisProcess
 from serving.promotion.settings import SyncSettings
@@ -84,6 +85,16 @@ def test_another_version_of_the_same_number_is_replaced_before_triton_starts_onl
     prepare(settings, site.registry)
     assert repository.routing(FAMILY) == Routing(3)
     assert repository.digest(FAMILY, 3)
+
+
+def test_what_is_served_stays_while_somebody_else_changes_the_model(
+    settings: SyncSettings, site: Site, given: Path
+) -> None:
+    repository = SyncedRepository(settings.synced)
+    repository.seed(given)
+    with locked(site.registry, MODEL, "another service"), pytest.raises(Conflict, match="another"):
+        prepare(settings, site.registry)
+    assert repository.routing(FAMILY) == Routing(3)
 
 
 def test_the_same_version_is_taken_over_as_it_is(

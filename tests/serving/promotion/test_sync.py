@@ -18,6 +18,7 @@ from nuclei.inference.reference import REFERENCE_FILE
 from nuclei.inference.routing import Routing
 from serving.process.ports import LOOPBACK, free_ports
 from serving.promotion import sync as sync_module
+from serving.promotion.artifacts import digest
 from serving.promotion.changes import promote, record_gates, rollback
 from serving.promotion.servers import ThisProcess, TritonBeside
 from serving.promotion.state import ROLLOUT_TAG, Gates, Phase, Rollout, read_state
@@ -178,6 +179,18 @@ def test_a_triton_that_is_down_is_no_reason_to_refuse(site: Site) -> None:
     assert not site.refused(1)
     site.sync().round()
     assert site.served() == (1, [1])
+
+
+def test_what_is_left_of_a_registry_before_is_fetched_anew(site: Site) -> None:
+    """The numbers of a new registry begin again; the folder of the machine is still there."""
+    entry = read_state(site.registry, MODEL).find(1)
+    stored = site.store.fetch(site.registry, entry.registered, entry.admitted or "")
+    corrupt_network(stored.folder)
+    (stored.folder.parent / "digest").write_text(digest(stored.folder))
+    promote(site.registry, MODEL, 1)
+    site.sync().round()
+    assert site.served() == (1, [1])
+    assert not site.refused(1)
 
 
 def test_a_challenger_that_cannot_be_fetched_keeps_no_champion_from_its_place(
