@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from nuclei.errors import InvalidOption
 from nuclei.quoting import quoted
 from nuclei.repository import default_repository
+from serving.process.ports import LOOPBACK
 
 ROOT = Path(__file__).parents[1]
 TRITON_ENVIRONMENT = ROOT / ".venv-triton"
@@ -78,6 +79,9 @@ class FollowingSettings(ProcessSettings):
         ge=1,
         le=65535,
         description="Port of sync: its metrics, its state and MLflow's webhooks.",
+    )
+    sync_host: str = Field(
+        default=LOOPBACK, description="Address that sync listens on; MLflow has to reach it."
     )
 
     @property

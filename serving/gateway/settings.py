@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field, SecretStr
 
 from nuclei.names import check_name
-from serving.process.ports import LOOPBACK
+from serving.process.ports import LOOPBACK, reachable
 from serving.settings import ProcessSettings
 
 if TYPE_CHECKING:
@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
 # What a request may hold besides the frame itself.
 ENVELOPE_BYTES = 2**20
-
-_ANY_ADDRESSES = ("0.0.0.0", "::", "")
 
 
 def number_of_processors() -> int:
@@ -187,7 +185,7 @@ class GatewaySettings(ProcessSettings):
     @property
     def reachable_host(self) -> str:
         """A host by which this machine reaches the gateway."""
-        return LOOPBACK if self.host in _ANY_ADDRESSES else self.host
+        return reachable(self.host)
 
     @property
     def frame_limits(self) -> "FrameLimits":

@@ -7,8 +7,14 @@ from contextlib import suppress
 from nuclei.errors import MissingPrerequisite
 
 LOOPBACK = "127.0.0.1"
+_ANY_ADDRESSES = ("0.0.0.0", "::", "")
 # Below those that Linux gives to connections: none of them takes a port before its server does.
 FREE = range(20_000, 32_768)
+
+
+def reachable(host: str) -> str:
+    """A host by which this machine reaches what listens on an address."""
+    return LOOPBACK if host in _ANY_ADDRESSES else host
 
 
 def check_free(host: str, port: int, what: str, setting: str) -> None:

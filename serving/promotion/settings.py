@@ -6,7 +6,6 @@ from pathlib import Path
 from pydantic import Field, SecretStr
 
 from nuclei.names import is_name
-from serving.process.ports import LOOPBACK
 from serving.settings import FollowingSettings
 
 
@@ -44,9 +43,6 @@ class SyncSettings(FollowingSettings):
     )
     sync_bytes: int = Field(
         default=20 * 10**9, ge=0, description="Most bytes of downloaded versions of a model."
-    )
-    sync_host: str = Field(
-        default=LOOPBACK, description="Address that sync listens on; MLflow has to reach it."
     )
     sync_webhook_secret: SecretStr | None = Field(
         default=None,

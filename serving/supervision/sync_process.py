@@ -12,7 +12,7 @@ from nuclei.errors import EngineFailed
 from serving.logs import Event
 from serving.process.background import in_background
 from serving.process.child import Child
-from serving.process.ports import LOOPBACK, check_free
+from serving.process.ports import check_free, reachable
 from serving.repository.listing import model_names
 from serving.settings import ServeSettings
 from serving.supervision.probe import Fault
@@ -103,7 +103,7 @@ class SyncProcess:
 
     def check_port(self) -> None:
         """Raises MissingPrerequisite when its port is taken."""
-        check_free(LOOPBACK, self._settings.sync_port, "sync", "NUCLEI_SYNC_PORT")
+        check_free(self._settings.sync_host, self._settings.sync_port, "sync", "NUCLEI_SYNC_PORT")
 
     def launch(self) -> None:
         """Start it. Raises OSError: nothing can be written."""
@@ -141,7 +141,8 @@ class SyncProcess:
         self._child.stop(_STOP_S)
 
     def _answers(self) -> bool:
-        url = f"http://{LOOPBACK}:{self._settings.sync_port}/livez"
+        settings = self._settings
+        url = f"http://{reachable(settings.sync_host)}:{settings.sync_port}/livez"
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             with opener.open(url, timeout=_PROBE_S) as answer:

@@ -56,7 +56,8 @@ class Site:
     def served(self) -> tuple[int | None, list[int]]:
         """The champion and all versions."""
         routing = self.repository.routing(FAMILY)
-        return routing and routing.champion, self.repository.versions(FAMILY)
+        champion = None if routing is None else routing.champion
+        return champion, self.repository.versions(FAMILY)
 
     def refused(self, version: int) -> str:
         return read_state(self.registry, MODEL).find(version).refused or ""

@@ -148,7 +148,7 @@ class Flaky:
 def test_a_loop_goes_on_after_failures_and_says_how_it_is(tmp_path: Path) -> None:
     models = Flaky(2)
     health = tmp_path / "sync" / "health"
-    loop = Loop(models, 0.05, health)  # type: ignore[arg-type]
+    loop = Loop(models, 0.05, health)
     thread = threading.Thread(target=loop.run)
     thread.start()
     seen = set()
@@ -166,7 +166,7 @@ def test_a_loop_goes_on_after_failures_and_says_how_it_is(tmp_path: Path) -> Non
 
 def test_a_woken_loop_does_not_wait(tmp_path: Path) -> None:
     models = Flaky(0)
-    loop = Loop(models, 3600, tmp_path / "health")  # type: ignore[arg-type]
+    loop = Loop(models, 3600, tmp_path / "health")
     thread = threading.Thread(target=loop.run)
     thread.start()
     deadline = time.monotonic() + 30

@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from serving.promotion.servers import ThisProcess, TritonBeside
 from serving.promotion.state import ROLLOUT_TAG, Gates, Phase, Rollout, read_state
 from serving.promotion.store import Store
 from serving.promotion.synced import SyncedRepository
+from serving.registry import RegisteredVersion
 from serving.repository.checks import check_repository
 from serving.triton.control import TritonControl
 from tests.serving.promotion.site import FAMILY, MODEL, Site, other_answer
@@ -116,7 +118,12 @@ def test_a_version_that_cannot_serve_is_refused_and_not_tried_again(
     assert site.served() == (1, [1])
     assert site.store.find(version) is None
     downloads = []
-    site.registry.download = lambda *given: downloads.append(given)  # type: ignore[method-assign]
+
+    def note(entry: RegisteredVersion, folder: Path) -> Path:
+        downloads.append(entry)
+        return folder
+
+    site.registry.download = note  # type: ignore[method-assign]
     site.sync().round()
     assert not downloads
 
@@ -246,7 +253,7 @@ def test_an_unregistered_model_is_said_to_be_missing(site: Site) -> None:
         site.sync(model="nuclei-linknet").round()
 
 
-STEPS = [
+STEPS: list[tuple[Any, str]] = [
     (Store, "fetch"),
     (SyncedRepository, "add"),
     (ThisProcess, "load"),
