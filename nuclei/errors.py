@@ -19,6 +19,7 @@ NucleiError
 ├── RegistryUnavailable     the registry of model versions does not answer
 ├── VersionRefused          a model version may not serve: a gate, its rollout or a process said no
 ├── Conflict                somebody else changes, or has just changed, the same
+│   └── OtherVersionServed  another version of this number is in use than the registry has
 └── InternalError           a fault of ours that nobody foresaw; the log of the service says more
 
 Each class carries its gRPC status name, its HTTP status and the exit code of the command line. The
@@ -148,6 +149,10 @@ class Conflict(NucleiError):
     grpc_status = "ABORTED"
     http_status = 409
     exit_code = 12
+
+
+class OtherVersionServed(Conflict):
+    pass
 
 
 class InternalError(NucleiError):

@@ -59,8 +59,12 @@ def open_segmenter(
         from nuclei.inference.onnx_engine import LocalEngine
 
         engine = LocalEngine(repository)
-        served = engine.find(model, version)
-        yield lambda frame: asyncio.run(pipeline.segment(frame, engine, served, tta=tta))
+
+        def segment(frame: "Frame") -> "Segmentation":
+            served = engine.find(model, version)
+            return asyncio.run(pipeline.segment(frame, engine, served, tta=tta))
+
+        yield segment
     else:
         with gateway.client() as client:
             yield lambda frame: _ask(client, frame, model, version, tta)

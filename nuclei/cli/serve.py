@@ -39,21 +39,25 @@ def serve(
         Path | None,
         typer.Option(
             help="Model repository; by default `model_repository` in the current folder, or beside "
-            "the installed package.",
+            "the installed package. With a registry, only what is served until that is reached, "
+            "and becomes the first champion where there is none.",
             show_default=False,
         ),
     ] = None,
     state: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for logs and what the servers write [.state].", show_default=False
+            help="Folder for logs and what the servers write; with a registry also for what was "
+            "downloaded (`versions`) and the repository made of it (`synced`) [.state].",
+            show_default=False,
         ),
     ] = None,
     sync: Annotated[
         str | None,
         typer.Option(
-            help="MLflow registry whose champions are served and followed; what the repository "
-            "serves becomes the first champion where there is none.",
+            help="MLflow registry whose champions are served, such as `http://mlflow:5000` or "
+            "`sqlite:////data/mlflow.db`: the models are loaded from there, and followed as long "
+            "as the service runs. Without it the repository is served as it is.",
             show_default=False,
         ),
     ] = None,

@@ -10,7 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from nuclei.errors import ModelNotFound, NucleiError, RegistryUnavailable
+from nuclei.errors import (
+    ModelNotFound,
+    NucleiError,
+    OtherVersionServed,
+    RegistryUnavailable,
+)
 from nuclei.names import is_name
 from nuclei.quoting import sentence
 from nuclei.registry import registered_name
@@ -24,7 +29,7 @@ from serving.promotion.settings import SyncSettings
 from serving.promotion.state import read_state
 from serving.promotion.store import Store
 from serving.promotion.sync import ModelSync
-from serving.promotion.synced import OtherVersionServed, SyncedRepository
+from serving.promotion.synced import SyncedRepository
 from serving.promotion.trial import Gateways
 from serving.registry import Registry
 from serving.repository.listing import model_names

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from filecmp import cmp
 from pathlib import Path
 
-from nuclei.errors import Conflict, InvalidData, InvalidOption
+from nuclei.errors import InvalidData, InvalidOption, OtherVersionServed
 from nuclei.inference.graph import WITH_WEIGHTS, graph_name, has_weights, step_name, with_views
 from nuclei.inference.model_config import (
     CONFIG_FILE,
@@ -26,10 +26,6 @@ from serving.repository.export import export_version, remove_version, set_routin
 from serving.repository.listing import exported_versions, model_names
 
 _DIGEST = "digest"
-
-
-class OtherVersionServed(Conflict):
-    """The plain name means another version of this number than the registry has."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,6 @@ def traced(
         repository,
         folder,
         metrics_port=metrics_port,
-        models=("unet", "unet_tta"),
         traces=receiver.endpoint,
     )
     with (

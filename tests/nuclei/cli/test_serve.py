@@ -13,5 +13,5 @@ def test_options_say_what_the_settings_say() -> None:
     assert {option.name for option in command.params} < set(fields)
     for option in command.params:
         field = fields[option.name]
-        default = "" if field.default_factory else f" [{field.default}]"
+        default = f" [{field.default}]" if field.default and not field.default_factory else ""
         assert option.help == f"{field.description.removesuffix('.')}{default}."

@@ -158,7 +158,7 @@ while True:
 
 
 def test_a_log_that_somebody_removed_does_not_matter(tmp_path: Path) -> None:
-    started = child("print('once'); import time; time.sleep(60)", tmp_path)
+    started = child("print('once', flush=True); import time; time.sleep(60)", tmp_path)
     started.start()
     wait_for(started, "once")
     started.log.unlink()

@@ -119,7 +119,9 @@ class Swapping:
     def _wait_for(self, version: int, since: float, wait_s: float) -> float:
         while True:
             answers = self._callers.answers_since(since)
-            times = [each.sent + each.took_s for each in answers if each.version == version]
+            # Those sent earlier may have been on their way since the swap before.
+            new = [each for each in answers if each.version == version and each.sent >= since]
+            times = [each.sent + each.took_s for each in new]
             if times:
                 return min(times)
             assert time.monotonic() < since + wait_s, f"version {version} never answered"
