@@ -52,7 +52,8 @@ def test_exports_the_newest_version_and_prints_the_parity(uri: str, tmp_path: Pa
     assert result.exit_code == 0, result.output
     check_repository(tmp_path / "models")
     assert (tmp_path / "models" / "unet_network.2" / "2" / "model.onnx").is_file()
-    rows = [line.strip("│ ").split() for line in result.output.splitlines() if "│" in line]
+    _, _, parity = result.output.partition("Triton compared")
+    rows = [line.strip("│ ").split() for line in parity.splitlines() if "│" in line]
     compared = {row[0]: row for row in rows if len(row) == 5}
     assert set(compared) == {"unet.2", "unet.2_tta"}
     for row in compared.values():
