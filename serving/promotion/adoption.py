@@ -1,20 +1,11 @@
 """Registering what a service serves already, so that it can be rolled back to."""
 
 import asyncio
-import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nuclei.errors import InvalidData, ModelNotFound
+from nuclei.errors import ModelNotFound
 from nuclei.imaging.images import read_frame
-from nuclei.inference.contract import CONTRACT_FILE
-from nuclei.inference.graph import graph_name, step_name
-from nuclei.inference.model_config import (
-    CONFIG_FILE,
-    MODEL_FILE,
-    read_model_config,
-    routing_of,
-)
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
 from nuclei.registry import registered_name
@@ -22,6 +13,7 @@ from serving.promotion.artifacts import digest
 from serving.promotion.changes import adopt
 from serving.promotion.state import ADOPTED_TAG, ModelState, read_state
 from serving.registry import Registry
+from serving.repository.export import collect_artifacts
 
 _WHY = "served already when this model had no champion"
 
@@ -71,19 +63,7 @@ def _write_artifacts(repository: Path, family: str, frame: Path, artifacts: Path
     """What training would have registered for the champion of a family."""
     engine = LocalEngine(repository)
     served = engine.find(family)
-    version = routing_of(read_model_config(repository / family / CONFIG_FILE)).champion
-    steps: dict[str, int] = {}
-    for tta in (False, True):
-        config = read_model_config(repository / graph_name(family, version, tta=tta) / CONFIG_FILE)
-        steps |= {step.model_name: step.model_version for step in config.ensemble_scheduling.step}
-    for file in served.contract.method.graphs.files():
-        name = step_name(family, file, version)
-        if name not in steps:
-            raise InvalidData(f"'{family}' has no step '{name}' in {repository}; export it again")
-        shutil.copyfile(
-            repository / name / str(steps[name]) / MODEL_FILE, artifacts / file.filename
-        )
-    (artifacts / CONTRACT_FILE).write_text(served.contract.to_json())
+    collect_artifacts(repository, family, int(served.version), artifacts)
     image = tile_of(read_frame(frame).pixels, served.contract)
     reference = asyncio.run(Reference.of(image, engine, served))
     reference.write(artifacts / REFERENCE_FILE)

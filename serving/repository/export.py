@@ -128,19 +128,26 @@ def collect_artifacts(repository: Path, model: str, version: int, folder: Path) 
 
     Raises:
         ModelNotFound: the repository has no such version.
-        InvalidData: a configuration cannot be used.
+        InvalidData: a configuration cannot be used, or lacks a step.
     """
-    ensemble = repository / graph_name(model, version, tta=True) / CONFIG_FILE
-    if not ensemble.exists():
+    ensembles = [
+        repository / graph_name(model, version, tta=tta) / CONFIG_FILE for tta in (False, True)
+    ]
+    if not all(ensemble.exists() for ensemble in ensembles):
         raise ModelNotFound(f"'{model}' has no version {version} in {repository}")
-    config = read_model_config(ensemble)
-    contract = contract_of(config)
-    (folder / CONTRACT_FILE).write_text(contract.to_json())
-    used = {step.model_name: step.model_version for step in config.ensemble_scheduling.step}
+    configs = [read_model_config(ensemble) for ensemble in ensembles]
+    contract = contract_of(configs[0])
+    steps = {
+        step.model_name: step.model_version
+        for config in configs
+        for step in config.ensemble_scheduling.step
+    }
     for file in contract.method.graphs.files():
-        name = step_name(contract.family, file, version)
-        graph = repository / name / str(used.get(name, version)) / MODEL_FILE
-        shutil.copyfile(graph, folder / file.filename)
+        name = step_name(model, file, version)
+        if name not in steps:
+            raise InvalidData(f"'{model}' has no step '{name}' in {repository}; export it again")
+        shutil.copyfile(repository / name / str(steps[name]) / MODEL_FILE, folder / file.filename)
+    (folder / CONTRACT_FILE).write_text(contract.to_json())
     return folder
 
 
