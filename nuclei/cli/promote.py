@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nuclei.cli.registry import NameArgument, TrackingUriOption, WhyOption
+from nuclei.cli.registry import NameArgument, TrackingUriOption, WaitOption, WhyOption
 from nuclei.console import messages, output
 from nuclei.errors import InvalidOption
 from nuclei.quoting import quoted
@@ -54,9 +54,7 @@ def promote(
             show_default=False,
         ),
     ] = None,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Follow until every gateway is answered by it.")
-    ] = False,
+    wait: WaitOption = False,
     why: WhyOption = "",
     tracking_uri: TrackingUriOption = None,
 ) -> None:

@@ -11,4 +11,7 @@ TrackingUriOption = Annotated[
     str | None,
     typer.Option(help="MLflow registry [MLFLOW_TRACKING_URI, or ~/.nuclei].", show_default=False),
 ]
+WaitOption = Annotated[
+    bool, typer.Option("--wait", help="Follow until every gateway is answered by it.")
+]
 WhyOption = Annotated[str, typer.Option(help="Reason, for the audit trail.", show_default=False)]

@@ -1,10 +1,6 @@
 """`nuclei rollback`: let the version before answer again."""
 
-from typing import Annotated
-
-import typer
-
-from nuclei.cli.registry import NameArgument, TrackingUriOption, WhyOption
+from nuclei.cli.registry import NameArgument, TrackingUriOption, WaitOption, WhyOption
 from nuclei.console import messages, output
 from nuclei.registry import default_tracking_uri
 
@@ -21,9 +17,7 @@ nuclei models                    (who changed what, and what answers now)
 
 def rollback(
     name: NameArgument,
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Follow until every gateway is answered by it.")
-    ] = False,
+    wait: WaitOption = False,
     why: WhyOption = "",
     tracking_uri: TrackingUriOption = None,
 ) -> None:
