@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from nuclei.results.coordinates import PixelSize
 from nuclei.results.nuclei import Nuclei
+from nuclei.results.quality import Quality
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -24,6 +25,9 @@ class Segmentation:
             sentences.
         intensity_range: (lo, hi), the values that became black and white for the network, in the
             units of the frame; None when unknown.
+        quality: measures of how good the frame and the result look; None from a server that gives
+            none.
+        doubtful: names of the measures of `quality` that made `warnings`; empty from a gateway.
         centroids_stage_um: float64 [N, 2] of (x, y), centroids on the stage, micrometres; None
             when the frame's place is unknown. From a gateway, as what follows.
         outlines: (label, polygons) as `nuclei.formats.outlines` gives them; None when they were not
@@ -38,6 +42,8 @@ class Segmentation:
     stage_ms: dict[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     intensity_range: tuple[float, float] | None = None
+    quality: Quality | None = None
+    doubtful: tuple[str, ...] = ()
     centroids_stage_um: NDArray[np.float64] | None = None
     outlines: list[tuple[int, list[NDArray[np.int32]]]] | None = None
 

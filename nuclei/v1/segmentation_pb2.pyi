@@ -760,6 +760,165 @@ class LabelImage(_message.Message):
 Global___LabelImage: _TypeAlias = LabelImage  # noqa: Y015
 
 @_typing.final
+class Quality(_message.Message):
+    """How good a frame and its segmentation look, judged without knowing the truth. Absent is a measure
+    that is not known for this frame. A share is of 0 to 1.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUCLEI_PER_MM2_FIELD_NUMBER: _builtins.int
+    COVERAGE_FIELD_NUMBER: _builtins.int
+    MEDIAN_AREA_PX_FIELD_NUMBER: _builtins.int
+    AREA_SPREAD_FIELD_NUMBER: _builtins.int
+    MEAN_PROBABILITY_FIELD_NUMBER: _builtins.int
+    BOUNDARY_ENTROPY_FIELD_NUMBER: _builtins.int
+    NEAR_THRESHOLD_FIELD_NUMBER: _builtins.int
+    TTA_DISAGREEMENT_FIELD_NUMBER: _builtins.int
+    EDGE_SHARE_FIELD_NUMBER: _builtins.int
+    FOCUS_FIELD_NUMBER: _builtins.int
+    SATURATED_FIELD_NUMBER: _builtins.int
+    DYNAMIC_RANGE_FIELD_NUMBER: _builtins.int
+    SIGNAL_TO_NOISE_FIELD_NUMBER: _builtins.int
+    PIXEL_SIZE_RATIO_FIELD_NUMBER: _builtins.int
+    PREVIOUS_AGREEMENT_FIELD_NUMBER: _builtins.int
+    ESTIMATED_SCORE_FIELD_NUMBER: _builtins.int
+    nuclei_per_mm2: _builtins.float
+    """Number of nuclei for each square millimetre of the frame."""
+    coverage: _builtins.float
+    """Share of the frame's pixels that are in nuclei."""
+    median_area_px: _builtins.float
+    """Median area of the nuclei, pixels."""
+    area_spread: _builtins.float
+    """Interquartile range of the areas, divided by their median."""
+    mean_probability: _builtins.float
+    """Mean foreground probability of the pixels in nuclei, 0 to 1."""
+    boundary_entropy: _builtins.float
+    """Mean entropy of the foreground probability at the nuclei's outermost pixels, bits, 0 (certain)
+    to 1.
+    """
+    near_threshold: _builtins.float
+    """Of the pixels that are in nuclei or nearly, the share whose foreground probability is within 0.1
+    of the threshold.
+    """
+    tta_disagreement: _builtins.float
+    """Mean disagreement of the eight views in nuclei, 0 (none) to 1. Absent without test-time
+    augmentation.
+    """
+    edge_share: _builtins.float
+    """Share of the nuclei that touch the edge of the frame."""
+    focus: _builtins.float
+    """Variance of the Laplacian, without that of the noise, divided by the variance of the frame;
+    higher is sharper. It depends neither on gain nor on offset.
+    """
+    saturated: _builtins.float
+    """Share of the pixels at the largest value of the sensor."""
+    dynamic_range: _builtins.float
+    """Share of the sensor's range that the intensity range of the frame takes."""
+    signal_to_noise: _builtins.float
+    """The intensity range of the frame, in standard deviations of the noise."""
+    pixel_size_ratio: _builtins.float
+    """Pixel size of the frame, divided by that of the training images."""
+    previous_agreement: _builtins.float
+    """Agreement with the previous frame of the same acquisition, position, channel and slice, 0 to 1.
+    Absent when there is none.
+    """
+    estimated_score: _builtins.float
+    """The DSB score that the frame is expected to reach, 0 to 1. Absent when the model cannot tell: it
+    has no estimate, or has seen no such frames.
+    """
+    def __init__(
+        self,
+        *,
+        nuclei_per_mm2: _builtins.float | None = ...,
+        coverage: _builtins.float | None = ...,
+        median_area_px: _builtins.float | None = ...,
+        area_spread: _builtins.float | None = ...,
+        mean_probability: _builtins.float | None = ...,
+        boundary_entropy: _builtins.float | None = ...,
+        near_threshold: _builtins.float | None = ...,
+        tta_disagreement: _builtins.float | None = ...,
+        edge_share: _builtins.float | None = ...,
+        focus: _builtins.float | None = ...,
+        saturated: _builtins.float | None = ...,
+        dynamic_range: _builtins.float | None = ...,
+        signal_to_noise: _builtins.float | None = ...,
+        pixel_size_ratio: _builtins.float | None = ...,
+        previous_agreement: _builtins.float | None = ...,
+        estimated_score: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_area_spread", b"_area_spread", "_boundary_entropy", b"_boundary_entropy", "_coverage", b"_coverage", "_dynamic_range", b"_dynamic_range", "_edge_share", b"_edge_share", "_estimated_score", b"_estimated_score", "_focus", b"_focus", "_mean_probability", b"_mean_probability", "_median_area_px", b"_median_area_px", "_near_threshold", b"_near_threshold", "_nuclei_per_mm2", b"_nuclei_per_mm2", "_pixel_size_ratio", b"_pixel_size_ratio", "_previous_agreement", b"_previous_agreement", "_saturated", b"_saturated", "_signal_to_noise", b"_signal_to_noise", "_tta_disagreement", b"_tta_disagreement", "area_spread", b"area_spread", "boundary_entropy", b"boundary_entropy", "coverage", b"coverage", "dynamic_range", b"dynamic_range", "edge_share", b"edge_share", "estimated_score", b"estimated_score", "focus", b"focus", "mean_probability", b"mean_probability", "median_area_px", b"median_area_px", "near_threshold", b"near_threshold", "nuclei_per_mm2", b"nuclei_per_mm2", "pixel_size_ratio", b"pixel_size_ratio", "previous_agreement", b"previous_agreement", "saturated", b"saturated", "signal_to_noise", b"signal_to_noise", "tta_disagreement", b"tta_disagreement"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_area_spread", b"_area_spread", "_boundary_entropy", b"_boundary_entropy", "_coverage", b"_coverage", "_dynamic_range", b"_dynamic_range", "_edge_share", b"_edge_share", "_estimated_score", b"_estimated_score", "_focus", b"_focus", "_mean_probability", b"_mean_probability", "_median_area_px", b"_median_area_px", "_near_threshold", b"_near_threshold", "_nuclei_per_mm2", b"_nuclei_per_mm2", "_pixel_size_ratio", b"_pixel_size_ratio", "_previous_agreement", b"_previous_agreement", "_saturated", b"_saturated", "_signal_to_noise", b"_signal_to_noise", "_tta_disagreement", b"_tta_disagreement", "area_spread", b"area_spread", "boundary_entropy", b"boundary_entropy", "coverage", b"coverage", "dynamic_range", b"dynamic_range", "edge_share", b"edge_share", "estimated_score", b"estimated_score", "focus", b"focus", "mean_probability", b"mean_probability", "median_area_px", b"median_area_px", "near_threshold", b"near_threshold", "nuclei_per_mm2", b"nuclei_per_mm2", "pixel_size_ratio", b"pixel_size_ratio", "previous_agreement", b"previous_agreement", "saturated", b"saturated", "signal_to_noise", b"signal_to_noise", "tta_disagreement", b"tta_disagreement"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__area_spread: _TypeAlias = _typing.Literal["area_spread"]  # noqa: Y015
+    _WhichOneofArgType__area_spread: _TypeAlias = _typing.Literal["_area_spread", b"_area_spread"]  # noqa: Y015
+    _WhichOneofReturnType__boundary_entropy: _TypeAlias = _typing.Literal["boundary_entropy"]  # noqa: Y015
+    _WhichOneofArgType__boundary_entropy: _TypeAlias = _typing.Literal["_boundary_entropy", b"_boundary_entropy"]  # noqa: Y015
+    _WhichOneofReturnType__coverage: _TypeAlias = _typing.Literal["coverage"]  # noqa: Y015
+    _WhichOneofArgType__coverage: _TypeAlias = _typing.Literal["_coverage", b"_coverage"]  # noqa: Y015
+    _WhichOneofReturnType__dynamic_range: _TypeAlias = _typing.Literal["dynamic_range"]  # noqa: Y015
+    _WhichOneofArgType__dynamic_range: _TypeAlias = _typing.Literal["_dynamic_range", b"_dynamic_range"]  # noqa: Y015
+    _WhichOneofReturnType__edge_share: _TypeAlias = _typing.Literal["edge_share"]  # noqa: Y015
+    _WhichOneofArgType__edge_share: _TypeAlias = _typing.Literal["_edge_share", b"_edge_share"]  # noqa: Y015
+    _WhichOneofReturnType__estimated_score: _TypeAlias = _typing.Literal["estimated_score"]  # noqa: Y015
+    _WhichOneofArgType__estimated_score: _TypeAlias = _typing.Literal["_estimated_score", b"_estimated_score"]  # noqa: Y015
+    _WhichOneofReturnType__focus: _TypeAlias = _typing.Literal["focus"]  # noqa: Y015
+    _WhichOneofArgType__focus: _TypeAlias = _typing.Literal["_focus", b"_focus"]  # noqa: Y015
+    _WhichOneofReturnType__mean_probability: _TypeAlias = _typing.Literal["mean_probability"]  # noqa: Y015
+    _WhichOneofArgType__mean_probability: _TypeAlias = _typing.Literal["_mean_probability", b"_mean_probability"]  # noqa: Y015
+    _WhichOneofReturnType__median_area_px: _TypeAlias = _typing.Literal["median_area_px"]  # noqa: Y015
+    _WhichOneofArgType__median_area_px: _TypeAlias = _typing.Literal["_median_area_px", b"_median_area_px"]  # noqa: Y015
+    _WhichOneofReturnType__near_threshold: _TypeAlias = _typing.Literal["near_threshold"]  # noqa: Y015
+    _WhichOneofArgType__near_threshold: _TypeAlias = _typing.Literal["_near_threshold", b"_near_threshold"]  # noqa: Y015
+    _WhichOneofReturnType__nuclei_per_mm2: _TypeAlias = _typing.Literal["nuclei_per_mm2"]  # noqa: Y015
+    _WhichOneofArgType__nuclei_per_mm2: _TypeAlias = _typing.Literal["_nuclei_per_mm2", b"_nuclei_per_mm2"]  # noqa: Y015
+    _WhichOneofReturnType__pixel_size_ratio: _TypeAlias = _typing.Literal["pixel_size_ratio"]  # noqa: Y015
+    _WhichOneofArgType__pixel_size_ratio: _TypeAlias = _typing.Literal["_pixel_size_ratio", b"_pixel_size_ratio"]  # noqa: Y015
+    _WhichOneofReturnType__previous_agreement: _TypeAlias = _typing.Literal["previous_agreement"]  # noqa: Y015
+    _WhichOneofArgType__previous_agreement: _TypeAlias = _typing.Literal["_previous_agreement", b"_previous_agreement"]  # noqa: Y015
+    _WhichOneofReturnType__saturated: _TypeAlias = _typing.Literal["saturated"]  # noqa: Y015
+    _WhichOneofArgType__saturated: _TypeAlias = _typing.Literal["_saturated", b"_saturated"]  # noqa: Y015
+    _WhichOneofReturnType__signal_to_noise: _TypeAlias = _typing.Literal["signal_to_noise"]  # noqa: Y015
+    _WhichOneofArgType__signal_to_noise: _TypeAlias = _typing.Literal["_signal_to_noise", b"_signal_to_noise"]  # noqa: Y015
+    _WhichOneofReturnType__tta_disagreement: _TypeAlias = _typing.Literal["tta_disagreement"]  # noqa: Y015
+    _WhichOneofArgType__tta_disagreement: _TypeAlias = _typing.Literal["_tta_disagreement", b"_tta_disagreement"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__area_spread) -> _WhichOneofReturnType__area_spread | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__boundary_entropy) -> _WhichOneofReturnType__boundary_entropy | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__coverage) -> _WhichOneofReturnType__coverage | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__dynamic_range) -> _WhichOneofReturnType__dynamic_range | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__edge_share) -> _WhichOneofReturnType__edge_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__estimated_score) -> _WhichOneofReturnType__estimated_score | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__focus) -> _WhichOneofReturnType__focus | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__mean_probability) -> _WhichOneofReturnType__mean_probability | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__median_area_px) -> _WhichOneofReturnType__median_area_px | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__near_threshold) -> _WhichOneofReturnType__near_threshold | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__nuclei_per_mm2) -> _WhichOneofReturnType__nuclei_per_mm2 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__pixel_size_ratio) -> _WhichOneofReturnType__pixel_size_ratio | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__previous_agreement) -> _WhichOneofReturnType__previous_agreement | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__saturated) -> _WhichOneofReturnType__saturated | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__signal_to_noise) -> _WhichOneofReturnType__signal_to_noise | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__tta_disagreement) -> _WhichOneofReturnType__tta_disagreement | None: ...
+
+Global___Quality: _TypeAlias = Quality  # noqa: Y015
+
+@_typing.final
 class SegmentResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -799,6 +958,7 @@ class SegmentResponse(_message.Message):
     SERVER_VERSION_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     INTENSITY_RANGE_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """That of the request, or the one that the server made."""
     model: _builtins.str
@@ -836,7 +996,7 @@ class SegmentResponse(_message.Message):
     @_builtins.property
     def stage_ms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Time of each step on the server, by name (wait, decode, tile, infer, postprocess, measure,
-        encode), milliseconds.
+        quality, encode), milliseconds.
         """
 
     @_builtins.property
@@ -850,6 +1010,10 @@ class SegmentResponse(_message.Message):
         """The values that became black and white for the network, in the frame's own units: those of the
         request, or those that the server found.
         """
+
+    @_builtins.property
+    def quality(self) -> Global___Quality:
+        """Absent when the server does not measure it."""
 
     def __init__(
         self,
@@ -870,10 +1034,11 @@ class SegmentResponse(_message.Message):
         server_version: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         intensity_range: Global___IntensityRange | None = ...,
+        quality: Global___Quality | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "intensity_range", b"intensity_range", "labels", b"labels", "nuclei", b"nuclei", "pixel_size", b"pixel_size", "polygons", b"polygons", "stage_position", b"stage_position"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["index", b"index", "intensity_range", b"intensity_range", "labels", b"labels", "nuclei", b"nuclei", "pixel_size", b"pixel_size", "polygons", b"polygons", "quality", b"quality", "stage_position", b"stage_position"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "height", b"height", "index", b"index", "intensity_range", b"intensity_range", "labels", b"labels", "model", b"model", "model_version", b"model_version", "nuclei", b"nuclei", "pixel_size", b"pixel_size", "polygons", b"polygons", "request_id", b"request_id", "server_version", b"server_version", "stage_ms", b"stage_ms", "stage_position", b"stage_position", "warnings", b"warnings", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "height", b"height", "index", b"index", "intensity_range", b"intensity_range", "labels", b"labels", "model", b"model", "model_version", b"model_version", "nuclei", b"nuclei", "pixel_size", b"pixel_size", "polygons", b"polygons", "quality", b"quality", "request_id", b"request_id", "server_version", b"server_version", "stage_ms", b"stage_ms", "stage_position", b"stage_position", "warnings", b"warnings", "width", b"width"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""How good a frame and its segmentation look, without knowing the truth."""
