@@ -35,7 +35,7 @@ from rich.table import Table
 from served import example_pixels
 
 from nuclei import errors
-from serving.process.child import MARK
+from nuclei.process.child import MARK
 from tests.serving.callers import ANSWERED_S, Answer, Callers
 from tests.serving.leftovers import living, regions
 from tests.serving.served import Served

@@ -27,8 +27,8 @@ from nuclei.inference.engine import ServedVersion
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.pipeline import segment
 from nuclei.inference.routing import Routing
+from nuclei.process.ports import free_ports
 from serving.engine import TritonEngine
-from serving.process.ports import free_ports
 from serving.repository.configuration import CpuAccelerator
 from serving.repository.export import export_version, set_routing
 from serving.triton.server import TritonServer

@@ -49,7 +49,7 @@ from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
 from nuclei.inference.routing import Routing
-from serving.process.ports import LOOPBACK, free_ports
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.promotion.changes import promote
 from serving.promotion.state import read_state
 from serving.registry import Registry

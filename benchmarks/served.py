@@ -17,8 +17,8 @@ import psutil
 from numpy.typing import NDArray
 
 from nuclei.imaging.images import read_frame
+from nuclei.process.ports import LOOPBACK, free_ports
 from nuclei.v1 import segmentation_pb2 as pb
-from serving.process.ports import LOOPBACK, free_ports
 
 ROOT = Path(__file__).parents[1]
 EXAMPLE = ROOT / "examples" / "fluorescence_16bit.tif"

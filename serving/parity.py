@@ -14,8 +14,8 @@ from nuclei.inference.engine import ServedVersion
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.parity import differences
 from nuclei.postprocessing.accumulation import Outputs
+from nuclei.process.ports import free_ports
 from serving.engine import TritonEngine
-from serving.process.ports import free_ports
 from serving.settings import TRITON_ENVIRONMENT
 from serving.triton.server import TritonServer
 

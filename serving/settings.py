@@ -18,9 +18,9 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from nuclei.errors import InvalidOption
+from nuclei.process.ports import LOOPBACK
 from nuclei.quoting import quoted
 from nuclei.repository import default_repository
-from serving.process.ports import LOOPBACK
 
 ROOT = Path(__file__).parents[1]
 TRITON_ENVIRONMENT = ROOT / ".venv-triton"

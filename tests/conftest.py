@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-# gRPC reads it as it is imported (`serving.process.child` says why).
+# gRPC reads it as it is imported (`nuclei.process.child` says why).
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import httpx
@@ -17,9 +17,9 @@ import pytest
 
 from nuclei.client import Client
 from nuclei.inference.routing import Routing
-from serving.process import ports
-from serving.process.child import Child
-from serving.process.ports import LOOPBACK, free_ports
+from nuclei.process import ports
+from nuclei.process.child import Child
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.repository.export import collect_artifacts, export_version, set_routing
 from serving.supervision.gateway_process import COMMAND
 from serving.triton.server import TritonServer

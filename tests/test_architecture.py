@@ -11,7 +11,7 @@ import grimp
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("nuclei", "serving", "training")
+PACKAGES = ("nuclei", "serving", "training", "monitoring")
 # What a client may need (zstd is Python's own from 3.14), and what belongs to Triton's interpreter.
 ALLOWED = {"numpy", "grpc", "google", "backports", "compression"}
 ELSEWHERE = {"triton_python_backend_utils", "onnx_file", "activity", "processor"}
@@ -50,7 +50,8 @@ def copied(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("nuclei/imaging/tiles.py", "nuclei.inference.pipeline", "Imports point down"),
         ("training/plan.py", "serving.engine", "Imports point down"),
         ("serving/budget.py", "nuclei.cli.main", "Imports point down"),
-        ("serving/budget.py", "torch", "Serving does without torch"),
+        ("monitoring/__init__.py", "serving.budget", "Imports point down"),
+        ("serving/budget.py", "torch", "Serving and monitoring do without torch"),
         ("nuclei/results/nuclei.py", "scipy", "A client needs"),
         ("training/families/unet.py", "ultralytics", "Only one module knows"),
     ],
@@ -131,7 +132,7 @@ for module in pkgutil.walk_packages(path, f"{package}."):
 
 
 @pytest.mark.parametrize(
-    "package", ["nuclei", "serving", pytest.param("training", marks=pytest.mark.slow)]
+    "package", ["nuclei", "serving", "monitoring", pytest.param("training", marks=pytest.mark.slow)]
 )
 def test_importing_changes_nothing_for_the_process(package: str, tmp_path: Path) -> None:
     ours = [f"{ROOT / name}{os.sep}" for name in PACKAGES]

@@ -29,7 +29,7 @@ FENCED = re.compile(r"^( *)```\w*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^ {4}(?=\S).*$", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
 PATH = re.compile(rf"(?<![\w./-])(?:{'|'.join(TOP_FOLDERS)})/[\w./-]*")
-MODULE = re.compile(r"(?:nuclei|serving|training)(?:\.\w+)+")
+MODULE = re.compile(r"(?:monitoring|nuclei|serving|training)(?:\.\w+)+")
 COMMAND = re.compile(r"(?:^|[\s=(])(?:[A-Z_]+=\S+ +)*(?:\S*/bin/)?(?<!from )nuclei +(.+)")
 TARGET = re.compile(r"(?:^|\s)make +([a-z][a-z0-9-]*)")
 # Placeholders that a reader replaces.

@@ -16,7 +16,7 @@ from nuclei.errors import MissingPrerequisite
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("nuclei", "serving", "training")
+PACKAGES = ("nuclei", "serving", "training", "monitoring")
 FILES = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 # typing-extensions is grpcio's; pip and setuptools come with the environment.
 DEPENDENCIES = {"backports-zstd", "grpcio", "numpy", "protobuf", "typing-extensions"}

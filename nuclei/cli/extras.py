@@ -8,7 +8,7 @@ from nuclei.errors import MissingPrerequisite
 
 # The extra of pyproject.toml that brings what the modules of a package import.
 LOCAL = "local"
-EXTRAS = {"nuclei": LOCAL, "serving": "serve", "training": "train"}
+EXTRAS = {"nuclei": LOCAL, "serving": "serve", "monitoring": "serve", "training": "train"}
 
 
 @contextmanager

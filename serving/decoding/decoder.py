@@ -17,6 +17,7 @@ import numpy as np
 from nuclei.errors import InvalidImage, NucleiError
 from nuclei.imaging.frame_options import AS_IT_IS
 from nuclei.imaging.images import FrameLimits, probe_frame, read_frame
+from nuclei.process.lifeline import end_with
 from serving.decoding.messages import (
     MAX_MESSAGE_BYTES,
     Probe,
@@ -27,7 +28,6 @@ from serving.decoding.messages import (
     request_of,
 )
 from serving.decoding.segment import Segment
-from serving.process.lifeline import end_with
 
 # Processor time for a step; the largest frames take a third of it.
 MAX_CPU_S = 60

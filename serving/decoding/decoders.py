@@ -20,12 +20,12 @@ from nuclei.errors import EngineUnavailable, InvalidImage, InvalidInput, NucleiE
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import AS_IT_IS, FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
+from nuclei.process.backoff import Backoff
+from nuclei.process.child import MARK
 from serving.decoding.answers import frame_of, header_of
 from serving.decoding.messages import MAX_MESSAGE_BYTES, Probe, Read, Request, packed_request
 from serving.decoding.segment import Segment
 from serving.logs import Event
-from serving.process.backoff import Backoff
-from serving.process.child import MARK
 
 logger = logging.getLogger(__name__)
 

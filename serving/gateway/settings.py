@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, Field, SecretStr
 
 from nuclei.names import check_name
-from serving.process.ports import LOOPBACK, reachable
+from nuclei.process.ports import LOOPBACK, reachable
 from serving.settings import ProcessSettings
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from nuclei.console import messages
 from nuclei.errors import EngineFailed
 from nuclei.inference.deadline import Deadline
 from nuclei.inference.engine import ServedVersion
+from nuclei.process.ports import free_ports
 from serving.engine import TritonEngine
-from serving.process.ports import free_ports
 from serving.settings import TRITON_ENVIRONMENT
 from serving.triton.server import TritonServer
 

@@ -17,10 +17,10 @@ from nuclei.errors import (
     RegistryUnavailable,
 )
 from nuclei.names import is_name
+from nuclei.process.backoff import Backoff
 from nuclei.quoting import sentence
 from nuclei.registry import registered_name
 from serving.logs import Event
-from serving.process.backoff import Backoff
 from serving.promotion import metrics
 from serving.promotion.adoption import adopt_served
 from serving.promotion.rollouts import Rollouts

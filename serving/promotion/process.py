@@ -7,9 +7,9 @@ from types import FrameType
 
 import uvicorn
 
+from nuclei.process.ports import check_free
 from serving.gateway.certificates import loopback_tls
 from serving.gateway.settings import GatewaySettings
-from serving.process.ports import check_free
 from serving.promotion.listener import listener
 from serving.promotion.loop import Followed, Loop, prepare
 from serving.promotion.servers import TritonBeside

@@ -6,7 +6,7 @@ nuclei serve                      guard: starts the supervisor again when it die
    ├─ serving.gateway             BentoML's service: HTTP, and beside it gRPC
    └─ serving.promotion           sync: follows the registry, with `--sync`
 
-Each is a child of the one above it (`serving.process.child`) and ends when that ends, however it
+Each is a child of the one above it (`nuclei.process.child`) and ends when that ends, however it
 ends. Modules, in the order in which they come into play:
 
 guard               runs the supervisor until it ends by itself

@@ -14,12 +14,12 @@ from rich.text import Text
 
 from nuclei.console import messages, output, print_error
 from nuclei.errors import MissingPrerequisite, NucleiError
+from nuclei.process.background import in_background
+from nuclei.process.heartbeat import beat
 from nuclei.quoting import without_password
 from serving.gateway.exposure import check_exposure
 from serving.gateway.settings import GatewaySettings
 from serving.logs import write_logs
-from serving.process.background import in_background
-from serving.process.heartbeat import beat
 from serving.settings import ServeSettings, read_settings
 from serving.supervision.launcher import Service
 from serving.supervision.self_check import SelfCheck

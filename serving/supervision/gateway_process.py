@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 
 from nuclei.errors import EngineFailed, InvalidOption
+from nuclei.process.child import Child, private_folder
+from nuclei.process.ports import check_free
 from serving.gateway.settings import GatewaySettings
-from serving.process.child import Child, private_folder
-from serving.process.ports import check_free
 from serving.repository.listing import model_names
 from serving.settings import ServeSettings
 from serving.supervision.loopback import Loopback

@@ -7,10 +7,10 @@ import time
 from collections.abc import Mapping
 from types import FrameType
 
+from nuclei.process.backoff import Backoff
+from nuclei.process.child import Child
+from nuclei.process.heartbeat import Heartbeat
 from serving.logs import Event
-from serving.process.backoff import Backoff
-from serving.process.child import Child
-from serving.process.heartbeat import Heartbeat
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 
 from nuclei.errors import NucleiError
+from nuclei.process.background import in_background
+from nuclei.process.backoff import Backoff
 from serving.logs import Event
-from serving.process.background import in_background
-from serving.process.backoff import Backoff
 from serving.supervision.probe import Fault
 
 logger = logging.getLogger(__name__)

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from urllib.error import HTTPError
 
 from nuclei.errors import EngineFailed
+from nuclei.process.background import in_background
+from nuclei.process.child import Child
+from nuclei.process.ports import check_free, reachable
 from serving.logs import Event
-from serving.process.background import in_background
-from serving.process.child import Child
-from serving.process.ports import check_free, reachable
 from serving.repository.listing import model_names
 from serving.settings import ServeSettings
 from serving.supervision.probe import Fault

@@ -15,10 +15,10 @@ from typing import Self
 from nuclei import processor
 from nuclei.errors import EngineFailed, InvalidData, InvalidOption, MissingPrerequisite
 from nuclei.inference.model_config import CONFIG_FILE
+from nuclei.process.child import Child, private_folder
+from nuclei.process.ports import LOOPBACK, check_free
 from nuclei.repository import searched
 from serving.logs import Event
-from serving.process.child import Child, private_folder
-from serving.process.ports import LOOPBACK, check_free
 from serving.repository.listing import spare_models
 from serving.settings import TRITON_ENVIRONMENT
 from serving.triton.control import TritonControl

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.decoding.decoders import Decoders
 from serving.engine import TritonEngine
 from serving.gateway.connections import ConnectionLimit
@@ -26,7 +27,6 @@ from serving.gateway.http_routes import http_app
 from serving.gateway.http_server import HttpServer
 from serving.gateway.security import Token
 from serving.gateway.settings import GatewaySettings
-from serving.process.ports import LOOPBACK, free_ports
 
 NO_TRITON = f"{LOOPBACK}:1"
 

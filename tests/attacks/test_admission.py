@@ -9,10 +9,10 @@ import grpc
 import httpx
 import pytest
 
+from nuclei.process.ports import LOOPBACK
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
 from serving.gateway.grpc_call import QUESTION_S
-from serving.process.ports import LOOPBACK
 
 Listen = Callable[..., AbstractAsyncContextManager[Any]]
 

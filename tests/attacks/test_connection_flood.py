@@ -12,7 +12,7 @@ import httpx
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from serving.process.ports import LOOPBACK
+from nuclei.process.ports import LOOPBACK
 
 Listen = Callable[..., AbstractAsyncContextManager[Any]]
 

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
+from nuclei.process.ports import LOOPBACK
 from serving.gateway.http_server import HEADER_S, KEEP_ALIVE_S, REST_S
-from serving.process.ports import LOOPBACK
 
 Listen = Callable[..., AbstractAsyncContextManager[Any]]
 

@@ -10,10 +10,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.gateway.http_routes import SegmentationResponse
 from serving.gateway.http_server import HttpServer
 from serving.gateway.settings import GatewaySettings
-from serving.process.ports import LOOPBACK, free_ports
 
 BODY = bytes(32 * 2**20)
 

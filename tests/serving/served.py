@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psutil
 
-from serving.process.ports import LOOPBACK, free_ports
+from nuclei.process.ports import LOOPBACK, free_ports
 
 NUCLEI = str(Path(sys.executable).with_name("nuclei"))
 START_S = 120.0

@@ -24,10 +24,10 @@ from nuclei.inference.pipeline import segment
 from nuclei.inference.reference import REFERENCE_FILE, Reference
 from nuclei.inference.routing import Routing
 from nuclei.postprocessing.accumulation import Outputs
+from nuclei.process.ports import free_ports
 from nuclei.registry import registered_name
 from nuclei.results.segmentation import Segmentation
 from serving.engine import TritonEngine
-from serving.process.ports import free_ports
 from serving.repository.checks import check_repository
 from serving.repository.configuration import CpuAccelerator
 from serving.repository.export import export_version, set_routing

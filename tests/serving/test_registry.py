@@ -11,7 +11,7 @@ import pytest
 from mlflow import MlflowClient
 
 from nuclei.errors import InvalidData, InvalidOption, ModelNotFound, RegistryUnavailable
-from serving.process.ports import LOOPBACK, free_ports
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.registry import Registry
 
 MODEL = "nuclei-unet"

@@ -12,9 +12,9 @@ import httpx
 import pytest
 
 from nuclei.client import Client
+from nuclei.process.ports import free_ports
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
-from serving.process.ports import free_ports
 from serving.triton.server import TritonServer
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))

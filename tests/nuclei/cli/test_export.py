@@ -14,7 +14,7 @@ from nuclei.errors import (
     NucleiError,
     RegistryUnavailable,
 )
-from serving.process.ports import LOOPBACK, free_ports
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.repository.checks import check_repository
 
 MODEL = "nuclei-unet"

@@ -15,7 +15,7 @@ from nuclei.cli.app import app
 from nuclei.errors import EngineUnavailable, InvalidImage, InvalidOption, ModelNotFound, NucleiError
 from nuclei.evaluation.metrics import score_image
 from nuclei.imaging.images import read_frame, read_labels
-from serving.process.ports import LOOPBACK, free_ports
+from nuclei.process.ports import LOOPBACK, free_ports
 
 if TYPE_CHECKING:
     from tests.conftest import Gateway

@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager, suppress
 import pytest
 
 from nuclei.errors import FrameTooLarge, NucleiError, Overloaded
+from nuclei.process.ports import LOOPBACK
 from serving.gateway.arrivals import LOOK_S, MAX_AWAITED, Arrivals, Arriving
 from serving.gateway.peers import Peers
-from serving.process.ports import LOOPBACK
 
 MIB = 2**20
 

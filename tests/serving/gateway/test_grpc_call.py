@@ -4,9 +4,9 @@ import asyncio
 
 import grpc
 
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.gateway.arrivals import Arrivals
 from serving.gateway.grpc_call import Call, handler
-from serving.process.ports import LOOPBACK, free_ports
 
 ANSWER = bytes(64 * 2**20)
 # What a caller takes unread, however fast its line seems to be.

@@ -25,10 +25,10 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from nuclei.client import AsyncClient, Client
 from nuclei.errors import EngineUnavailable, InvalidOption, Unauthenticated
+from nuclei.process.ports import free_ports
 from serving.gateway.certificates import check_loopback, loopback_channel, loopback_tls
 from serving.gateway.exposure import check_exposure
 from serving.gateway.settings import GatewaySettings
-from serving.process.ports import free_ports
 from serving.supervision.gateway_process import COMMAND
 from serving.triton.server import TritonServer
 

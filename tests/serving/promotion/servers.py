@@ -15,8 +15,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from serving.process.child import Child
-from serving.process.ports import LOOPBACK, free_ports
+from nuclei.process.child import Child
+from nuclei.process.ports import LOOPBACK, free_ports
 from tests.prerequisites import missing
 
 BUCKET = "models"

@@ -9,7 +9,7 @@ import pytest
 
 from nuclei.errors import Conflict, RegistryUnavailable
 from nuclei.inference.routing import Routing
-from serving.process.ports import LOOPBACK, free_ports
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.promotion.lock import locked
 from serving.promotion.loop import Followed, Loop, prepare
 from serving.promotion.servers import ThisProcess

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serving.process.ports import LOOPBACK, free_ports
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.promotion.changes import promote, record_gates
 from serving.promotion.rollouts import RUN_TAG, Rollouts
 from serving.promotion.state import ABORTED_TAG, Gates, Phase

@@ -5,7 +5,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from serving.process.ports import free_ports
+from nuclei.process.ports import free_ports
 from serving.promotion.state import read_state
 from serving.registry import Registry
 from tests.conftest import ROOT

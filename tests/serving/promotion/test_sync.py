@@ -17,7 +17,7 @@ import pytest
 from nuclei.errors import EngineUnavailable, ModelNotFound, RegistryUnavailable
 from nuclei.inference.reference import REFERENCE_FILE
 from nuclei.inference.routing import Routing
-from serving.process.ports import LOOPBACK, free_ports
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.promotion import sync as sync_module
 from serving.promotion.artifacts import digest
 from serving.promotion.changes import promote, record_gates, rollback

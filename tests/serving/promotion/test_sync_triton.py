@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from nuclei.client import Client
 from nuclei.errors import NucleiError, RegistryUnavailable
-from serving.process.ports import free_ports
+from nuclei.process.ports import free_ports
 from serving.promotion.changes import promote, rollback
 from serving.promotion.servers import TritonBeside
 from serving.promotion.sync import ModelSync

@@ -8,8 +8,8 @@ import psutil
 import pytest
 
 from nuclei.errors import InvalidOption
+from nuclei.process.ports import free_ports
 from serving.gateway.settings import GatewaySettings
-from serving.process.ports import free_ports
 from serving.settings import ServeSettings
 from serving.supervision.gateway_process import GatewayProcess, default_model
 

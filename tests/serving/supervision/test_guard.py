@@ -18,8 +18,8 @@ import pytest
 GUARD = """
 import os, sys
 from serving.logs import write_logs
-from serving.process.child import Child
-from serving.process.heartbeat import Heartbeat
+from nuclei.process.child import Child
+from nuclei.process.heartbeat import Heartbeat
 from serving.settings import ProcessSettings, read_settings
 from serving.supervision.guard import Guard
 write_logs(read_settings(ProcessSettings))

@@ -18,7 +18,7 @@ import pytest
 from nuclei.client import Client
 from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.routing import Routing
-from serving.process.ports import LOOPBACK
+from nuclei.process.ports import LOOPBACK
 from serving.repository.export import export_version, set_routing
 from tests.serving.leftovers import living, regions
 from tests.serving.served import NUCLEI, Served

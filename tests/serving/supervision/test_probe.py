@@ -8,7 +8,7 @@ import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from serving.process.ports import LOOPBACK, free_ports
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.supervision import probe
 from serving.supervision.probe import Fault, check_triton
 from serving.triton.server import TritonServer

@@ -14,7 +14,7 @@ import os, sys, time
 from pathlib import Path
 from nuclei.errors import EngineFailed
 from serving.logs import write_logs
-from serving.process.child import Child
+from nuclei.process.child import Child
 from serving.settings import ProcessSettings, read_settings
 from serving.supervision.probe import Fault
 from serving.supervision.supervisor import Part, Supervisor

@@ -10,8 +10,8 @@ import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput, InferRequestedOutput
 from tritonclient.utils import InferenceServerException
 
+from nuclei.process.ports import free_ports
 from nuclei.processor import fast_precision, noted_precision, read_cpuinfo
-from serving.process.ports import free_ports
 from serving.triton.server import TritonServer
 from tests.serving.onnx_models import batch_sizes, bfloat16s, scaled, sevens, tensors, triton_model
 

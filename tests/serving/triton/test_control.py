@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from nuclei.errors import EngineUnavailable, InvalidData, ModelNotFound
-from serving.process.ports import free_ports
+from nuclei.process.ports import free_ports
 from serving.triton.control import TritonControl
 from serving.triton.server import TritonServer
 from tests.serving.onnx_models import scaled, tensors, triton_model

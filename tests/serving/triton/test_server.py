@@ -13,7 +13,7 @@ import pytest
 from onnx import TensorProto
 
 from nuclei.errors import InvalidData, InvalidOption, MissingPrerequisite
-from serving.process.ports import LOOPBACK, free_ports
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.settings import TRITON_ENVIRONMENT
 from serving.triton.server import TritonServer
 from tests.serving.leftovers import living, regions

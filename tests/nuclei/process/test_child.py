@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serving.process.child import Child
+from nuclei.process.child import Child
 from tests.serving.leftovers import living
 
 # Ignores SIGTERM, and has a child in a session of its own.
@@ -121,7 +121,7 @@ def test_a_patient_stop_is_cut_short_by_another(tmp_path: Path) -> None:
 def test_it_ends_with_its_parent(tmp_path: Path, number: str) -> None:
     code = f"""
 import os, pathlib, signal, sys, time
-from serving.process.child import Child
+from nuclei.process.child import Child
 started = Child("x", [sys.executable, "-c", "import time; time.sleep(60)"], os.environ,
                 pathlib.Path({str(tmp_path / "log.txt")!r}))
 started.start()
@@ -190,7 +190,7 @@ def test_it_says_how_it_ended(tmp_path: Path) -> None:
 def test_stop_reaches_the_children_of_its_children_of_ours(tmp_path: Path) -> None:
     code = f"""
 import os, pathlib, sys, time
-from serving.process.child import Child
+from nuclei.process.child import Child
 started = Child("x", [sys.executable, "-c", {STUBBORN!r}], os.environ,
                 pathlib.Path({str(tmp_path / "inner.txt")!r}))
 started.start()

@@ -2,7 +2,7 @@
 
 import time
 
-from serving.process.heartbeat import Heartbeat, beat
+from nuclei.process.heartbeat import Heartbeat, beat
 
 
 def test_a_child_that_gave_a_sign_is_silent_from_then_on() -> None:

@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import psutil
 
-from serving.process.lifeline import end_with
+from nuclei.process.lifeline import end_with
 
 # Its descendants inherit it, and are known by it when their parents are gone.
 MARK = "_NUCLEI_CHILD"

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from nuclei.errors import MissingPrerequisite
-from serving.process.ports import LOOPBACK, check_free, free_ports
+from nuclei.process.ports import LOOPBACK, check_free, free_ports
 
 
 def test_free_ports_are_different_and_free() -> None:

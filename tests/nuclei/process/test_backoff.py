@@ -1,6 +1,6 @@
 """How long to wait before the next try."""
 
-from serving.process.backoff import Backoff
+from nuclei.process.backoff import Backoff
 
 
 def test_it_doubles_up_to_a_cap_and_restarts_after_a_healthy_time() -> None:

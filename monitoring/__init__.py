@@ -1,0 +1,1 @@
+"""Looking at the running service: rules, dashboards and the page of `make monitor`."""
