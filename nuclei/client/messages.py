@@ -36,6 +36,9 @@ from nuclei.v1 import segmentation_pb2 as pb
 
 ERROR_METADATA = "nuclei-error"
 RETRY_METADATA = "grpc-retry-pushback-ms"
+# Metadata or HTTP header, of any value, of a frame that is sent to see whether the service works;
+# it is counted apart from the frames of callers.
+PROBE_METADATA = "x-nuclei-probe"
 
 PIXEL_TYPES = {
     "u1": pb.PIXEL_TYPE_UINT8,

@@ -244,9 +244,7 @@ class DataPlane:
                 nuclei = height * width // SMALLEST_NUCLEUS_PX
                 permit.resize(max(permit.n_bytes, encoding.memory_bytes(header, nuclei)))
                 self.progress.note_step()
-                observation.frame = (
-                    "x".join(map(str, frame.pixels.shape)) + f":{frame.pixels.dtype}"
-                )
+                observation.note_frame(frame.pixels)
                 route = await self.router.route(model, options.version, options.key)
                 segmentation = await self._segment(frame, route, options, deadline, observation)
                 observation.note_result(segmentation)

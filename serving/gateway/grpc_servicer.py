@@ -56,7 +56,7 @@ class GrpcServicer:
         with ExitStack() as held:
             with observed("grpc", call.metadata) as observation:
                 admission = self._data_plane.admission
-                permit = held.enter_context(admission.admit("grpc", call.caller))
+                permit = held.enter_context(admission.admit(observation.protocol, call.caller))
                 reply = await self._reply(call, observation, permit)
             permit.resize(min(permit.n_bytes, len(reply)))
             await call.write_only(reply, self._settings.reader_timeout_s)

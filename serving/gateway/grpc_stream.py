@@ -16,7 +16,7 @@ from serving.gateway.data_plane import DataPlane, Options
 from serving.gateway.draining import stream_ended
 from serving.gateway.grpc_call import LAST_S, Call
 from serving.gateway.grpc_messages import FrameRequest, write_error
-from serving.gateway.observation import Observation, Skipped, observed
+from serving.gateway.observation import Observation, Skipped, counted_as, observed
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.stream import Admitted, FrameStream, OverflowPolicy
 from serving.gateway.upload import Upload
@@ -54,6 +54,7 @@ class StreamCall:
         self.data_plane = data_plane
         self.settings = settings
         self.metadata = call.metadata
+        self._counted_as = counted_as(PROTOCOL, call.metadata)
         self.overflow = OverflowPolicy.BLOCK
         self._call = call
         # One connection may carry several streams.
@@ -73,7 +74,7 @@ class StreamCall:
                 then some of the frames before it may have no answer.
             NucleiError: as `FrameStream.run`.
         """
-        with self.data_plane.admission.stream(PROTOCOL, self.caller):
+        with self.data_plane.admission.stream(self._counted_as, self.caller):
             answering = asyncio.ensure_future(self._answer(draining))
             try:
                 either: set[asyncio.Future[Any]] = {answering, self._overrun}
@@ -130,7 +131,7 @@ class StreamCall:
         return frame
 
     def _new_permit(self) -> Permit:
-        return self.data_plane.admission.arriving(PROTOCOL, self.caller)
+        return self.data_plane.admission.arriving(self._counted_as, self.caller)
 
     async def _read(self) -> pb.SegmentStreamRequest | None:
         """The next message. Its memory is reserved while it arrives; a caller may send none."""

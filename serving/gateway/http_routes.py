@@ -91,7 +91,8 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
         with ExitStack() as held:
             try:
                 with observed("http", request.headers) as observation:
-                    permit = data_plane.admission.admit("http", _caller(request))
+                    admission = data_plane.admission
+                    permit = admission.admit(observation.protocol, _caller(request))
                     held.enter_context(permit)
                     answer = await _segment(
                         request, data_plane, settings.max_request_bytes, observation, permit

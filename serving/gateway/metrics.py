@@ -3,13 +3,18 @@
 Labels are bounded: `model` is the graph that was requested (`unet`, `unet_tta`; empty when there is
 no such model, so that a caller cannot invent values), `version` is the one that answered (empty
 when none did; of each model the newest `KEPT_VERSIONS` are kept), `protocol` is grpc, stream or
-http, `code` a gRPC status name or SKIPPED, `reason` one of the few for which a request is refused
-before any work. Of a challenger, `version` is its own, `outcome` one of the few ways in which a
-frame ends, and `by` champion or challenger.
+http, or probe for the frames of `nuclei probe`, `size` a class of frames (`size_of`), `code` a gRPC
+status name or SKIPPED, `reason` one of the few for which a request is refused before any work. Of a
+challenger, `version` is its own, `outcome` one of the few ways in which a frame ends, and `by`
+champion or challenger. Of the quality of frames, `group` is grey or colour, `feature` and `kind`
+are fields of `nuclei.results.quality.Quality`.
+
+Everything here belongs to the event loop.
 """
 
 import platform
 from collections import defaultdict
+from collections.abc import Mapping
 
 import psutil
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info
@@ -25,10 +30,33 @@ SECONDS_BUCKETS = (
     60, 120,
 )  # fmt: skip
 
+# Largest frame of a class, pixels: one tile and little more; 2048 x 2048 of a camera; all others.
+SIZES = {"small": 500_000, "medium": 4_500_000}
+LARGE = "large"
+
+QUALITY_BUCKETS: dict[str, tuple[float, ...]] = {
+    "nuclei_per_mm2": (10, 30, 100, 200, 500, 1000, 2000, 3000, 5000, 7000, 10_000, 20_000),
+    "coverage": (0.001, 0.003, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1),
+    "median_area_px": (20, 50, 100, 150, 200, 300, 400, 600, 800, 1200, 2000, 4000, 8000),
+    "area_spread": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1, 1.5, 2, 3),
+    "mean_probability": (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.97, 0.98, 0.99, 1),
+    "boundary_entropy": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1),
+    "near_threshold": (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1),
+    "tta_disagreement": (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1),
+    "edge_share": (0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7, 1),
+    "focus": (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1, 3, 10),
+    "saturated": (0, 1e-5, 1e-4, 1e-3, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1),
+    "dynamic_range": (0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1),
+    "signal_to_noise": (1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 100, 200, 500),
+    "pixel_size_ratio": (0.25, 0.4, 0.5, 0.67, 0.8, 0.9, 1, 1.1, 1.25, 1.5, 2, 2.5, 4),
+    "previous_agreement": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 1),
+    "estimated_score": (0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.9),
+}
+
 REQUEST_SECONDS = Histogram(
     "nuclei_request_seconds",
     "Time from the arrival of a frame to its encoded result.",
-    ["model", "version", "protocol", "code"],
+    ["model", "version", "protocol", "size", "code"],
     buckets=SECONDS_BUCKETS,
 )
 STAGE_SECONDS = Histogram(
@@ -80,6 +108,34 @@ CANARY_FRAMES = Counter(
 ROLLOUT_ABORTS = Counter(
     "nuclei_rollout_aborts", "Challengers that left their bounds.", ["model", "version"]
 )
+CHAMPION = Gauge(
+    "nuclei_champion_version", "Version that the plain name of a model means here.", ["model"]
+)
+QUALITY = {
+    name: Histogram(
+        f"nuclei_quality_{name}",
+        f"{name} of the frames of callers (nuclei.results.quality.Quality).",
+        ["model", "version"],
+        buckets=buckets,
+    )
+    for name, buckets in QUALITY_BUCKETS.items()
+}
+QUALITY_FRAMES = Counter(
+    "nuclei_quality_frames", "Frames whose quality was measured.", ["model", "version", "group"]
+)
+EMPTY_FRAMES = Counter(
+    "nuclei_quality_empty_frames", "Frames without any nucleus.", ["model", "version"]
+)
+DOUBTFUL_FRAMES = Counter(
+    "nuclei_quality_doubtful_frames",
+    "Frames that differ in this from the images that the model was validated on.",
+    ["model", "version", "kind"],
+)
+UNKNOWN_SCORES = Counter(
+    "nuclei_quality_unknown_score",
+    "Frames whose score the model cannot estimate, because it has seen no such frames.",
+    ["model", "version"],
+)
 BUILD = Info("nuclei_build", "Versions of this software and of its Python.")
 BUILD.info({"version": installed_version(), "python": platform.python_version()})
 THREADS = Gauge("process_threads", "Threads of this process.")
@@ -88,9 +144,11 @@ THREADS.set_function(psutil.Process().num_threads)
 _OF_VERSIONS = (
     *(REQUEST_SECONDS, STAGE_SECONDS, NUCLEI, SHADOW_FRAMES, SHADOW_AGREEMENT),
     *(SHADOW_TILE_SECONDS, CANARY_FRAMES, ROLLOUT_ABORTS),
+    *(*QUALITY.values(), QUALITY_FRAMES, EMPTY_FRAMES, DOUBTFUL_FRAMES, UNKNOWN_SCORES),
 )
 
 _versions: defaultdict[str, list[str]] = defaultdict(list)
+_champions: set[str] = set()
 
 
 def note_version(model: str, version: str) -> None:
@@ -108,6 +166,27 @@ def note_version(model: str, version: str) -> None:
         known.remove(old)
         for metric in _OF_VERSIONS:
             metric.remove_by_labels({"model": model, "version": old})
+
+
+def size_of(pixels: int) -> str:
+    """The class of a frame.
+
+    Args:
+        pixels: how many it has; 0 when that is not known.
+    """
+    if not pixels:
+        return ""
+    return next((name for name, largest in SIZES.items() if pixels <= largest), LARGE)
+
+
+def note_champions(champions: Mapping[str, int]) -> None:
+    """Say which version the plain name of each model means. Args: champions: by model."""
+    for model in _champions - champions.keys():
+        CHAMPION.remove(model)
+    _champions.intersection_update(champions)
+    _champions.update(champions)
+    for model, version in champions.items():
+        CHAMPION.labels(model).set(version)
 
 
 def exposition(accept: str) -> tuple[bytes, str]:

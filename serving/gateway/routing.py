@@ -11,6 +11,7 @@ from nuclei.errors import EngineFailed, EngineUnavailable, ModelNotFound, Nuclei
 from nuclei.inference.engine import ServedVersion
 from nuclei.inference.routing import Routing
 from serving.engine import TritonEngine
+from serving.gateway import metrics
 from serving.gateway.bounds import Bounds
 from serving.gateway.observation import only_known_errors
 from serving.gateway.trial import Trial
@@ -209,6 +210,7 @@ class Router:
                 failures[name] = error
         self._log_changes(models, failures)
         self._table = _Table(models, failures)
+        metrics.note_champions({name: model.routing.champion for name, model in models.items()})
         self._hold_trials()
 
     async def _model(

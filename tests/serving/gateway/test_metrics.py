@@ -124,7 +124,7 @@ def test_old_versions_are_forgotten() -> None:
         metrics.note_version("promoted", str(version))
         labels = ("promoted", str(version), "grpc")
         metrics.NUCLEI.labels(*labels).inc()
-        metrics.REQUEST_SECONDS.labels(*labels, "OK").observe(0.1)
+        metrics.REQUEST_SECONDS.labels(*labels, "small", "OK").observe(0.1)
         metrics.STAGE_SECONDS.labels(*labels, "infer").observe(0.1)
     text = metrics.exposition("")[0].decode()
     for metric in ("nuclei_counted_total", "nuclei_request_seconds_count", "nuclei_stage_seconds"):
