@@ -22,6 +22,7 @@ from nuclei.names import is_name
 from nuclei.postprocessing.accumulation import Parameters
 from nuclei.postprocessing.parameters import CHECKED
 from nuclei.postprocessing.watershed import WatershedParameters
+from nuclei.quality.reference import QualityReference
 from nuclei.quoting import quoted, sentence
 
 CONTRACT_FILE = "contract.json"
@@ -72,6 +73,7 @@ class Contract:
             `dsb_score/histology`, `tta/dsb_score`).
         held_out: names of the validation images, which the model was not trained on.
         training: cost of the training (`parameters`, `minutes`, on a GPU `gpu_memory_mb`).
+        quality: what the quality of frames is measured against; None when it was not calibrated.
     """
 
     __pydantic_config__: ClassVar = CHECKED
@@ -89,6 +91,7 @@ class Contract:
     validation: Numbers = field(default_factory=dict)
     held_out: Annotated[tuple[Text, ...], Field(max_length=2**20)] = ()
     training: Numbers = field(default_factory=dict)
+    quality: QualityReference | None = None
 
     def to_json(self) -> str:
         """The text of its file; raises InvalidData as `from_json` would of the same."""
@@ -96,8 +99,9 @@ class Contract:
             **vars(self),
             "method": self.method.name,
             "postprocessing": asdict(self.postprocessing),
+            "quality": None if self.quality is None else asdict(self.quality),
         }
-        text = json.dumps(fields, indent=2, sort_keys=True)
+        text = json.dumps(fields, sort_keys=True)
         self.from_json(text)
         return text
 
