@@ -1,6 +1,7 @@
 """What quality is measured against: the frames a model was calibrated with, in its contract."""
 
 from dataclasses import dataclass, fields
+from itertools import pairwise
 from typing import Annotated, ClassVar, Literal, get_args
 
 from pydantic import AfterValidator, Field
@@ -23,7 +24,7 @@ def _feature(name: str) -> str:
 
 
 def _rising(numbers: tuple[float, ...]) -> tuple[float, ...]:
-    if any(later < earlier for earlier, later in zip(numbers, numbers[1:], strict=False)):
+    if any(later < earlier for earlier, later in pairwise(numbers)):
         raise ValueError("the numbers do not rise")
     return numbers
 
