@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography import x509
 
 from nuclei.client.connection import CHANNEL_OPTIONS
 from nuclei.errors import InvalidOption
@@ -35,6 +36,23 @@ def check_certificates(settings: GatewaySettings) -> None:
     _check_pair(settings.tls_certificate, settings.tls_key, "NUCLEI_TLS")
     _check_pair(settings.tls_own_certificate, settings.tls_own_key, "NUCLEI_TLS_OWN")
     _server_context(settings)
+
+
+def not_after(settings: GatewaySettings) -> float | None:
+    """When the first of the server's certificates ends, seconds since 1970; None without TLS.
+
+    Raises:
+        InvalidOption: one cannot be read.
+    """
+    if settings.tls_certificate is None:
+        return None
+    try:
+        chain = x509.load_pem_x509_certificates(settings.tls_certificate.read_bytes())
+    except ValueError as error:
+        raise InvalidOption(
+            f"NUCLEI_TLS_CERTIFICATE cannot be used ({error}); expected a PEM file of certificates"
+        ) from None
+    return min(each.not_valid_after_utc.timestamp() for each in chain)
 
 
 def server_credentials(settings: GatewaySettings) -> grpc.ServerCredentials | None:

@@ -111,6 +111,12 @@ ROLLOUT_ABORTS = Counter(
 CHAMPION = Gauge(
     "nuclei_champion_version", "Version that the plain name of a model means here.", ["model"]
 )
+# Registered by `note_certificate`: without a certificate it is absent.
+CERTIFICATE_END = Gauge(
+    "nuclei_certificate_not_after_timestamp_seconds",
+    "When the first of the certificates ends that this process has read at its start.",
+    registry=None,
+)
 QUALITY = {
     name: Histogram(
         f"nuclei_quality_{name}",
@@ -187,6 +193,12 @@ def note_champions(champions: Mapping[str, int]) -> None:
     _champions.update(champions)
     for model, version in champions.items():
         CHAMPION.labels(model).set(version)
+
+
+def note_certificate(not_after: float) -> None:
+    """Say when the certificate ends. Args: not_after: seconds since 1970."""
+    CERTIFICATE_END.set(not_after)
+    REGISTRY.register(CERTIFICATE_END)
 
 
 def exposition(accept: str) -> tuple[bytes, str]:

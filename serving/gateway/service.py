@@ -27,7 +27,8 @@ from nuclei.errors import InvalidOption, MissingPrerequisite
 from nuclei.version import installed_version
 from serving.decoding.decoders import Decoders
 from serving.engine import TritonEngine
-from serving.gateway.certificates import bentoml_tls
+from serving.gateway import metrics
+from serving.gateway.certificates import bentoml_tls, not_after
 from serving.gateway.connections import ConnectionLimit, provide_descriptors
 from serving.gateway.data_plane import DataPlane
 from serving.gateway.exposure import check_exposure, listening_addresses
@@ -126,6 +127,8 @@ class NucleiGateway:
         self._grpc = GrpcServer(self._data_plane, settings, token)
         with ending_the_service():
             provide_descriptors(settings)
+            if (end := not_after(settings)) is not None:
+                metrics.note_certificate(end)
             await self._grpc.start()
             check_exposure(settings, listening_addresses())
         self._upkeep = [
