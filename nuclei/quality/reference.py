@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal, get_args
 from pydantic import AfterValidator, Field
 
 from nuclei.postprocessing.parameters import CHECKED, Fraction
+from nuclei.quality.sentences import TOO_HIGH, TOO_LOW
 from nuclei.quoting import quoted
 from nuclei.results.quality import Quality
 
@@ -27,13 +28,6 @@ def _rising(numbers: tuple[float, ...]) -> tuple[float, ...]:
     if any(later < earlier for earlier, later in pairwise(numbers)):
         raise ValueError("the numbers do not rise")
     return numbers
-
-
-def _ordered(limits: tuple[float | None, float | None]) -> tuple[float | None, float | None]:
-    lo, hi = limits
-    if lo is not None and hi is not None and hi < lo:
-        raise ValueError("the first limit exceeds the second")
-    return limits
 
 
 # What measures are, with room; a number beyond is a fault of the file.
@@ -62,8 +56,20 @@ class FeatureReference:
         Field(min_length=len(LEVELS), max_length=len(LEVELS)),
         AfterValidator(_rising),
     ]
-    limits: Annotated[tuple[Number | None, Number | None], AfterValidator(_ordered)]
+    limits: tuple[Number | None, Number | None]
     drift_threshold: Annotated[float, Field(gt=0, le=1e6)]
+
+    def __post_init__(self) -> None:
+        lo, hi = self.limits
+        if (lo is not None and lo > self.quantile(0.5)) or (
+            hi is not None and hi < self.quantile(0.5)
+        ):
+            raise ValueError("the limits leave out the median")
+
+    def admits(self, value: float) -> bool:
+        """Whether a value is within the limits."""
+        lo, hi = self.limits
+        return (lo is None or value >= lo) and (hi is None or value <= hi)
 
     def quantile(self, level: float) -> float:
         """The quantile at one of `LEVELS`."""
@@ -152,6 +158,12 @@ class GroupReference:
     false_alarm_rate: Fraction
     features: Annotated[dict[FeatureName, FeatureReference], Field(max_length=len(FEATURES))]
     score: ScoreModel | None = None
+
+    def __post_init__(self) -> None:
+        for name, feature in self.features.items():
+            for limit, sentences in zip(feature.limits, (TOO_LOW, TOO_HIGH), strict=True):
+                if limit is not None and name not in sentences:
+                    raise ValueError(f"{name} has a limit on a side that is no fault")
 
 
 @dataclass(frozen=True)
