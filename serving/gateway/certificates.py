@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from cryptography import x509
 
 from nuclei.client.connection import CHANNEL_OPTIONS
 from nuclei.errors import InvalidOption
@@ -46,6 +45,9 @@ def not_after(settings: GatewaySettings) -> float | None:
     """
     if settings.tls_certificate is None:
         return None
+    # Takes 10 MB that a gateway without TLS does not need.
+    from cryptography import x509
+
     try:
         chain = x509.load_pem_x509_certificates(settings.tls_certificate.read_bytes())
     except ValueError as error:

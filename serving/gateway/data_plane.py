@@ -5,11 +5,12 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 
+from nuclei.client.acquisition import FrameIndex
 from nuclei.errors import (
     DeadlineExceeded,
     EngineUnavailable,
@@ -31,6 +32,8 @@ from nuclei.inference.memory import memory_bytes
 from nuclei.inference.method import Method
 from nuclei.inference.threads import in_thread
 from nuclei.names import check_id, check_name, version_number
+from nuclei.quality.judgement import group_of
+from nuclei.results.quality import Quality
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import installed_version
 from serving.decoding.decoders import Decoder, Decoders, decoding_bytes, probing_bytes
@@ -38,6 +41,7 @@ from serving.engine import TritonEngine
 from serving.gateway.admission import Admission, Permit
 from serving.gateway.observation import Observation, only_known_errors
 from serving.gateway.progress import Progress
+from serving.gateway.quality import PreviousFrames
 from serving.gateway.routing import Route, Router, ServedModel
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.shadow import ShadowedFrame, Shadows
@@ -69,6 +73,7 @@ class Options:
         deadline: when the caller gives up; None for the default.
         key: what frames have in common that one version is to answer, such as an acquisition;
             empty for a frame by itself.
+        index: place of the frame in its acquisition.
     """
 
     request_id: str = ""
@@ -77,6 +82,7 @@ class Options:
     tta: bool = False
     deadline: Deadline | None = None
     key: str = ""
+    index: FrameIndex = field(default_factory=FrameIndex)
 
     def __post_init__(self) -> None:
         """Raises InvalidOption for an id, a name or a version that is none."""
@@ -197,6 +203,7 @@ class DataPlane:
         self.progress = Progress(lambda: engine.answered_s)
         self.router = Router(engine, settings.rollout_bounds)
         self.shadows = Shadows(engine, self.admission)
+        self._previous = PreviousFrames()
         self._name = uuid.uuid4().hex
         self._engine = engine
         self._decoders = decoders
@@ -247,6 +254,12 @@ class DataPlane:
                 observation.note_frame(frame.pixels)
                 route = await self.router.route(model, options.version, options.key)
                 segmentation = await self._segment(frame, route, options, deadline, observation)
+                loop = asyncio.get_running_loop()
+                observation.group = await loop.run_in_executor(
+                    self._executor, group_of, frame.pixels
+                )
+                if options.index.acquisition_uid:
+                    segmentation = await self._compare(segmentation, options.index, observation)
                 observation.note_result(segmentation)
                 with observation.timed("encode"):
                     reply = await in_thread(
@@ -334,6 +347,7 @@ class DataPlane:
     ) -> Segmentation:
         """The nuclei of a frame, by this version."""
         observation.method = served.contract.method.name
+        observation.reference = served.contract.quality
         return await pipeline.segment(
             frame,
             self._engine,
@@ -343,6 +357,17 @@ class DataPlane:
             executor=self._executor,
             stopwatch=observation,
         )
+
+    async def _compare(
+        self, segmentation: Segmentation, index: FrameIndex, observation: Observation
+    ) -> Segmentation:
+        """The same, with its agreement with the previous frame of its place."""
+        with observation.timed("compare"):
+            agreement = await asyncio.get_running_loop().run_in_executor(
+                self._executor, self._previous.compare, segmentation, index, observation.graph
+            )
+        quality = replace(segmentation.quality or Quality(), previous_agreement=agreement)
+        return replace(segmentation, quality=quality)
 
     async def _read(
         self,

@@ -8,6 +8,7 @@ import grpc
 import numpy as np
 from google.protobuf.descriptor import FieldDescriptor
 
+from nuclei.client.acquisition import FrameIndex
 from nuclei.client.messages import PIXEL_TYPES, PROJECTIONS
 from nuclei.errors import InvalidImage, InvalidOption, NucleiError, Overloaded
 from nuclei.formats import Check
@@ -101,8 +102,10 @@ class FrameRequest:
         if self._refused is not None:
             raise self._refused
         checked_outputs(self._outputs)
-        key = self.frame.index.acquisition_uid or stream
-        return Options(self.request_id, self._model, self._version, self._tta, deadline, key)
+        sent = self.frame.index
+        index = FrameIndex(sent.acquisition_uid, sent.position, sent.t, sent.c, sent.z)
+        key = index.acquisition_uid or stream
+        return Options(self.request_id, self._model, self._version, self._tta, deadline, key, index)
 
     def frame_options(self) -> FrameOptions:
         """How the frame is to be read; raises InvalidOption for what is impossible."""

@@ -21,6 +21,7 @@ from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import choose_encoder
 
 from nuclei.version import installed_version
+from serving.gateway.quality import DriftWindows
 
 KEPT_VERSIONS = 4
 
@@ -142,6 +143,10 @@ UNKNOWN_SCORES = Counter(
     "Frames whose score the model cannot estimate, because it has seen no such frames.",
     ["model", "version"],
 )
+# nuclei_quality_drift, nuclei_quality_drift_threshold, nuclei_quality_drift_window_frames and
+# nuclei_quality_reference.
+QUALITY_DRIFT = DriftWindows()
+REGISTRY.register(QUALITY_DRIFT)
 BUILD = Info("nuclei_build", "Versions of this software and of its Python.")
 BUILD.info({"version": installed_version(), "python": platform.python_version()})
 THREADS = Gauge("process_threads", "Threads of this process.")
@@ -151,6 +156,7 @@ _OF_VERSIONS = (
     *(REQUEST_SECONDS, STAGE_SECONDS, NUCLEI, SHADOW_FRAMES, SHADOW_AGREEMENT),
     *(SHADOW_TILE_SECONDS, CANARY_FRAMES, ROLLOUT_ABORTS),
     *(*QUALITY.values(), QUALITY_FRAMES, EMPTY_FRAMES, DOUBTFUL_FRAMES, UNKNOWN_SCORES),
+    QUALITY_DRIFT,
 )
 
 _versions: defaultdict[str, list[str]] = defaultdict(list)

@@ -15,6 +15,7 @@ from opentelemetry.trace import SpanKind
 from nuclei.client.messages import PROBE_METADATA
 from nuclei.errors import EngineFailed, EngineUnavailable, InternalError, NucleiError
 from nuclei.inference.pipeline import Stopwatch
+from nuclei.quality.reference import QualityReference
 from nuclei.quoting import sentence
 from nuclei.results.quality import Quality
 from nuclei.results.segmentation import Segmentation
@@ -56,8 +57,10 @@ class Observation(Stopwatch):
         frame: height x width x channels and dtype of the frame.
         pixels: height x width; 0 until they are known.
         nuclei: number of nuclei found.
+        group: of the frame, `grey` or `colour`.
         quality: measures of the frame, once it is segmented.
         doubtful: names of those that made a warning.
+        reference: what the version measures quality against; None when it was not calibrated.
         bytes_in: length of the frame as it was received.
         bytes_out: length of the result as it is sent.
         stage_ms: time of each step, milliseconds.
@@ -74,8 +77,10 @@ class Observation(Stopwatch):
         self.frame = ""
         self.pixels = 0
         self.nuclei = 0
+        self.group = ""
         self.quality = Quality()
         self.doubtful: tuple[str, ...] = ()
+        self.reference: QualityReference | None = None
         self.bytes_in = 0
         self.bytes_out = 0
         self._context = trace.set_span_in_context(span)
@@ -213,12 +218,17 @@ def _measure(request: Observation, code: str, seconds: float, span: trace.Span) 
 def _measure_quality(request: Observation, exemplar: dict[str, str]) -> None:
     """Count a frame of a caller: no probe, no check of our own, no challenger's in shadow."""
     labels = (request.graph, request.version)
+    metrics.QUALITY_FRAMES.labels(*labels, request.group).inc()
     for name, value in _known(request.quality):
         metrics.QUALITY[name].labels(*labels).observe(value, exemplar)
     if not request.nuclei:
         metrics.EMPTY_FRAMES.labels(*labels).inc()
     for kind in request.doubtful:
         metrics.DOUBTFUL_FRAMES.labels(*labels, kind).inc()
+    if request.reference is not None:
+        if request.quality.estimated_score is None:
+            metrics.UNKNOWN_SCORES.labels(*labels).inc()
+        metrics.QUALITY_DRIFT.add(*labels, request.group, request.quality, request.reference)
 
 
 def _exemplar(request_id: str, span: trace.Span) -> dict[str, str]:
