@@ -43,11 +43,9 @@ class Unit(StrEnum):
 class Kind(StrEnum):
     """How a panel is drawn; the text is Grafana's name of the panel."""
 
-    BARS = "bargauge"
     HEATMAP = "heatmap"
     STAT = "stat"
     STEPS = "state-timeline"
-    TABLE = "table"
     TIMESERIES = "timeseries"
 
 
@@ -102,6 +100,7 @@ class Panel:
         stacked: whether the series are parts of a whole.
         limit: drawn as a line, or as the colour of a single value.
         source: where the data is from.
+        leads_to: name of the dashboard that says more; "" for none.
         width: of `COLUMNS`.
         height: in Grafana's rows, of about 30 pixels.
     """
@@ -116,6 +115,7 @@ class Panel:
     stacked: bool = False
     limit: Limit | None = None
     source: Source = Source.SERVICE
+    leads_to: str = ""
     width: int = 8
     height: int = 8
 

@@ -62,6 +62,7 @@ WORK = Row(
                 ),
             ),
             Unit.SECONDS,
+            leads_to="service",
             highest=300,
         ),
         Panel(

@@ -46,6 +46,7 @@ KEEPING_UP = Row(
                 Query(quantile(q, SECONDS, ANSWERED), f"{q:.0%} within") for q in (0.5, 0.95, 0.99)
             ),
             Unit.SECONDS,
+            leads_to="service",
             highest=LONGEST_S,
         ),
         Panel(
@@ -100,6 +101,7 @@ RESULTS = Row(
                 Query(quantile(q, "nuclei_quality_focus", FRAMES), f"{q:.0%}") for q in (0.1, 0.5)
             ),
             Unit.RATIO,
+            leads_to="quality",
             highest=100,
         ),
         Panel(

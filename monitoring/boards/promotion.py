@@ -126,6 +126,7 @@ ROLLOUT = Row(
                 ),
             ),
             Unit.SHARE,
+            leads_to="quality",
             highest=1,
         ),
         Panel(

@@ -6,7 +6,7 @@ from monitoring.boards.choices import INSTANCE, MODEL, VERSION, VERSIONS
 from monitoring.panels import Dashboard, Kind, Limit, Panel, Query, Row, Unit, Variable
 from monitoring.promql import quantile, rate, share, total
 
-GROUP = Variable("group", "Images", "label_values(nuclei_quality_reference, group)", every="grey")
+GROUP = Variable("group", "Images", "label_values(nuclei_quality_reference, group)")
 
 
 class Measure(NamedTuple):
@@ -76,7 +76,7 @@ MEASURES = {
         "Estimated score", "Which DSB score are the frames expected to reach?", Unit.SHARE, 1
     ),
 }
-OF_GROUP = f'{VERSIONS},group="$group"'
+OF_GROUP = f'{VERSIONS},group=~"$group"'
 OF_ALL = "nuclei_quality_frames_total"
 
 
@@ -90,9 +90,9 @@ def _distribution(name: str, measure: Measure) -> Panel:
         for q in (0.05, 0.5, 0.95)
     )
     reference = Query(
-        f'max by (model, version, quantile) (nuclei_quality_reference{{{OF_GROUP},feature="{name}",'
-        'quantile=~"0.05|0.5|0.95"})',
-        "reference {{quantile}} of {{model}} {{version}}",
+        f"max by (model, version, group, quantile) (nuclei_quality_reference{{{OF_GROUP},"
+        f'feature="{name}",quantile=~"0.05|0.5|0.95"}})',
+        "{{group}} reference, {{quantile}}, of {{model}} {{version}}",
     )
     return Panel(
         measure.title,
@@ -122,6 +122,7 @@ NOW = Row(
             (Query(quantile(0.5, "nuclei_quality_estimated_score", VERSIONS), "median"),),
             Unit.SHARE,
             Kind.STAT,
+            leads_to="promotion",
             highest=1,
             width=4,
         ),
@@ -167,9 +168,9 @@ DRIFT = Row(
             "the thresholds are calibrated for a stated rate of false alarms.",
             (
                 Query(
-                    f"max by (model, version, feature) (nuclei_quality_drift{{{OF_GROUP}}}"
+                    f"max by (model, version, group, feature) (nuclei_quality_drift{{{OF_GROUP}}}"
                     f" / nuclei_quality_drift_threshold{{{OF_GROUP}}})",
-                    "{{feature}} of {{model}} {{version}}",
+                    "{{feature}}, {{group}}, of {{model}} {{version}}",
                 ),
             ),
             Unit.RATIO,

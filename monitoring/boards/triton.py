@@ -102,6 +102,7 @@ TIMES = Row(
             "Which step takes how long, from its arrival to its answer?",
             (Query(_mean_us("request"), "{{model}}"),),
             Unit.MICROSECONDS,
+            leads_to="service",
             highest=LONGEST_US,
         ),
         Panel(

@@ -1,0 +1,1 @@
+"""The dashboards as Grafana reads them, and how it finds them."""
