@@ -57,6 +57,7 @@ class Source(StrEnum):
     # What no test can start here: recorded text of such an exporter is served to Prometheus.
     KUBERNETES = "kubernetes"
     GPU = "gpu"
+    CERTIFICATE = "certificate"
 
 
 @dataclass(frozen=True)

@@ -31,3 +31,12 @@ def share(part: str, whole: str, *labels: str) -> str:
     """The same where the part may have no series: that is a share of 0."""
     all_of_it = total(whole, *labels)
     return f"({total(part, *labels)} or 0 * {all_of_it}) / ({all_of_it} > 0)"
+
+
+def events(counter: str, window: str, *labels: str) -> str:
+    """How often something happened in a window; none where it did not.
+
+    A counter that is new began with its first event, which `increase` does not see.
+    """
+    new = f"max_over_time({counter}[{window}]) unless {counter} offset {window}"
+    return total(f"increase({counter}[{window}]) > 0 or {new}", *labels)

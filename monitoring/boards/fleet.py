@@ -167,10 +167,13 @@ COST = Row(
     ),
 )
 
-FLEET = Dashboard(
-    "fleet",
-    "Fleet",
-    "Are there enough gateways, do they share the work, and what does it cost?",
-    (REPLICAS, WORK, AUTOSCALER, COST),
-    (MODEL, INSTANCE, PRICE),
-)
+
+def fleet() -> Dashboard:
+    """Are there enough gateways, do they share the work, and what does it cost?"""
+    return Dashboard(
+        "fleet",
+        "Fleet",
+        "Are there enough gateways, do they share the work, and what does it cost?",
+        (REPLICAS, WORK, AUTOSCALER, COST),
+        (MODEL, INSTANCE, PRICE),
+    )

@@ -137,11 +137,14 @@ RESULTS = Row(
     ),
 )
 
-MICROSCOPE = Dashboard(
-    "microscope",
-    "Microscope",
-    "Does the service keep up with an acquisition, and do its frames look right? "
-    "Choose the time of the acquisition at the top right.",
-    (KEEPING_UP, RESULTS),
-    (MODEL, INSTANCE),
-)
+
+def microscope() -> Dashboard:
+    """Does the service keep up with an acquisition, and do its frames look right?"""
+    return Dashboard(
+        "microscope",
+        "Microscope",
+        "Does the service keep up with an acquisition, and do its frames look right? "
+        "Choose the time of the acquisition at the top right.",
+        (KEEPING_UP, RESULTS),
+        (MODEL, INSTANCE),
+    )

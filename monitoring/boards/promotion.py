@@ -1,8 +1,9 @@
 """Promotion: which version answers where, since when, and is the next one better?"""
 
 from monitoring.boards.choices import INSTANCE, MODEL, VERSION, VERSIONS
-from monitoring.panels import Dashboard, Event, Kind, Panel, Query, Row, Unit
-from monitoring.promql import mean, quantile, rate, total
+from monitoring.panels import Dashboard, Event, Kind, Limit, Panel, Query, Row, Unit
+from monitoring.promql import events, mean, quantile, rate, total
+from monitoring.thresholds import Thresholds, seconds
 
 # Version numbers are MLflow's.
 HIGHEST_VERSION = 1e6
@@ -90,15 +91,14 @@ GATES = Row(
             "What happened in the last hour?",
             (
                 Query(
-                    total("increase(nuclei_sync_switches_total[1h])", "model"),
-                    "champions of {{model}}",
+                    events("nuclei_sync_switches_total", "1h", "model"), "champions of {{model}}"
                 ),
                 Query(
-                    total("increase(nuclei_sync_refused_versions_total[1h])", "model"),
+                    events("nuclei_sync_refused_versions_total", "1h", "model"),
                     "refused of {{model}}",
                 ),
                 Query(
-                    total("increase(nuclei_sync_aborted_rollouts_total[1h])", "model"),
+                    events("nuclei_sync_aborted_rollouts_total", "1h", "model"),
                     "ended of {{model}}",
                 ),
             ),
@@ -169,71 +169,78 @@ ROLLOUT = Row(
     ),
 )
 
-SYNC = Row(
-    "Sync",
-    (
-        Panel(
-            "Registry reachable",
-            "Did the registry answer in the last round?",
-            (Query("nuclei_sync_registry_reachable", "{{instance}}"),),
-            Unit.YES_NO,
-            Kind.STEPS,
-            highest=1,
-            width=6,
+
+def _sync(thresholds: Thresholds) -> Row:
+    return Row(
+        "Sync",
+        (
+            Panel(
+                "Registry reachable",
+                "Did the registry answer in the last round?",
+                (Query("nuclei_sync_registry_reachable", "{{instance}}"),),
+                Unit.YES_NO,
+                Kind.STEPS,
+                highest=1,
+                width=6,
+            ),
+            Panel(
+                "Since the last good round",
+                "For how long has a sync not done its work?",
+                (Query("time() - nuclei_sync_last_round_timestamp_seconds", "{{instance}}"),),
+                Unit.SECONDS,
+                highest=1e7,
+                limit=Limit(seconds(thresholds.alerts.SyncLagging.behind)),
+                width=6,
+            ),
+            Panel(
+                "Failed rounds, by error",
+                "What is wrong?",
+                (Query(events("nuclei_sync_failures_total", "5m", "error"), "{{error}}"),),
+                Unit.COUNT,
+                highest=1000,
+                width=6,
+            ),
+            Panel(
+                "Webhooks, by verdict",
+                "Do the registry's webhooks arrive, and does somebody forge them?",
+                (Query(events("nuclei_sync_webhooks_total", "5m", "verdict"), "{{verdict}}"),),
+                Unit.COUNT,
+                highest=10_000,
+                width=6,
+            ),
         ),
-        Panel(
-            "Since the last good round",
-            "For how long has a sync not done its work?",
-            (Query("time() - nuclei_sync_last_round_timestamp_seconds", "{{instance}}"),),
-            Unit.SECONDS,
-            highest=1e7,
-            width=6,
-        ),
-        Panel(
-            "Failed rounds, by error",
-            "What is wrong?",
-            (Query(total("increase(nuclei_sync_failures_total[5m])", "error"), "{{error}}"),),
-            Unit.COUNT,
-            highest=1000,
-            width=6,
-        ),
-        Panel(
-            "Webhooks, by verdict",
-            "Do the registry's webhooks arrive, and does somebody forge them?",
-            (Query(total("increase(nuclei_sync_webhooks_total[5m])", "verdict"), "{{verdict}}"),),
-            Unit.COUNT,
-            highest=10_000,
-            width=6,
-        ),
-    ),
-)
+    )
+
 
 EVENTS = (
     Event(
         "Champion changed",
-        "changes(nuclei_sync_champion_version[1m]) > 0",
+        events("nuclei_sync_switches_total", "1m", "model", "instance"),
         "{{model}}: another champion at {{instance}}",
         "green",
     ),
     Event(
         "Version refused",
-        "increase(nuclei_sync_refused_versions_total[1m]) > 0",
+        events("nuclei_sync_refused_versions_total", "1m", "model", "instance"),
         "{{model}}: a version was refused at {{instance}}",
         "orange",
     ),
     Event(
         "Rollout ended",
-        "increase(nuclei_sync_aborted_rollouts_total[1m]) > 0",
+        events("nuclei_sync_aborted_rollouts_total", "1m", "model", "instance"),
         "{{model}}: a rollout was ended at {{instance}}",
         "red",
     ),
 )
 
-PROMOTION = Dashboard(
-    "promotion",
-    "Promotion",
-    "Which version answers where, since when, and is the next one better?",
-    (VERSIONS_ROW, GATES, ROLLOUT, SYNC),
-    (MODEL, VERSION, INSTANCE),
-    EVENTS,
-)
+
+def promotion(thresholds: Thresholds) -> Dashboard:
+    """Which version answers where, since when, and is the next one better?"""
+    return Dashboard(
+        "promotion",
+        "Promotion",
+        "Which version answers where, since when, and is the next one better?",
+        (VERSIONS_ROW, GATES, ROLLOUT, _sync(thresholds)),
+        (MODEL, VERSION, INSTANCE),
+        EVENTS,
+    )

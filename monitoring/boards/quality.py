@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from monitoring.boards.choices import INSTANCE, MODEL, VERSION, VERSIONS
 from monitoring.panels import Dashboard, Kind, Limit, Panel, Query, Row, Unit, Variable
-from monitoring.promql import quantile, rate, share, total
+from monitoring.promql import mean, quantile, rate, share, total
+from monitoring.thresholds import Thresholds
 
 GROUP = Variable("group", "Images", "label_values(nuclei_quality_reference, group)")
 
@@ -103,127 +104,141 @@ def _distribution(name: str, measure: Measure) -> Panel:
     )
 
 
-def _share_of_frames(title: str, question: str, part: str, *labels: str) -> Panel:
+def _share_of_frames(title: str, question: str, limit: float, part: str, *labels: str) -> Panel:
     per = (*labels, "model", "version")
     # The part has labels that the whole has not, so the whole is joined by those of both.
     parts = total(rate(part, VERSIONS), *per)
     whole = total(rate(OF_ALL, VERSIONS), "model", "version")
     joined = f"{parts} / on (model, version) group_left () ({whole} > 0)"
     legend = " ".join(f"{{{{{label}}}}}" for label in per)
-    return Panel(title, question, (Query(joined, legend),), Unit.SHARE, highest=1)
+    return Panel(
+        title, question, (Query(joined, legend),), Unit.SHARE, highest=1, limit=Limit(limit)
+    )
 
 
-NOW = Row(
-    "Now",
-    (
-        Panel(
-            "Median estimated score",
-            "Which DSB score is half of the frames expected to reach?",
-            (Query(quantile(0.5, "nuclei_quality_estimated_score", VERSIONS), "median"),),
-            Unit.SHARE,
-            Kind.STAT,
-            leads_to="promotion",
-            highest=1,
-            width=4,
-        ),
-        Panel(
-            "Frames of an unknown score",
-            "Which share of the frames is unlike all that the estimate has seen?",
-            (
-                Query(
-                    share(
-                        rate("nuclei_quality_unknown_score_total", VERSIONS),
-                        rate(OF_ALL, VERSIONS),
+def _now(thresholds: Thresholds) -> Row:
+    return Row(
+        "Now",
+        (
+            Panel(
+                "Mean estimated score",
+                "Which DSB score are the frames expected to reach?",
+                (Query(mean("nuclei_quality_estimated_score", VERSIONS), "mean"),),
+                Unit.SHARE,
+                Kind.STAT,
+                leads_to="promotion",
+                highest=1,
+                limit=Limit(thresholds.alerts.EstimatedScoreLow.score, below=True),
+                width=4,
+            ),
+            Panel(
+                "Frames of an unknown score",
+                "Which share of the frames is unlike all that the estimate has seen?",
+                (
+                    Query(
+                        share(
+                            rate("nuclei_quality_unknown_score_total", VERSIONS),
+                            rate(OF_ALL, VERSIONS),
+                        ),
+                        "unknown",
                     ),
-                    "unknown",
                 ),
+                Unit.SHARE,
+                Kind.STAT,
+                highest=1,
+                width=4,
             ),
-            Unit.SHARE,
-            Kind.STAT,
-            highest=1,
-            width=4,
-        ),
-        Panel(
-            "Estimated scores",
-            "Are there groups of good and bad frames that a median hides?",
-            (
-                Query(
-                    total(rate("nuclei_quality_estimated_score_bucket", VERSIONS), "le"), "{{le}}"
+            Panel(
+                "Estimated scores",
+                "Are there groups of good and bad frames that the mean hides?",
+                (
+                    Query(
+                        total(rate("nuclei_quality_estimated_score_bucket", VERSIONS), "le"),
+                        "{{le}}",
+                    ),
                 ),
+                Unit.SHARE,
+                Kind.HEATMAP,
+                highest=10_000,
+                width=16,
             ),
-            Unit.SHARE,
-            Kind.HEATMAP,
-            highest=10_000,
-            width=16,
         ),
-    ),
-)
+    )
 
-DRIFT = Row(
-    "Drift and doubts",
-    (
-        Panel(
-            "Drift against its threshold",
-            "Does a feature's distribution leave that of the validation images? Above 1 it has; "
-            "the thresholds are calibrated for a stated rate of false alarms.",
-            (
-                Query(
-                    f"max by (model, version, group, feature) (nuclei_quality_drift{{{OF_GROUP}}}"
-                    f" / nuclei_quality_drift_threshold{{{OF_GROUP}}})",
-                    "{{feature}}, {{group}}, of {{model}} {{version}}",
-                ),
-            ),
-            Unit.RATIO,
-            highest=1e4,
-            limit=Limit(1),
-            width=16,
-        ),
-        Panel(
-            "Frames in the window of the drift",
-            "How many frames is the drift judged from?",
-            (
-                Query(
-                    f"max by (model, version, group) (nuclei_quality_drift_window_frames"
-                    f"{{{VERSIONS}}})",
-                    "{{group}} of {{model}} {{version}}",
-                ),
-            ),
-            Unit.COUNT,
-            highest=1e6,
-        ),
-        _share_of_frames(
-            "Doubtful frames, by reason",
-            "Which warnings do the replies carry?",
-            "nuclei_quality_doubtful_frames_total",
-            "kind",
-        ),
-        _share_of_frames(
-            "Empty frames",
-            "In which share of the frames is no nucleus found?",
-            "nuclei_quality_empty_frames_total",
-        ),
-        Panel(
-            "Frames, grey and colour",
-            "Which kind of frames are the measures of?",
-            (Query(total(rate(OF_ALL, VERSIONS), "group"), "{{group}}"),),
-            Unit.FRAMES_PER_SECOND,
-            highest=10_000,
-            stacked=True,
-        ),
-    ),
-)
 
-QUALITY = Dashboard(
-    "quality",
-    "Quality",
-    "Do frames and results look like those that the models were trained and tested on?",
-    (
-        NOW,
-        DRIFT,
-        Row(
-            "Distributions against the reference",
-            tuple(_distribution(name, measure) for name, measure in MEASURES.items()),
+def _drift(thresholds: Thresholds) -> Row:
+    return Row(
+        "Drift and doubts",
+        (
+            Panel(
+                "Drift against its threshold",
+                "Does a feature's distribution leave that of the validation images? Above 1 it "
+                "has; the thresholds are calibrated for a stated rate of false alarms.",
+                (
+                    Query(
+                        "max by (model, version, group, feature) ("
+                        f"nuclei_quality_drift{{{OF_GROUP}}}"
+                        f" / nuclei_quality_drift_threshold{{{OF_GROUP}}})",
+                        "{{feature}}, {{group}}, of {{model}} {{version}}",
+                    ),
+                ),
+                Unit.RATIO,
+                highest=1e4,
+                limit=Limit(1),
+                width=16,
+            ),
+            Panel(
+                "Frames in the window of the drift",
+                "How many frames is the drift judged from?",
+                (
+                    Query(
+                        f"max by (model, version, group) (nuclei_quality_drift_window_frames"
+                        f"{{{VERSIONS}}})",
+                        "{{group}} of {{model}} {{version}}",
+                    ),
+                ),
+                Unit.COUNT,
+                highest=1e6,
+                limit=Limit(thresholds.alerts.QualityDrift.least_frames, below=True),
+            ),
+            _share_of_frames(
+                "Doubtful frames, by reason",
+                "Which warnings do the replies carry?",
+                thresholds.alerts.DoubtfulFrames.share,
+                "nuclei_quality_doubtful_frames_total",
+                "kind",
+            ),
+            _share_of_frames(
+                "Empty frames",
+                "In which share of the frames is no nucleus found?",
+                thresholds.alerts.EmptyFrames.share,
+                "nuclei_quality_empty_frames_total",
+            ),
+            Panel(
+                "Frames, grey and colour",
+                "Which kind of frames are the measures of?",
+                (Query(total(rate(OF_ALL, VERSIONS), "group"), "{{group}}"),),
+                Unit.FRAMES_PER_SECOND,
+                highest=10_000,
+                stacked=True,
+            ),
         ),
-    ),
-    (MODEL, VERSION, GROUP, INSTANCE),
-)
+    )
+
+
+def quality(thresholds: Thresholds) -> Dashboard:
+    """Do frames and results look like those that the models were trained and tested on?"""
+    return Dashboard(
+        "quality",
+        "Quality",
+        "Do frames and results look like those that the models were trained and tested on?",
+        (
+            _now(thresholds),
+            _drift(thresholds),
+            Row(
+                "Distributions against the reference",
+                tuple(_distribution(name, measure) for name, measure in MEASURES.items()),
+            ),
+        ),
+        (MODEL, VERSION, GROUP, INSTANCE),
+    )

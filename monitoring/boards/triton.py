@@ -1,7 +1,8 @@
 """Triton: do the models keep up, and which of their steps takes the time?"""
 
-from monitoring.panels import Dashboard, Kind, Panel, Query, Row, Source, Unit, Variable
+from monitoring.panels import Dashboard, Kind, Limit, Panel, Query, Row, Source, Unit, Variable
 from monitoring.promql import rate, ratio, share, total
+from monitoring.thresholds import Thresholds
 
 STEP = Variable("step", "Model or step", "label_values(nv_inference_count, model)")
 TRITON = Variable("triton", "Triton", 'label_values(up{job="triton"}, instance)')
@@ -17,45 +18,48 @@ def _mean_us(what: str) -> str:
     return ratio(rate(f"nv_inference_{what}_duration_us", STEPS), ANSWERED, "model")
 
 
-REQUESTS = Row(
-    "Requests",
-    (
-        Panel(
-            "Tritons up",
-            "How many Tritons does Prometheus reach?",
-            (Query('sum(up{job="triton"})', "up"),),
-            Unit.COUNT,
-            Kind.STAT,
-            highest=1000,
-            width=4,
-        ),
-        Panel(
-            "Inferences",
-            "How many tiles does each step compute each second?",
-            (Query(total(rate("nv_inference_count", STEPS), "model"), "{{model}}"),),
-            Unit.PER_SECOND,
-            highest=1e6,
-            width=10,
-        ),
-        Panel(
-            "Share of failed requests",
-            "Does a step fail, and how: is it rejected, cancelled, or does its backend fail?",
-            (
-                Query(
-                    share(
-                        rate("nv_inference_request_failure", STEPS),
-                        f"{ANSWERED} or {rate('nv_inference_request_failure', STEPS)}",
-                        "model",
-                    ),
-                    "{{model}}",
-                ),
+def _requests(thresholds: Thresholds) -> Row:
+    return Row(
+        "Requests",
+        (
+            Panel(
+                "Tritons up",
+                "How many Tritons does Prometheus reach?",
+                (Query('sum(up{job="triton"})', "up"),),
+                Unit.COUNT,
+                Kind.STAT,
+                highest=1000,
+                width=4,
             ),
-            Unit.SHARE,
-            highest=1,
-            width=10,
+            Panel(
+                "Inferences",
+                "How many tiles does each step compute each second?",
+                (Query(total(rate("nv_inference_count", STEPS), "model"), "{{model}}"),),
+                Unit.PER_SECOND,
+                highest=1e6,
+                width=10,
+            ),
+            Panel(
+                "Share of failed requests",
+                "Does a step fail, and how: is it rejected, cancelled, or does its backend fail?",
+                (
+                    Query(
+                        share(
+                            rate("nv_inference_request_failure", STEPS),
+                            f"{ANSWERED} or {rate('nv_inference_request_failure', STEPS)}",
+                            "model",
+                        ),
+                        "{{model}}",
+                    ),
+                ),
+                Unit.SHARE,
+                highest=1,
+                limit=Limit(thresholds.alerts.TritonInstanceDead.failed_share),
+                width=10,
+            ),
         ),
-    ),
-)
+    )
+
 
 QUEUE = Row(
     "Queue and batches",
@@ -193,10 +197,13 @@ GPU = Row(
     ),
 )
 
-TRITON_BOARD = Dashboard(
-    "triton",
-    "Triton",
-    "Do the models keep up, and which of their steps takes the time?",
-    (REQUESTS, QUEUE, TIMES, MACHINE, GPU),
-    (STEP, TRITON),
-)
+
+def triton(thresholds: Thresholds) -> Dashboard:
+    """Do the models keep up, and which of their steps takes the time?"""
+    return Dashboard(
+        "triton",
+        "Triton",
+        "Do the models keep up, and which of their steps takes the time?",
+        (_requests(thresholds), QUEUE, TIMES, MACHINE, GPU),
+        (STEP, TRITON),
+    )

@@ -21,8 +21,9 @@ from grafana_foundation_sdk.models import (
 from grafana_foundation_sdk.models import dashboard as grafana
 from grafana_foundation_sdk.models.prometheus import Dataquery, PromQueryFormat
 
-from monitoring.boards import DASHBOARDS
+from monitoring.boards import dashboards
 from monitoring.panels import COLUMNS, Dashboard, Event, Kind, Limit, Note, Panel, Unit, Variable
+from monitoring.thresholds import read_thresholds
 
 FOLDER = Path(__file__).parent / "json"
 # Of all of ours: what a dashboard's links are found by.
@@ -40,7 +41,7 @@ def uid(name: str) -> str:
 def write(folder: Path = FOLDER) -> None:
     """Write the JSON of each dashboard."""
     folder.mkdir(exist_ok=True)
-    for board in DASHBOARDS:
+    for board in dashboards(read_thresholds()):
         (folder / f"{board.name}.json").write_text(as_json(board))
 
 

@@ -10,6 +10,11 @@ LAST_ROUND = Gauge(
 )
 CHAMPION = Gauge("nuclei_sync_champion_version", "Version that the plain name means.", ["model"])
 LOADED = Gauge("nuclei_sync_loaded_versions", "Versions that Triton has loaded.", ["model"])
+REGISTERED = Gauge(
+    "nuclei_sync_registered_versions",
+    "Versions in the registry, by what the gates said: passed, refused, or none yet.",
+    ["model", "verdict"],
+)
 STORED_BYTES = Gauge("nuclei_sync_stored_bytes", "Bytes of downloaded versions.", ["model"])
 SWITCHES = Counter("nuclei_sync_switches", "Times that the plain name changed.", ["model"])
 REFUSED = Counter("nuclei_sync_refused_versions", "Versions that could not be served.", ["model"])

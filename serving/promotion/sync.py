@@ -7,6 +7,7 @@ was with its next round.
 
 import logging
 import time
+from collections import Counter
 from datetime import UTC, datetime
 
 from nuclei.errors import (
@@ -82,6 +83,7 @@ class ModelSync:
             OSError: a version cannot be written.
         """
         state = read_state(self._registry, self.model)
+        self._count_versions(state)
         for entry in state.versions:
             if entry.refused is not None:
                 self._drop(entry.version)
@@ -100,6 +102,13 @@ class ModelSync:
         if failures:
             raise failures[0]
         return state
+
+    def _count_versions(self, state: ModelState) -> None:
+        verdicts = Counter(
+            entry.gates.verdict if entry.gates is not None else "none" for entry in state.versions
+        )
+        for verdict in ("passed", "refused", "none"):
+            metrics.REGISTERED.labels(self.model, verdict).set(verdicts[verdict])
 
     def _bring(self, entry: VersionState) -> bool:
         """Let a version be loaded and proven; whether it is."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from nuclei.errors import EngineUnavailable, ModelNotFound, RegistryUnavailable
 from nuclei.inference.reference import REFERENCE_FILE
@@ -80,6 +81,21 @@ def test_what_has_not_passed_the_gates_is_not_served(site: Site, complete: Path)
     site.sync().round()
     assert site.served() == (1, [1])
     assert not site.refused(version), "its gates may pass later"
+
+
+def test_registered_versions_are_counted_by_verdict(site: Site, complete: Path) -> None:
+    site.registry.register(MODEL, complete, {})
+    refused = site.registry.register(MODEL, complete, {})
+    gates = Gates(verdict="refused", reason="worse", digest=digest(complete))
+    record_gates(site.registry, MODEL, refused, gates)
+    site.sync().round()
+    counts = {
+        verdict: REGISTRY.get_sample_value(
+            "nuclei_sync_registered_versions", {"model": MODEL, "verdict": verdict}
+        )
+        for verdict in ("passed", "refused", "none")
+    }
+    assert counts == {"passed": 3, "refused": 1, "none": 1}
 
 
 def corrupt_network(artifacts: Path) -> None:
