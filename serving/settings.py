@@ -4,6 +4,7 @@ ProcessSettings         what every process reads
 ├── FollowingSettings
 │   ├── ServeSettings   of `nuclei serve`, which runs Triton, the gateway and sync
 │   └── SyncSettings    of sync (`serving.promotion.settings`)
+├── ProbeSettings       of `nuclei probe`
 └── GatewaySettings     of the gateway (`serving.gateway.settings`); `nuclei serve` reads them too
 
 The descriptions of the fields are those of docs/settings.md (`make settings` writes it).
@@ -124,6 +125,16 @@ class ServeSettings(FollowingSettings):
     def served_repository(self) -> Path:
         """What Triton serves."""
         return self.synced if self.sync else self.repository
+
+
+class ProbeSettings(ProcessSettings):
+    """Settings of `nuclei probe`; `NUCLEI_PROBE_PORT=9004` sets `probe_port`."""
+
+    probe_every_s: float = Field(
+        default=60.0, ge=1, description="From one frame of the probe to the next, seconds."
+    )
+    probe_port: int = Field(default=8004, ge=1, le=65535, description="Port of its metrics.")
+    probe_host: str = Field(default=LOOPBACK, description="Address that it listens on.")
 
 
 def read_settings(settings: type[Settings]) -> Settings:

@@ -11,7 +11,7 @@ from pydantic_core import PydanticUndefined
 
 from serving.gateway.settings import GatewaySettings
 from serving.promotion.settings import SyncSettings
-from serving.settings import ROOT, ProcessSettings, ServeSettings
+from serving.settings import ROOT, ProbeSettings, ProcessSettings, ServeSettings
 
 PAGE = ROOT / "docs" / "settings.md"
 
@@ -42,6 +42,7 @@ def settings_page() -> str:
         ("`nuclei serve`", _own(ServeSettings)),
         ("The gateway", _own(GatewaySettings)),
         ("Sync (`nuclei sync`, `nuclei serve --sync`)", _own(SyncSettings)),
+        ("The probe (`nuclei probe`)", _own(ProbeSettings)),
     )
     return "\n".join([_INTRODUCTION, *(_section(*each) for each in sections if each[1])])
 

@@ -12,6 +12,7 @@ from nuclei.cli import (
     export,
     gate,
     models,
+    probe,
     promote,
     replay,
     rollback,
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command(epilog=segment.EPILOG)(segment.segment)
 app.command(epilog=serve.EPILOG)(serve.serve)
 app.command(epilog=sync.EPILOG)(sync.sync)
+app.command(epilog=probe.EPILOG)(probe.probe)
 app.command(epilog=replay.EPILOG)(replay.replay)
 app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=compare.EPILOG)(compare.compare)

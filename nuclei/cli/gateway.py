@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    import grpc
+
     from nuclei.client import Client
 
 DEFAULT_ADDRESS = "localhost:50051"
@@ -61,3 +63,9 @@ class Gateway:
             tls_certificate=self.tls_certificate,
             tls_key=self.tls_key,
         )
+
+    def channel(self) -> "grpc.Channel":
+        """A new channel; raises InvalidOption when the address or the TLS files cannot be used."""
+        from nuclei.client.connection import open_channel
+
+        return open_channel(self.address, self.tls_ca, self.tls_certificate, self.tls_key)

@@ -81,13 +81,13 @@ def serve(
     from serving.gateway.settings import GatewaySettings
     from serving.logs import write_logs
     from serving.promotion.settings import SyncSettings
-    from serving.settings import ServeSettings, read_settings, unused_variables
+    from serving.settings import ProbeSettings, ServeSettings, read_settings, unused_variables
     from serving.supervision.guard import guard_supervisor
 
     settings = read_settings(ServeSettings)
     require_checkout(settings.triton_environment, settings.check_frame)
     write_logs(settings)
-    kinds, set_by_us = (ServeSettings, GatewaySettings, SyncSettings), ("triton_address",)
-    for sentence in unused_variables(os.environ, kinds, set_by_us):
+    kinds = (ServeSettings, GatewaySettings, SyncSettings, ProbeSettings)
+    for sentence in unused_variables(os.environ, kinds, ("triton_address",)):
         logger.warning(sentence)
     raise typer.Exit(guard_supervisor({**os.environ, **variables}, settings.stop_s))

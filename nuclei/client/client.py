@@ -35,6 +35,7 @@ from nuclei.client.connection import (
     authorization,
     checked_address,
     credentials,
+    open_channel,
     translated,
 )
 from nuclei.client.messages import request_with, segmentation_of, write_frame
@@ -79,11 +80,7 @@ class Client:
                 some are missing.
         """
         self._metadata = authorization(token)
-        address = checked_address(address)
-        tls = credentials(tls_ca, tls_certificate, tls_key)
-        if channel is None and tls is not None:
-            channel = grpc.secure_channel(address, tls, CHANNEL_OPTIONS)
-        self._channel = channel or grpc.insecure_channel(address, CHANNEL_OPTIONS)
+        self._channel = channel or open_channel(address, tls_ca, tls_certificate, tls_key)
         self._stub = SegmentationStub(self._channel)
 
     def segment(

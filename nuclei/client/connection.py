@@ -76,6 +76,21 @@ def credentials(
     )
 
 
+def open_channel(
+    address: str, ca: str | Path | None, certificate: str | Path | None, key: str | Path | None
+) -> grpc.Channel:
+    """A channel that connects at its first call, with TLS where there is an authority.
+
+    Raises:
+        InvalidOption: the address cannot be one; a file cannot be read, or some are missing.
+    """
+    address = checked_address(address)
+    tls = credentials(ca, certificate, key)
+    if tls is None:
+        return grpc.insecure_channel(address, CHANNEL_OPTIONS)
+    return grpc.secure_channel(address, tls, CHANNEL_OPTIONS)
+
+
 def _pem(path: str | Path) -> bytes:
     try:
         with Path(path).open("rb") as file:

@@ -364,7 +364,12 @@ class DataPlane:
         """The same, with its agreement with the previous frame of its place."""
         with observation.timed("compare"):
             agreement = await asyncio.get_running_loop().run_in_executor(
-                self._executor, self._previous.compare, segmentation, index, observation.graph
+                self._executor,
+                self._previous.compare,
+                segmentation.labels,
+                index,
+                observation.graph,
+                segmentation.version,
             )
         quality = replace(segmentation.quality or Quality(), previous_agreement=agreement)
         return replace(segmentation, quality=quality)

@@ -17,7 +17,6 @@ from nuclei.client.acquisition import FrameIndex
 from nuclei.quality.drift import Drift
 from nuclei.quality.reference import GroupReference, QualityReference
 from nuclei.results.quality import Quality
-from nuclei.results.segmentation import Segmentation
 
 # Blocks along the longer side of a frame, over which its nuclei are averaged.
 MAX_BLOCKS = 128
@@ -54,7 +53,9 @@ class PreviousFrames:
         self._kept: OrderedDict[tuple[Any, ...], _Kept] = OrderedDict()
         self._lock = threading.Lock()
 
-    def compare(self, segmentation: Segmentation, index: FrameIndex, graph: str) -> float | None:
+    def compare(
+        self, labels: NDArray[np.uint32], index: FrameIndex, graph: str, version: str
+    ) -> float | None:
         """The agreement of a frame with the one before, 0 to 1; the next is compared with it.
 
         None where there is none before: at first, after a frame of the same or a later time point
@@ -62,15 +63,15 @@ class PreviousFrames:
         one of another size.
 
         Args:
-            segmentation: of the frame.
+            labels: of the frame, uint32 [H, W], 0 is background.
             index: its place; one without `acquisition_uid` has no previous frame.
             graph: what was asked for, such as `unet_tta`.
+            version: the one that answered.
         """
         if not index.acquisition_uid:
             return None
-        of_place = (index.acquisition_uid, index.position, index.c, index.z)
-        key = (*of_place, graph, segmentation.version)
-        newest = _Kept(index.t, _coverage(segmentation.labels))
+        key = (index.acquisition_uid, index.position, index.c, index.z, graph, version)
+        newest = _Kept(index.t, _coverage(labels))
         with self._lock:
             before = self._kept.pop(key, None)
             self._kept[key] = newest

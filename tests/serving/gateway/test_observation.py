@@ -4,9 +4,13 @@ import asyncio
 import logging
 
 import pytest
+from prometheus_client.openmetrics import parser as openmetrics_parser
 
 from nuclei.errors import EngineUnavailable, InternalError, InvalidImage, NucleiError
+from serving.gateway import metrics
 from serving.gateway.observation import observed
+
+OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 @pytest.fixture(autouse=True)
@@ -47,3 +51,18 @@ def test_detail_of_many_lines_stays_on_one(log: pytest.LogCaptureFixture) -> Non
     with pytest.raises(InvalidImage), observed("grpc"):
         raise InvalidImage("one\ntwo code=OK")
     assert "\n" not in log.records[0].getMessage()
+
+
+@pytest.mark.parametrize("request_id", ["", "frame-1", "x" * 128])
+def test_exemplars_name_the_request_as_far_as_there_is_room(request_id: str) -> None:
+    with observed("grpc") as observation:
+        observation.graph, observation.request_id = f"exemplar-{len(request_id)}", request_id
+    text = metrics.exposition(OPENMETRICS)[0].decode()
+    exemplars = [
+        sample.exemplar.labels
+        for family in openmetrics_parser.text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.labels.get("model") == observation.graph and sample.exemplar
+    ]
+    named = request_id == "frame-1"
+    assert exemplars == ([{"request_id": request_id}] if named else [])

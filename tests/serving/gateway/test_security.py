@@ -22,7 +22,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from typer.testing import CliRunner
 
+from nuclei.cli.app import app
 from nuclei.client import AsyncClient, Client
 from nuclei.errors import EngineUnavailable, InvalidOption, Unauthenticated
 from nuclei.process.ports import free_ports
@@ -292,6 +294,21 @@ def test_health_is_open_and_refusals_are_counted(public: Secured) -> None:
         assert public.https.get(path).status_code == 200
     counted = public.https.get("/metrics", headers=BEARER).text
     assert 'nuclei_rejected_total{protocol="http",reason="unauthenticated"}' in counted
+
+
+def test_the_end_of_the_certificate_is_shown(public: Secured, pem: Certificates) -> None:
+    server = x509.load_pem_x509_certificate(Path(pem.server).read_bytes())
+    lines = public.https.get("/metrics", headers=BEARER).text.splitlines()
+    (shown,) = (line for line in lines if line.startswith("nuclei_certificate_not_after"))
+    assert float(shown.split()[-1]) == server.not_valid_after_utc.timestamp()
+
+
+def test_the_probe_shows_its_token_and_certificate(public: Secured, pem: Certificates) -> None:
+    secured = ["probe", "--once", "--address", public.grpc_address, "--tls-ca", pem.ca]
+    answered = CliRunner().invoke(app, [*secured, "--token", TOKEN])
+    assert answered.exit_code == 0, answered.output
+    refused = CliRunner().invoke(app, [*secured, "--token", "wrong"])
+    assert isinstance(refused.exception, Unauthenticated)
 
 
 def test_frame_is_refused_before_it_is_sent(public: Secured, pem: Certificates) -> None:
