@@ -1,4 +1,4 @@
-"""`nuclei probe` against real gateways: what it shows when they are right, wrong, gone or silent."""
+"""`nuclei probe` against real gateways that are right, wrong, gone or silent."""
 
 import os
 import signal
