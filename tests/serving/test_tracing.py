@@ -1,5 +1,6 @@
 """One trace from the caller's span through the gateway into Triton, at a real OTLP receiver."""
 
+import os
 import secrets
 import sys
 import time
@@ -12,17 +13,19 @@ import httpx
 import pytest
 
 from nuclei.client import Client
+from nuclei.process.child import Child
 from nuclei.process.ports import free_ports
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
 from serving.triton.server import TritonServer
+from tests.prerequisites import require_programs
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
 from traces import Span, TraceReceiver, tree
 
 CALLER = "cd" * 8
-STAGES = ["wait", "decode", "tile", "infer", "postprocess", "measure", "encode"]
+STAGES = ["wait", "decode", "tile", "infer", "postprocess", "measure", "quality", "encode"]
 CALL = "inference.GRPCInferenceService/ModelInfer"
 STEPS = {"preprocess", "unet_network.3"}
 
@@ -158,7 +161,80 @@ def test_one_trace_from_the_caller_to_the_steps_of_triton(
     assert request.attributes["nuclei.request_id"] == "traced-1"
     assert request.attributes["nuclei.model_version"] == version
     assert request.attributes["nuclei.method"] == "watershed"
+    assert request.attributes["nuclei.doubtful"] == []
+    assert 0 < float(request.attributes["nuclei.quality.coverage"]) < 1
+    assert "nuclei.quality.previous_agreement" not in request.attributes
     assert f"request_id=traced-1 trace_id={trace_id}" in traced.process.last_lines(100)
+
+
+@pytest.fixture(scope="module")
+def prometheus(
+    traced: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], list[dict[str, str]]]]:
+    """The exemplars of requests that a real Prometheus, which scrapes the gateway, has stored."""
+    require_programs("prometheus", install="apt-get install prometheus")
+    folder = tmp_path_factory.mktemp("prometheus")
+    (port,) = free_ports(1)
+    target = traced.url.removeprefix("http://")
+    (folder / "prometheus.yml").write_text(
+        "scrape_configs:\n"
+        "- job_name: gateway\n"
+        "  scrape_interval: 1s\n"
+        f"  static_configs: [{{targets: ['{target}']}}]\n"
+    )
+    command = [
+        "prometheus",
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--enable-feature=exemplar-storage",
+    ]
+    server = Child("prometheus", command, dict(os.environ), folder / "prometheus.log")
+    server.start()
+
+    def exemplars() -> list[dict[str, str]]:
+        now = time.time()
+        query = {"query": "nuclei_request_seconds_bucket", "start": now - 600, "end": now + 600}
+        answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query_exemplars", params=query)
+        return [one["labels"] for series in answer.json()["data"] for one in series["exemplars"]]
+
+    try:
+        yield exemplars
+    finally:
+        server.stop(10)
+
+
+@pytest.mark.parametrize("request_id", ["exemplary-1", "x" * 128], ids=len)
+def test_metrics_logs_and_traces_name_the_same_request(
+    traced: Any,
+    receiver: TraceReceiver,
+    prometheus: Callable[[], list[dict[str, str]]],
+    fluorescence: Path,
+    request_id: str,
+) -> None:
+    """From a stored exemplar to the span and the line of the log; an id may be too long for it."""
+    trace_id = secrets.token_hex(16)
+    headers = {"traceparent": traceparent(trace_id), "X-Request-ID": request_id}
+    url = f"{traced.url}/v1/segment"
+    httpx.post(url, content=fluorescence.read_bytes(), headers=headers, timeout=60)
+    deadline = time.monotonic() + 30
+    while not (found := [each for each in stored(prometheus) if each["trace_id"] == trace_id]):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    named = {"request_id": request_id} if len(request_id) < 79 else {}
+    assert found[0] == {"trace_id": trace_id, **named}
+    spans = wait_trace(receiver, trace_id, {"POST /v1/segment"})
+    (span,) = (span for span in spans if span.name == "POST /v1/segment")
+    assert span.attributes["nuclei.request_id"] == request_id
+    assert f"request_id={request_id} trace_id={trace_id}" in traced.process.last_lines(100)
+
+
+def stored(prometheus: Callable[[], list[dict[str, str]]]) -> list[dict[str, str]]:
+    """The exemplars, once it answers."""
+    try:
+        return prometheus()
+    except (httpx.TransportError, ValueError):
+        return []
 
 
 def test_failed_frame_is_marked_with_its_error(traced: Any, receiver: TraceReceiver) -> None:
