@@ -153,7 +153,13 @@ def _spans_of(request: ExportTraceServiceRequest) -> list[Span]:
 
 
 def _attributes(pairs: Any) -> dict[str, Any]:
-    return {pair.key: getattr(pair.value, pair.value.WhichOneof("value")) for pair in pairs}
+    return {pair.key: _value(pair.value) for pair in pairs}
+
+
+def _value(value: Any) -> Any:
+    kind = value.WhichOneof("value")
+    found = getattr(value, kind)
+    return [_value(each) for each in found.values] if kind == "array_value" else found
 
 
 def tree(spans: list[Span]) -> str:

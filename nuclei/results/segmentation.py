@@ -28,6 +28,8 @@ class Segmentation:
         quality: measures of how good the frame and the result look; None from a server that gives
             none.
         doubtful: names of the measures of `quality` that made `warnings`; empty from a gateway.
+        group: `grey` or `colour`, the images that the frame was compared with; empty from a
+            gateway.
         centroids_stage_um: float64 [N, 2] of (x, y), centroids on the stage, micrometres; None
             when the frame's place is unknown. From a gateway, as what follows.
         outlines: (label, polygons) as `nuclei.formats.outlines` gives them; None when they were not
@@ -44,6 +46,7 @@ class Segmentation:
     intensity_range: tuple[float, float] | None = None
     quality: Quality | None = None
     doubtful: tuple[str, ...] = ()
+    group: str = ""
     centroids_stage_um: NDArray[np.float64] | None = None
     outlines: list[tuple[int, list[NDArray[np.int32]]]] | None = None
 

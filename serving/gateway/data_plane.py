@@ -32,7 +32,6 @@ from nuclei.inference.memory import memory_bytes
 from nuclei.inference.method import Method
 from nuclei.inference.threads import in_thread
 from nuclei.names import check_id, check_name, version_number
-from nuclei.quality.judgement import group_of
 from nuclei.results.quality import Quality
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import installed_version
@@ -254,17 +253,19 @@ class DataPlane:
                 observation.note_frame(frame.pixels)
                 route = await self.router.route(model, options.version, options.key)
                 segmentation = await self._segment(frame, route, options, deadline, observation)
-                loop = asyncio.get_running_loop()
-                observation.group = await loop.run_in_executor(
-                    self._executor, group_of, frame.pixels
-                )
-                if options.index.acquisition_uid:
-                    segmentation = await self._compare(segmentation, options.index, observation)
                 observation.note_result(segmentation)
                 with observation.timed("encode"):
-                    reply = await in_thread(
-                        self._executor, deadline, encoding.encode, segmentation, frame
+                    segmentation, reply = await in_thread(
+                        self._executor,
+                        deadline,
+                        self._encode,
+                        encoding,
+                        segmentation,
+                        frame,
+                        options.index,
+                        observation.graph,
                     )
+                observation.note_result(segmentation)
                 self.progress.note_frame()
                 if route.trial is not None and route.shadow:
                     self.shadows.offer(
@@ -358,21 +359,21 @@ class DataPlane:
             stopwatch=observation,
         )
 
-    async def _compare(
-        self, segmentation: Segmentation, index: FrameIndex, observation: Observation
-    ) -> Segmentation:
-        """The same, with its agreement with the previous frame of its place."""
-        with observation.timed("compare"):
-            agreement = await asyncio.get_running_loop().run_in_executor(
-                self._executor,
-                self._previous.compare,
-                segmentation.labels,
-                index,
-                observation.graph,
-                segmentation.version,
-            )
-        quality = replace(segmentation.quality or Quality(), previous_agreement=agreement)
-        return replace(segmentation, quality=quality)
+    def _encode(
+        self,
+        encoding: Encoding[Result],
+        segmentation: Segmentation,
+        frame: Frame,
+        index: FrameIndex,
+        graph: str,
+        check: Check,
+    ) -> tuple[Segmentation, Result]:
+        """The result with its agreement with the previous frame of its place, and the reply."""
+        agreement = self._previous.compare(segmentation.labels, index, graph, segmentation.version)
+        if agreement is not None:
+            quality = replace(segmentation.quality or Quality(), previous_agreement=agreement)
+            segmentation = replace(segmentation, quality=quality)
+        return segmentation, encoding.encode(segmentation, frame, check)
 
     async def _read(
         self,

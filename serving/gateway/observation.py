@@ -96,6 +96,7 @@ class Observation(Stopwatch):
         self.nuclei = len(segmentation.nuclei)
         self.quality = segmentation.quality or Quality()
         self.doubtful = segmentation.doubtful
+        self.group = segmentation.group
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
