@@ -4,7 +4,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -46,6 +46,7 @@ from nuclei.console import messages, output, print_error, print_warning
 from nuclei.errors import (
     EngineUnavailable,
     FrameTooLarge,
+    InvalidOption,
     ModelNotFound,
     NucleiError,
     Unauthenticated,
@@ -58,6 +59,15 @@ if TYPE_CHECKING:
     from nuclei.results.segmentation import Segmentation
 
 DEFAULT_SAVE = "labels.tif,overlay.png,geojson,csv"
+
+UNKNOWN = "-"
+# Of the table that is printed, after the name of the frame.
+HEADINGS = (
+    *("size", "nuclei", "median area", "mean score"),
+    *("focus", "estimated score", "warnings", "ms"),
+)
+# Of all frames, beside their results.
+FRAMES_FILE = "frames.csv"
 
 EPILOG = """
 **Examples**
@@ -87,6 +97,7 @@ class Tally:
         failed: number of the others; one whose results were not all written has a row, too.
         doubtful: number of frames with warnings.
         failures: why, at least one for each that failed.
+        rows: of the table of frames, `nuclei.formats.tables.FRAME_COLUMNS`.
     """
 
     table: Table
@@ -94,6 +105,7 @@ class Tally:
     failed: int = 0
     doubtful: int = 0
     failures: list[NucleiError] = field(default_factory=list)
+    rows: list[dict[str, Any]] = field(default_factory=list)
 
 
 def segment(
@@ -136,6 +148,9 @@ def segment(
       just outside), eccentricity (0 is a circle), mean_intensity (in the frame's units) and score
       (0 to 1); where the pixel size is known also area_um2 and the others in micrometres (_um)
 
+    And one frames.csv: one line per frame, with the number of its nuclei, how good the frame and
+    its result look, its warnings, and why it failed if it did.
+
     Files that are no frames are named and skipped. A frame that cannot be segmented, or one of its
     results that cannot be written, is named; the others are written, and the exit code is not 0.
     What is guessed or doubtful about a frame is printed, and is in its json and geojson.
@@ -147,6 +162,7 @@ def segment(
         channel, plane, project, pixel_size, intensity_range, intensity_percentiles
     )
     inputs = find_inputs(paths)
+    _check_names(inputs, formats)
     folder = ResultsFolder(out)
     console = messages()
     print_skipped(inputs, console)
@@ -158,6 +174,7 @@ def segment(
                 _segment_one(job, folder, options, formats, segmenter, tally, console)
     finally:
         _print_summary(inputs, tally, console)
+        _write_frames(folder, tally)
     if tally.failures:
         kind = type(tally.failures[0])
         raise kind(f"{tally.failed} of {len(inputs.jobs)} frames failed, for the reasons above")
@@ -167,6 +184,16 @@ def _formats(save: str) -> Formats:
     from nuclei.formats import format_named
 
     return {name: format_named(name) for name in save.replace(" ", "").split(",")}
+
+
+def _check_names(inputs: Inputs, formats: Formats) -> None:
+    for job in inputs.jobs:
+        taken = {f"{job.stem}.{form}" for form in formats}
+        if FRAMES_FILE in taken:
+            raise InvalidOption(
+                f"{job.source} would write {FRAMES_FILE}, which is the table of all frames: rename "
+                "it, or leave csv out of --save"
+            )
 
 
 def _tracked(jobs: list[Job], console: Console) -> Iterable[Job]:
@@ -184,8 +211,10 @@ def _segment_one(
     console: Console,
 ) -> None:
     """Segment a frame and write its results; raises only what would fail for every frame."""
+    from nuclei.formats.tables import failed_row, frame_row
     from nuclei.imaging.images import read_frame
 
+    name = str(job.stem.with_name(job.source.name))
     started = time.perf_counter()
     try:
         frame = read_frame(job.source, options=options)
@@ -194,11 +223,13 @@ def _segment_one(
         raise
     except NucleiError as error:
         failures = [error]
+        tally.rows.append(failed_row(name, error))
     except MemoryError:
         failures = [_too_large()]
+        tally.rows.append(failed_row(name, failures[0]))
     else:
         milliseconds = (time.perf_counter() - started) * 1000
-        name = str(job.stem.with_name(job.source.name))
+        tally.rows.append(frame_row(name, segmentation))
         tally.table.add_row(name, *_summary(segmentation), f"{milliseconds:.0f}")
         failures = _write_results(job, folder, formats, segmentation, frame)
         for warning in segmentation.warnings:
@@ -230,6 +261,13 @@ def _write_results(
     return failures
 
 
+def _write_frames(folder: ResultsFolder, tally: Tally) -> None:
+    from nuclei.formats.tables import frames_table
+
+    if tally.rows:
+        folder.write(FRAMES_FILE, frames_table(tally.rows))
+
+
 def _too_large() -> FrameTooLarge:
     return FrameTooLarge("it needs more memory than this machine gives; crop it, or free memory")
 
@@ -253,18 +291,32 @@ def _print_summary(inputs: Inputs, tally: Tally, console: Console) -> None:
 def _table() -> Table:
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("frame", overflow="fold")
-    for heading in ("size", "nuclei", "median area", "mean score", "ms"):
+    for heading in HEADINGS:
         table.add_column(heading, justify="right")
     return table
 
 
-def _summary(segmentation: "Segmentation") -> tuple[str, str, str, str]:
+def _summary(segmentation: "Segmentation") -> tuple[str, ...]:
+    """The cells of HEADINGS but the last."""
+    from nuclei.results.quality import Quality
+
     height, width = segmentation.labels.shape
+    nuclei, quality = segmentation.nuclei, segmentation.quality or Quality()
+    return (
+        f"{height} x {width}",
+        str(len(nuclei)),
+        _median_area(segmentation),
+        f"{nuclei.score.mean():.3f}" if len(nuclei) else UNKNOWN,
+        UNKNOWN if quality.focus is None else f"{quality.focus:.2g}",
+        UNKNOWN if quality.estimated_score is None else f"{quality.estimated_score:.2f}",
+        str(len(segmentation.warnings)),
+    )
+
+
+def _median_area(segmentation: "Segmentation") -> str:
     nuclei = segmentation.nuclei
     if not len(nuclei):
-        return f"{height} x {width}", "0", "-", "-"
+        return UNKNOWN
     if segmentation.pixel_size_um is None:
-        area = f"{np.median(nuclei.area_px):.0f} px"
-    else:
-        area = f"{np.median(nuclei.area_um2(segmentation.pixel_size_um)):.1f} µm²"
-    return f"{height} x {width}", str(len(nuclei)), area, f"{nuclei.score.mean():.3f}"
+        return f"{np.median(nuclei.area_px):.0f} px"
+    return f"{np.median(nuclei.area_um2(segmentation.pixel_size_um)):.1f} µm²"

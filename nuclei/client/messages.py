@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -31,6 +31,7 @@ from nuclei.quoting import quoted
 from nuclei.results.coordinates import PixelSize
 from nuclei.results.label_codec import decompress_labels
 from nuclei.results.nuclei import Nuclei
+from nuclei.results.quality import Quality
 from nuclei.results.segmentation import Segmentation
 from nuclei.v1 import segmentation_pb2 as pb
 
@@ -127,6 +128,7 @@ def segmentation_of(response: pb.SegmentResponse, warnings: tuple[str, ...] = ()
         intensity_range=_bounds(response.intensity_range)
         if response.HasField("intensity_range")
         else None,
+        quality=_quality(response.quality) if response.HasField("quality") else None,
         centroids_stage_um=_centroids_stage_um(response.nuclei),
         outlines=_outlines(response.polygons) if response.HasField("polygons") else None,
     )
@@ -318,6 +320,11 @@ def _write_raw(raw: pb.RawPixels, pixels: NDArray[Any]) -> None:
 
 def _bounds(message: pb.IntensityRange) -> tuple[float, float]:
     return message.lo, message.hi
+
+
+def _quality(message: pb.Quality) -> Quality:
+    names = [field.name for field in fields(Quality)]
+    return Quality(**{name: getattr(message, name) for name in names if message.HasField(name)})
 
 
 def _nuclei(response: pb.SegmentResponse) -> Nuclei:

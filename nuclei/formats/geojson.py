@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.formats.outlines import outlines
-from nuclei.formats.tables import json_bytes, rounded, significant
+from nuclei.formats.tables import json_bytes, named_quality, rounded, significant
 from nuclei.results.segmentation import Segmentation
 
 CLASS_COLOUR = (255, 214, 0)
@@ -46,10 +46,11 @@ def feature_collection(
             outlines(segmentation.labels, check), _measurements(segmentation), strict=True
         )
     ]
-    # Warnings are a foreign member (RFC 7946, 6.1), which readers leave aside.
-    return b'{"type":"FeatureCollection","features":[%b],"warnings":%b}' % (
+    # Warnings and quality are foreign members (RFC 7946, 6.1), which readers leave aside.
+    return b'{"type":"FeatureCollection","features":[%b],"warnings":%b,"quality":%b}' % (
         b",".join(features),
         json_bytes(segmentation.warnings),
+        json_bytes(named_quality(segmentation.quality)),
     )
 
 

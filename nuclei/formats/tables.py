@@ -1,16 +1,27 @@
-"""The features of nuclei, one row per nucleus: CSV and JSON."""
+"""The features of nuclei, one row per nucleus: CSV and JSON; frames, one row per frame."""
 
 import csv
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nuclei.errors import NucleiError
 from nuclei.results.coordinates import PixelSize
+from nuclei.results.quality import Quality
 from nuclei.results.segmentation import Segmentation
+
+# Of the table of frames; `warnings` are joined by " | ".
+FRAME_COLUMNS = (
+    *("frame", "error", "model", "version", "height_px", "width_px"),
+    *("pixel_size_x_um", "pixel_size_y_um", "count"),
+    *(field.name for field in fields(Quality)),
+    "warnings",
+)
 
 
 def csv_table(segmentation: Segmentation, check: Callable[[], None] = lambda: None) -> bytes:
@@ -29,7 +40,7 @@ def csv_table(segmentation: Segmentation, check: Callable[[], None] = lambda: No
 
 
 def json_report(segmentation: Segmentation, check: Callable[[], None] = lambda: None) -> bytes:
-    """Model, version, size, times, warnings and the features of each nucleus; arguments as CSV."""
+    """Model, version, size, times, warnings, quality, and each nucleus; arguments as CSV."""
     columns = _columns(segmentation)
     height, width = segmentation.labels.shape
     return json_bytes(
@@ -40,12 +51,55 @@ def json_report(segmentation: Segmentation, check: Callable[[], None] = lambda: 
             "width_px": width,
             "pixel_size_um": _named_size(segmentation.pixel_size_um),
             "intensity_range": _named_range(segmentation.intensity_range),
+            "quality": named_quality(segmentation.quality),
             "warnings": segmentation.warnings,
             "stage_ms": {name: round(ms, 3) for name, ms in segmentation.stage_ms.items()},
             "count": len(segmentation.nuclei),
             "nuclei": [dict(zip(columns, row, strict=True)) for row in _rows(columns, check)],
         }
     )
+
+
+def frames_table(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """CSV of one line per frame: what was found and how good it looks, or why it failed.
+
+    What is not known is empty.
+
+    Args:
+        rows: values by the names of FRAME_COLUMNS, as `frame_row` and `failed_row` make them.
+    """
+    text = io.StringIO()
+    writer = csv.DictWriter(text, FRAME_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def frame_row(name: str, segmentation: Segmentation) -> dict[str, Any]:
+    """The line of a frame that was segmented."""
+    height, width = segmentation.labels.shape
+    size = segmentation.pixel_size_um
+    return {
+        "frame": name,
+        "model": segmentation.model,
+        "version": segmentation.version,
+        "height_px": height,
+        "width_px": width,
+        **({} if size is None else {"pixel_size_x_um": size.x, "pixel_size_y_um": size.y}),
+        "count": len(segmentation.nuclei),
+        **(named_quality(segmentation.quality) or {}),
+        "warnings": " | ".join(segmentation.warnings),
+    }
+
+
+def failed_row(name: str, error: NucleiError) -> dict[str, Any]:
+    """The line of a frame that could not be segmented."""
+    return {"frame": name, "error": f"{type(error).__name__}: {error}"}
+
+
+def named_quality(quality: Quality | None) -> dict[str, float | None] | None:
+    """The measures by their names."""
+    return None if quality is None else asdict(quality)
 
 
 def significant(values: NDArray[np.float32]) -> list[float]:

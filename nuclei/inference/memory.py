@@ -13,7 +13,13 @@ TILE_COPIES = 3
 
 
 def memory_bytes(
-    height: int, width: int, channels: int, itemsize: int, method: Method = WATERSHED
+    height: int,
+    width: int,
+    channels: int,
+    itemsize: int,
+    method: Method = WATERSHED,
+    *,
+    tta: bool = False,
 ) -> int:
     """Memory that segmenting a frame takes at its peak, the frame's own pixels included.
 
@@ -21,10 +27,13 @@ def memory_bytes(
         height, width, channels: of the frame, [H, W, C].
         itemsize: bytes of one value, 1 to 8.
         method: of the model.
+        tta: whether it is segmented with test-time augmentation.
     """
     pixels = height * width
-    # The frame, three maps and the labels; one more byte covers the tables of the nuclei.
-    whole = pixels * (channels * itemsize + 3 + 4 + 1)
+    of_views = len(method.outputs_of_views) if tta else 0
+    # The frame, three maps, those of views, the labels; one more byte covers the nuclei's tables.
+    whole = pixels * (channels * itemsize + 3 + 4 + 1 + of_views)
     band = min(pixels, BAND_PX) * LANDSCAPE_BYTES
-    tiles = min(pixels + MIRRORED_PX, TILES_IN_FLIGHT_PX) * (2 * channels + 3) * TILE_COPIES
+    of_tile_px = 2 * channels + 3 + of_views
+    tiles = min(pixels + MIRRORED_PX, TILES_IN_FLIGHT_PX) * of_tile_px * TILE_COPIES
     return whole + max(band + tiles, method.bytes_per_px * pixels)

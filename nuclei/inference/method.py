@@ -24,11 +24,13 @@ class Method:
 
     Attributes:
         name: in `contract.json`.
-        outputs: names of the tensors that the graph gives for a tile.
+        outputs: names of the tensors that every graph gives for a tile.
         parameters: class of the parameters that are tuned.
         accumulator: makes an empty accumulator of the names of the outputs, the names of the maps
             in channel order (empty where there are none), and the plan of a frame's tiles.
         graphs: how the ONNX files of a model are chained.
+        outputs_of_views: names of those that only the graph with test-time augmentation gives, each
+            a byte for a pixel.
         bytes_per_px: memory in addition to the maps and the labels, for each pixel of the frame,
             after all tiles are answered.
     """
@@ -38,11 +40,24 @@ class Method:
     parameters: type[Parameters]
     accumulator: Callable[[tuple[str, ...], tuple[str, ...], TilePlan], Accumulator]
     graphs: Graphs
+    outputs_of_views: tuple[str, ...] = ()
     bytes_per_px: int = 0
 
-    def accumulate(self, maps: tuple[str, ...], plan: TilePlan) -> Accumulator:
-        """An empty accumulator for the frame of this plan, with the names of the maps."""
-        return self.accumulator(self.outputs, maps, plan)
+    def outputs_for(self, tta: bool) -> tuple[str, ...]:
+        """Names of all tensors that a graph gives for a tile."""
+        return self.outputs + self.outputs_of_views if tta else self.outputs
+
+    def accumulate(
+        self, maps: tuple[str, ...], plan: TilePlan, *, tta: bool = False
+    ) -> Accumulator:
+        """An empty accumulator for the frame of this plan.
+
+        Args:
+            maps: names of the maps in channel order.
+            plan: of the frame's tiles.
+            tta: whether the answers are those of the graph with test-time augmentation.
+        """
+        return self.accumulator(self.outputs_for(tta), maps, plan)
 
 
 WATERSHED = Method(
@@ -51,6 +66,7 @@ WATERSHED = Method(
     WatershedParameters,
     Maps,
     graph.views_at_once(graph.MAP_NETWORK, graph.MERGE, graph.MERGE.outputs),
+    outputs_of_views=(graph.DISAGREEMENT,),
 )
 MASKS = Method(
     "masks",

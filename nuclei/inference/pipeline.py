@@ -20,6 +20,8 @@ from nuclei.inference.engine import Engine, ServedVersion
 from nuclei.inference.threads import in_thread
 from nuclei.postprocessing.accumulation import Accumulator, Outputs
 from nuclei.postprocessing.measurement import measure
+from nuclei.quality.judgement import Judgement, group_of, judge
+from nuclei.quality.measures import measures
 from nuclei.results.nuclei import Nuclei
 from nuclei.results.segmentation import Segmentation
 
@@ -88,7 +90,9 @@ async def segment(
     prediction = await predict(
         frame, engine, served, tta=tta, deadline=deadline, executor=executor, stopwatch=watch
     )
-    labels, nuclei = await in_thread(executor, deadline, _label, frame, prediction, watch)
+    labels, nuclei, judgement = await in_thread(
+        executor, deadline, _label, frame, prediction, watch
+    )
     lo, hi = prediction.intensity.range.tolist()
     return Segmentation(
         labels,
@@ -96,8 +100,14 @@ async def segment(
         frame.pixel_size_um,
         served.model,
         served.version,
-        warnings=(*frame.warnings, *prediction.intensity.warnings),
+        warnings=(
+            *frame.warnings,
+            *prediction.intensity.warnings,
+            *(doubt.sentence for doubt in judgement.doubts),
+        ),
         intensity_range=(frame.scale.value(lo), frame.scale.value(hi)),
+        quality=judgement.quality,
+        doubtful=tuple(doubt.kind for doubt in judgement.doubts),
         stage_ms=watch.stage_ms,
     )
 
@@ -120,8 +130,9 @@ async def predict(
         plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
         pixels, intensity = await in_thread(executor, deadline, _prepare, frame, plan)
     with watch.timed("infer"):
-        accumulator = contract.method.accumulate(contract.maps, plan)
-        ask = partial(engine.infer, served.graph_for(tta), contract.method.outputs)
+        accumulator = contract.method.accumulate(contract.maps, plan, tta=tta)
+        outputs = contract.method.outputs_for(tta)
+        ask = partial(engine.infer, served.graph_for(tta), outputs)
         await _infer(ask, pixels, plan, intensity.range, deadline, accumulator)
     return Prediction(accumulator, served, intensity)
 
@@ -166,11 +177,25 @@ async def _together(runs: list[Coroutine[Any, Any, None]]) -> None:
 
 def _label(
     frame: Frame, prediction: Prediction, watch: Stopwatch, check: Callable[[], None]
-) -> tuple[NDArray[np.uint32], Nuclei]:
+) -> tuple[NDArray[np.uint32], Nuclei, Judgement]:
     contract, accumulator = prediction.served.contract, prediction.accumulator
     with watch.timed("postprocess"):
         labels, scores = accumulator.label(contract.postprocessing, check)
     with watch.timed("measure"):
         nuclei = measure(labels, frame.pixels, accumulator.foreground, check)
     nuclei = replace(nuclei, mean_intensity=frame.scale.value(nuclei.mean_intensity))
-    return labels, nuclei if scores is None else replace(nuclei, score=scores)
+    if scores is not None:
+        nuclei = replace(nuclei, score=scores)
+    with watch.timed("quality"):
+        quality = measures(
+            frame,
+            prediction.intensity,
+            labels,
+            nuclei,
+            accumulator,
+            contract.postprocessing,
+            contract.pixel_size_um,
+            check,
+        )
+        judgement = judge(quality, contract.quality, group_of(frame.pixels))
+    return labels, nuclei, judgement

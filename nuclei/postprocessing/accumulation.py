@@ -51,24 +51,42 @@ class Accumulator(Protocol):
         """uint8 [H, W], 255 is probability 1; None where there is none."""
         ...
 
+    @property
+    def disagreement(self) -> NDArray[np.uint8] | None:
+        """uint8 [H, W], standard deviation of the foreground over the views of TTA, 255 is 1.
+
+        None where there is none.
+        """
+        ...
+
 
 class Maps:
     """Probability maps of the whole frame, for a watershed.
 
     Attributes:
         maps: uint8 [K, H, W] in the order of their names, 255 is probability 1.
+        disagreement: as `Accumulator.disagreement`.
     """
 
     def __init__(self, outputs: tuple[str, ...], maps: tuple[str, ...], plan: TilePlan) -> None:
-        """An empty one; arguments as `nuclei.inference.method.Method.accumulator` takes them."""
-        (self._output,) = outputs
+        """An empty one; arguments as `nuclei.inference.method.Method.accumulator` takes them.
+
+        The first output is the maps; the second, where there is one, the disagreement of views.
+        """
+        self._output, *self._of_views = outputs
         self._foreground = maps.index("foreground")
         self._plan = plan
-        self.maps = np.empty((len(maps), plan.height, plan.width), np.uint8)
+        shape = plan.height, plan.width
+        self.maps = np.empty((len(maps), *shape), np.uint8)
+        self.disagreement = np.empty(shape, np.uint8) if self._of_views else None
 
     def add(self, index: int, outputs: Outputs) -> None:
-        """Take maps, uint8 [1, K, S, S], of a tile of S x S pixels."""
-        place(outputs[self._output][0], self._plan.tiles[index], self.maps)
+        """Take maps, uint8 [1, K, S, S], of a tile of S x S pixels, and disagreement [S, S]."""
+        tile = self._plan.tiles[index]
+        place(outputs[self._output][0], tile, self.maps)
+        if self.disagreement is not None:
+            (name,) = self._of_views
+            place(outputs[name][None], tile, self.disagreement[None])
 
     def label(
         self, parameters: Parameters, check: Check = lambda: None
@@ -89,6 +107,7 @@ class Instances:
     """
 
     foreground = None
+    disagreement = None
     render: ClassVar[Callable[..., tuple[Labels, Scores]]]
 
     def __init__(self, outputs: tuple[str, ...], maps: tuple[str, ...], plan: TilePlan) -> None:
@@ -146,6 +165,8 @@ class Stars(Instances):
 
 class Votes:
     """Maps for a watershed and nuclei found one by one, which vote on every nucleus."""
+
+    disagreement = None
 
     def __init__(self, outputs: tuple[str, ...], maps: tuple[str, ...], plan: TilePlan) -> None:
         """An empty one; the outputs are those of `Masks`, then that of `Maps`."""

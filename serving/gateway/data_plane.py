@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -53,7 +54,7 @@ SMALL_FRAME_S = 10.0
 # Memory of a reply is reserved for nuclei of this area, side by side.
 SMALLEST_NUCLEUS_PX = 100
 # The steps of a frame that depend on the version.
-SEGMENTING = ("tile", "infer", "postprocess", "measure")
+SEGMENTING = ("tile", "infer", "postprocess", "measure", "quality")
 # How often a frame is begun anew because its version was unloaded.
 _VERSION_CHANGES = 3
 
@@ -243,7 +244,8 @@ class DataPlane:
                     await stack.enter_async_context(permit.turn())
                 deadline.check("while the frame waited")
                 with observation.timed("decode"):
-                    frame = await self._read(source, permit, methods, stack)
+                    needed = partial(_segmenting_bytes, methods=methods, tta=options.tta)
+                    frame = await self._read(source, permit, needed, stack)
                 height, width, channels = frame.pixels.shape
                 header = Header(height, width, channels, frame.pixels.itemsize)
                 # Before the work, which would be for nothing: for a frame full of nuclei.
@@ -379,7 +381,7 @@ class DataPlane:
         self,
         source: FrameSource,
         permit: Permit,
-        methods: Iterable[Method],
+        needed: Callable[[Header], int],
         stack: AsyncExitStack,
     ) -> Frame:
         """The frame; its memory is reserved before it is taken."""
@@ -387,9 +389,9 @@ class DataPlane:
         if source.file is not None:
             # The decoder is kept for the time of the frame, whose pixels are in its memory.
             decoder = await stack.enter_async_context(self._decoder(permit))
-            source.take(await self._decoded(source, decoder, permit, methods))
+            source.take(await self._decoded(source, decoder, permit, needed))
         header = source.probe(limits)
-        permit.resize(_segmenting_bytes(header, methods))
+        permit.resize(needed(header))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, source.read, limits)
 
@@ -411,7 +413,7 @@ class DataPlane:
         source: FrameSource,
         decoder: Decoder,
         permit: Permit,
-        methods: Iterable[Method],
+        needed: Callable[[Header], int],
     ) -> Frame:
         """The frame in the file of the source: a small file may hold a large frame."""
         assert source.file is not None
@@ -419,7 +421,7 @@ class DataPlane:
         permit.resize(max(permit.n_bytes, probing_bytes(file_bytes)))
         limits, options = self._settings.frame_limits, source.frame_options()
         header = await decoder.probe(source.file, limits, options)
-        permit.resize(max(decoding_bytes(file_bytes, header), _segmenting_bytes(header, methods)))
+        permit.resize(max(decoding_bytes(file_bytes, header), needed(header)))
         source.file = None  # its decoder has it
         return await decoder.read(header)
 
@@ -470,10 +472,10 @@ class DataPlane:
         self.progress.note_frame()
 
 
-def _segmenting_bytes(header: Header, methods: Iterable[Method]) -> int:
+def _segmenting_bytes(header: Header, methods: Iterable[Method], tta: bool) -> int:
     """Memory that the frame takes, whichever of them answers."""
     return max(
-        memory_bytes(header.height, header.width, header.channels, header.itemsize, method)
+        memory_bytes(header.height, header.width, header.channels, header.itemsize, method, tta=tta)
         for method in methods
     )
 

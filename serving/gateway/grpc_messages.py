@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Collection
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import grpc
@@ -313,6 +314,9 @@ def _write_result(
     reply.warnings.extend(segmentation.warnings)
     if segmentation.intensity_range is not None:
         reply.intensity_range.lo, reply.intensity_range.hi = segmentation.intensity_range
+    if segmentation.quality is not None:
+        # What is None stays absent.
+        reply.quality.CopyFrom(pb.Quality(**asdict(segmentation.quality)))
     if segmentation.pixel_size_um is not None:
         size = segmentation.pixel_size_um
         reply.pixel_size.y_um, reply.pixel_size.x_um = size.y, size.x

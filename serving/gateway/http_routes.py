@@ -28,6 +28,7 @@ from nuclei.errors import (
     NucleiError,
 )
 from nuclei.formats import FORMATS, Check
+from nuclei.formats.tables import named_quality
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
@@ -53,10 +54,11 @@ from serving.rollout_report import RolloutReport
 
 RANGE_HEADER = "X-Nuclei-Intensity-Range"
 WARNINGS_HEADER = "X-Nuclei-Warnings"
+QUALITY_HEADER = "X-Nuclei-Quality"
 # What pages of other origins may read, besides the body.
 EXPOSED_HEADERS = (
     *(REQUEST_ID_HEADER, "X-Model", "X-Model-Version", "X-Nuclei-Count"),
-    *(RANGE_HEADER, WARNINGS_HEADER, "Server-Timing", "Retry-After"),
+    *(RANGE_HEADER, WARNINGS_HEADER, QUALITY_HEADER, "Server-Timing", "Retry-After"),
 )
 # Proxies refuse headers of 8 kB and more.
 MAX_WARNINGS_LENGTH = 4000
@@ -324,10 +326,12 @@ def _server_timing(stage_ms: Mapping[str, float]) -> str:
 
 
 def _doubts(segmentation: Segmentation) -> dict[str, str]:
-    """Headers that say the range that was used, and the warnings as a JSON list in ASCII."""
+    """Headers with the range that was used, and in JSON of ASCII the quality and the warnings."""
     headers = {}
     if segmentation.intensity_range is not None:
         headers[RANGE_HEADER] = ",".join(f"{value:.9g}" for value in segmentation.intensity_range)
+    if segmentation.quality is not None:
+        headers[QUALITY_HEADER] = json.dumps(named_quality(segmentation.quality))
     shown = list(segmentation.warnings)
     while len(listed := json.dumps(shown)) > MAX_WARNINGS_LENGTH:
         shown = [*shown[:-2], "..."] if len(shown) > 1 else ["..."]

@@ -1,8 +1,10 @@
 """The OpenAPI document of the HTTP routes, for clients and for tests that explore them."""
 
+from dataclasses import fields
 from typing import Any
 
 from nuclei.formats import FORMATS
+from nuclei.results.quality import Quality
 from serving import rollout_report
 from serving.gateway.observation import UNEXPECTED
 from serving.rollout_report import RolloutReport
@@ -29,9 +31,10 @@ _HEADERS = {
     "X-Nuclei-Intensity-Range": "lo,hi: the values that became black and white for the network",
     "X-Nuclei-Warnings": "what was guessed, chosen or is doubtful: a JSON list of sentences, in "
     "ASCII; absent when nothing is",
+    "X-Nuclei-Quality": "how good the frame and its segmentation look: the object Quality in JSON",
     "Server": "version of the service, such as nuclei-serving/0.2.0",
-    "Server-Timing": "time of each step (wait, decode, tile, infer, postprocess, measure, encode) "
-    "on the server, milliseconds",
+    "Server-Timing": "time of each step (wait, decode, tile, infer, postprocess, measure, quality, "
+    "encode) on the server, milliseconds",
 }
 
 _NUMBERS = {"type": "string", "pattern": "^[-+.0-9e]+(,[-+.0-9e]+)?$"}
@@ -111,7 +114,7 @@ def openapi_document(server_version: str) -> dict[str, Any]:
         # A gateway without NUCLEI_TOKEN asks for none.
         "security": [{}, {"token": []}],
         "components": {
-            "schemas": {"Problem": _problem_schema(), **parts},
+            "schemas": {"Problem": _problem_schema(), "Quality": _quality_schema(), **parts},
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -151,7 +154,8 @@ def _segment() -> dict[str, Any]:
                     name: {"description": description, "schema": {"type": "string"}}
                     for name, description in _HEADERS.items()
                 },
-                "content": {format_.media_type: {} for format_ in FORMATS.values()},
+                "content": {format_.media_type: {} for format_ in FORMATS.values()}
+                | {"application/json": {"schema": _report_schema()}},
             },
             **_problems(*_PROBLEMS),
         },
@@ -162,6 +166,25 @@ def _problems(*statuses: str) -> dict[str, Any]:
     schema = {"$ref": "#/components/schemas/Problem"}
     content = {"application/problem+json": {"schema": schema}}
     return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
+
+
+def _report_schema() -> dict[str, Any]:
+    """Of format=json, as far as it does not explain itself."""
+    return {
+        "type": "object",
+        "required": ["model", "version", "count", "nuclei", "quality"],
+        "properties": {"quality": {"$ref": "#/components/schemas/Quality"}},
+    }
+
+
+def _quality_schema() -> dict[str, Any]:
+    measure = {"type": ["number", "null"]}
+    return {
+        "description": "measures of how good the frame and its segmentation look; null is one that "
+        "is not known for this frame",
+        "type": "object",
+        "properties": {field.name: measure for field in fields(Quality)},
+    }
 
 
 def _problem_schema() -> dict[str, Any]:

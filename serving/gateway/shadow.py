@@ -217,7 +217,7 @@ class _GivingWay:
             try:
                 answers[served.version] = await self._engine.infer(
                     served.graph_for(self._tta),
-                    served.contract.method.outputs,
+                    served.contract.method.outputs_for(self._tta),
                     image,
                     intensity,
                     Deadline.after(TILE_S),
@@ -244,7 +244,8 @@ def _needed_bytes(shadowed: ShadowedFrame) -> int:
     itemsize = shadowed.frame.pixels.itemsize
     method = shadowed.trial.challenger.contract.method
     of_comparison: int = height * width * COMPARING_BYTES_PER_PX
-    return memory_bytes(height, width, channels, itemsize, method) + of_comparison
+    needed = memory_bytes(height, width, channels, itemsize, method, tta=shadowed.tta)
+    return needed + of_comparison
 
 
 def _compared(

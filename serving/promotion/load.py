@@ -100,7 +100,7 @@ async def _latencies(
 
     async def ask(engine: TritonEngine, version: Loaded, tta: bool) -> float:
         served = version.served
-        outputs, graph = served.contract.method.outputs, served.graph_for(tta)
+        outputs, graph = served.contract.method.outputs_for(tta), served.graph_for(tta)
         started = time.perf_counter()
         await engine.infer(graph, outputs, image, intensity, Deadline.after(TIMEOUT_S))
         return (time.perf_counter() - started) * 1000

@@ -173,7 +173,7 @@ async def _prove(engine: Engine, family: str, version: int, stored: StoredVersio
             f"its answer to its reference agrees to {agreement:.2f} with what training logged (F1 "
             f"at IoU 0.5); expected at least {MIN_F1}"
         )
-    outputs = contract.method.outputs
+    outputs = contract.method.outputs_for(tta=True)
     await engine.infer(
         served.graph_for(tta=True), outputs, reference.image, reference.intensity, deadline
     )
