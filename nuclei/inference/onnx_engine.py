@@ -113,6 +113,10 @@ class LocalEngine:
         """
         tensors: Tensors = {IMAGE: image, RANGE: intensity}
         made = await asyncio.to_thread(self._run_graph, graph, tensors, deadline)
+        if lacking := [name for name in outputs if name not in made]:
+            raise InvalidData(
+                f"'{graph}' does not give {', '.join(lacking)}; export the model again"
+            )
         return {name: made[name] for name in outputs}
 
     def models(self) -> list[str]:

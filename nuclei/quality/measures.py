@@ -37,14 +37,15 @@ _LEAST_BITS = 12
 # Rows of large frames are left out so that focus and noise are those of about this many pixels.
 _PIXELS = 2**18
 # Larger responses to noise count as this.
-_NOISIEST = 2**16
+_NOISIEST = 2**18
 # `_look` leaves the Laplacian in whole numbers.
 _LAPLACIAN_GAIN = 2.0
 # Immerkaer's mask multiplies the standard deviation of the noise by this, and the median of the
 # absolute values of a normal distribution is this part of its standard deviation.
 _MASK_GAIN, _MEDIAN_OF_NORMAL = 6.0, 0.6745
-# Neighbouring pixels of a frame of noise are this alike in one of thousands: four standard errors.
-_BEYOND_CHANCE = 4.0
+# Neighbouring pixels of a frame of noise are this alike in one of thousands, standard errors; most
+# pairs are counted twice.
+_BEYOND_CHANCE = 6.0
 # What the nuclei's pixels are counted by.
 _BACKGROUND, _INNER, _BOUNDARY = range(3)
 # What `_look` sums up over pairs of neighbouring pixels.
@@ -293,12 +294,10 @@ class _Looks:
         its responses takes the place of their mean, so that other edges do not count as noise.
         Responses of 0 are left out: there, values were cut off or are of too few bits.
         """
-        seen = self.responses.copy()
-        seen[0] = 0
-        reached = np.cumsum(seen)
+        reached = np.cumsum(self.responses[1:])
         if not reached[-1]:
             return 0.0
-        median = int(np.searchsorted(reached, reached[-1] / 2))
+        median = 1 + int(np.searchsorted(reached, reached[-1] / 2))
         return median / (_MASK_GAIN * _MEDIAN_OF_NORMAL)
 
 

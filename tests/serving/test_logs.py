@@ -21,6 +21,8 @@ from serving.triton.server import TritonServer
 RunGateway = Callable[..., Any]
 
 # Logs an event, an exception and what a library says, and fails if writing any of it fails.
+STAGES = ("wait", "decode", "tile", "infer", "postprocess", "measure", "quality", "encode")
+
 PROGRAM = """
 import logging, sys
 from serving.logs import Event, write_logs
@@ -166,7 +168,7 @@ def test_every_line_of_a_gateway_is_json(json_log: str, version: str) -> None:
         "method": "watershed",
         "protocol": "grpc",
     }
-    for stage in ("wait", "decode", "tile", "infer", "postprocess", "measure", "encode", "total"):
+    for stage in (*STAGES, "total"):
         assert isinstance(good[f"{stage}_ms"], float)
     assert (bad["code"], bad["error"]) == ("NOT_FOUND", "ModelNotFound")
     assert "'nothing'" in bad["detail"]

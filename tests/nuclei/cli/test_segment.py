@@ -91,7 +91,16 @@ def test_a_bad_frame_is_named_and_the_others_go_on(repository: Path, tmp_path: P
     assert str(error).startswith("2 of 4 frames failed")
     assert result.stderr.count("cut.png: the image is truncated") == 1
     assert result.stderr.count("text.tif: not an image") == 1
-    assert sorted(path.name for path in out.iterdir()) == ["good.csv", "histology.csv"]
+    written = {path.name for path in out.iterdir()}
+    assert written == {"frames.csv", "good.csv", "histology.csv"}
+    with (out / "frames.csv").open() as table:
+        rows = {row["frame"]: row for row in csv.DictReader(table)}
+    assert list(rows) == ["cut.png", "good.png", "histology.png", "text.tif"]
+    assert rows["text.tif"]["error"].startswith("InvalidImage: ")
+    assert rows["good.png"]["error"] == ""
+    assert float(rows["good.png"]["coverage"]) > 0.01
+    count = len((out / "good.csv").read_text().splitlines()) - 1
+    assert int(rows["good.png"]["count"]) == count
     assert "good.png" in result.stdout
 
 
@@ -151,7 +160,15 @@ def test_save_chooses_the_files(repository: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "fluorescence.json",
         "fluorescence.labels.png",
+        "frames.csv",
     ]
+    said = json.loads((tmp_path / "fluorescence.json").read_text())["quality"]
+    with (tmp_path / "frames.csv").open() as table:
+        (row,) = csv.DictReader(table)
+    for name, value in said.items():
+        assert row[name] == ("" if value is None else repr(value))
+    assert 0 < said["tta_disagreement"] < 1
+    assert f"{said['focus']:.2g}" in result.stdout
     assert json.loads((tmp_path / "fluorescence.json").read_text())["count"] > 10
 
 
@@ -189,8 +206,16 @@ def test_a_result_that_cannot_be_written_keeps_no_other_back(
     assert "fluorescence.csv cannot be written: Is a directory" in result.stderr
     assert result.stderr.endswith("1 done, 1 failed\n")
     names = {f"{name}.{form}" for name in ("fluorescence", "histology") for form in FORMS}
-    assert {path.name for path in tmp_path.iterdir()} == names
+    assert {path.name for path in tmp_path.iterdir()} == {"frames.csv", *names}
     assert "fluorescence.png" in result.stdout
+
+
+def test_a_frame_that_is_called_like_the_table_of_frames_is_refused(tmp_path: Path) -> None:
+    shutil.copy(EXAMPLES / "histology.png", tmp_path / "frames.png")
+    error = failure(segment(tmp_path, "--out", tmp_path / "out", "--local"))
+    assert isinstance(error, InvalidOption)
+    assert "frames.png would write frames.csv, which is the table of all frames" in str(error)
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_file_is_accounted_for(repository: Path, tmp_path: Path) -> None:
@@ -236,5 +261,5 @@ def test_a_folder_that_was_written_into_is_segmented_alike_again(
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     again = segment(*call)
     assert again.exit_code == 0
-    assert again.stderr.startswith("skipped 4, results of this command: ")
+    assert again.stderr.startswith("skipped 5, results of this command: ")
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == written

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from nuclei.errors import InvalidOption
 from nuclei.formats import FORMATS, format_named
 from nuclei.formats.overlay import stretched
+from nuclei.formats.tables import FRAME_COLUMNS, failed_row, frame_row, frames_table
 from nuclei.imaging.frame_options import MAX_PIXEL_SIZE_UM, FrameOptions
 from nuclei.imaging.images import Frame, frame_from_array, read_labels
 from nuclei.postprocessing.measurement import measure
 from nuclei.results.coordinates import PixelSize
 from nuclei.results.nuclei import Nuclei
+from nuclei.results.quality import Quality
 from nuclei.results.segmentation import Segmentation
 
 PIXELS = np.arange(20 * 30, dtype=np.uint16).reshape(20, 30, 1)
@@ -137,6 +139,36 @@ def test_json_names_model_and_nuclei() -> None:
     assert content["stage_ms"] == {"infer": 12.346}
     assert content["count"] == len(content["nuclei"]) == 2
     assert content["nuclei"][0]["area_um2"] == 2.0
+
+
+def test_quality_is_in_json_and_geojson_as_it_is() -> None:
+    quality = Quality(coverage=1 / 3, focus=0.0125, tta_disagreement=None)
+    for name in ("json", "geojson"):
+        said = json.loads(encode(name, replace(segmentation(), quality=quality)))["quality"]
+        assert Quality(**said) == quality
+        assert json.loads(encode(name, segmentation()))["quality"] is None
+
+
+def test_the_table_of_frames_has_a_line_for_each() -> None:
+    found = replace(
+        segmentation(SIZE), quality=Quality(coverage=1 / 3), warnings=("a, b", 'the "c"')
+    )
+    rows = [
+        frame_row("sub/a.tif", found),
+        frame_row("b.tif", segmentation()),
+        failed_row("c.tif", InvalidOption("is\nodd, and long")),
+    ]
+    first, second, third = csv.DictReader(io.StringIO(frames_table(rows).decode()))
+    assert tuple(first) == FRAME_COLUMNS
+    assert (first["frame"], first["model"], first["version"]) == ("sub/a.tif", "unet", "3")
+    assert (first["height_px"], first["width_px"], first["count"]) == ("20", "30", "2")
+    assert (first["pixel_size_x_um"], first["pixel_size_y_um"]) == ("0.25", "0.5")
+    assert float(first["coverage"]) == 1 / 3
+    assert (first["focus"], first["error"]) == ("", "")
+    assert first["warnings"] == 'a, b | the "c"'
+    assert (second["pixel_size_x_um"], second["coverage"], second["warnings"]) == ("", "", "")
+    assert third["error"] == "InvalidOption: is\nodd, and long"
+    assert {name for name, value in third.items() if value} == {"frame", "error"}
 
 
 def test_what_is_doubtful_is_said() -> None:

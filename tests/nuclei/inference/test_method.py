@@ -31,7 +31,7 @@ def test_graphs_read_only_what_was_written_and_give_the_outputs(method: Method) 
             assert len(step.reads) == len(step.file.inputs)
             assert len(step.writes) == len(step.file.outputs)
             known |= set(step.writes)
-        assert set(method.outputs) <= known
+        assert set(method.outputs_for(steps is method.graphs.all_views)) <= known
 
 
 @every_method
@@ -47,6 +47,9 @@ def test_files_that_models_share_come_first(method: Method) -> None:
 
 @every_method
 def test_nothing_is_found_in_an_empty_accumulator_of_any_method(method: Method) -> None:
-    accumulator = method.accumulate(("foreground",), plan_tiles(32, 64, 512, 64, 32))
-    foreground = accumulator.foreground
-    assert foreground is None or foreground.shape == (32, 64)
+    plan = plan_tiles(32, 64, 512, 64, 32)
+    for tta in (False, True):
+        accumulator = method.accumulate(("foreground",), plan, tta=tta)
+        foreground, disagreement = accumulator.foreground, accumulator.disagreement
+        assert foreground is None or foreground.shape == (32, 64)
+        assert (disagreement is not None) == (tta and bool(method.outputs_of_views))

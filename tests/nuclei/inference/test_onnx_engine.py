@@ -50,6 +50,13 @@ async def test_eight_views_give_maps_near_those_of_one(engine: LocalEngine) -> N
     assert 0 < difference.mean() < 64
 
 
+async def test_an_output_that_a_graph_lacks_is_named(engine: LocalEngine) -> None:
+    asked = ("MAPS", "DISAGREEMENT")
+    assert (await engine.infer("unet_tta", asked, image(), RANGE, NEVER)).keys() == set(asked)
+    with pytest.raises(InvalidData, match="'unet' does not give DISAGREEMENT; export"):
+        await engine.infer("unet", asked, image(), RANGE, NEVER)
+
+
 def test_models_are_those_with_a_routing(engine: LocalEngine) -> None:
     assert engine.models() == ["unet"]
 

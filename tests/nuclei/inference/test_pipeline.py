@@ -60,7 +60,8 @@ class BlurEngine:
         for _ in range(2):
             sums = cv2.boxFilter(sums, -1, window, normalize=False, borderType=cv2.BORDER_REFLECT)
         value = np.round(sums / (REACH_PX + 1) ** 4).astype(np.uint8)
-        return {"MAPS": np.stack([value, 0 * value, value])[None]}
+        answers = {"MAPS": np.stack([value, 0 * value, value])[None]}
+        return answers | {"DISAGREEMENT": value // 2} if graph.endswith("_tta") else answers
 
 
 def served_by(engine: BlurEngine) -> tuple[BlurEngine, ServedVersion]:
@@ -125,9 +126,22 @@ def test_result_names_its_model_version_and_steps() -> None:
     found = asyncio.run(segment(frame, engine, engine.served, tta=True))
     assert (found.model, found.version, found.pixel_size_um) == ("unet", "1", (0.5, 0.5))
     assert set(engine.graphs) == {"unet.1_tta"}
-    assert list(found.stage_ms) == ["tile", "infer", "postprocess", "measure"]
+    assert list(found.stage_ms) == ["tile", "infer", "postprocess", "measure", "quality"]
     assert found.labels.dtype == np.uint32
     assert found.labels.max() == len(found.nuclei)
+
+
+@pytest.mark.parametrize("tile_size", [64, 512])
+def test_the_disagreement_of_views_reaches_the_quality(tile_size: int) -> None:
+    frame = spots(200, 300, 1)
+    engine = BlurEngine(Contract("unet", tile_size=tile_size, halo=REACH_PX + 4))
+    found = asyncio.run(segment(frame, engine, engine.served, tta=True)).quality
+    assert found is not None
+    assert found.mean_probability is not None
+    # Half of the probability, rounded down.
+    assert found.tta_disagreement == pytest.approx(found.mean_probability / 2, abs=0.5 / 255)
+    plain = asyncio.run(segment(frame, engine, engine.served)).quality
+    assert plain == replace(found, tta_disagreement=None)
 
 
 def test_8_and_16_bit_frames_of_the_same_scene_agree() -> None:
@@ -207,11 +221,15 @@ class BlindDetectorEngine(BlurEngine):
         return {**maps, **none}
 
 
-@pytest.mark.parametrize("method", [WATERSHED, CONSENSUS])
+@pytest.mark.parametrize(
+    ("method", "tta"), [(WATERSHED, False), (WATERSHED, True), (CONSENSUS, False)]
+)
 @pytest.mark.parametrize("pixels", [np.zeros((2500, 3000, 1), np.uint16), NOISE])
-def test_the_estimate_of_memory_is_not_exceeded(pixels: NDArray[np.uint16], method: Method) -> None:
+def test_the_estimate_of_memory_is_not_exceeded(
+    pixels: NDArray[np.uint16], method: Method, tta: bool
+) -> None:
     height, width, channels = pixels.shape
-    estimate = memory_bytes(height, width, channels, pixels.itemsize, method)
+    estimate = memory_bytes(height, width, channels, pixels.itemsize, method, tta=tta)
     voting = Contract(
         "consensus", CONSENSUS, halo=16, postprocessing=ConsensusParameters(min_score=0.1)
     )
@@ -220,7 +238,7 @@ def test_the_estimate_of_memory_is_not_exceeded(pixels: NDArray[np.uint16], meth
         CONSENSUS: BlindDetectorEngine(voting),
     }[method]
     tracemalloc.start()
-    asyncio.run(segment(Frame(pixels), engine, engine.served))
+    asyncio.run(segment(Frame(pixels), engine, engine.served, tta=tta))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 0.5 * estimate < peak + pixels.nbytes < estimate

@@ -7,6 +7,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import pytest
 import tifffile
 
 from nuclei.client import Client
+from nuclei.results.quality import Quality
 from nuclei.version import installed_version
 
 LIMIT = 8 * 2**20
-STAGES = ["wait", "decode", "tile", "infer", "postprocess", "measure", "encode"]
+STAGES = ["wait", "decode", "tile", "infer", "postprocess", "measure", "quality", "encode"]
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,29 @@ def test_json_is_the_default_and_equals_grpc(
     assert said["count"] == len(over_grpc.nuclei) == len(said["nuclei"]) > 10
     assert said["version"] == over_grpc.version == response.headers["x-model-version"]
     assert [nucleus["area_px"] for nucleus in said["nuclei"]] == over_grpc.nuclei.area_px.tolist()
+
+
+@pytest.mark.parametrize("tta", [False, True])
+def test_quality_is_the_same_on_every_way_out(
+    http: httpx.Client, client: Client, fluorescence_16bit: Path, tta: bool
+) -> None:
+    options = {"tta": "true" if tta else "false"}
+    body = fluorescence_16bit.read_bytes()
+    report = http.post("/v1/segment", params=options, content=body)
+    said = report.json()["quality"]
+    assert json.loads(report.headers["x-nuclei-quality"]) == said
+    for name in ("geojson", "csv"):
+        other = http.post("/v1/segment", params={"format": name, **options}, content=body)
+        assert json.loads(other.headers["x-nuclei-quality"]) == said
+    quality = Quality(**said)
+    over_grpc = client.segment(fluorescence_16bit, tta=tta)
+    assert over_grpc.quality == quality
+    (streamed,) = client.stream([fluorescence_16bit], tta=tta)
+    assert streamed.segmentation is not None
+    assert streamed.segmentation.quality == quality
+    assert quality.coverage == pytest.approx((over_grpc.labels > 0).mean())
+    assert quality.focus is not None
+    assert (quality.tta_disagreement is not None) == tta
 
 
 def test_multipart_equals_the_raw_body(http: httpx.Client, histology: Path) -> None:
@@ -267,6 +292,8 @@ def test_openapi_names_routes_and_formats(http: httpx.Client) -> None:
         parameter["name"]: parameter["schema"]
         for parameter in said["paths"]["/v1/segment"]["post"]["parameters"]
     }
+    measures = said["components"]["schemas"]["Quality"]["properties"]
+    assert list(measures) == [field.name for field in fields(Quality)]
     assert "geojson" in parameters["format"]["enum"]
     for name in parameters["format"]["enum"]:
         refused = http.post("/v1/segment", params={"format": name}, content=b"x")
@@ -284,7 +311,7 @@ def test_metrics_count_what_happens(http: httpx.Client, fluorescence: Path) -> N
 
     ok = ("nuclei_request_seconds_count", 'protocol="http"', 'code="OK"', 'model="unet"')
     bad = ("nuclei_request_seconds_count", 'protocol="http"', 'code="INVALID_ARGUMENT"')
-    stages = ("decode", "infer", "postprocess", "measure", "encode")
+    stages = ("decode", "infer", "postprocess", "measure", "quality", "encode")
     before = {name: value("nuclei_stage_seconds_count", f'stage="{name}"') for name in stages}
     before_ok, before_bad, nuclei = value(*ok), value(*bad), value("nuclei_counted_total")
     found = http.post("/v1/segment", content=fluorescence.read_bytes()).json()["count"]
