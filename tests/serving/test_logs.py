@@ -20,9 +20,9 @@ from serving.triton.server import TritonServer
 
 RunGateway = Callable[..., Any]
 
-# Logs an event, an exception and what a library says, and fails if writing any of it fails.
 STAGES = ("wait", "decode", "tile", "infer", "postprocess", "measure", "quality", "encode")
 
+# Logs an event, an exception and what a library says, and fails if writing any of it fails.
 PROGRAM = """
 import logging, sys
 from serving.logs import Event, write_logs
