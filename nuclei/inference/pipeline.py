@@ -108,6 +108,7 @@ async def segment(
         intensity_range=(frame.scale.value(lo), frame.scale.value(hi)),
         quality=judgement.quality,
         doubtful=tuple(doubt.kind for doubt in judgement.doubts),
+        group=judgement.group,
         stage_ms=watch.stage_ms,
     )
 

@@ -29,10 +29,12 @@ class Judgement:
 
     Attributes:
         quality: with the estimated score.
+        group: of the frame, with which it was compared.
         doubts: one for each measure that is outside of its limits.
     """
 
     quality: Quality
+    group: Group
     doubts: tuple[Doubt, ...] = ()
 
 
@@ -58,7 +60,7 @@ def judge(quality: Quality, reference: QualityReference | None, group: Group) ->
     """
     frames = None if reference is None else reference.groups.get(group)
     if frames is None:
-        return Judgement(quality)
+        return Judgement(quality, group)
     if frames.score is not None:
         quality = replace(quality, estimated_score=estimated_score(quality, frames.score))
     doubts = []
@@ -66,7 +68,7 @@ def judge(quality: Quality, reference: QualityReference | None, group: Group) ->
         value = getattr(quality, kind)
         if value is not None and not feature.admits(value):
             doubts.append(Doubt(kind, said(kind, value, feature.quantile(0.5))))
-    return Judgement(quality, tuple(doubts))
+    return Judgement(quality, group, tuple(doubts))
 
 
 def estimated_score(quality: Quality, model: ScoreModel) -> float | None:
