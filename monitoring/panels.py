@@ -54,10 +54,11 @@ class Source(StrEnum):
 
     # The service that the test starts.
     SERVICE = "service"
-    # What no test can start here: recorded text of such an exporter is served to Prometheus.
-    KUBERNETES = "kubernetes"
-    GPU = "gpu"
+    # What no test starts: recorded text of such a part is served to Prometheus instead.
     CERTIFICATE = "certificate"
+    GPU = "gpu"
+    KUBERNETES = "kubernetes"
+    MACHINE = "machine"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,17 @@ SECONDS_BUCKETS = (
     60, 120,
 )  # fmt: skip
 
-Job = Literal["gateway", "triton", "sync", "probe", "mlflow", "node", "prometheus", "alertmanager"]
+Job = Literal[
+    "gateway",
+    "triton",
+    "sync",
+    "probe",
+    "mlflow",
+    "node",
+    "kubernetes",
+    "prometheus",
+    "alertmanager",
+]
 
 _SECONDS = {"y": 31536000, "w": 604800, "d": 86400, "h": 3600, "m": 60, "s": 1, "ms": 0.001}
 _DURATION = re.compile("".join(rf"(?:(\d+){unit})?" for unit in _SECONDS))
