@@ -3,7 +3,7 @@ UV ?= uv
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve train-env yolov8-env test test-fast lint train-all wheels bench lock proto wheel release-api settings
+.PHONY: help env serve monitor train-env yolov8-env test test-fast lint train-all wheels bench lock proto wheel release-api settings
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -12,6 +12,9 @@ env: .venv/.made .venv-triton/.made ## make the serving environment (.venv) and 
 
 serve: env ## start Triton and the gateway on model_repository/, until Ctrl-C
 	@.venv/bin/nuclei serve
+
+monitor: .venv/.made ## watch the running service: Prometheus, alerts and the page /monitor, until Ctrl-C
+	@.venv/bin/nuclei monitor
 
 train-env: .venv-train/.made ## make the environment for training, tests and development (.venv-train)
 

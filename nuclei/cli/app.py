@@ -12,6 +12,7 @@ from nuclei.cli import (
     export,
     gate,
     models,
+    monitor,
     probe,
     promote,
     replay,
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 app.command(epilog=segment.EPILOG)(segment.segment)
 app.command(epilog=serve.EPILOG)(serve.serve)
+app.command(epilog=monitor.EPILOG)(monitor.monitor)
 app.command(epilog=sync.EPILOG)(sync.sync)
 app.command(epilog=probe.EPILOG)(probe.probe)
 app.command(epilog=replay.EPILOG)(replay.replay)

@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 
+from nuclei.addresses import Tls
 from nuclei.client.connection import CHANNEL_OPTIONS
 from nuclei.errors import InvalidOption
 from serving.gateway.settings import GatewaySettings
@@ -114,6 +115,17 @@ def loopback_tls(settings: GatewaySettings) -> ssl.SSLContext | None:
     if settings.tls_client_ca is not None:
         context.load_cert_chain(*_own_identity(settings))
     return context
+
+
+def loopback_identity(settings: GatewaySettings) -> Tls | None:
+    """The same for a program that reads the files itself."""
+    if settings.tls_certificate is None:
+        return None
+    identity: tuple[Path | None, Path | None] = (None, None)
+    if settings.tls_client_ca is not None:
+        certificate, key = _own_identity(settings)
+        identity = (certificate.resolve(), key.resolve())
+    return Tls(settings.tls_certificate.resolve(), _name(settings), *identity)
 
 
 def loopback_channel(settings: GatewaySettings, address: str) -> grpc.Channel:

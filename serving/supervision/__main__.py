@@ -52,6 +52,7 @@ def _supervise(give_sign: Callable[[], None]) -> None:
     _stop_on_signals()
     try:
         _say("Starting Triton and the gateway")
+        service.note_addresses()
         supervisor.start(lambda name, seconds: _say(f"{name} works after {seconds:.1f} s"))
         _say(f"Checking every model with {settings.check_frame.name}")
         # Stopping does not wait for it.

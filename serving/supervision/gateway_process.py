@@ -44,11 +44,11 @@ class GatewayProcess:
         self.loopback = Loopback(gateway)
         self._settings = gateway
         self._start_s, self._stop_s = settings.start_s, settings.stop_s
-        self._home = settings.state.resolve() / f"gateway-{gateway.http_port}"
-        self.log = self._home / "gateway.log"
+        self.home = settings.state.resolve() / f"gateway-{gateway.http_port}"
+        self.log = self.home / "gateway.log"
         # BentoML makes a temporary folder, which a gateway that is killed leaves. On a full disk
         # Python takes the second.
-        self._scratch = self._home / "scratch"
+        self._scratch = self.home / "scratch"
         environment = {
             **os.environ,
             "TMPDIR": str(self._scratch),
@@ -81,7 +81,7 @@ class GatewayProcess:
 
     def launch(self) -> None:
         """Start it; `wait_ready` waits for its answers. Raises OSError: nothing can be written."""
-        private_folder(self._home)
+        private_folder(self.home)
         self._scratch.mkdir(exist_ok=True)
         self._remove_remains()
         self._child.start()

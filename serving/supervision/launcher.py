@@ -1,9 +1,15 @@
 """Triton, the gateway and sync as one service on this machine: started, checked, stopped."""
 
+import logging
 import time
+from contextlib import suppress
 
+from nuclei.addresses import Addresses, forget, note
 from nuclei.errors import EngineFailed
+from nuclei.process.ports import LOOPBACK, reachable
+from serving.gateway.certificates import loopback_identity
 from serving.gateway.settings import GatewaySettings
+from serving.logs import Event
 from serving.settings import ServeSettings
 from serving.supervision.gateway_process import GatewayProcess
 from serving.supervision.loopback import Loopback
@@ -12,6 +18,8 @@ from serving.supervision.self_check import SelfCheck, self_check
 from serving.supervision.supervisor import Part
 from serving.supervision.sync_process import SyncProcess
 from serving.triton.server import TritonServer
+
+logger = logging.getLogger(__name__)
 
 _POLL_S = 0.2
 _CHECK_INTERVAL_S = 1.0
@@ -48,6 +56,7 @@ class Service:
         if settings.sync:
             self.sync = SyncProcess(settings, self.triton.address, self.loopback.http_url)
         self._next_probe = 0.0
+        self._identity = loopback_identity(gateway)
 
     @property
     def loopback(self) -> Loopback:
@@ -65,6 +74,22 @@ class Service:
         if self.sync is not None:
             self.sync.check_port()
         self.triton.check()
+
+    def note_addresses(self) -> None:
+        """Write down where its parts listen, until `stop`, for whoever watches them."""
+        settings, loopback = self.settings, self.loopback
+        sync = f"{reachable(settings.sync_host)}:{settings.sync_port}" if self.sync else None
+        addresses = Addresses(
+            gateway=loopback.http_url.partition("://")[2],
+            grpc=loopback.grpc_address,
+            triton=f"{LOOPBACK}:{self.triton.metrics_port}",
+            sync=sync,
+            tls=self._identity,
+        )
+        try:
+            note(self.gateway.home, addresses)
+        except OSError as error:  # a full disk: callers are served all the same
+            logger.warning(Event("addresses_not_noted", why=str(error)))
 
     def self_check(self) -> list[SelfCheck]:
         """Segment the frame of the settings with every model, once the gateway has found Triton.
@@ -125,6 +150,8 @@ class Service:
                 self.gateway.stop()
             finally:
                 self.triton.stop()
+                with suppress(OSError):
+                    forget(self.gateway.home)
 
     def _check_triton(self) -> None:
         """Raises Fault when it does not work, or one of the instances of a model does not.

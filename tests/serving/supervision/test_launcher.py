@@ -15,6 +15,7 @@ import httpx
 import psutil
 import pytest
 
+from nuclei.addresses import noted
 from nuclei.client import Client
 from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.routing import Routing
@@ -50,7 +51,7 @@ def misleading_folder(tmp_path: Path) -> Path:
 
 @pytest.mark.usefixtures("misleading_folder")
 def test_serves_from_any_folder_until_it_is_stopped_and_leaves_nothing(
-    serve: Callable[..., Served], fluorescence: Path
+    serve: Callable[..., Served], fluorescence: Path, tmp_path: Path
 ) -> None:
     served = serve()
     served.wait_ready()
@@ -59,6 +60,10 @@ def test_serves_from_any_folder_until_it_is_stopped_and_leaves_nothing(
     assert httpx.get(f"http://{LOOPBACK}:{served.http_port}/readyz").status_code == 200
     with Client(f"{LOOPBACK}:{served.grpc_port}") as client:
         assert len(client.segment(fluorescence).nuclei.label) > 0
+    (addresses,) = noted(tmp_path / ".state").values()
+    assert addresses.gateway == f"{LOOPBACK}:{served.http_port}"
+    assert addresses.grpc == served.grpc_address
+    assert addresses.triton == f"{LOOPBACK}:{served.triton_metrics_port}"
     family = served.family()
     assert len(family) > 5
     served.process.send_signal(signal.SIGINT)
@@ -66,6 +71,7 @@ def test_serves_from_any_folder_until_it_is_stopped_and_leaves_nothing(
     assert "Traceback" not in served.output
     assert not living(family)
     assert not regions(served.triton_metrics_port)
+    assert not noted(tmp_path / ".state")
 
 
 def test_only_what_is_documented_listens_and_no_secret_can_be_seen(

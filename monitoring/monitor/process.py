@@ -1,0 +1,125 @@
+"""The process of `nuclei monitor`: programs and page side by side, until Ctrl-C."""
+
+import asyncio
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+
+import uvicorn
+from rich.table import Table
+from rich.text import Text
+from starlette.applications import Starlette
+
+from monitoring.boards import dashboards
+from monitoring.monitor.programs import Configuration, Programs, find_programs
+from monitoring.monitor.server import server
+from monitoring.monitor.targets import Targets, named_targets, running_service
+from monitoring.thresholds import read_thresholds, seconds
+from nuclei.console import messages, output, print_error
+from nuclei.errors import MissingPrerequisite
+from nuclei.process.ports import LOOPBACK, check_free
+
+_WATCH_S = 1.0
+_SHUTDOWN_S = 2
+
+
+def run(port: int, state: Path, given: Sequence[str]) -> None:
+    """Watch a service until Ctrl-C or SIGTERM; then everything that was started has ended.
+
+    Args:
+        port: of the page.
+        state: folder of `nuclei serve`; what is kept is in its folder `monitor`.
+        given: what `--target` names, instead of the service of that folder.
+
+    Raises:
+        MissingPrerequisite: a program is missing, the port is taken, no service runs, or the state
+            folder cannot be written.
+        InvalidOption: a target is none.
+        InvalidData: a file of the configuration is wrong; names it, and the line.
+        EngineFailed: a program does not start.
+    """
+    check_free(LOOPBACK, port, "the page", "--port")
+    found = find_programs()
+    configuration = Configuration()
+    thresholds = read_thresholds()
+    targets = named_targets(given, configuration.jobs) if given else running_service(state)
+    home = (state / "monitor").resolve()
+    programs = Programs(home, found, configuration, targets)
+    app = server(
+        programs.prometheus_url,
+        dashboards(thresholds),
+        round(seconds(thresholds.scrape.interval)),
+        lambda: [f"{name} has ended: {how}" for name, how in programs.ended().items()],
+    )
+    _stop_on_signals()
+    try:
+        messages().print("Starting Prometheus and Alertmanager")
+        with programs:
+            _print_ready(port, programs, targets, home)
+            asyncio.run(_serve(app, port, programs))
+    except KeyboardInterrupt:
+        messages().print("Stopped")
+    except OSError as error:
+        raise MissingPrerequisite(
+            f"{home} cannot be used ({error}): choose another folder with --state"
+        ) from error
+
+
+async def _serve(app: Starlette, port: int, programs: Programs) -> None:
+    """Serve the page, and say which program has ended."""
+    config = uvicorn.Config(
+        app,
+        host=LOOPBACK,
+        port=port,
+        log_config=None,
+        access_log=False,
+        limit_concurrency=64,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=_SHUTDOWN_S,
+    )
+    watching = asyncio.create_task(_watch(programs))
+    try:
+        await uvicorn.Server(config).serve()
+    finally:
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
+
+
+async def _watch(programs: Programs) -> None:
+    told: set[str] = set()
+    while True:
+        for name, how in programs.ended().items():
+            if name not in told:
+                told.add(name)
+                print_error(f"{name} has ended: {how}. Start `nuclei monitor` again")
+        programs.cap_logs()
+        await asyncio.sleep(_WATCH_S)
+
+
+def _stop_on_signals() -> None:
+    """Let Ctrl-C and SIGTERM raise KeyboardInterrupt, once: stopping is not interrupted."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
+
+
+def _print_ready(port: int, programs: Programs, targets: Targets, home: Path) -> None:
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("page", f"http://{LOOPBACK}:{port}/monitor")
+    table.add_row("Prometheus", programs.prometheus_url)
+    table.add_row("Alertmanager", programs.alertmanager_url)
+    for job, addresses in targets.addresses.items():
+        table.add_row(f"scrapes {job}", ", ".join(addresses) or "none runs")
+    table.add_row("kept in", str(home))
+    # A closed terminal does not keep the page from being served.
+    with suppress(OSError):
+        output().print(Text("Ready", "green"), "Ctrl-C stops it")
+        output().print(table)
