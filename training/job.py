@@ -28,6 +28,7 @@ from nuclei.imaging.images import frame_from_array
 from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
 from nuclei.postprocessing.accumulation import Accumulator, Parameters
+from nuclei.quality.reference import QualityReference
 from nuclei.registry import DATA_NOT_STATED, LICENCE_TAG
 from training.curves import learning_curves
 from training.data.dataset import Sample, fingerprint, read_dataset, summary
@@ -43,6 +44,7 @@ from training.hardware import (
     mixed_precision,
 )
 from training.optimisation import Progress, Report, Validate, fit
+from training.quality import MIN_FRAMES, calibrated, calibration_images, observe
 from training.schedule import Augmentation, Schedule
 from training.tuning import Tuner, labelled, predict_all
 
@@ -53,6 +55,8 @@ OPTIONS_FILE = "options.json"
 CHECKPOINT_FILE = "checkpoint.pt"
 VERSION_FILE = "model_version.json"
 CROP_MULTIPLE_PX = 32
+# The source of a calibration with the images that a training held out.
+VALIDATION = "validation"
 # SPDX, of this project.
 CODE_LICENCE = "Apache-2.0"
 
@@ -224,7 +228,11 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
         run.history(progress.history)
         run.tags({"n_parameters": n_parameters(network), "best_step": progress.best_step})
         contract, evaluation = _tune(recipe, network, validation, run, progress.step)
-        contract = replace(contract, training=_effort(network, progress))
+        contract = replace(
+            contract,
+            training=_effort(network, progress),
+            quality=_calibrate(recipe, network, contract, validation),
+        )
         if progress.history:
             run.picture(learning_curves(progress.history), "learning_curves.png")
         parity, version = _register(recipe, network, contract, progress, run, training, validation)
@@ -318,6 +326,23 @@ def _tune(
     held_out = tuple(sample.id for sample in validation)
     tuned = replace(contract, postprocessing=parameters, validation=scores, held_out=held_out)
     return tuned, evaluation
+
+
+def _calibrate(
+    recipe: Recipe, network: nn.Module, contract: Contract, validation: Sequence[Sample]
+) -> QualityReference | None:
+    """What the quality of frames is measured against: the validation images, where they suffice."""
+    if not calibration_images(validation):
+        _say(
+            f"the quality of frames is not calibrated: {len(validation)} validation images are too "
+            f"few, expected {MIN_FRAMES} of grey or of colour; see `nuclei calibrate`"
+        )
+        return None
+    _say("measuring the quality of the validation images, and of spoiled copies")
+    engine = recipe.engine(network.to(recipe.schedule.device), contract, FP32)
+    observed = observe({VALIDATION: validation}, engine, engine.served)
+    network.cpu()
+    return calibrated(observed)
 
 
 def _register(

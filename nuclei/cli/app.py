@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from nuclei.cli import (
+    calibrate,
     compare,
     data,
     diff,
@@ -42,6 +43,7 @@ app.command(epilog=evaluate.EPILOG)(evaluate.evaluate)
 app.command(epilog=compare.EPILOG)(compare.compare)
 app.add_typer(train.app, name="train")
 app.command(epilog=export.EPILOG)(export.export)
+app.command(epilog=calibrate.EPILOG)(calibrate.calibrate)
 app.command(epilog=gate.EPILOG)(gate.gate)
 app.command(epilog=models.EPILOG)(models.models)
 app.command(epilog=diff.EPILOG)(diff.diff)

@@ -130,12 +130,8 @@ def collect_artifacts(repository: Path, model: str, version: int, folder: Path) 
         ModelNotFound: the repository has no such version.
         InvalidData: a configuration cannot be used, or lacks a step.
     """
-    ensembles = [
-        repository / graph_name(model, version, tta=tta) / CONFIG_FILE for tta in (False, True)
-    ]
-    if not all(ensemble.exists() for ensemble in ensembles):
-        raise ModelNotFound(f"'{model}' has no version {version} in {repository}")
-    configs = [read_model_config(ensemble) for ensemble in ensembles]
+    graphs = _graphs_of(repository, model, version)
+    configs = [read_model_config(repository / graph / CONFIG_FILE) for graph in graphs]
     contract = contract_of(configs[0])
     steps = {
         step.model_name: step.model_version
@@ -149,6 +145,30 @@ def collect_artifacts(repository: Path, model: str, version: int, folder: Path) 
         shutil.copyfile(repository / name / str(steps[name]) / MODEL_FILE, folder / file.filename)
     (folder / CONTRACT_FILE).write_text(contract.to_json())
     return folder
+
+
+def set_contract(repository: Path, model: str, version: int, contract: Contract) -> list[str]:
+    """Change the contract of an exported version, whose files stay as they are.
+
+    Args:
+        repository: the model repository.
+        model: name of the model.
+        version: of the model.
+        contract: the new one, of the same networks.
+
+    Returns:
+        Names of its ensembles, which a running Triton has to load again: none when they say the
+        same already.
+
+    Raises:
+        ModelNotFound: the repository has no such version.
+        InvalidData: a configuration cannot be used, or the contract is impossible.
+    """
+    graphs = _graphs_of(repository, model, version)
+    configs = [read_model_config(repository / graph / CONFIG_FILE) for graph in graphs]
+    for config in configs:
+        config.parameters[CONTRACT_PARAMETER].string_value = contract.to_json()
+    return [config.name for config in configs if _write_config(repository / config.name, config)]
 
 
 def set_routing(repository: Path, model: str, routing: Routing) -> list[str]:
@@ -205,6 +225,14 @@ def remove_version(repository: Path, model: str, version: int) -> None:
         shutil.rmtree(repository / name, ignore_errors=True)
     for tta in (False, True):
         shutil.rmtree(repository / with_views(model, tta) / str(version), ignore_errors=True)
+
+
+def _graphs_of(repository: Path, model: str, version: int) -> list[str]:
+    """The ensembles of an exported version, without and with views; raises ModelNotFound."""
+    graphs = [graph_name(model, version, tta=tta) for tta in (False, True)]
+    if not all((repository / graph / CONFIG_FILE).exists() for graph in graphs):
+        raise ModelNotFound(f"'{model}' has no version {version} in {repository}")
+    return graphs
 
 
 def _additions(

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -10,13 +11,14 @@ import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nuclei.errors import InvalidData, InvalidOption, ModelNotFound
-from nuclei.inference.model_config import read_model_config, routing_of
+from nuclei.inference.model_config import contract_of, read_model_config, routing_of
 from nuclei.inference.routing import Routing
 from serving.repository.checks import check_repository
 from serving.repository.export import (
     collect_artifacts,
     export_version,
     remove_version,
+    set_contract,
     set_routing,
 )
 
@@ -225,3 +227,24 @@ def test_a_model_named_as_a_step_of_another_replaces_nothing(
     with pytest.raises(InvalidData, match=r"called 'unet_network\.3'"):
         export_version(named, repository, 3)
     assert files(repository) == before
+
+
+def test_a_contract_changes_in_both_graphs_of_a_version_and_nothing_else(
+    repository: Path,
+) -> None:
+    before = files(repository)
+    contract = replace(contract_of(config(repository, "unet.3")), pixel_size_um=0.25)
+    assert set_contract(repository, "unet", 3, contract) == ["unet.3", "unet.3_tta"]
+    for graph in ("unet.3", "unet.3_tta"):
+        assert contract_of(config(repository, graph)) == contract
+    after = files(repository)
+    changed = {path.parent.name for path in before if before[path] != after[path]}
+    assert changed == {"unet.3", "unet.3_tta"}
+    check_repository(repository)
+    assert set_contract(repository, "unet", 3, contract) == []
+
+
+def test_a_contract_of_a_version_that_is_not_there_is_not_changed(repository: Path) -> None:
+    contract = contract_of(config(repository, "unet.3"))
+    with pytest.raises(ModelNotFound, match="'unet' has no version 9"):
+        set_contract(repository, "unet", 9, contract)

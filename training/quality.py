@@ -1,0 +1,453 @@
+"""The calibration of the measures of quality: the reference that travels in a contract.
+
+Limits are conformal (Vovk et al. 2005, "Algorithmic Learning in a Random World"): of each frame the
+measure that is furthest out, in robust deviations from the frames of other folds, gives one number,
+and its quantile gives the limits of all measures together.
+"""
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+from scipy.stats import spearmanr
+from sklearn.ensemble import HistGradientBoostingRegressor
+
+from nuclei.console import messages
+from nuclei.evaluation.metrics import Overlap
+from nuclei.imaging.images import frame_from_array
+from nuclei.inference.engine import Engine, ServedVersion
+from nuclei.inference.pipeline import segment
+from nuclei.quality.drift import Bins, window_psi
+from nuclei.quality.judgement import estimated_score, group_of
+from nuclei.quality.reference import (
+    FEATURES,
+    GROUPS,
+    LEVELS,
+    FeatureReference,
+    Group,
+    GroupReference,
+    QualityReference,
+    ScoreModel,
+    Tree,
+)
+from nuclei.quality.sentences import TOO_HIGH, TOO_LOW
+from nuclei.results.quality import Quality
+from training.data.dataset import Sample
+from training.data.spoiling import spoiled
+
+# Fewer frames of a group tell nothing about the next one.
+MIN_FRAMES = 20
+# Spoiled copies of each image, from which the estimated score learns what bad frames look like.
+COPIES = 2
+# Clean frames of a group that are also segmented with test-time augmentation, eight times as slow.
+TTA_FRAMES = 40
+FOLDS = 5
+# Share of clean frames that get a warning.
+FALSE_ALARM_RATE = 0.01
+# Drift is looked for over so many frames, and false alarms are counted over days of so many.
+WINDOW, FRAMES_PER_DAY = 200, 2000
+FALSE_ALARMS_PER_DAY = 0.01
+# Simulated days, and the distance of the frames at which their windows are looked at.
+DAYS, DAY_STEP = 2000, 10
+
+# Measures that are compared as logarithms, and what smaller values count as.
+LOGARITHMIC: Mapping[str, float] = {
+    "median_area_px": 1.0,
+    "area_spread": 0.01,
+    "near_threshold": 1e-3,
+    "tta_disagreement": 1e-3,
+    "focus": 1e-4,
+    "saturated": 1e-3,
+    "dynamic_range": 1e-3,
+    "signal_to_noise": 0.1,
+}
+# A robust deviation is at least this, of a logarithm and of others: many measures are often alike.
+LEAST_DEVIATION_OF_LOGARITHM, LEAST_DEVIATION = 0.1, 0.02
+# The standard normal's 90 % quantile.
+_TEN_PERCENT = 1.2816
+
+# What the estimated score looks at, and whether it rises (1) or falls (-1) with it.
+SCORED: Mapping[str, int] = {
+    "coverage": 0,
+    "median_area_px": 0,
+    "area_spread": 0,
+    "mean_probability": 1,
+    "boundary_entropy": -1,
+    "near_threshold": -1,
+    "focus": 0,
+    "signal_to_noise": 1,
+}
+TREES, LEAVES, LEARNING_RATE, LEAST_IN_LEAF = 40, 8, 0.15, 20
+
+_DIGITS = 6
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Observed:
+    """A frame with a known truth, as the model sees it.
+
+    Attributes:
+        quality: of the frame, without an estimated score.
+        score: the DSB score it reached.
+        source: name of the data set.
+        image: its id; spoiled copies share that of their image.
+        modality: of the image.
+        group: of the frame.
+        clean: whether it is the image itself, not a spoiled copy.
+    """
+
+    quality: Quality
+    score: float
+    source: str
+    image: str
+    modality: str
+    group: Group
+    clean: bool
+
+
+def calibration_images(samples: Sequence[Sample]) -> list[Sample]:
+    """The images of those groups that have enough of them (`MIN_FRAMES`)."""
+    groups = [group_of(sample.pixels) for sample in samples]
+    return [
+        sample
+        for sample, group in zip(samples, groups, strict=True)
+        if groups.count(group) >= MIN_FRAMES
+    ]
+
+
+def observe(
+    sources: Mapping[str, Sequence[Sample]],
+    engine: Engine,
+    served: ServedVersion,
+    *,
+    seed: int = 0,
+) -> list[Observed]:
+    """Segment images and spoiled copies of them, and score the results.
+
+    Args:
+        sources: images that the model was not trained on, by name of the data set.
+        engine: runs the model.
+        served: the model version.
+        seed: of what is random in the copies.
+    """
+    rng = np.random.default_rng(seed)
+    # What an earlier calibration says plays no part in this one.
+    served = replace(served, contract=replace(served.contract, quality=None))
+    usable = calibration_images([sample for samples in sources.values() for sample in samples])
+    samples = [(name, one) for name, given in sources.items() for one in given if one in usable]
+    left_for_tta = dict.fromkeys(GROUPS, TTA_FRAMES)
+    observed = []
+    for index in track(
+        rng.permutation(len(samples)), "measuring quality", console=messages(), transient=True
+    ):
+        source, sample = samples[index]
+        group = group_of(sample.pixels)
+        one = _observed(sample, source, engine, served, clean=True)
+        if left_for_tta[group] > 0:
+            left_for_tta[group] -= 1
+            views = _segmented(sample, engine, served, tta=True)[0].tta_disagreement
+            one = replace(one, quality=replace(one.quality, tta_disagreement=views))
+        observed.append(one)
+        for _ in range(COPIES):
+            copy = spoiled(sample, rng)
+            observed.append(_observed(copy, source, engine, served, clean=False))
+    return observed
+
+
+def calibrated(observed: Sequence[Observed], *, seed: int = 0) -> QualityReference | None:
+    """The reference of a model; None where no group has enough frames (`MIN_FRAMES`).
+
+    Args:
+        observed: frames as `observe` gives them.
+        seed: of the folds, and of the simulated days.
+    """
+    rng = np.random.default_rng(seed)
+    groups = {}
+    for group in GROUPS:
+        of_group = [one for one in observed if one.group == group]
+        if sum(one.clean for one in of_group) >= MIN_FRAMES:
+            groups[group] = _group_reference(of_group, rng)
+    if not groups:
+        return None
+    return QualityReference(groups, WINDOW, FRAMES_PER_DAY, FALSE_ALARMS_PER_DAY)
+
+
+def limits_of(
+    measures: Mapping[str, Values], rng: np.random.Generator
+) -> tuple[dict[str, tuple[float | None, float | None]], float]:
+    """The limits of measures, outside of which some measure of a clean frame seldom is.
+
+    Args:
+        measures: float64 [N] of the clean frames by name, NaN where it is not known.
+        rng: parts the frames into folds.
+
+    Returns:
+        (lo, hi) by name, None on a side that is no fault; and the share of frames like these that
+        get a warning: `FALSE_ALARM_RATE`, or what N frames can tell where that is more.
+    """
+    n = len(next(iter(measures.values())))
+    scaled = {name: _scaled(name, values) for name, values in measures.items()}
+    furthest = np.full(n, -np.inf)
+    fold = rng.permutation(n) % min(FOLDS, n)
+    for held in range(min(FOLDS, n)):
+        here, others = fold == held, fold != held
+        for name, values in scaled.items():
+            spreads = _Spreads.of(name, values[others])
+            furthest[here] = np.fmax(furthest[here], spreads.deviations(values[here]))
+    rank = min(n, math.ceil((n + 1) * (1 - FALSE_ALARM_RATE)))
+    width = max(0.0, float(np.sort(furthest)[rank - 1]))
+    limits = {name: _Spreads.of(name, values).limits(width) for name, values in scaled.items()}
+    return limits, 1 - rank / (n + 1)
+
+
+def drift_thresholds(measures: Mapping[str, Values], rng: np.random.Generator) -> dict[str, float]:
+    """The population stability index of each measure that only drift exceeds.
+
+    On simulated days the frames of one half of the calibration are drawn at random, and compared
+    with the other half: a random half each day. On `FALSE_ALARMS_PER_DAY` of the days some measure
+    is somewhen above its threshold.
+
+    Args:
+        measures: float64 [N] of the clean frames by name, NaN where it is not known.
+        rng: of the simulation.
+    """
+    names = list(measures)
+    n = len(next(iter(measures.values())))
+    largest = np.zeros((DAYS, len(names)))
+    for day in largest:
+        order = rng.permutation(n)
+        drawn = rng.random(FRAMES_PER_DAY)
+        for index, name in enumerate(names):
+            here, there = (_known(measures[name][half]) for half in np.array_split(order, 2))
+            if len(here) and len(there):
+                frames = here[(drawn * len(here)).astype(np.intp)]
+                day[index] = _largest_psi(there, frames)
+    typical, spread = largest.mean(axis=0), np.maximum(largest.std(axis=0), 1e-6)
+    furthest = np.sort(((largest - typical) / spread).max(axis=1))
+    width = furthest[math.ceil(DAYS * (1 - FALSE_ALARMS_PER_DAY)) - 1]
+    return dict(zip(names, (typical + width * spread).tolist(), strict=True))
+
+
+def left_out_estimates(
+    observed: Sequence[Observed], *, seed: int = 0
+) -> tuple[list[float | None], int]:
+    """The estimated score of each frame, by trees that saw no frame of its source.
+
+    With one source only, by trees that saw neither its image nor a copy of it.
+
+    Returns:
+        The estimates, None where they are unknown; and the number of sources.
+    """
+    sources = sorted({one.source for one in observed})
+    if len(sources) > 1:
+        return _estimates_across([one.source for one in observed], observed), len(sources)
+    return _estimates_across(_folds(observed, np.random.default_rng(seed)), observed), 1
+
+
+def score_model(
+    observed: Sequence[Observed], error: float, correlation: float, sources: int
+) -> ScoreModel:
+    """Trees that estimate the score of frames; the last three are kept with them."""
+    values = _columns(observed, SCORED)
+    regressor = HistGradientBoostingRegressor(
+        max_iter=TREES,
+        max_leaf_nodes=LEAVES,
+        learning_rate=LEARNING_RATE,
+        min_samples_leaf=LEAST_IN_LEAF,
+        monotonic_cst=list(SCORED.values()),
+        early_stopping=False,
+        random_state=0,
+    )
+    known = np.isfinite(values).all(axis=1)
+    regressor.fit(values[known], np.array([one.score for one in observed])[known])
+    trees, base = trees_of(regressor)
+    ends = zip(values[known].min(axis=0), values[known].max(axis=0), strict=True)
+    return ScoreModel(
+        tuple(SCORED),
+        tuple((_shortened(lo), _shortened(hi)) for lo, hi in ends),
+        base,
+        trees,
+        _shortened(error),
+        _shortened(correlation),
+        sources,
+    )
+
+
+def trees_of(regressor: HistGradientBoostingRegressor) -> tuple[tuple[Tree, ...], float]:
+    """The trees of a fitted regressor, and the score before any of them."""
+    trees = []
+    for (predictor,) in regressor._predictors:
+        nodes = predictor.nodes
+        leaf = nodes["is_leaf"].astype(bool)
+        trees.append(
+            Tree(
+                tuple(np.where(leaf, -1, nodes["feature_idx"]).tolist()),
+                tuple(map(_shortened, np.where(leaf, 0.0, nodes["num_threshold"]))),
+                tuple(np.where(leaf, -1, nodes["left"].astype(np.int64)).tolist()),
+                tuple(np.where(leaf, -1, nodes["right"].astype(np.int64)).tolist()),
+                tuple(map(_shortened, np.where(leaf, nodes["value"], 0.0))),
+            )
+        )
+    return tuple(trees), _shortened(float(np.ravel(regressor._baseline_prediction)[0]))
+
+
+@dataclass(frozen=True)
+class _Spreads:
+    """Median of a measure, and its robust deviation to each side; of logarithms where it has some.
+
+    Attributes:
+        name: of the measure.
+        median: NaN where no frame has the measure, as what follows.
+        below, above: 0.8 of the frames are within 1.28 deviations.
+    """
+
+    name: str
+    median: float
+    below: float
+    above: float
+
+    @classmethod
+    def of(cls, name: str, values: Values) -> "_Spreads":
+        known = _known(values)
+        if not len(known):
+            return cls(name, math.nan, math.nan, math.nan)
+        low, median, high = np.quantile(known, (0.1, 0.5, 0.9)).tolist()
+        least = LEAST_DEVIATION_OF_LOGARITHM if name in LOGARITHMIC else LEAST_DEVIATION
+        below, above = ((median - low) / _TEN_PERCENT, (high - median) / _TEN_PERCENT)
+        return cls(name, median, max(below, least), max(above, least))
+
+    def deviations(self, values: Values) -> Values:
+        """By how many deviations values [N] are on a side that is a fault; NaN where unknown."""
+        sides = [np.full_like(values, -np.inf)]
+        if self.name in TOO_LOW:
+            sides.append((self.median - values) / self.below)
+        if self.name in TOO_HIGH:
+            sides.append((values - self.median) / self.above)
+        return np.asarray(np.max(sides, axis=0))
+
+    def limits(self, width: float) -> tuple[float | None, float | None]:
+        """What is `width` deviations away, on the sides that are a fault."""
+        low, high = self.median - width * self.below, self.median + width * self.above
+        has_low = self.name in TOO_LOW and low > _least(self.name)
+        return (
+            _unscaled(self.name, low) if has_low else None,
+            _unscaled(self.name, high) if self.name in TOO_HIGH else None,
+        )
+
+
+def _observed(
+    sample: Sample, source: str, engine: Engine, served: ServedVersion, clean: bool
+) -> Observed:
+    quality, score = _segmented(sample, engine, served, tta=False)
+    group = group_of(sample.pixels)
+    return Observed(quality, score, source, sample.id, sample.modality, group, clean)
+
+
+def _segmented(
+    sample: Sample, engine: Engine, served: ServedVersion, tta: bool
+) -> tuple[Quality, float]:
+    """The measures of an image, and the score that it reaches."""
+    found = asyncio.run(segment(frame_from_array(sample.pixels), engine, served, tta=tta))
+    return found.quality or Quality(), Overlap.of(sample.labels, found.labels).dsb_score()
+
+
+def _group_reference(observed: Sequence[Observed], rng: np.random.Generator) -> GroupReference:
+    score, estimates = _estimator(observed, rng)
+    clean = [
+        one if score is None else replace(one, quality=replace(one.quality, estimated_score=each))
+        for one, each in zip(observed, estimates, strict=True)
+        if one.clean
+    ]
+    columns = dict(zip(FEATURES, _columns(clean, FEATURES).T, strict=True))
+    # Drift compares two halves.
+    measures = {
+        name: values for name, values in columns.items() if np.isfinite(values).sum() >= MIN_FRAMES
+    }
+    limits, rate = limits_of(measures, rng)
+    thresholds = drift_thresholds(measures, rng)
+    features = {
+        name: FeatureReference(
+            tuple(map(_shortened, np.quantile(_known(values), LEVELS))),
+            limits[name],
+            _shortened(thresholds[name]),
+        )
+        for name, values in measures.items()
+    }
+    return GroupReference(len(clean), _shortened(rate), features, score)
+
+
+def _estimator(
+    observed: Sequence[Observed], rng: np.random.Generator
+) -> tuple[ScoreModel | None, list[float | None]]:
+    """The estimator of scores, and what trees that did not see an image say of each frame."""
+    left_out, sources = left_out_estimates(observed)
+    pairs = [(e, one.score) for e, one in zip(left_out, observed, strict=True) if e is not None]
+    if len(pairs) < MIN_FRAMES:
+        return None, [None] * len(observed)
+    estimated, true = np.array(pairs).T
+    error = float(np.abs(estimated - true).mean())
+    correlation = float(np.nan_to_num(spearmanr(estimated, true).statistic))
+    model = score_model(observed, error, correlation, sources)
+    return model, _estimates_across(_folds(observed, rng), observed)
+
+
+def _estimates_across(parts: Sequence[str], observed: Sequence[Observed]) -> list[float | None]:
+    """The estimate of each frame by trees that saw none of its part."""
+    models = {}
+    for part in set(parts):
+        others = [one for one, its in zip(observed, parts, strict=True) if its != part]
+        known = np.isfinite(_columns(others, SCORED)).all(axis=1).sum() if others else 0
+        models[part] = score_model(others, 0.0, 0.0, 1) if known >= 2 * LEAST_IN_LEAF else None
+    return [
+        None if (model := models[part]) is None else estimated_score(one.quality, model)
+        for one, part in zip(observed, parts, strict=True)
+    ]
+
+
+def _folds(observed: Sequence[Observed], rng: np.random.Generator) -> list[str]:
+    """A fold for each frame; the copies of an image are in the same."""
+    images = sorted({(one.source, one.image) for one in observed})
+    numbers = dict(zip(images, rng.permutation(len(images)) % FOLDS, strict=True))
+    return [str(numbers[one.source, one.image]) for one in observed]
+
+
+def _columns(observed: Sequence[Observed], names: Sequence[str] | Mapping[str, int]) -> Values:
+    """float64 [N, len(names)], NaN where a measure is not known."""
+    rows = [[getattr(one.quality, name) for name in names] for one in observed]
+    return np.array(rows, np.float64).reshape(len(rows), len(names))
+
+
+def _largest_psi(reference: Values, frames: Values) -> float:
+    """The largest index of the windows of frames, which are in their order."""
+    bins = Bins(tuple(np.quantile(reference, LEVELS)))
+    ones = np.eye(len(bins))[bins.of(frames)]
+    sums = np.cumsum(np.vstack([np.zeros(len(bins)), ones]), axis=0)
+    ends = np.arange(WINDOW, len(frames) + 1, DAY_STEP)
+    return float(window_psi(bins.expected, sums[ends] - sums[ends - WINDOW]).max())
+
+
+def _known(values: Values) -> Values:
+    return values[np.isfinite(values)]
+
+
+def _scaled(name: str, values: Values) -> Values:
+    return np.log(np.maximum(values, LOGARITHMIC[name])) if name in LOGARITHMIC else values
+
+
+def _least(name: str) -> float:
+    """What smaller values count as, which no limit can be below."""
+    return math.log(LOGARITHMIC[name]) if name in LOGARITHMIC else -math.inf
+
+
+def _unscaled(name: str, value: float) -> float:
+    return _shortened(math.exp(value) if name in LOGARITHMIC else value)
+
+
+def _shortened(value: float) -> float:
+    """With as many digits as matter, which keeps contracts short."""
+    return float(f"{value:.{_DIGITS}g}")
