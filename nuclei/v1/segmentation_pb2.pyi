@@ -820,8 +820,9 @@ class Quality(_message.Message):
     pixel_size_ratio: _builtins.float
     """Pixel size of the frame, divided by that of the training images."""
     previous_agreement: _builtins.float
-    """Agreement with the previous frame of the same acquisition, position, channel and slice, 0 to 1.
-    Absent when there is none.
+    """Agreement with the previous frame of the same acquisition, position, channel and slice, 0 to 1:
+    the Dice coefficient of the shares of nuclei in at most 128 x 128 blocks. Absent when there is
+    none: without acquisition_uid, at first, and when t is not larger than that of the last frame.
     """
     estimated_score: _builtins.float
     """The DSB score that the frame is expected to reach, 0 to 1. Absent when the model cannot tell: it
