@@ -9,7 +9,8 @@ from monitoring.thresholds import Links
 Severity = Literal["page", "ticket"]
 Dashboard = Literal["service", "triton", "quality", "promotion", "fleet", "microscope"]
 
-VALUE = "{{ $value | humanize }}"
+# `humanize` would write 0.4 as 400m.
+VALUE = '{{ printf "%.4g" $value }}'
 PERCENTAGE = "{{ $value | humanizePercentage }}"
 DURATION = "{{ $value | humanizeDuration }}"
 BYTES = "{{ $value | humanize1024 }}B"

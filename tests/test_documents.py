@@ -17,7 +17,7 @@ from nuclei.results.nuclei import Nuclei
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted(
     document
-    for pattern in ("*.md", "docs/*.md", "examples/**/*.md", "benchmarks/*.md")
+    for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "benchmarks/*.md")
     for document in ROOT.glob(pattern)
     if "node_modules" not in document.parts
 )
