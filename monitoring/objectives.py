@@ -40,19 +40,20 @@ def objective_rules(thresholds: Thresholds) -> list[Recording | Alert]:
 
 
 def _availability(window: str, thresholds: Thresholds) -> Iterator[Recording]:
-    failures = _failures(window, thresholds)
-    answered = f'rate(nuclei_request_seconds_count{{{_CALLERS},code="OK"}}[{window}])'
+    frames = "sum by (job) (rate(nuclei_request_seconds_count{{{}}}[{}]))"
+    failures = f"job:nuclei_failures:rate{window}"
     yield Recording(
-        f"job:nuclei_failures:rate{window}",
-        f"sum by (job) (\n{failures}\n)\n"
-        f"or sum by (job) (rate(nuclei_request_seconds_count{{{_CALLERS}}}[{window}])) * 0",
+        failures,
+        f"sum by (job) (\n{_failures(window, thresholds)}\n)\n"
+        f"or {frames.format(_CALLERS, window)} * 0",
     )
+    answered = frames.format(f'{_CALLERS},code="OK"', window)
     yield Recording(
-        f"job:nuclei_requests:rate{window}", f"sum by (job) (\n  {answered}\n  or\n{failures}\n)"
+        f"job:nuclei_requests:rate{window}", f"{failures} + ({answered} or {failures} * 0)"
     )
     yield Recording(
         f"job:nuclei_failures_per_request:ratio_rate{window}",
-        f"job:nuclei_failures:rate{window} / (job:nuclei_requests:rate{window} > 0)",
+        f"{failures} / (job:nuclei_requests:rate{window} > 0)",
     )
 
 
@@ -109,10 +110,10 @@ def _availability_alerts(rates: BurnRates, availability: Availability) -> Iterat
                 1 - availability.objective,
                 rates.least_bad_frames,
             ),
-            "Frames fail: the error budget burns " + _pace(rate),
+            f"Frames fail: their budget of {BUDGET_DAYS} days is gone in less than {_lasts(rate)}",
             f"{PERCENTAGE} of the frames of the last {rate.long} failed, and more than "
             f"{percent(rate.factor * (1 - availability.objective))} of the last {rate.short}; "
-            f"{percent(1 - availability.objective)} may. {_budget(rate)}",
+            f"{percent(1 - availability.objective)} may.",
             "service",
         )
 
@@ -133,10 +134,11 @@ def _latency_alerts(rates: BurnRates, latency: Latency) -> Iterator[Alert]:
                 1 - latency.objective,
                 rates.least_bad_frames,
             ),
-            f"{label('size')} frames are slow: the latency budget burns " + _pace(rate),
+            f"{label('size')} frames are slow: their budget of {BUDGET_DAYS} days is gone in less "
+            f"than {_lasts(rate)}",
             f"{PERCENTAGE} of the {label('size')} frames of the last {rate.long} took longer than "
             f"{bounds} s, and more than {percent(rate.factor * (1 - latency.objective))} of the "
-            f"last {rate.short}; {percent(1 - latency.objective)} may. {_budget(rate)}",
+            f"last {rate.short}; {percent(1 - latency.objective)} may.",
             "service",
         )
 
@@ -150,10 +152,5 @@ def _burning(ratio: str, bad: str, rate: BurnRate, budget: float, least: int) ->
     """
 
 
-def _pace(rate: BurnRate) -> str:
-    return f"{rate.factor:g} times too fast"
-
-
-def _budget(rate: BurnRate) -> str:
-    hours = BUDGET_DAYS * 24 / rate.factor
-    return f"At this pace the budget of {BUDGET_DAYS} days lasts {hours:.3g} h."
+def _lasts(rate: BurnRate) -> str:
+    return f"{BUDGET_DAYS * 24 / rate.factor:.3g} h"

@@ -5,9 +5,13 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from prometheus_client import REGISTRY
+from prometheus_client.registry import Collector
 
+import nuclei.probe
+import serving.gateway.metrics
+import serving.promotion.metrics
 from monitoring.rules import FOLDER
+from serving.gateway.quality import DriftWindows
 from tests.prerequisites import require_programs
 
 INSTALL = "apt install prometheus prometheus-alertmanager"
@@ -27,19 +31,24 @@ METRIC = re.compile(r"(?<![\w:.])(?:nuclei|nv|node|process|alertmanager)_\w+")
 @pytest.fixture(scope="session")
 def series() -> frozenset[str]:
     """The names of all series that the rules may ask for, as the code declares the metrics."""
-    import serving.gateway.metrics
-    import serving.promotion.metrics  # noqa: F401
-
     suffixes = {
         "counter": ("_total",),
         "gauge": ("",),
         "histogram": ("_bucket", "_sum", "_count", ""),
         "info": ("_info",),
     }
+    declared = [
+        metric
+        for module in (nuclei.probe, serving.gateway.metrics, serving.promotion.metrics)
+        for value in vars(module).values()
+        for metric in (value.values() if isinstance(value, dict) else [value])
+        if isinstance(metric, Collector)
+    ]
     return frozenset(FOREIGN) | {
         family.name + suffix
-        for family in REGISTRY.collect()
-        for suffix in suffixes.get(family.type, ("",))
+        for collector in (*declared, DriftWindows())
+        for family in collector.collect()
+        for suffix in suffixes[family.type]
     }
 
 
