@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from nuclei.errors import InvalidData
 from nuclei.quoting import quoted
@@ -244,29 +245,32 @@ def read_thresholds(file: Path = THRESHOLDS) -> Thresholds:
         values = None if root is None else loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise _invalid(file, mark, f"{error.problem}; expected YAML") from None
+        raise InvalidData(f"{_place(file, mark)}: {error.problem}; expected YAML") from None
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidData(f"{file}: {error}; expected YAML") from None
     _refuse_repeated(file, root)
     try:
         return Thresholds.model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = first["loc"]
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            message = "is missing"
-        elif first["type"] == "extra_forbidden":
-            message = f"is unknown{_likely(place)}"
-        else:
-            message = f"is {quoted(str(first['input']))}: {message}"
-        field = ".".join(map(str, place)) or "the file"
-        raise _invalid(file, _mark(root, place), f"{field} {message}") from None
+        # What is unknown first: it is mostly what another field lacks.
+        faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"])
+        raise InvalidData("\n".join(_message(file, root, fault) for fault in faults)) from None
 
 
-def _invalid(file: Path, mark: yaml.Mark | None, message: str) -> InvalidData:
-    line = "" if mark is None else f", line {mark.line + 1}"
-    return InvalidData(f"{file}{line}: {message}")
+def _place(file: Path, mark: yaml.Mark | None) -> str:
+    return str(file) if mark is None else f"{file}, line {mark.line + 1}"
+
+
+def _message(file: Path, root: yaml.Node | None, fault: ErrorDetails) -> str:
+    location = fault["loc"]
+    if fault["type"] == "missing":
+        what = "is missing"
+    elif fault["type"] == "extra_forbidden":
+        what = f"is unknown{_likely(location)}"
+    else:
+        what = f"is {quoted(fault['input'])}: {fault['msg'].removeprefix('Value error, ')}"
+    field = ".".join(map(str, location)) or "the file"
+    return f"{_place(file, _mark(root, location))}: {field} {what}"
 
 
 def _refuse_repeated(file: Path, node: yaml.Node | None) -> None:
@@ -279,7 +283,9 @@ def _refuse_repeated(file: Path, node: yaml.Node | None) -> None:
     known: set[str] = set()
     for key, value in node.value:
         if key.value in known:
-            raise _invalid(file, key.start_mark, f"{key.value} is there twice; keep one of them")
+            raise InvalidData(
+                f"{_place(file, key.start_mark)}: {key.value} is there twice; keep one of them"
+            )
         known.add(key.value)
         _refuse_repeated(file, value)
 

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable
 
 import pytest
-from prometheus_client.registry import Collector
+from prometheus_client.metrics import MetricWrapperBase
 
 import nuclei.probe
 import serving.gateway.metrics
@@ -42,7 +42,7 @@ def series() -> frozenset[str]:
         for module in (nuclei.probe, serving.gateway.metrics, serving.promotion.metrics)
         for value in vars(module).values()
         for metric in (value.values() if isinstance(value, dict) else [value])
-        if isinstance(metric, Collector)
+        if isinstance(metric, MetricWrapperBase)
     ]
     return frozenset(FOREIGN) | {
         family.name + suffix
@@ -60,6 +60,6 @@ def tool() -> Callable[..., str]:
     def run(*command: str, expected: int = 0) -> str:
         run = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, check=False)
         assert run.returncode == expected, run.stdout + run.stderr
-        return run.stdout + run.stderr
+        return run.stdout if expected == 0 else run.stderr
 
     return run

@@ -36,7 +36,7 @@ def line_of(text: str) -> int:
         ("long: 3d", "long: 0d", "expected a duration above 0"),
         ("[INTERNAL, UNAVAILABLE]", "[INTERNAL, BAD]", "availability.failures.1 is 'BAD'"),
         ("[gateway, triton, probe]", "[gateway, mars]", "scrape.expected.1 is 'mars'"),
-        ("objective: 0.99\n", "objective: 0.99\n  objective: 0.9\n", "objective is there twice"),
+        ("evaluation: 15s", "evaluation: 15s\n  evaluation: 5s", "evaluation is there twice"),
     ],
 )
 def test_an_impossible_value_is_named_with_its_line(
@@ -44,7 +44,7 @@ def test_an_impossible_value_is_named_with_its_line(
 ) -> None:
     file = tmp_path / "thresholds.yaml"
     file.write_text(TEXT.replace(old, new))
-    number = line_of(old.rstrip("\n")) + new.rstrip("\n").count("\n")
+    number = line_of(old) + new.count("\n")
     with pytest.raises(InvalidData) as error:
         read_thresholds(file)
     assert str(error.value).startswith(f"{file}, line {number}: ")
