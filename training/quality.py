@@ -60,7 +60,7 @@ LOGARITHMIC: Mapping[str, float] = {
     "area_spread": 0.01,
     "near_threshold": 1e-3,
     "tta_disagreement": 1e-3,
-    "focus": 1e-4,
+    "focus": 1e-3,
     "saturated": 1e-3,
     "dynamic_range": 1e-3,
     "signal_to_noise": 0.1,

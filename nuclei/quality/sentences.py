@@ -43,9 +43,9 @@ TOO_HIGH: Mapping[str, str] = {
     "tta_disagreement": f"the rotated views disagree {{times}} more than in {THOSE}",
     "pixel_size_ratio": f"large pixels: {{times}} larger than in {THOSE}",
 }
-# The multiple that is said is this power of that of the measure: the variance of the Laplacian
-# falls with the fourth power of the width of details.
-POWERS: Mapping[str, float] = {"focus": 1 / 4}
+# The multiple that is said is this power of that of the measure: focus falls with the square of the
+# width of details.
+POWERS: Mapping[str, float] = {"focus": 1 / 2}
 # Of a larger multiple no digits are said.
 _FAR = 1000
 

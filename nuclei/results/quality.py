@@ -23,8 +23,8 @@ class Quality:
         tta_disagreement: mean disagreement of the eight views in nuclei, 0 (none) to 1; None
             without test-time augmentation.
         edge_share: share of the nuclei that touch the edge of the frame.
-        focus: variance of the Laplacian, without that of the noise, divided by the variance of the
-            frame; higher is sharper. It depends neither on gain nor on offset.
+        focus: variance of the Laplacian over that of the slopes, both without the noise, in
+            pixels**-2; higher is sharper. It depends neither on gain nor on offset.
         saturated: share of the pixels at the largest value of the sensor.
         dynamic_range: share of the sensor's range that the intensity range of the frame takes.
         signal_to_noise: the intensity range of the frame, in standard deviations of the noise.

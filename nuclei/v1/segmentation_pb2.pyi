@@ -808,8 +808,8 @@ class Quality(_message.Message):
     edge_share: _builtins.float
     """Share of the nuclei that touch the edge of the frame."""
     focus: _builtins.float
-    """Variance of the Laplacian, without that of the noise, divided by the variance of the frame;
-    higher is sharper. It depends neither on gain nor on offset.
+    """Variance of the Laplacian over that of the slopes, both without the noise, 1 / pixel^2; higher is
+    sharper. It depends neither on gain nor on offset.
     """
     saturated: _builtins.float
     """Share of the pixels at the largest value of the sensor."""

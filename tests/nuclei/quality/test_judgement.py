@@ -40,7 +40,7 @@ REFERENCE = QualityReference({"grey": GREY}, 200, 2000, 0.01)
 USUAL = Quality(focus=0.15, median_area_px=210, saturated=0.001, mean_probability=0.9, coverage=0.9)
 
 DOUBTFUL: dict[str, tuple[Quality, str, str]] = {
-    "blurred": (Quality(focus=0.01), "focus", f"out of focus: 2 times blurrier than {THOSE}"),
+    "blurred": (Quality(focus=0.01), "focus", f"out of focus: 4 times blurrier than {THOSE}"),
     "flat": (Quality(focus=0.0), "focus", f"out of focus: far blurrier than {THOSE}"),
     "small": (
         Quality(median_area_px=50),
