@@ -25,7 +25,7 @@ _ABOVE = 8
 _BELOW = 22
 # Of the part that is stretched.
 _WIDTH = 1000
-_TICKS = 5
+_TICKS = 6
 _SPARK_HEIGHT = 32
 _STRIP_HEIGHT = 20
 # How far a limit may be above the values and is still drawn.
@@ -161,7 +161,7 @@ def heatmap(
     rows = _in_sight(_parted(buckets))
     most = max((v for _, _, values in rows for v in values), default=0.0)
     step = _HEIGHT / max(1, len(rows))
-    every = max(1, math.ceil(len(rows) / (_TICKS + 1)))
+    every = max(1, math.ceil(len(rows) / _TICKS))
     # From the bottom: the lower bound of every row is a tick.
     marks = [(float(n), shown(rows[n][0], unit)) for n in range(0, len(rows), every)]
     chart, plot = _plot(window, marks, 0.0, float(max(1, len(rows))))
@@ -219,7 +219,7 @@ def _plot(
 
 def _times(plot: Element, window: Window, y: float) -> None:
     """The ticks of the time, at round times of the day."""
-    step = next((s for s in _TIME_TICKS if window.seconds / s <= _TICKS), _TIME_TICKS[-1])
+    step = next((s for s in _TIME_TICKS if window.seconds / s < _TICKS), _TIME_TICKS[-1])
     offset = datetime.fromtimestamp(window.end).astimezone().utcoffset()
     shift = 0.0 if offset is None else offset.total_seconds()
     start = window.end - window.seconds

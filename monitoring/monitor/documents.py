@@ -19,6 +19,11 @@ def as_html(markdown: str) -> Markup:
     return Markup(_MARKDOWN.render(markdown))
 
 
+def inline(markdown: str) -> Markup:
+    """One line of Markdown, without a paragraph around it."""
+    return Markup(_MARKDOWN.renderInline(markdown))
+
+
 class Documents:
     """The Markdown files of a folder and its folder of runbooks."""
 

@@ -39,8 +39,13 @@ _MOST_EVENTS = 20
 
 _LABEL = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 # What has a selector, and what is a metric without one.
-_METRIC = re.compile(r"[a-zA-Z_:][\w:]*(?=[{\[])|\b(?:nuclei|nv|kube|DCGM)_[\w:]+")
+_METRIC = re.compile(r"[a-zA-Z_:][\w:]*(?=[{\[])|\b(?:nuclei|nv|node|process|kube|DCGM)_[\w:]+")
 _PROMQL_SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
+_ELSEWHERE = {
+    Source.CERTIFICATE: "a gateway with TLS has it",
+    Source.GPU: "a machine with a GPU has it",
+    Source.KUBERNETES: "the exporter of a cluster has it",
+}
 # Whose metrics they are, by their beginnings; the first that fits.
 _JOBS = {
     "nuclei_sync_": "sync",
@@ -385,7 +390,8 @@ def _value(panel: Panel, name: str, series: Series) -> Value:
             verdict = "bad" if wrong else "good"
         elif panel.unit is Unit.YES_NO:
             verdict = "good" if last == 1 else "bad"
-    return Value(name, shown(last, panel.unit), verdict, charts.spark(series.values))
+    text = shown(last, panel.unit) if math.isfinite(last) else "no data"
+    return Value(name, text, verdict, charts.spark(series.values))
 
 
 def _legend(unit: Unit, number: int, name: str, series: Series) -> LegendRow:
@@ -416,12 +422,11 @@ def _why_nothing(asked: _Asked, panel: Panel) -> str:
     expressions = " ".join(asked.promql(query.expression) for query in panel.queries)
     names = set(_METRIC.findall(expressions))
     missing = sorted(name for name in names if name not in asked.metrics)
-    if panel.source is not Source.SERVICE and missing:
-        return f"No data: nothing here exports {missing[0]}, which is of a {panel.source.value}"
     if not missing:
         return "No data: nothing was counted in this time, or nothing that was chosen above"
     job = next((job for start, job in _JOBS.items() if missing[0].startswith(start)), "")
-    return f"No data: Prometheus has no {missing[0]}; {_why_missing(asked.targets, job)}"
+    why = _ELSEWHERE.get(panel.source) or _why_missing(asked.targets, job)
+    return f"No data: Prometheus has no {missing[0]}; {why}"
 
 
 def _why_missing(targets: Sequence[Target], job: str) -> str:

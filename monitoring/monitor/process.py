@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from monitoring.boards import dashboards
 from monitoring.monitor.programs import Configuration, Programs, find_programs
 from monitoring.monitor.server import server
-from monitoring.monitor.targets import Targets, named_targets, running_service
+from monitoring.monitor.targets import named_targets, running_service
 from monitoring.thresholds import read_thresholds, seconds
 from nuclei.console import messages, output, print_error
 from nuclei.errors import MissingPrerequisite
@@ -49,6 +49,7 @@ def run(port: int, state: Path, given: Sequence[str]) -> None:
     programs = Programs(home, found, configuration, targets)
     app = server(
         programs.prometheus_url,
+        programs.alertmanager_url,
         dashboards(thresholds),
         round(seconds(thresholds.scrape.interval)),
         lambda: [f"{name} has ended: {how}" for name, how in programs.ended().items()],
@@ -57,7 +58,7 @@ def run(port: int, state: Path, given: Sequence[str]) -> None:
     try:
         messages().print("Starting Prometheus and Alertmanager")
         with programs:
-            _print_ready(port, programs, targets, home)
+            _print_ready(port, programs, home)
             asyncio.run(_serve(app, port, programs))
     except KeyboardInterrupt:
         messages().print("Stopped")
@@ -111,13 +112,11 @@ def _stop_on_signals() -> None:
         signal.signal(each, stop)
 
 
-def _print_ready(port: int, programs: Programs, targets: Targets, home: Path) -> None:
+def _print_ready(port: int, programs: Programs, home: Path) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("page", f"http://{LOOPBACK}:{port}/monitor")
-    table.add_row("Prometheus", programs.prometheus_url)
-    table.add_row("Alertmanager", programs.alertmanager_url)
-    for job, addresses in targets.addresses.items():
-        table.add_row(f"scrapes {job}", ", ".join(addresses) or "none runs")
+    for job, addresses in programs.targets.addresses.items():
+        table.add_row(job, ", ".join(addresses) or "none runs")
     table.add_row("kept in", str(home))
     # A closed terminal does not keep the page from being served.
     with suppress(OSError):

@@ -147,6 +147,7 @@ class Programs:
 
     Attributes:
         prometheus_url, alertmanager_url: where they answer.
+        targets: what is scraped, themselves among it.
         children: the processes.
     """
 
@@ -172,7 +173,7 @@ class Programs:
         }
         if targets.grpc is not None:
             own[PROBE] = (f"{LOOPBACK}:{probe}",)
-        self._targets = Targets({**targets.addresses, **own}, targets.tls, targets.grpc)
+        self.targets = Targets({**targets.addresses, **own}, targets.tls, targets.grpc)
         self.children = [
             self._child(
                 "prometheus",
@@ -208,7 +209,7 @@ class Programs:
         """
         private_folder(self._home)
         token = os.environ.get("NUCLEI_TOKEN", "")
-        self._configuration.write(self._folder, self._targets, token)
+        self._configuration.write(self._folder, self.targets, token)
         self._configuration.check(self._folder, self._found["promtool"])
         with ExitStack() as stack:
             for child in self.children:

@@ -1,9 +1,9 @@
-"""What the page asks Prometheus, over its HTTP API."""
+"""What the page asks Prometheus and Alertmanager, over their HTTP APIs."""
 
 import asyncio
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -72,6 +72,8 @@ class Alert:
         summary: what is wrong.
         since: when its condition began to hold.
         labels: which tell it from others of the same name.
+        suppressed: whether Alertmanager tells nobody, because another alert explains it or somebody
+            silenced it.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Alert:
     summary: str
     since: datetime
     labels: Mapping[str, str]
+    suppressed: bool
 
 
 @dataclass(frozen=True)
@@ -95,8 +98,10 @@ class Target:
 class Prometheus:
     """A Prometheus server. Every method raises Unreachable when it does not answer."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, alertmanager_url: str) -> None:
+        """Args: url: of the server; alertmanager_url: of the one that it sends its alerts to."""
         self.url = url
+        self._alertmanager_url = alertmanager_url
         self._client = httpx.AsyncClient(base_url=url, timeout=_TIMEOUT_S, trust_env=False)
         self._places = asyncio.Semaphore(_AT_ONCE)
 
@@ -154,9 +159,22 @@ class Prometheus:
 
     async def alerts(self) -> list[Alert]:
         """The alerts that fire or are pending, those that fire first."""
-        data = await self._asked("alerts")
-        alerts = [_alert(each) for each in data["alerts"]]
+        data, suppressed = await asyncio.gather(self._asked("alerts"), self._suppressed())
+        # Alertmanager's have Prometheus' external labels, too.
+        alerts = [
+            _alert(each, any(each["labels"].items() <= labels for labels in suppressed))
+            for each in data["alerts"]
+        ]
         return sorted(alerts, key=lambda alert: (alert.state, alert.severity, alert.name))
+
+    async def _suppressed(self) -> list[Set[tuple[str, str]]]:
+        """The labels of the alerts of which Alertmanager tells nobody; none if it is down."""
+        try:
+            reply = await self._client.get(f"{self._alertmanager_url}/api/v2/alerts")
+            found = reply.raise_for_status().json()
+        except (httpx.HTTPError, ValueError):
+            return []
+        return [each["labels"].items() for each in found if each["status"]["state"] == "suppressed"]
 
     async def targets(self) -> list[Target]:
         """What it scrapes, by job."""
@@ -186,7 +204,7 @@ class Prometheus:
         return answer["data"]
 
 
-def _alert(found: Mapping[str, Any]) -> Alert:
+def _alert(found: Mapping[str, Any], suppressed: bool) -> Alert:
     labels, annotations = found["labels"], found["annotations"]
     shown = {name: value for name, value in labels.items() if name not in ("alertname", "severity")}
     return Alert(
@@ -196,4 +214,5 @@ def _alert(found: Mapping[str, Any]) -> Alert:
         annotations.get("summary", ""),
         datetime.fromisoformat(found["activeAt"]).astimezone(),
         shown,
+        suppressed,
     )

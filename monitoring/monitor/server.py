@@ -24,7 +24,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from monitoring.monitor.documents import Documents, as_html
+from monitoring.monitor.documents import Documents, as_html, inline
 from monitoring.monitor.page import DEFAULT_RANGE, RANGES, Choice, page
 from monitoring.monitor.prometheus import Prometheus, QueryFailed, Unreachable
 from monitoring.panels import Dashboard, Note
@@ -50,6 +50,7 @@ _HOSTS = [LOOPBACK, "localhost"]
 
 def server(
     prometheus_url: str,
+    alertmanager_url: str,
     boards: Sequence[Dashboard],
     scrape_interval_s: int,
     problems: Callable[[], Sequence[str]] = tuple,
@@ -59,12 +60,14 @@ def server(
 
     Args:
         prometheus_url: of the Prometheus that is asked.
+        alertmanager_url: of the one that it sends its alerts to.
         boards: the dashboards, in the order of their tabs.
         scrape_interval_s: of Prometheus.
         problems: what is wrong beside what Prometheus knows, such as a program that has ended.
         documents: the runbooks and what they lead to; None is those of the project.
     """
-    site = _Site(prometheus_url, boards, scrape_interval_s, problems, documents or Documents())
+    prometheus = Prometheus(prometheus_url, alertmanager_url)
+    site = _Site(prometheus, boards, scrape_interval_s, problems, documents or Documents())
     return Starlette(
         routes=[
             Route("/", site.first),
@@ -85,13 +88,13 @@ def server(
 class _Site:
     def __init__(
         self,
-        prometheus_url: str,
+        prometheus: Prometheus,
         boards: Sequence[Dashboard],
         scrape_interval_s: int,
         problems: Callable[[], Sequence[str]],
         documents: Documents,
     ) -> None:
-        self._prometheus = Prometheus(prometheus_url)
+        self._prometheus = prometheus
         self._boards = {board.name: board for board in boards}
         self._scrape_interval_s = scrape_interval_s
         self._problems = problems
@@ -109,6 +112,7 @@ class _Site:
             "refresh_s": REFRESH_S,
             "runbook": documents.runbook,
             "markdown": as_html,
+            "inline": inline,
             "choice_prefix": _CHOICE,
             "is_note": lambda panel: isinstance(panel, Note),
         }
@@ -150,7 +154,7 @@ class _Site:
         except NucleiError as error:
             return self._problem(error.http_status, "That cannot be shown", f"{error}.")
         problems = [*self._problems(), *filled.problems]
-        firing = sum(alert.state == "firing" for alert in filled.alerts)
+        firing = sum(a.state == "firing" and not a.suppressed for a in filled.alerts)
         title = f"({firing}) {board.title}" if firing else board.title
         query = _chosen(filled.choices)
         return self._html("page.html", page=filled, problems=problems, title=title, query=query)

@@ -103,6 +103,8 @@ def ticks(unit: Unit, lowest: float, highest: float, most: int) -> list[tuple[fl
         most: how many at most.
     """
     scale = scale_of(unit, max(abs(lowest), abs(highest)))
+    if unit.startswith(_SUFFIX):  # long words, which the values have
+        scale = _step(_COUNT, max(abs(lowest), abs(highest)))
     step = _round_step((highest - lowest) / scale.size / max(1, most - 1))
     decimals = max(0, -math.floor(math.log10(step) + 1e-9))
     first, last = math.ceil(lowest / scale.size / step), math.floor(highest / scale.size / step)

@@ -41,7 +41,9 @@ async function refresh() {
     const focused = document.activeElement?.closest("[id]")?.id;
     document.title = fetched.title;
     const chart = document.activeElement?.classList.contains("chart");
+    const open = document.getElementById("suppressed")?.open;
     document.getElementById("main").replaceChildren(...fetched.getElementById("main").childNodes);
+    if (open) document.getElementById("suppressed")?.setAttribute("open", "");
     const again = focused && document.getElementById(focused);
     if (again) (chart ? again.querySelector(".chart") : again)?.focus({ preventScroll: true });
   } catch {

@@ -3,9 +3,10 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Thread
+from typing import NamedTuple
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 import pytest
@@ -35,9 +36,17 @@ groups:
 CONFIGURATION = """
 global: {{scrape_interval: 1s, evaluation_interval: 1s}}
 rule_files: [rules.yaml]
+alerting: {{alertmanagers: [{{static_configs: [{{targets: [{alertmanager}]}}]}}]}}
 scrape_configs:
   - job_name: gateway
     static_configs: [{{targets: {gateways}}}]
+"""
+# The one alert explains the other.
+ALERTMANAGER = """
+route: {receiver: nobody, group_wait: 0s}
+receivers: [{name: nobody}]
+inhibit_rules:
+  - {source_matchers: [alertname="TooHot"], target_matchers: [alertname="Unheard"]}
 """
 
 
@@ -74,23 +83,40 @@ class Exporter:
         self._server.server_close()
 
 
+class Urls(NamedTuple):
+    """Where both answer."""
+
+    prometheus: str
+    alertmanager: str
+
+
 @contextmanager
-def running_prometheus(folder: Path, *gateways: str) -> Iterator[str]:
-    """A Prometheus that scrapes these every second; its address."""
-    (port,) = free_ports(1)
+def running_prometheus(folder: Path, *gateways: str) -> Iterator[Urls]:
+    """A Prometheus that scrapes these every second, and an Alertmanager."""
+    port, alertmanager_port = free_ports(2)
+    alertmanager = f"{LOOPBACK}:{alertmanager_port}"
     (folder / "rules.yaml").write_text(RULES)
-    configuration = folder / "prometheus.yml"
-    configuration.write_text(CONFIGURATION.format(gateways=json.dumps(gateways)))
-    command = [
-        *("prometheus", f"--config.file={configuration}"),
-        *(f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={LOOPBACK}:{port}"),
-    ]
-    process = Child("prometheus", command, {}, folder / "prometheus.log")
-    process.start()
-    try:
-        yield f"http://{LOOPBACK}:{port}"
-    finally:
-        process.stop(10)
+    (folder / "alertmanager.yml").write_text(ALERTMANAGER)
+    (folder / "prometheus.yml").write_text(
+        CONFIGURATION.format(gateways=json.dumps(gateways), alertmanager=json.dumps(alertmanager))
+    )
+    commands = {
+        "prometheus": [
+            *("prometheus", f"--config.file={folder / 'prometheus.yml'}"),
+            *(f"--storage.tsdb.path={folder / 'data'}", f"--web.listen-address={LOOPBACK}:{port}"),
+        ],
+        "alertmanager": [
+            *("prometheus-alertmanager", f"--config.file={folder / 'alertmanager.yml'}"),
+            *(f"--storage.path={folder / 'alerts'}", f"--web.listen-address={alertmanager}"),
+            "--cluster.listen-address=",
+        ],
+    }
+    with ExitStack() as stack:
+        for name, command in commands.items():
+            process = Child(name, command, {}, folder / f"{name}.log")
+            process.start()
+            stack.callback(process.stop, 10)
+        yield Urls(f"http://{LOOPBACK}:{port}", f"http://{alertmanager}")
 
 
 def wait_until(true: Callable[[], object], what: str) -> None:

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -29,7 +28,7 @@ class Monitor:
 
     def __init__(self, folder: Path, *options: str) -> None:
         (self.port,) = free_ports(1)
-        self.log = folder / "monitor.log"
+        self.log = folder / f"monitor-{self.port}.log"
         command = [NUCLEI, "monitor", "--port", str(self.port), "--state", str(folder), *options]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
@@ -76,8 +75,8 @@ def test_shows_what_it_scrapes_until_it_is_stopped_and_leaves_nothing(
     assert "Frames by protocol" in running.page("/monitor/service").text
     family = psutil.Process(running.process.pid).children(recursive=True)
     assert len(family) == 2
-    listened = {c.laddr.ip for each in family for c in each.connections() if c.status == "LISTEN"}
-    assert listened == {LOOPBACK}
+    sockets = [socket for each in family for socket in each.net_connections()]
+    assert {socket.laddr.ip for socket in sockets if socket.status == "LISTEN"} == {LOOPBACK}
     prometheus = next(each for each in family if each.name() == "prometheus")
     prometheus.kill()
     wait_until(lambda: "prometheus has ended: killed by SIGKILL" in running.output, "it is said")
@@ -100,14 +99,12 @@ def test_ends_with_its_terminal(monitor: Callable[..., Monitor], exporter: Expor
 
 
 def test_says_what_it_lacks(monitor: Callable[..., Monitor], exporter: Exporter) -> None:
-    started = time.monotonic()
     nothing = monitor()
+    wrong = monitor("--target", "gatewy=a:1")
+    taken = monitor("--port", str(exporter.port), "--target", "gateway=a:1")
     assert nothing.process.wait(STOP_S) == MissingPrerequisite.exit_code
     assert "make serve" in nothing.output
-    wrong = monitor("--target", "gatewy=a:1")
     assert wrong.process.wait(STOP_S) == InvalidOption.exit_code
     assert "expected one of" in wrong.output
-    taken = monitor("--port", str(exporter.port), "--target", "gateway=a:1")
     assert taken.process.wait(STOP_S) == MissingPrerequisite.exit_code
     assert f"port {exporter.port} for the page" in taken.output
-    assert time.monotonic() - started < STOP_S

@@ -24,6 +24,7 @@ from monitoring.panels import (
 )
 from monitoring.thresholds import read_thresholds
 from nuclei.process.ports import LOOPBACK, free_ports
+from tests.monitoring.monitor.scraped import Urls
 
 SCRAPE_INTERVAL_S = 1
 
@@ -80,8 +81,8 @@ def documents(tmp_path: Path) -> Documents:
 def browse(documents: Documents) -> Iterator[Callable[..., TestClient]]:
     clients = []
 
-    def client(url: str, *problems: str) -> TestClient:
-        app = server(url, [BOARD], SCRAPE_INTERVAL_S, lambda: problems, documents)
+    def client(urls: Urls, *problems: str) -> TestClient:
+        app = server(*urls, [BOARD], SCRAPE_INTERVAL_S, lambda: problems, documents)
         clients.append(TestClient(app, base_url=f"http://{LOOPBACK}"))
         return clients[-1].__enter__()
 
@@ -91,8 +92,8 @@ def browse(documents: Documents) -> Iterator[Callable[..., TestClient]]:
 
 
 @pytest.fixture
-def page(prometheus: str, browse: Callable[..., TestClient]) -> str:
-    reply = browse(prometheus).get("/monitor")
+def page(urls: Urls, browse: Callable[..., TestClient]) -> str:
+    reply = browse(urls).get("/monitor")
     assert reply.status_code == 200, reply.text
     return reply.text
 
@@ -138,32 +139,35 @@ def test_alerts_are_on_top_and_lead_to_their_runbooks(page: str) -> None:
     assert '<a href="/monitor/docs/runbooks/TooHot.md">TooHot</a>' in alerts
     assert "firing, page" in alerts
     assert "It is &lt;b&gt;hot&lt;/b&gt;." in alerts
-    # An alert without a page is no link.
-    assert "Unheard" in alerts
-    assert "Unheard.md" not in alerts
+    # One that another explains is apart; without a page it is no link.
+    assert "Unheard" not in alerts
+    (apart,) = re.findall(r'<details class="suppressed".*?</details>', page, re.DOTALL)
+    assert "1 more that another alert explains" in apart
+    assert "Unheard" in apart
+    assert "Unheard.md" not in apart
     assert "gateway down" in page
     assert "connection refused" in page
 
 
 def test_nothing_of_others_becomes_markup(
-    page: str, prometheus: str, browse: Callable[..., TestClient]
+    page: str, urls: Urls, browse: Callable[..., TestClient]
 ) -> None:
     assert "<script>alert" not in page
     assert "&lt;script&gt;alert" in page
-    runbook = browse(prometheus).get("/monitor/docs/runbooks/TooHot.md")
+    runbook = browse(urls).get("/monitor/docs/runbooks/TooHot.md")
     assert runbook.status_code == 200
     assert "<script>" not in runbook.text
     assert "&lt;script&gt;" in runbook.text
 
 
 def test_nothing_is_inline_or_from_elsewhere(
-    page: str, prometheus: str, browse: Callable[..., TestClient]
+    page: str, urls: Urls, browse: Callable[..., TestClient]
 ) -> None:
     """What the policy for the browser would refuse is not there."""
     assert "style=" not in page
     assert not re.search(r"<script(?! src=\"/monitor/static/)", page)
     assert not re.search(r"(?:src|href)=\"(?!/monitor|\?|#)", page)
-    client = browse(prometheus)
+    client = browse(urls)
     for path in ("/monitor/test", "/monitor/static/monitor.js", "/nothing", "/monitor/nothing"):
         headers = client.get(path).headers
         assert "default-src 'none'" in headers["content-security-policy"], path
@@ -173,9 +177,9 @@ def test_nothing_is_inline_or_from_elsewhere(
 
 
 def test_a_reader_chooses_among_what_there_is(
-    prometheus: str, browse: Callable[..., TestClient]
+    urls: Urls, browse: Callable[..., TestClient]
 ) -> None:
-    client = browse(prometheus)
+    client = browse(urls)
     chosen = client.get("/monitor/test?var-model=unet.3&var-price=2&range=15m").text
     assert "<option selected>unet.3</option>" in chosen
     assert '<td class="now">30</td>' in section(chosen, "Chosen")
@@ -198,9 +202,9 @@ def test_a_reader_chooses_among_what_there_is(
     ],
 )
 def test_there_is_no_address_for_a_query_or_a_file(
-    path: str, prometheus: str, browse: Callable[..., TestClient]
+    path: str, urls: Urls, browse: Callable[..., TestClient]
 ) -> None:
-    assert browse(prometheus).get(path).status_code == 404
+    assert browse(urls).get(path).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -213,17 +217,15 @@ def test_there_is_no_address_for_a_query_or_a_file(
     ],
 )
 def test_what_is_chosen_cannot_become_a_query(
-    query: str, expected: str, prometheus: str, browse: Callable[..., TestClient]
+    query: str, expected: str, urls: Urls, browse: Callable[..., TestClient]
 ) -> None:
-    reply = browse(prometheus).get(f"/monitor/test?{query}")
+    reply = browse(urls).get(f"/monitor/test?{query}")
     assert reply.status_code == 400
     assert expected in reply.text
 
 
-def test_a_page_of_another_site_gets_nothing(
-    prometheus: str, browse: Callable[..., TestClient]
-) -> None:
-    client = browse(prometheus)
+def test_a_page_of_another_site_gets_nothing(urls: Urls, browse: Callable[..., TestClient]) -> None:
+    client = browse(urls)
     reply = client.get("/monitor/test", headers={"Host": "attacker.example"})
     assert reply.status_code == 400
     assert client.post("/monitor/test").status_code == 405
@@ -232,16 +234,17 @@ def test_a_page_of_another_site_gets_nothing(
 def test_an_unreachable_prometheus_is_named(browse: Callable[..., TestClient]) -> None:
     (port,) = free_ports(1)
     url = f"http://{LOOPBACK}:{port}"
-    reply = browse(url, "prometheus has ended: killed by SIGKILL").get("/monitor/test")
+    reply = browse(Urls(url, url), "prometheus has ended: killed by SIGKILL").get("/monitor/test")
     assert reply.status_code == 503
     assert f"{url} does not answer" in reply.text
     assert "killed by SIGKILL" in reply.text
 
 
-def test_every_dashboard_of_the_project_is_drawn(prometheus: str) -> None:
+def test_every_dashboard_of_the_project_is_drawn(urls: Urls) -> None:
     """Without any of its metrics: each panel says so."""
     boards = dashboards(read_thresholds())
-    with TestClient(server(prometheus, boards, 15), base_url=f"http://{LOOPBACK}") as client:
+    app = server(*urls, boards, 15)
+    with TestClient(app, base_url=f"http://{LOOPBACK}") as client:
         for board in boards:
             reply = client.get(f"/monitor/{board.name}")
             assert reply.status_code == 200, reply.text
