@@ -257,7 +257,7 @@ class DataPlane:
                 segmentation = await self._segment(frame, route, options, deadline, observation)
                 observation.note_result(segmentation)
                 with observation.timed("encode"):
-                    segmentation, reply = await in_thread(
+                    encoded: tuple[Segmentation, Result] = await in_thread(
                         self._executor,
                         deadline,
                         self._encode,
@@ -267,6 +267,7 @@ class DataPlane:
                         options.index,
                         observation.graph,
                     )
+                segmentation, reply = encoded
                 observation.note_result(segmentation)
                 self.progress.note_frame()
                 if route.trial is not None and route.shadow:

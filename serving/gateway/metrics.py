@@ -19,6 +19,7 @@ from collections.abc import Mapping
 import psutil
 from prometheus_client import REGISTRY, Counter, Gauge, Histogram, Info
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics import MetricWrapperBase
 
 from nuclei.version import installed_version
 from serving.gateway.quality import DriftWindows
@@ -152,7 +153,7 @@ BUILD.info({"version": installed_version(), "python": platform.python_version()}
 THREADS = Gauge("process_threads", "Threads of this process.")
 THREADS.set_function(psutil.Process().num_threads)
 
-_OF_VERSIONS = (
+_OF_VERSIONS: tuple[MetricWrapperBase | DriftWindows, ...] = (
     *(REQUEST_SECONDS, STAGE_SECONDS, NUCLEI, SHADOW_FRAMES, SHADOW_AGREEMENT),
     *(SHADOW_TILE_SECONDS, CANARY_FRAMES, ROLLOUT_ABORTS),
     *(*QUALITY.values(), QUALITY_FRAMES, EMPTY_FRAMES, DOUBTFUL_FRAMES, UNKNOWN_SCORES),
