@@ -118,7 +118,8 @@ def _triton(thresholds: Thresholds) -> list[Alert]:
     bounds = thresholds.alerts
     dead = bounds.TritonInstanceDead
     by = "sum by (job, instance, model, version)"
-    failed = f'rate(nv_inference_request_failure{{reason=~"BACKEND|OTHER"}}[{dead.window}])'
+    # Of an ensemble, whose step failed, the reason is OTHER.
+    failed = f'rate(nv_inference_request_failure{{reason="BACKEND"}}[{dead.window}])'
     succeeded = f"rate(nv_inference_request_success[{dead.window}])"
     return [
         Alert(
