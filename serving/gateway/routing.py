@@ -115,11 +115,11 @@ class Router:
 
         Raises:
             ModelNotFound: Triton does not serve it.
-            EngineUnavailable: no Triton has answered yet.
+            EngineUnavailable: no Triton can be reached, or none has answered yet.
             EngineFailed: its configuration cannot be read.
         """
-        if self._answer(model, version) is None:
-            # It may have been loaded a moment ago.
+        if self._answer(model, version) is None or not self._engine.is_reachable:
+            # It may have been loaded, or have come back, a moment ago.
             await self.refresh()
         answer = self._answer(model, version)
         if answer is None:
