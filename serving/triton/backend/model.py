@@ -153,8 +153,8 @@ class OnCores:
     cores, or this instance's share of them while other instances of the model are at work: two
     images on a core each are done sooner than one after the other on both cores, which wait for
     each other in every layer. There is a session for each shape that the configuration warms up,
-    which takes a tenth off the time, and one for any shape. Those for a share of the cores change the
-    time, not the answers: they are compiled once the model is loaded.
+    which takes a tenth off the time, and one for any shape. Those for a share of the cores change
+    the time, not the answers: they are compiled once the model is loaded.
     """
 
     def __init__(
