@@ -80,7 +80,8 @@ PAUSE_S = (1.0, 4.0)
 ROLLBACKS = 0.4
 # Before a version changes, and once all is over: what the service holds is compared.
 WARM_UP_SWAPS = 4
-START_S = WHOLE_S = 120.0
+# An MLflow server on a busy machine takes minutes to start.
+START_S = WHOLE_S = 300.0
 # Fetches and proves a version before Triton starts.
 READY_S = 300.0
 GOOD_FRAMES = 3
@@ -316,25 +317,26 @@ def _with_kills(
     assert server is not None
     champion, lost = 1, 0
     seconds: dict[str, list[float]] = {}
-    for number, (choice, step) in enumerate(_order(arguments)):
-        champion = (champion - 1 + step) % len(SHIFTS) + 1
-        part = choice.choice((*KILLED, "MLflow"))
-        asked = time.monotonic()
-        _insist(registry, champion)
-        time.sleep(choice.uniform(0, 6))
-        if part == "MLflow":
-            server.kill()
-            server.start()
-        else:
-            with contextlib.suppress(LookupError):
-                served.part(*WORDS[part]).kill()
-        took = _converged(callers, champion, asked)
-        lost += not math.isfinite(took) or read_state(registry, MODEL).champion != champion
-        seconds.setdefault(part, []).append(took)
-        console.print(f"{number + 1:4} to {champion}, {part} killed: {took:.1f} s")
-        if lost:
-            console.print(served.output[-5000:], markup=False)
-            break
+    with contextlib.suppress(KeyboardInterrupt):
+        for number, (choice, step) in enumerate(_order(arguments)):
+            champion = (champion - 1 + step) % len(SHIFTS) + 1
+            part = choice.choice((*KILLED, "MLflow"))
+            asked = time.monotonic()
+            _insist(registry, champion)
+            time.sleep(choice.uniform(0, 6))
+            if part == "MLflow":
+                server.kill()
+                server.start()
+            else:
+                with contextlib.suppress(LookupError):
+                    served.part(*WORDS[part]).kill()
+            took = _converged(callers, champion, asked)
+            lost += not math.isfinite(took) or read_state(registry, MODEL).champion != champion
+            seconds.setdefault(part, []).append(took)
+            console.print(f"{number + 1:4} to {champion}, {part} killed: {took:.1f} s")
+            if lost:
+                console.print(served.output[-5000:], markup=False)
+                break
     console.print(_recoveries(seconds))
     answers = list(callers.answers)
     mixed = [each for each in answers if each.error == MIXED]

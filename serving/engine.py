@@ -93,6 +93,11 @@ class TritonEngine:
         self._servers = [_Server(address, pixels, max_message_bytes) for address in addresses]
         self.answered_s = -math.inf
 
+    @property
+    def is_reachable(self) -> bool:
+        """Whether a server could be reached when it was last asked for anything."""
+        return any(server.reachable for server in self._servers)
+
     async def infer(
         self,
         graph: str,
@@ -182,6 +187,7 @@ class _Server:
         folder: in which its models note their precision; None where it is not known.
         pixels: in inference, or waiting for their turn.
         answers: whether it answered when it was last asked.
+        reachable: whether it could be reached then, whether or not it answered in time.
     """
 
     def __init__(self, address: str, pixels: int, max_message_bytes: int) -> None:
@@ -199,7 +205,7 @@ class _Server:
         self.folder = Path(address.removeprefix(UNIX)).parent if address.startswith(UNIX) else None
         self._budget = PixelBudget(pixels)
         self.pixels = 0
-        self.answers = True
+        self.answers = self.reachable = True
 
     async def infer(
         self,
@@ -273,14 +279,14 @@ class _Server:
         try:
             with _translated(model):
                 yield
-            self.answers = True
+            self.answers = self.reachable = True
         except ModelNotFound:
             if await self._is_live():
                 raise
-            self.answers = False
+            self.answers = self.reachable = False
             raise _unavailable() from None
         except EngineUnavailable:
-            self.answers = False
+            self.answers = self.reachable = False
             raise
 
     @asynccontextmanager

@@ -22,7 +22,7 @@ from nuclei.registry import (
     import_mlflow,
 )
 from serving.promotion.artifacts import artifact_files, check_listing
-from serving.repository.configuration import check_file
+from serving.repository.files import check_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import RegisteredModel as MlflowModel
 
 MAX_MODELS = 1000
+# A server on S3 sends the first byte of a file once it has all of it.
+ANSWER_S = 30
 NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 
@@ -101,8 +103,9 @@ class Registry:
             tracking_uri: `sqlite:///...`, `http://...` or another that MLflow knows.
         """
         # MLflow reads these when it is imported; its own patience with a server that does not
-        # answer is minutes.
+        # answer is minutes, and a sync process counts as gone sooner.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", str(ANSWER_S))
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         import_mlflow()
@@ -272,15 +275,24 @@ class Registry:
             tags = {k: v for k, v in found.tags.items() if not k.startswith("mlflow.")}
             return Run(dict(found.params), dict(found.metrics), tags)
 
-    def names(self, prefix: str) -> list[str]:
-        """The registered models whose names begin so; raises RegistryUnavailable."""
+    def names(self, prefix: str, alias: str | None = None) -> list[str]:
+        """The registered models whose names begin so.
+
+        Args:
+            prefix: of the names.
+            alias: that they are to have; None for all.
+
+        Raises:
+            RegistryUnavailable: the registry does not answer.
+        """
         if self._is_missing_database():
             return []
         with self._translated(prefix):
             found = self._connected().search_registered_models(
                 f"name LIKE '{prefix}%'", max_results=MAX_MODELS
             )
-            return [entry.name for entry in found if entry.name.startswith(prefix)]
+            named = [entry for entry in found if entry.name.startswith(prefix)]
+            return [entry.name for entry in named if alias is None or alias in entry.aliases]
 
     def create_model(self, name: str, description: str = "") -> datetime | None:
         """Register a model without versions; of two who register a name, one succeeds.

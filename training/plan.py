@@ -64,12 +64,16 @@ def keep_budget(folder: Path, budget: Budget) -> None:
 
 
 def carried(recipe: Recipe, folder: Path) -> Recipe:
-    """The recipe with the options of its training, if that is finished; its device is kept."""
+    """The recipe with the options of its training, if that is finished.
+
+    Its device is kept, and so is the licence of the data, if it has one.
+    """
     if not (folder / FINISHED_FILE).exists():
         return recipe
     before = recipe.read(folder)
     schedule = replace(before.schedule, device=recipe.schedule.device)
-    return replace(before, data=recipe.data, schedule=schedule)
+    licence = recipe.data_licence or before.data_licence
+    return replace(before, data=recipe.data, data_licence=licence, schedule=schedule)
 
 
 def plan(
@@ -80,6 +84,7 @@ def plan(
     steps: int | None = None,
     minutes: float | None = None,
     categories: tuple[str, ...] = (),
+    data_licence: str = "",
 ) -> Iterator[Planned]:
     """The models, ensembles after their members; YOLOv8 where it can be trained.
 
@@ -90,10 +95,11 @@ def plan(
         device: `cuda` or `cpu`.
         steps: of each training, in place of the plan's.
         minutes: of each training, in place of steps.
-        categories: as of `Recipe`.
+        categories, data_licence: as of `Recipe`.
     """
     gpu = budget is Budget.GPU
-    of: dict[str, Any] = {"data": data, "categories": categories}
+    licence = {"data_licence": data_licence} if data_licence else {}
+    of: dict[str, Any] = {"data": data, "categories": categories, **licence}
 
     def schedule(base: Schedule, cpu_steps: int, gpu_steps: int, workers: int = 2) -> Schedule:
         sized = replace(base, minutes=minutes, device=device)
@@ -116,7 +122,7 @@ def plan(
     yield unet("linknet")
     yield Planned(
         "unet_linknet",
-        lambda: UNetLinkNet.of(data, folders("unet", "linknet"), device),
+        lambda: replace(UNetLinkNet.of(data, folders("unet", "linknet"), device), **licence),
         ensemble=True,
     )
     settings = schedule(Schedule(), 9000, 10000, workers=6)
@@ -126,7 +132,7 @@ def plan(
     yield Planned("mask_rcnn", lambda: MaskRCNN(**of, backbone=backbone, schedule=sgd))
     yield Planned(
         "consensus",
-        lambda: Consensus.of(data, folders("unet", "mask_rcnn"), device),
+        lambda: replace(Consensus.of(data, folders("unet", "mask_rcnn"), device), **licence),
         ensemble=True,
     )
     if find_spec("ultralytics") is not None:

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from nuclei.cli.dataset import CategoryOption
-from nuclei.console import messages, output
+from nuclei.console import messages, output, print_warning
 from nuclei.errors import InvalidOption, ModelNotFound, VersionRefused
 from nuclei.registry import DEFAULT_MODEL, default_tracking_uri
 
@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from serving.promotion.accuracy import Bounds
     from serving.promotion.gates import Judgement
     from serving.promotion.state import ModelState
-
-NOTHING = "none"
 
 EPILOG = """
 **Examples**
@@ -85,7 +83,7 @@ def gate(
     from serving.promotion.accuracy import EvaluationSet
     from serving.promotion.gates import LICENCES, Judge, Policy, record
     from serving.promotion.report import page
-    from serving.promotion.state import read_state
+    from serving.promotion.state import NO_VERSION, read_state
     from serving.registry import Registry
     from training.data.dataset import fingerprint, read_dataset
 
@@ -102,6 +100,8 @@ def gate(
     title = f"{state.name} {version}"
     gates = record(registry, judged, judgement, page(title, judgement))
     output().print(_table(title, judgement))
+    if judgement.passed and judgement.against == NO_VERSION:
+        print_warning("it was compared with no version: whether it is better is not known")
     messages().print(f"the report is gates.html of MLflow run {gates.run_id}", soft_wrap=True)
     if not judgement.passed:
         raise VersionRefused(f"{title} is refused: {judgement.reason}")
@@ -109,8 +109,10 @@ def gate(
 
 def _other(state: "ModelState", against: str) -> int | None:
     """The version to compare with."""
+    from serving.promotion.state import NO_VERSION
+
     aliases = {alias: one.version for one in state.versions for alias in one.registered.aliases}
-    if against == NOTHING:
+    if against == NO_VERSION:
         return None
     if against.isascii() and against.isdecimal():
         return state.find(int(against)).version

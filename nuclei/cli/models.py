@@ -35,8 +35,11 @@ nuclei models --model unet --tracking-uri http://mlflow:5000
 """
 SHOWN_CHANGES = 10
 # What has a column of its own, or is told by one.
-NO_NOTES = ("gate.", "rollout.", "sync.")
+NO_NOTES = ("adopted", "gate.", "rollout.", "sync.")
 NOTE_CHARACTERS = 80
+DIGEST_CHARACTERS = 12
+# `nuclei diff` has those of each modality.
+TOP_SCORES = ("dsb_score", "tta/dsb_score")
 
 
 def models(
@@ -126,9 +129,10 @@ def _verdict(entry: "VersionState") -> str:
     if entry.aborted is not None:
         return f"aborted: {entry.aborted}"
     if entry.gates is None:
-        return "not judged"
+        adopted = entry.adopted
+        return f"adopted, {adopted[:DIGEST_CHARACTERS]}" if adopted else "not judged"
     refused = entry.gates.verdict == "refused"
-    return f"refused: {entry.gates.reason}" if refused else entry.gates.verdict
+    return f"refused: {entry.gates.reason}" if refused else entry.gates.outcome
 
 
 def _loaded(state: "ModelState", version: int, now: datetime) -> str:
@@ -188,9 +192,8 @@ def _served(gateway: Gateway) -> Table:
 
 
 def _scores(validation: Mapping[str, float]) -> str:
-    """The DSB scores, overall and by modality."""
-    scores = {name: value for name, value in validation.items() if "dsb_score" in name}
-    return ", ".join(f"{name} {value:.3f}" for name, value in sorted(scores.items()))
+    """The DSB scores over all images, without and with test-time augmentation."""
+    return ", ".join(f"{name} {validation[name]:.3f}" for name in TOP_SCORES if name in validation)
 
 
 def _table(title: str, *columns: str) -> Table:

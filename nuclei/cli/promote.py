@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from nuclei.cli.registry import NameArgument, TrackingUriOption, WaitOption, WhyOption
-from nuclei.console import messages, output
+from nuclei.console import messages, output, print_warning
 from nuclei.errors import InvalidOption
 from nuclei.quoting import quoted
 from nuclei.registry import default_tracking_uri
@@ -66,6 +66,7 @@ def promote(
     is refused or was aborted; 12: somebody else changes the model.
     """
     from serving.promotion import changes
+    from serving.promotion.state import NO_VERSION, read_state
     from serving.registry import Registry
 
     phases = _phases(shadow, canary, frames)
@@ -75,6 +76,11 @@ def promote(
     output().print(
         f"{name} {version}: {begun}" + ("" if changed else ", as before"), soft_wrap=True
     )
+    gates = read_state(registry, name).find(version).gates
+    if changed and gates is not None and gates.against == NO_VERSION:
+        print_warning(
+            "its gates compared it with no version: whether it is better, only callers will tell"
+        )
     if wait:
         from serving.promotion.waiting import follow
 

@@ -172,6 +172,28 @@ class ServerInfo:
     max_bytes_in_flight: int
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A frame that was read, and what goes with it.
+
+    Attributes:
+        frame: its pixels.
+        options: how to segment it.
+        observation: notes what happens.
+        permit: its place and memory.
+    """
+
+    frame: Frame
+    options: Options
+    observation: Observation
+    permit: Permit
+
+    @property
+    def header(self) -> Header:
+        height, width, channels = self.frame.pixels.shape
+        return Header(height, width, channels, self.frame.pixels.itemsize)
+
+
 class DataPlane:
     """Segments frames with an engine; the event loop only waits.
 
@@ -246,15 +268,14 @@ class DataPlane:
                 with observation.timed("decode"):
                     needed = partial(_segmenting_bytes, methods=methods, tta=options.tta)
                     frame = await self._read(source, permit, needed, stack)
-                height, width, channels = frame.pixels.shape
-                header = Header(height, width, channels, frame.pixels.itemsize)
+                work = _Work(frame, options, observation, permit)
                 # Before the work, which would be for nothing: for a frame full of nuclei.
-                nuclei = height * width // SMALLEST_NUCLEUS_PX
-                permit.resize(max(permit.n_bytes, encoding.memory_bytes(header, nuclei)))
+                nuclei = work.header.height * work.header.width // SMALLEST_NUCLEUS_PX
+                permit.resize(max(permit.n_bytes, encoding.memory_bytes(work.header, nuclei)))
                 self.progress.note_step()
                 observation.note_frame(frame.pixels)
                 route = await self.router.route(model, options.version, options.key)
-                segmentation = await self._segment(frame, route, options, deadline, observation)
+                segmentation = await self._segment(work, route, deadline)
                 observation.note_result(segmentation)
                 with observation.timed("encode"):
                     encoded: tuple[Segmentation, Result] = await in_thread(
@@ -283,48 +304,34 @@ class DataPlane:
                 "frames at once"
             ) from error
 
-    async def _segment(
-        self,
-        frame: Frame,
-        route: Route,
-        options: Options,
-        deadline: Deadline,
-        observation: Observation,
-    ) -> Segmentation:
+    async def _segment(self, work: _Work, route: Route, deadline: Deadline) -> Segmentation:
         """The nuclei of a frame, by one version; by the champion where the challenger fails."""
         trial = route.trial
         if trial is None:
-            return await self._by_champion(frame, route, options, deadline, observation)
-        pixels = _inferred_pixels(frame, route.served, options.tta)
+            return await self._by_champion(work, route, deadline)
+        pixels = _inferred_pixels(work.frame, route.served, work.options.tta)
         left_s = deadline.left_s()
         if not route.canary or not trial.leaves_time(pixels, left_s):
-            segmentation = await self._by_champion(frame, route, options, deadline, observation)
+            segmentation = await self._by_champion(work, route, deadline)
             trial.note_champion(_segmenting_ms(segmentation) / pixels)
             return segmentation
         # What the challenger leaves is enough for the champion.
         half = Deadline.after(None if left_s is None else left_s / 2)
         try:
             with only_known_errors():
-                segmentation = await self._by(trial.challenger, frame, options, half, observation)
+                segmentation = await self._by(trial.challenger, work, half)
         except NucleiError as error:
             failed = error
         else:
             trial.note_answered(_segmenting_ms(segmentation) / pixels)
             return segmentation
-        segmentation = await self._by_champion(frame, route, options, deadline, observation)
+        segmentation = await self._by_champion(work, route, deadline)
         # What the champion cannot answer either is not the challenger's failure.
         if not isinstance(failed, EngineUnavailable | Overloaded):
-            trial.note_canary_failed(options.request_id, failed)
+            trial.note_canary_failed(work.options.request_id, failed)
         return segmentation
 
-    async def _by_champion(
-        self,
-        frame: Frame,
-        route: Route,
-        options: Options,
-        deadline: Deadline,
-        observation: Observation,
-    ) -> Segmentation:
+    async def _by_champion(self, work: _Work, route: Route, deadline: Deadline) -> Segmentation:
         """The nuclei of a frame, by the champion or the version that was asked for.
 
         A version that is unloaded meanwhile is not the caller's concern, unless it was asked for:
@@ -333,33 +340,30 @@ class DataPlane:
         served = route.champion
         for _ in range(_VERSION_CHANGES):
             try:
-                return await self._by(served, frame, options, deadline, observation)
+                return await self._by(served, work, deadline)
             except ModelNotFound:
                 await self.router.refresh()
-                served = await self.router.find(served.model, options.version)
+                served = await self.router.find(served.model, work.options.version)
         raise EngineUnavailable(
             f"'{served.model}' is not loaded at the moment; send again once the service is ready"
         )
 
-    async def _by(
-        self,
-        served: ServedVersion,
-        frame: Frame,
-        options: Options,
-        deadline: Deadline,
-        observation: Observation,
-    ) -> Segmentation:
+    async def _by(self, served: ServedVersion, work: _Work, deadline: Deadline) -> Segmentation:
         """The nuclei of a frame, by this version."""
-        observation.method = served.contract.method.name
-        observation.reference = served.contract.quality
+        method = served.contract.method
+        # It may be another than those that the frame was read for.
+        needed_bytes = _segmenting_bytes(work.header, [method], work.options.tta)
+        work.permit.resize(max(work.permit.n_bytes, needed_bytes))
+        work.observation.method = method.name
+        work.observation.reference = served.contract.quality
         return await pipeline.segment(
-            frame,
+            work.frame,
             self._engine,
             served,
-            tta=options.tta,
+            tta=work.options.tta,
             deadline=deadline,
             executor=self._executor,
-            stopwatch=observation,
+            stopwatch=work.observation,
         )
 
     def _encode(

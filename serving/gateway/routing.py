@@ -26,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 POLL_S = 0.5
 
+Failure = EngineFailed | EngineUnavailable
+
 
 @dataclass(frozen=True)
 class ServedModel:
@@ -75,10 +77,10 @@ class Route:
 
 @dataclass(frozen=True)
 class _Table:
-    """Models by name, and those that Triton serves but that cannot be used, with the reason."""
+    """Models by name, and those that a Triton serves but that cannot be used, with the reason."""
 
     models: Mapping[str, ServedModel] = field(default_factory=dict)
-    failures: Mapping[str, EngineFailed] = field(default_factory=dict)
+    failures: Mapping[str, Failure] = field(default_factory=dict)
 
 
 class Router:
@@ -116,11 +118,12 @@ class Router:
 
         Raises:
             ModelNotFound: Triton does not serve it.
-            EngineUnavailable: no Triton has answered yet.
+            EngineUnavailable: no Triton can be reached, or none has answered yet, or they do not
+                yet serve it together.
             EngineFailed: its configuration cannot be read.
         """
-        if self._answer(model, version) is None:
-            # It may have been loaded a moment ago.
+        if self._answer(model, version) is None or not self._engine.is_reachable:
+            # It may have been loaded, or have come back, a moment ago.
             await self.refresh()
         answer = self._answer(model, version)
         if answer is None:
@@ -197,17 +200,22 @@ class Router:
         contracts = {g: v for g, v in self._contracts.items() if g in graphs}
         self._graphs, self._contracts = graphs, contracts
         unreadable = {name: why for each in catalogues for name, why in each.failures.items()}
-        known = [each.routings.keys() | each.failures.keys() for each in catalogues]
-        names = frozenset.intersection(*map(frozenset, known))
-        names |= frozenset.union(*map(frozenset, known)) & self._table.models.keys()
-        models, failures = {}, unreadable
-        for name in names:
+        known = [frozenset(each.routings.keys() | each.failures.keys()) for each in catalogues]
+        names = frozenset.union(*known)
+        models: dict[str, ServedModel] = {}
+        failures: dict[str, Failure] = {**unreadable}
+        for name in frozenset.intersection(*known) | names & self._table.models.keys():
             wanted = [each.routings[name] for each in catalogues if name in each.routings]
             try:
                 if (model := await self._model(name, graphs, wanted)) is not None:
                     models[name] = model
             except EngineFailed as error:
                 failures[name] = error
+        for name in names - models.keys() - failures.keys():
+            failures[name] = EngineUnavailable(
+                f"no version of '{name}' is ready everywhere yet; send again once the service is "
+                "ready"
+            )
         self._log_changes(models, failures)
         self._table = _Table(models, failures)
         metrics.note_champions({name: model.routing.champion for name, model in models.items()})
@@ -284,6 +292,10 @@ class Router:
     def _missing(self, model: str, version: int | None) -> NucleiError:
         if model in self._table.failures:
             return self._table.failures[model]
+        if not self._table.models and not self._table.failures:
+            return EngineUnavailable(
+                "the inference server has no model yet; send again once the service is ready"
+            )
         if model not in self._table.models:
             return ModelNotFound(
                 f"there is no model '{model}'; ask for one that GetServerInfo or /v1/models lists"
@@ -295,11 +307,12 @@ class Router:
         )
 
     def _log_changes(
-        self, models: Mapping[str, ServedModel], failures: Mapping[str, EngineFailed]
+        self, models: Mapping[str, ServedModel], failures: Mapping[str, Failure]
     ) -> None:
         for name, error in failures.items():
             if str(error) != str(self._table.failures.get(name)):
-                logger.error(Event("routing", model=name, detail=str(error)))
+                level = logging.ERROR if isinstance(error, EngineFailed) else logging.WARNING
+                logger.log(level, Event("routing", model=name, detail=str(error)))
         for name, model in models.items():
             before = self._table.models.get(name)
             if before is None or before.routing != model.routing:

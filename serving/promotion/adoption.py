@@ -4,25 +4,27 @@ import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from nuclei.errors import ModelNotFound
 from nuclei.imaging.images import read_frame
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
 from nuclei.registry import registered_name
 from serving.promotion.artifacts import digest
 from serving.promotion.changes import adopt
-from serving.promotion.state import ADOPTED_TAG, ModelState, read_state
+from serving.promotion.state import ADOPTED_TAG, ModelState
 from serving.registry import Registry
 from serving.repository.export import collect_artifacts
 
 _WHY = "served already when this model had no champion"
 
 
-def adopt_served(registry: Registry, repository: Path, family: str, frame: Path) -> None:
+def adopt_served(
+    registry: Registry, state: ModelState | None, repository: Path, family: str, frame: Path
+) -> None:
     """Make a champion of the model that a repository serves, where the registry has none.
 
     Args:
-        registry: in which it is registered; a model that ever had a champion is left alone.
+        registry: in which it is registered.
+        state: of the registered model, which never had a champion; None when there is no such.
         repository: of Triton.
         family: of the model.
         frame: image file, of which its reference is made.
@@ -33,21 +35,11 @@ def adopt_served(registry: Registry, repository: Path, family: str, frame: Path)
         RegistryUnavailable: the registry does not answer.
     """
     model = registered_name(family)
-    state = _state(registry, model)
-    if state is not None and (state.champion is not None or state.changes):
-        return
     with TemporaryDirectory() as scratch:
         artifacts = Path(scratch)
         _write_artifacts(repository, family, frame, artifacts)
         version = _registered(registry, model, state, artifacts)
     adopt(registry, model, version, why=_WHY)
-
-
-def _state(registry: Registry, model: str) -> ModelState | None:
-    try:
-        return read_state(registry, model)
-    except ModelNotFound:
-        return None
 
 
 def _registered(registry: Registry, model: str, state: ModelState | None, artifacts: Path) -> int:

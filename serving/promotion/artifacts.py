@@ -7,7 +7,7 @@ from pathlib import Path
 from nuclei.errors import InvalidData
 from nuclei.names import is_name
 from nuclei.quoting import quoted
-from serving.repository.configuration import MAX_GRAPH_BYTES, check_file
+from serving.repository.files import MAX_GRAPH_BYTES, check_file
 
 # Mask R-CNN, U-Net and their shared steps together are nine files; 20 GB are ten times SAM.
 MAX_FILES = 64

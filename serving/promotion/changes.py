@@ -233,12 +233,19 @@ def record_gates(registry: Registry, model: str, version: int, gates: Gates) -> 
             registry.delete_tag(model, tag, version)
 
 
-def report_status(registry: Registry, model: str, instance: str, status: SyncStatus) -> None:
-    """Note what a sync process serves, and forget the processes that have gone for good."""
-    registry.set_tags(model, {f"{SYNC_PREFIX}{instance}": status.to_tag()})
-    for name, known in read_state(registry, model).syncs.items():
-        if status.at - known.at > FORGET_AFTER:
-            registry.delete_tag(model, f"{SYNC_PREFIX}{name}")
+def report_status(registry: Registry, state: ModelState, instance: str, status: SyncStatus) -> None:
+    """Note what a sync process serves, and forget the processes that have gone for good.
+
+    Args:
+        registry: of the model.
+        state: of the model, as it was read last.
+        instance: the process.
+        status: what it serves.
+    """
+    registry.set_tags(state.name, {f"{SYNC_PREFIX}{instance}": status.to_tag()})
+    for name, known in state.syncs.items():
+        if name != instance and status.at - known.at > FORGET_AFTER:
+            registry.delete_tag(state.name, f"{SYNC_PREFIX}{name}")
 
 
 def check_gates(registry: Registry, entry: VersionState) -> None:

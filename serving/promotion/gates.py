@@ -38,9 +38,9 @@ from serving.promotion.accuracy import (
 )
 from serving.promotion.artifacts import artifact_files, digest
 from serving.promotion.changes import record_gates
-from serving.promotion.load import Load, Loaded, measure
+from serving.promotion.load import Loaded, load_gates, measure
 from serving.promotion.onnx_contents import read_contents
-from serving.promotion.state import Gates, ModelState, VersionState
+from serving.promotion.state import NO_VERSION, Gates, ModelState, VersionState
 from serving.promotion.verdict import Gate, reason
 from serving.registry import Registry
 from serving.repository.checks import check_repository
@@ -58,10 +58,6 @@ LICENCES = frozenset(
 PARITY = {MAPS: 8.0, MASKS: 8.0, BOXES: 0.5, POINTS: 0.5, RAYS: 0.5, SCORES: 0.02}
 UNMATCHED_SHARE = 0.05
 SAME_LABELS_AP50 = 0.95
-# Times the champion's in the same run, or so much more where that is little; and without one.
-LATENCY_RATIO, MEMORY_RATIO = 1.5, 1.5
-LATENCY_SLACK_MS, MEMORY_SLACK_MB = 10.0, 100.0
-LATENCY_MS, MEMORY_MB = 10_000.0, 16_384.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +112,7 @@ class Judgement:
         evaluation_set: the images.
         images: those that were compared, that no model was trained on.
         evaluation: of all images of the set; None when the version could not be run.
-        champion: that it was compared with, as `nuclei-unet 3`; empty for none.
+        against: that it was compared with, as `nuclei-unet 3`; `NO_VERSION` for floors only.
         champion_scores: of the champion, on all images of the set; None without one.
     """
 
@@ -125,7 +121,7 @@ class Judgement:
     evaluation_set: EvaluationSet
     images: Sequence[str] = ()
     evaluation: Evaluation | None = None
-    champion: str = ""
+    against: str = NO_VERSION
     champion_scores: Scores | None = None
 
     @property
@@ -135,7 +131,8 @@ class Judgement:
     @property
     def reason(self) -> str:
         """One sentence."""
-        return sentence(reason(self.gates))
+        uncompared = self.passed and self.against == NO_VERSION
+        return sentence(reason(self.gates) + (", compared with no version" if uncompared else ""))
 
     @property
     def scores(self) -> Scores | None:
@@ -191,8 +188,8 @@ class Judge:
         else:
             found = self._measure(opened, champion, gates)
         gates += self._noted(state)
-        title = champion.title if champion else ""
-        return replace(found, gates=tuple(gates), champion=title)
+        title = champion.title if champion else NO_VERSION
+        return replace(found, gates=tuple(gates), against=title)
 
     def _open(self, state: VersionState, gates: list[Gate]) -> Opened | None:
         """Download a version and make it a repository: its files, contract and signature."""
@@ -297,7 +294,7 @@ class Judge:
         versions = [one.loaded for one in (opened, champion) if one is not None]
         loads = measure(versions, reference.image, reference.intensity, self._policy.environment)
         other = loads[1] if champion is not None else None
-        return list(_budget_gates(loads[0], other, champion.title if champion else ""))
+        return load_gates(loads[0], other, champion.title if champion else "")
 
     def _noted(self, state: VersionState) -> Iterator[Gate]:
         """The gates of what people noted on the version."""
@@ -351,6 +348,7 @@ def record(registry: Registry, version: VersionState, judgement: Judgement, page
             run_id=run.id,
             evaluation_set=str(judgement.evaluation_set),
             digest=judgement.digest or "none",
+            against=judgement.against,
         )
     record_gates(registry, model, number, gates)
     return gates
@@ -447,24 +445,6 @@ def _unseen_gate(images: EvaluationSet, kept: int, trained: Sequence[Trained]) -
     return Gate("unseen", float(kept), "at least 1 image", kept > 0, said)
 
 
-def _budget_gates(load: Load, champion: Load | None, title: str) -> Iterator[Gate]:
-    for name, unit, found, other, ratio, slack, most in (
-        (
-            *("latency", "ms", load.latency_ms, champion and champion.latency_ms),
-            *(LATENCY_RATIO, LATENCY_SLACK_MS, LATENCY_MS),
-        ),
-        (
-            *("memory", "MB", load.memory_mb, champion and champion.memory_mb),
-            *(MEMORY_RATIO, MEMORY_SLACK_MB, MEMORY_MB),
-        ),
-    ):
-        bound = min(most, max(ratio * other, other + slack)) if other else most
-        compared = f", {found / other:.2f} times that of {title}" if other else ""
-        what = "a tile takes" if name == "latency" else "Triton takes"
-        said = f"{what} {found:.0f} {unit}{compared}"
-        yield Gate(name, found, f"at most {bound:.0f} {unit}", found <= bound, said)
-
-
 def _licence_gate(licence: str | None, accepted: frozenset[str]) -> Gate:
     parts = [part.strip() for part in (licence or "").split(" AND ")]
     refused = [part for part in parts if part not in accepted]
@@ -486,7 +466,7 @@ def _as_json(judgement: Judgement) -> str:
         "reason": judgement.reason,
         "digest": judgement.digest,
         "evaluation_set": str(judgement.evaluation_set),
-        "champion": judgement.champion,
+        "against": judgement.against,
         "compared_images": list(judgement.images),
         "gates": [asdict(gate) for gate in judgement.gates],
     }

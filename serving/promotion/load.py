@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -16,14 +15,20 @@ from rich.progress import track
 
 from nuclei.console import messages
 from nuclei.errors import EngineFailed
+from nuclei.evaluation.statistics import Interval, Values, statistic_interval
 from nuclei.inference.deadline import Deadline
 from nuclei.inference.engine import ServedVersion
 from nuclei.process.ports import free_ports
 from serving.engine import TritonEngine
+from serving.promotion.verdict import Gate
 from serving.settings import TRITON_ENVIRONMENT
 from serving.triton.server import TritonServer
 
-ROUNDS = 15
+ROUNDS = 20
+# Times the champion's in the same run, or so much more where that is little; and without one.
+LATENCY_RATIO, MEMORY_RATIO = 1.5, 1.5
+LATENCY_SLACK_MS, MEMORY_SLACK_MB = 10.0, 100.0
+LATENCY_MS, MEMORY_MB = 10_000.0, 16_384.0
 TIMEOUT_S = 120.0
 MAX_MESSAGE_BYTES = 2**28
 
@@ -36,18 +41,24 @@ class Loaded:
     served: ServedVersion
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Load:
     """What a version costs.
 
     Attributes:
-        latency_ms: of a tile without test-time augmentation, median, milliseconds.
+        tile_ms: time of a tile without test-time augmentation, float64 [N], one a round in which
+            all versions are asked, milliseconds.
         memory_mb: of the server and its model instances with both graphs loaded and used; what
             processes share is divided among them (PSS), megabytes.
     """
 
-    latency_ms: float
+    tile_ms: Values
     memory_mb: float
+
+    @property
+    def latency_ms(self) -> float:
+        """Median time of a tile, milliseconds."""
+        return float(np.median(self.tile_ms))
 
 
 def measure(
@@ -81,20 +92,63 @@ def measure(
             for version, port in zip(versions, free_ports(len(versions)), strict=True)
         ]
         addresses = [server.address for server in servers]
-        latencies = asyncio.run(_latencies(addresses, versions, image, intensity))
+        times = asyncio.run(_tile_ms(addresses, versions, image, intensity))
         return [
-            Load(latency, _memory_mb(server))
-            for latency, server in zip(latencies, servers, strict=True)
+            Load(of_version, _memory_mb(server))
+            for of_version, server in zip(times, servers, strict=True)
         ]
 
 
-async def _latencies(
+def load_gates(load: Load, champion: Load | None, title: str) -> list[Gate]:
+    """Whether a version takes no more time and memory than allowed.
+
+    Times vary, on a busy machine by more than versions differ. So each is compared with the
+    champion's of the same round, and a version is refused where the 95 % interval of the median
+    (bootstrap over the rounds) lies above what is allowed.
+
+    Args:
+        load: of the version.
+        champion: of the version to compare with, measured in the same run; None without one.
+        title: of the champion.
+    """
+    return [_latency_gate(load, champion, title), _memory_gate(load, champion, title)]
+
+
+def _latency_gate(load: Load, champion: Load | None, title: str) -> Gate:
+    found = load.latency_ms
+    bound, said = f"at most {LATENCY_MS:.0f} ms", f"a tile takes {found:.0f} ms"
+    passed = found <= LATENCY_MS
+    if champion is not None:
+        ratios = load.tile_ms / champion.tile_ms
+        allowed = np.maximum(LATENCY_RATIO, 1 + LATENCY_SLACK_MS / champion.tile_ms)
+        low, high = _median_interval(ratios)
+        bound = f"{LATENCY_RATIO} times that of {title}, or {LATENCY_SLACK_MS:.0f} ms more"
+        said += f", {np.median(ratios):.2f} times that of {title} (95 %: {low:.2f} to {high:.2f})"
+        passed &= _median_interval(ratios / allowed)[0] <= 1
+    return Gate("latency", found, bound, passed, said)
+
+
+def _median_interval(values: Values) -> Interval:
+    return statistic_interval(len(values), lambda drawn: float(np.median(values[drawn])))
+
+
+def _memory_gate(load: Load, champion: Load | None, title: str) -> Gate:
+    found, bound = load.memory_mb, MEMORY_MB
+    said = f"Triton takes {found:.0f} MB"
+    if champion is not None:
+        other = champion.memory_mb
+        bound = min(bound, max(MEMORY_RATIO * other, other + MEMORY_SLACK_MB))
+        said += f", {found / other:.2f} times that of {title}"
+    return Gate("memory", found, f"at most {bound:.0f} MB", found <= bound, said)
+
+
+async def _tile_ms(
     addresses: Sequence[str],
     versions: Sequence[Loaded],
     image: NDArray[np.uint16],
     intensity: NDArray[np.float32],
-) -> list[float]:
-    """Median milliseconds of each."""
+) -> list[Values]:
+    """Milliseconds of each in each round."""
     engines = [TritonEngine([address], 1, MAX_MESSAGE_BYTES) for address in addresses]
     pairs = list(zip(engines, versions, strict=True))
 
@@ -111,8 +165,13 @@ async def _latencies(
             for pair in pairs:
                 await ask(*pair, tta)
         rounds = track(range(ROUNDS), "Measuring in Triton", console=messages(), transient=True)
-        found = [[await ask(*pair, False) for pair in pairs] for _ in rounds]
-        return [median(of_version) for of_version in zip(*found, strict=True)]
+        found = np.empty((ROUNDS, len(pairs)))
+        for number in rounds:
+            # Who is asked second may find the caches, or the machine, as the first has left them.
+            order = range(len(pairs)) if number % 2 else reversed(range(len(pairs)))
+            for place in order:
+                found[number, place] = await ask(*pairs[place], False)
+        return list(found.T)
     finally:
         for engine in engines:
             await engine.close()

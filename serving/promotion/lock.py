@@ -121,11 +121,17 @@ def _break(registry: Registry, model: str, holder: str) -> None:
 
 def _clock(registry: Registry, model: str) -> datetime:
     """What time it is for the registry: clocks of machines may differ by more than a lock's age."""
-    name = f"{_name(model)}.clock.{uuid4().hex}"
+    clocks = f"{_name(model)}.clock."
+    name = f"{clocks}{uuid4().hex}"
     now = registry.create_model(name)
     if now is None:
         raise InternalError(f"the registry has a model of the random name {name}")
     registry.delete_model(name)
+    # Those of processes that were killed before they got here.
+    for left in registry.names(clocks):
+        with suppress(ModelNotFound):
+            if (now - registry.model(left).created).total_seconds() >= HOLD_S:
+                registry.delete_model(left)
     return now
 
 

@@ -26,7 +26,7 @@ from serving.promotion.adoption import adopt_served
 from serving.promotion.rollouts import Rollouts
 from serving.promotion.servers import Server, ThisProcess
 from serving.promotion.settings import SyncSettings
-from serving.promotion.state import read_state
+from serving.promotion.state import CHAMPION, ModelState, read_state
 from serving.promotion.store import Store
 from serving.promotion.sync import ModelSync
 from serving.promotion.synced import SyncedRepository
@@ -95,9 +95,9 @@ class Followed:
         """
         failures: list[Exception] = []
         changed = False
-        for name in self._models(failures):
+        for name, family in self._models().items():
             try:
-                changed |= self._follow(name, alone)
+                changed |= self._follow(self._state(name, family), alone)
             # A bug with one model is no reason to leave the others.
             except Exception as error:
                 failures.append(error)
@@ -105,10 +105,11 @@ class Followed:
             raise failures[0]
         return changed
 
-    def _follow(self, name: str, alone: bool) -> bool:
+    def _follow(self, state: ModelState, alone: bool) -> bool:
+        name = state.name
         if name not in self._syncs:
             self._syncs[name] = self._sync(name, alone)
-        state = self._syncs[name].round()
+        self._syncs[name].round(state)
         family = self._repository.family_of(name)
         if alone or family is None:
             return False
@@ -126,33 +127,41 @@ class Followed:
             self._repository,
             self._server,
             instance="" if alone else settings.instance,
+            judges=self._gateways.known,
             retire_s=0 if alone else settings.sync_retire_s,
         )
 
-    def _models(self, failures: list[Exception]) -> list[str]:
-        """Names of the registered models that are followed; what is served becomes one of them."""
+    def _models(self) -> dict[str, str | None]:
+        """Registered models that are followed, and the family of what the repository serves."""
         if self._settings.models:
-            return self._settings.models
+            return dict.fromkeys(self._settings.models)
         repository = self._settings.repository
         families = model_names(repository) if repository.is_dir() else []
-        for family in families:
-            try:
-                adopt_served(self._registry, repository, family, self._settings.check_frame)
-            # One that cannot be adopted is no reason to leave the others.
-            except (NucleiError, OSError) as error:
-                failures.append(error)
-        served = map(registered_name, families)
-        others = (name for name in self._registry.names(_PREFIX) if self._has_champion(name))
-        return list(dict.fromkeys([*served, *others]))[:MAX_MODELS]
+        models: dict[str, str | None] = {registered_name(family): family for family in families}
+        for name in self._registry.names(_PREFIX, CHAMPION):
+            # Locks have a dot in their names.
+            if "." not in name and is_name(name) and len(models) < MAX_MODELS:
+                models.setdefault(name)
+        return models
 
-    def _has_champion(self, name: str) -> bool:
-        """Whether it is a model with a champion; locks have a dot in their names."""
-        if "." in name or not is_name(name):
-            return False
+    def _state(self, name: str, family: str | None) -> ModelState:
+        """The state of a model; what the given repository serves of it becomes the first champion.
+
+        Args:
+            name: of the model.
+            family: that the repository serves; None where it does not.
+        """
+        state: ModelState | None = None
         try:
-            return read_state(self._registry, name).champion is not None
+            state = read_state(self._registry, name)
+            if family is None or state.champion is not None or state.changes:
+                return state
         except ModelNotFound:
-            return False
+            if family is None:
+                raise
+        settings = self._settings
+        adopt_served(self._registry, state, settings.repository, family, settings.check_frame)
+        return read_state(self._registry, name)
 
 
 class Loop:

@@ -18,7 +18,7 @@ from serving.promotion.synced import SyncedRepository
 from serving.promotion.trial import Gateways
 from serving.promotion.webhook import Webhooks
 from serving.registry import Registry
-from serving.repository.configuration import MAX_GRAPH_BYTES
+from serving.repository.files import MAX_GRAPH_BYTES
 from serving.settings import read_settings
 from serving.triton.control import TritonControl
 

@@ -41,6 +41,6 @@ def _charts(title: str, judgement: "Judgement") -> "dict[str, Figure]":
     if champion is not None and own is not None:
         pairs = [(champion.images[name], own.images[name]) for name in judgement.images]
         charts["Against the champion"] = scatter(
-            pairs, f"DSB score of {judgement.champion}", f"of {title}"
+            pairs, f"DSB score of {judgement.against}", f"of {title}"
         )
     return charts | charts_of_models({title: judgement.evaluation})

@@ -6,7 +6,7 @@ import logging
 import time
 from datetime import UTC, datetime
 
-from nuclei.errors import Conflict, VersionRefused
+from nuclei.errors import Conflict, InvalidOption, VersionRefused
 from serving.logs import Event
 from serving.promotion import metrics
 from serving.promotion.changes import abort, advance
@@ -21,7 +21,11 @@ _LOG_S = 10.0
 
 
 class Rollouts:
-    """Follows the rollouts of one model; of several processes the one with the first name acts."""
+    """Follows the rollouts of one model.
+
+    Every process ends a rollout that one of its gateways has aborted. Of those that know gateways,
+    the one with the first name moves it on.
+    """
 
     def __init__(self, registry: Registry, gateways: Gateways, instance: str) -> None:
         """Args: registry: of the model; gateways: who report; instance: of this process."""
@@ -33,25 +37,39 @@ class Rollouts:
         """Look at the rollout under way, if any; whether it changed.
 
         Raises:
+            InvalidOption: no process knows gateways, so that it would stand still for ever.
             RegistryUnavailable: the registry does not answer.
         """
         rollout = state.rollout
-        if rollout is None or state.champion is None or not self._acts(state):
+        if rollout is None or state.champion is None:
             return False
         judgement = self._trial.judge(rollout, family, state.champion, self._gateways.reports())
         try:
-            changed = self._decide(state, rollout, judgement)
+            ended = self._end(state, rollout, judgement)
+            if not ended and not self._leads(state):
+                return False
+            changed = ended or self._move_on(state, rollout, judgement)
         except Conflict as error:
             logger.info(Event("conflict", model=state.name, why=str(error)))
             return True
         self._log(state, rollout, judgement, last=changed)
         return changed
 
-    def _acts(self, state: ModelState) -> bool:
-        live = {*state.live_syncs(datetime.now(UTC)), self._instance}
-        return self._instance == min(live)
+    def _leads(self, state: ModelState) -> bool:
+        """Whether it is the first of the live processes that know gateways."""
+        live = state.live_syncs(datetime.now(UTC))
+        judges = {name for name, status in live.items() if status.judges and name != self._instance}
+        if self._gateways.known:
+            judges.add(self._instance)
+        if not judges:
+            raise InvalidOption(
+                f"a rollout of {state.name} is under way, and no sync process knows a gateway that "
+                "could report about it: set NUCLEI_GATEWAYS, or end it with `nuclei rollback`"
+            )
+        return self._instance == min(judges)
 
-    def _decide(self, state: ModelState, rollout: Rollout, judgement: Judgement) -> bool:
+    def _end(self, state: ModelState, rollout: Rollout, judgement: Judgement) -> bool:
+        """End the rollout of a version that is not good enough; whether it was."""
         version = rollout.version
         if judgement.aborted:
             abort(self._registry, state.name, rollout, judgement.aborted, who=self._instance)
@@ -65,8 +83,13 @@ class Rollouts:
         if (reason := entry.refused or entry.aborted) is not None:
             abort(self._registry, state.name, rollout, reason, who=self._instance)
             return True
+        return False
+
+    def _move_on(self, state: ModelState, rollout: Rollout, judgement: Judgement) -> bool:
+        """Begin the next phase, or make the challenger champion; whether it was time for that."""
         if judgement.frames < rollout.current.frames:
             return False
+        version = rollout.version
         try:
             over = advance(self._registry, state.name, rollout, who=self._instance)
         except VersionRefused as error:  # its gates were run again, and say something else

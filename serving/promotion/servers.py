@@ -16,6 +16,7 @@ from nuclei.inference.routing import Routing
 from serving.engine import TritonEngine
 from serving.promotion.store import StoredVersion
 from serving.promotion.synced import SyncedRepository, graphs_of, networks_of
+from serving.supervision.probe import Fault, check_triton
 from serving.triton.control import TritonControl
 
 # Rounding in bf16 moves outlines and a nucleus of few pixels, not more.
@@ -34,8 +35,11 @@ class Server(Protocol):
     def check_answers(self) -> None:
         """Raise when it does not answer at all."""
 
+    def works(self) -> bool:
+        """Whether the champions that it serves answer; True where it serves none."""
+
     def load(self, family: str, version: int) -> None:
-        """Load a version of the repository; raises InvalidData when that is impossible."""
+        """Load a version of the repository."""
 
     def prove(self, family: str, version: int, stored: StoredVersion) -> None:
         """Check that a loaded version answers as it must; raises InvalidData when it does not."""
@@ -67,6 +71,13 @@ class TritonBeside:
 
     def check_answers(self) -> None:
         self.control.ready()
+
+    def works(self) -> bool:
+        try:
+            check_triton(self.control.address)
+        except Fault:
+            return False
+        return True
 
     def load(self, family: str, version: int) -> None:
         ready = self.control.ready()
@@ -142,6 +153,9 @@ class ThisProcess:
 
     def check_answers(self) -> None:
         pass
+
+    def works(self) -> bool:
+        return True
 
     def load(self, family: str, version: int) -> None:
         pass

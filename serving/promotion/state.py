@@ -41,6 +41,8 @@ APPROVAL_TAG = "approval"
 ADOPTED_TAG = "adopted"
 REFUSED_TAG = "sync.refused"
 ABORTED_TAG = "rollout.aborted"
+# In the place of the version that another was compared with.
+NO_VERSION = "none"
 
 # What is read of a registry that somebody filled.
 MAX_VALUE_CHARACTERS = 16_384
@@ -142,11 +144,13 @@ class SyncStatus(_Record):
     Attributes:
         loaded: since when, by version.
         champion: the version that the plain name means there; None before there is one.
+        judges: whether it knows gateways, whose reports decide about a rollout.
         at: when it said so.
     """
 
     loaded: Annotated[dict[Version, AwareDatetime], Field(max_length=100)]
     champion: Version | None = None
+    judges: bool = False
     at: AwareDatetime
 
     def is_live(self, now: datetime) -> bool:
@@ -163,6 +167,7 @@ class Gates(_Record):
         run_id: the MLflow run with the report.
         evaluation_set: `NAME@sha256:...`: the images of the accuracy gate.
         digest: of the files that were judged; others need new gates.
+        against: the version that it was compared with, `nuclei-unet 3`; `NO_VERSION` for none.
     """
 
     verdict: Literal["passed", "refused"]
@@ -170,6 +175,13 @@ class Gates(_Record):
     run_id: Annotated[str, Field(max_length=64, pattern=r"^[0-9a-zA-Z_-]*$")] = ""
     evaluation_set: Text = ""
     digest: Annotated[str, Field(max_length=128, pattern=r"^[0-9a-z:]+$")]
+    against: Text = ""
+
+    @property
+    def outcome(self) -> str:
+        """The verdict, and whether nothing was compared for it."""
+        compared = "" if self.against != NO_VERSION else ", compared with no version"
+        return f"{self.verdict}{compared}"
 
     def to_tags(self) -> dict[str, str]:
         """The tags of the model version."""

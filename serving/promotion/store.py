@@ -16,7 +16,7 @@ from nuclei.inference.model_config import versions_of
 from nuclei.inference.reference import REFERENCE_FILE, Reference
 from serving.promotion.artifacts import digest
 from serving.registry import RegisteredVersion, Registry
-from serving.repository.configuration import check_file
+from serving.repository.files import check_file
 
 _FILES, _DIGEST, _ATTEMPTS = "files", "digest", "attempts"
 _INCOMING = ".incoming"

@@ -8,6 +8,8 @@ was with its next round.
 import logging
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from nuclei.errors import (
@@ -16,6 +18,7 @@ from nuclei.errors import (
     EngineUnavailable,
     InvalidData,
     ModelNotFound,
+    NucleiError,
     Overloaded,
     RegistryUnavailable,
 )
@@ -25,7 +28,7 @@ from serving.logs import Event
 from serving.promotion import metrics
 from serving.promotion.changes import refuse, report_status
 from serving.promotion.servers import Server
-from serving.promotion.state import ModelState, Rollout, SyncStatus, VersionState, read_state
+from serving.promotion.state import ModelState, Rollout, SyncStatus, VersionState
 from serving.promotion.store import Store
 from serving.promotion.synced import SyncedRepository
 from serving.registry import RegisteredVersion, Registry
@@ -34,9 +37,26 @@ logger = logging.getLogger(__name__)
 
 # A status counts as live three times as long.
 STATUS_S = 30.0
-MAX_ATTEMPTS = 3
+# Of loading a version that Triton fails on; the wait between two doubles.
+MAX_ATTEMPTS = 4
+RETRY_S = 10.0
 # A version that is asked for by its number all the time is unloaded in the end, too.
 _LONGEST_RETIREMENTS = 10
+# Of the server, whose reason may be the version or not.
+_FAILURES = (EngineFailed, EngineUnavailable, ModelNotFound, DeadlineExceeded, Overloaded)
+
+
+@dataclass(frozen=True)
+class _Retry:
+    """A version that could not be loaded.
+
+    Attributes:
+        at_s: when it is tried again, on the monotonic clock.
+        why: what happened.
+    """
+
+    at_s: float
+    why: str
 
 
 class ModelSync:
@@ -50,6 +70,7 @@ class ModelSync:
         repository: SyncedRepository,
         server: Server,
         instance: str,
+        judges: bool,
         retire_s: float,
     ) -> None:
         """Describe it; nothing is done yet.
@@ -61,32 +82,34 @@ class ModelSync:
             repository: that the server serves.
             server: loads and answers.
             instance: name of this process in the registry; "" writes no status.
+            judges: whether it knows gateways that report about rollouts.
             retire_s: seconds that a version which is no longer wanted stays loaded.
         """
         self.model = model
         self._registry, self._store = registry, store
         self._repository, self._server = repository, server
-        self._instance, self._retire_s = instance, retire_s
+        self._instance, self._judges, self._retire_s = instance, judges, retire_s
         self._proven: set[tuple[int, str]] = set()
+        self._retries: dict[int, _Retry] = {}
         self._loaded_since: dict[int, datetime] = {}
         self._unwanted_since: dict[int, float] = {}
         self._reported: SyncStatus | None = None
         self._problem = ""
 
-    def round(self) -> ModelState:
-        """Do what is missing; returns the state that it was done for.
+    def round(self, state: ModelState) -> None:
+        """Do what is missing.
+
+        Args:
+            state: of the model, just read.
 
         Raises:
-            ModelNotFound: the model is not registered.
             RegistryUnavailable: the registry or its store does not answer.
-            EngineUnavailable, EngineFailed: Triton does not.
+            EngineUnavailable: Triton does not.
+            EngineFailed: it cannot load a version, which is tried again later.
             OSError: a version cannot be written.
         """
-        state = read_state(self._registry, self.model)
         self._count_versions(state)
-        for entry in state.versions:
-            if entry.refused is not None:
-                self._drop(entry.version)
+        self._drop([entry.version for entry in state.versions if entry.refused is not None])
         usable: list[int] = []
         failures: list[Exception] = []
         for version in _wanted(state):
@@ -94,14 +117,13 @@ class ModelSync:
                 if self._bring(state.find(version)):
                     usable.append(version)
             # Of one version: the other may be here already.
-            except (RegistryUnavailable, OSError) as error:
+            except (RegistryUnavailable, EngineFailed, OSError) as error:
                 failures.append(error)
         self._switch(state, usable)
         self._retire(state)
-        self._report()
+        self._report(state)
         if failures:
             raise failures[0]
-        return state
 
     def _count_versions(self, state: ModelState) -> None:
         verdicts = Counter(
@@ -123,16 +145,19 @@ class ModelSync:
                 f"`nuclei gate {version} --model {self.model}`"
             )
             return False
+        if (retry := self._retries.get(version)) is not None and time.monotonic() < retry.at_s:
+            raise EngineFailed(retry.why)
         # A Triton that is down already did not end because of this version.
         self._server.check_answers()
         try:
             self._load(version, entry.registered, entry.admitted)
-        except (InvalidData, EngineFailed) as error:
+        except InvalidData as error:
             self._refuse(version, str(error))
             return False
-        except (EngineUnavailable, ModelNotFound, DeadlineExceeded, Overloaded) as error:
+        except _FAILURES as error:
             self._note_failure(version, error)
             raise
+        self._retries.pop(version, None)
         if self._store.attempts(version):
             self._store.note_attempts(version, 0)
         return True
@@ -178,29 +203,49 @@ class ModelSync:
         refuse(self._registry, self.model, version, reason)
         metrics.REFUSED.labels(self.model).inc()
         logger.error(Event("refused", model=self.model, version=version, why=sentence(reason)))
-        self._drop(version)
+        self._retries.pop(version, None)
+        self._drop([version])
 
-    def _note_failure(self, version: int, error: Exception) -> None:
-        """Take a version back with which the server ended: it would end again when it restarts."""
+    def _note_failure(self, version: int, error: NucleiError) -> None:
+        """Take back a version that the server failed on, to be tried again later.
+
+        It may have lacked memory for a moment, or ended for a reason of its own. So a version is
+        refused only when it failed again and again on a server that works without it.
+        """
         family = self._repository.family_of(self.model)
         if family is None or self._is_champion(family, version):
             return
-        attempts = self._store.attempts(version) + 1
-        self._store.note_attempts(version, attempts)
+        # A server that ended would load it again when it restarts.
         self._repository.remove(family, version)
+        ended = isinstance(error, EngineUnavailable)
+        if not ended:
+            self._server.unload(family, version)
+        attempts = self._store.attempts(version)
+        if ended or self._server.works():
+            attempts += 1
+            self._store.note_attempts(version, attempts)
         if attempts >= MAX_ATTEMPTS:
-            reason = f"Triton ended {attempts} times while it was loaded ({error})"
-            self._refuse(version, reason)
+            self._refuse(version, f"Triton failed on it {attempts} times; the last time: {error}")
+            return
+        wait_s = RETRY_S * 2 ** max(0, attempts - 1)
+        why = (
+            f"version {version} could not be loaded, {attempts} of {MAX_ATTEMPTS} attempts failed, "
+            f"the next is {wait_s:.0f} s after the last ({error})"
+        )
+        self._retries[version] = _Retry(time.monotonic() + wait_s, why)
 
-    def _drop(self, version: int) -> None:
-        """Unload and remove a refused version, unless it is what is served now."""
+    def _drop(self, refused: Sequence[int]) -> None:
+        """Unload and remove refused versions, unless one is what is served now."""
         family = self._repository.family_of(self.model)
-        if family is not None and not self._is_champion(family, version):
-            if version in self._server.loaded(family):
+        there: set[int] = set()
+        if family is not None and refused:
+            there = {*self._server.loaded(family), *self._repository.versions(family)}
+        for version in refused:
+            if family is not None and self._is_champion(family, version):
+                continue
+            if family is not None and version in there:
                 self._server.unload(family, version)
-            if version in self._repository.versions(family):
                 self._repository.remove(family, version)
-        if family is None or not self._is_champion(family, version):
             self._store.discard(version)
 
     def _is_champion(self, family: str, version: int) -> bool:
@@ -259,7 +304,7 @@ class ModelSync:
         others.pop(self._instance, None)
         return all(status.champion == champion for status in others.values())
 
-    def _report(self) -> None:
+    def _report(self, state: ModelState) -> None:
         """Say in the registry what is served here."""
         status = self._status()
         metrics.LOADED.labels(self.model).set(len(status.loaded))
@@ -271,7 +316,7 @@ class ModelSync:
         else:
             changed = (status.at - last.at).total_seconds() >= STATUS_S
         if changed:
-            report_status(self._registry, self.model, self._instance, status)
+            report_status(self._registry, state, self._instance, status)
             self._reported = status
 
     def _status(self) -> SyncStatus:
@@ -281,7 +326,9 @@ class ModelSync:
         self._loaded_since = {each: self._loaded_since.get(each, now) for each in loaded}
         routing = self._repository.routing(family) if family else None
         champion = routing.champion if routing else None
-        return SyncStatus(loaded=dict(self._loaded_since), champion=champion, at=now)
+        return SyncStatus(
+            loaded=dict(self._loaded_since), champion=champion, judges=self._judges, at=now
+        )
 
     def _say(self, problem: str) -> None:
         """Log a problem once."""

@@ -55,6 +55,11 @@ class Gateways:
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._tls = tls
 
+    @property
+    def known(self) -> bool:
+        """Whether there is any to ask."""
+        return bool(self._urls)
+
     def reports(self) -> list[RolloutReport]:
         """Of those that answer."""
         return [report for url in self._urls if (report := self._report(url)) is not None]

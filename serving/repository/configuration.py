@@ -20,11 +20,10 @@ from nuclei.inference.model_config import (
 )
 from nuclei.inference.routing import Routing
 from nuclei.quoting import sentence
+from serving.repository.files import MAX_GRAPH_BYTES, check_file
 from serving.triton.backend.onnx_file import TRITON_TYPES
 
 MAX_BATCH_SIZE = 16
-# The longest message of protobuf, which an ONNX file is.
-MAX_GRAPH_BYTES = 2**31 - 1
 # An instance of priority n works one nth as often, unless the others are busy.
 LAST_PRIORITY = 1000
 
@@ -149,22 +148,6 @@ def open_session(graph: Path) -> onnxruntime.InferenceSession:
         raise InvalidData(
             f"{graph} cannot be loaded: {sentence(error)}; register the model again"
         ) from error
-
-
-def check_file(path: Path, max_bytes: int) -> None:
-    """Check that a file of a model is one: a link may lead out of the folder it came in.
-
-    Raises:
-        InvalidData: it is missing, a link, or too large.
-    """
-    if path.is_symlink() or not path.is_file():
-        what = "a link" if path.is_symlink() else "missing"
-        raise InvalidData(f"{path} is {what}; expected a file: train or register the model again")
-    if path.stat().st_size > max_bytes:
-        raise InvalidData(
-            f"{path} has {path.stat().st_size} bytes; expected at most {max_bytes}: register the "
-            "model again"
-        )
 
 
 def tensor_shape(tensor: Any, max_batch_size: int) -> TensorShape:

@@ -42,12 +42,12 @@ from serving.repository.checks import check_models
 from serving.repository.configuration import (
     DEFAULT_CPU_ACCELERATOR,
     CpuAccelerator,
-    check_file,
     ensemble_config,
     network_config,
     plain_config,
     shared_step_config,
 )
+from serving.repository.files import check_file
 
 MODEL_PARAMETER = "mlflow_model"
 VERSION_PARAMETER = "mlflow_version"

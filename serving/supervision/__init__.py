@@ -12,8 +12,9 @@ ends. Modules, in the order in which they come into play:
 guard               runs the supervisor until it ends by itself
 __main__            the supervisor's process: starts the service, checks it, watches it
 launcher            Triton and the gateway as parts; stops them in the order that loses nothing
-gateway_process     the gateway as a child process, and whether it answers
-sync_process        sync as a child process; before Triton starts it fetches the champions
+answering_child     a child process that answers over HTTP whether it works
+gateway_process     the gateway as such a child
+sync_process        sync as such a child; before Triton starts it fetches the champions
 loopback            how this machine's own processes call the gateway
 self_check          segments a real frame with every model
 supervisor          starts the parts side by side, and again what ended or does not work

@@ -3,33 +3,29 @@
 import os
 import shutil
 import sys
-import time
 from pathlib import Path
 
-from nuclei.errors import EngineFailed, InvalidOption
-from nuclei.process.child import Child, private_folder
+from nuclei.errors import InvalidOption
+from nuclei.process.child import private_folder
 from nuclei.process.ports import check_free
 from serving.gateway.settings import GatewaySettings
 from serving.repository.listing import model_names
 from serving.settings import ServeSettings
+from serving.supervision.answering_child import AnsweringChild
 from serving.supervision.loopback import Loopback
-from serving.supervision.probe import Fault
 
 COMMAND = (sys.executable, "-m", "serving.gateway")
 
-_POLL_S = 0.2
-_PROBE_S = 2.0
 _HUNG_S = 6.0
-_ERROR_LINES = 15
 
 
-class GatewayProcess:
+class GatewayProcess(AnsweringChild):
     """One gateway on the address of its settings."""
 
     def __init__(
         self, settings: ServeSettings, gateway: GatewaySettings, triton_address: str
     ) -> None:
-        """Describe the process; `launch` starts it.
+        """Describe the process; `start` starts it.
 
         Args:
             settings: of the service.
@@ -43,9 +39,8 @@ class GatewayProcess:
         """
         self.loopback = Loopback(gateway)
         self._settings = gateway
-        self._start_s, self._stop_s = settings.start_s, settings.stop_s
+        self._stop_s = settings.stop_s
         self.home = settings.state.resolve() / f"gateway-{gateway.http_port}"
-        self.log = self.home / "gateway.log"
         # BentoML makes a temporary folder, which a gateway that is killed leaves. On a full disk
         # Python takes the second.
         self._scratch = self.home / "scratch"
@@ -58,20 +53,15 @@ class GatewayProcess:
         }
         if settings.sync:
             environment["NUCLEI_SYNC_HEALTH_FILE"] = str(settings.sync_health.resolve())
-        self._child = Child("the gateway", COMMAND, environment, self.log)
-
-    @property
-    def running(self) -> bool:
-        return self._child.running
-
-    @property
-    def ending(self) -> str:
-        """How it ended, for messages."""
-        return self._child.ending
-
-    def cap_log(self) -> None:
-        """Keep its log from growing without bound."""
-        self._child.cap_log()
+        super().__init__(
+            "the gateway",
+            COMMAND,
+            environment,
+            self.home / "gateway.log",
+            answers=lambda timeout_s: self.loopback.answers("/livez", timeout_s),
+            start_s=settings.start_s,
+            hung_s=_HUNG_S,
+        )
 
     def check_ports(self) -> None:
         """Raises MissingPrerequisite when a port is taken or may not be used."""
@@ -79,32 +69,12 @@ class GatewayProcess:
         check_free(address.host, address.http_port, "HTTP", "--http-port")
         check_free(address.host, address.grpc_port, "gRPC", "--grpc-port")
 
-    def launch(self) -> None:
-        """Start it; `wait_ready` waits for its answers. Raises OSError: nothing can be written."""
+    def start(self) -> None:
+        """Start it; it answers with errors as long as Triton does not. Raises as `Child.start`."""
         private_folder(self.home)
         self._scratch.mkdir(exist_ok=True)
         self._remove_remains()
-        self._child.start()
-
-    def wait_ready(self) -> None:
-        """Wait until it answers, with errors as long as Triton does not.
-
-        Raises:
-            EngineFailed: it ended, or did not answer in time.
-        """
-        deadline = time.monotonic() + self._start_s
-        while not self.loopback.answers("/livez", _PROBE_S):
-            if not self._child.running:
-                raise EngineFailed(
-                    f"the gateway ended while it started ({self._child.ending}):\n"
-                    + self._child.last_lines(_ERROR_LINES)
-                )
-            if time.monotonic() > deadline:
-                raise EngineFailed(
-                    f"the gateway was not ready in {self._start_s:.0f} s:\n"
-                    + self._child.last_lines(_ERROR_LINES)
-                )
-            time.sleep(_POLL_S)
+        super().start()
 
     def stop(self, timeout_s: float | None = None) -> None:
         """Stop it, and remove what it left.
@@ -112,20 +82,12 @@ class GatewayProcess:
         Args:
             timeout_s: seconds that it has to finish its requests; None is the setting `stop_s`.
         """
-        self._child.stop(self._stop_s if timeout_s is None else timeout_s)
+        super().stop(self._stop_s if timeout_s is None else timeout_s)
         self._remove_remains()
 
     def _remove_remains(self) -> None:
         for path in self._scratch.glob("*"):
             shutil.rmtree(path, ignore_errors=True)
-
-    def check_answers(self) -> None:
-        """Raises Fault when it is silent."""
-        silent = time.monotonic()
-        while not self.loopback.answers("/livez", _PROBE_S):
-            if time.monotonic() - silent > _HUNG_S:
-                raise Fault(f"no answer on /livez in {_HUNG_S:.0f} s")
-            time.sleep(_POLL_S)
 
 
 def default_model(repository: Path, gateway: GatewaySettings) -> str:

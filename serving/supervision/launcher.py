@@ -11,6 +11,7 @@ from serving.gateway.certificates import loopback_identity
 from serving.gateway.settings import GatewaySettings
 from serving.logs import Event
 from serving.settings import ServeSettings
+from serving.supervision.answering_child import AnsweringChild
 from serving.supervision.gateway_process import GatewayProcess
 from serving.supervision.loopback import Loopback
 from serving.supervision.probe import Fault, check_triton
@@ -111,9 +112,6 @@ class Service:
 
     def parts(self) -> list[Part]:
         """The servers, as a supervisor starts and watches them."""
-        return [*self._servers(), *([_sync_part(self.sync)] if self.sync else [])]
-
-    def _servers(self) -> list[Part]:
         return [
             Part(
                 "triton",
@@ -125,16 +123,8 @@ class Service:
                 check_interval_s=_INSTANCES_INTERVAL_S,
                 tidy=self.triton.cap_log,
             ),
-            Part(
-                "gateway",
-                launch=self.gateway.launch,
-                wait_ready=self.gateway.wait_ready,
-                kill=lambda: self.gateway.stop(0),
-                ended=lambda: None if self.gateway.running else self.gateway.ending,
-                check=self.gateway.check_answers,
-                check_interval_s=_CHECK_INTERVAL_S,
-                tidy=self.gateway.cap_log,
-            ),
+            _part("gateway", self.gateway),
+            *([_part("sync", self.sync)] if self.sync else []),
         ]
 
     def stop(self) -> None:
@@ -168,14 +158,14 @@ class Service:
             self._next_probe = time.monotonic() + _PROBE_INTERVAL_S
 
 
-def _sync_part(sync: SyncProcess) -> Part:
+def _part(name: str, child: AnsweringChild) -> Part:
     return Part(
-        "sync",
-        launch=sync.launch,
-        wait_ready=sync.wait_ready,
-        kill=sync.kill,
-        ended=lambda: None if sync.running else sync.ending,
-        check=sync.check_answers,
+        name,
+        launch=child.start,
+        wait_ready=child.wait_ready,
+        kill=lambda: child.stop(0),
+        ended=lambda: None if child.running else child.ending,
+        check=child.check_answers,
         check_interval_s=_CHECK_INTERVAL_S,
-        tidy=sync.cap_log,
+        tidy=child.cap_log,
     )

@@ -8,20 +8,18 @@ import urllib.request
 from collections.abc import Callable
 from urllib.error import HTTPError
 
-from nuclei.errors import EngineFailed
 from nuclei.process.background import in_background
 from nuclei.process.child import Child
 from nuclei.process.ports import check_free, reachable
 from serving.logs import Event
 from serving.repository.listing import model_names
 from serving.settings import ServeSettings
-from serving.supervision.probe import Fault
+from serving.supervision.answering_child import AnsweringChild
 
 logger = logging.getLogger(__name__)
 
 _COMMAND = (sys.executable, "-m", "serving.promotion")
 _POLL_S = 0.2
-_PROBE_S = 2.0
 _HUNG_S = 20.0
 _STOP_S = 5.0
 _ERROR_LINES = 15
@@ -68,11 +66,11 @@ def _seed(settings: ServeSettings) -> None:
     SyncedRepository(settings.served_repository).seed(settings.repository)
 
 
-class SyncProcess:
+class SyncProcess(AnsweringChild):
     """Follows the registry beside Triton."""
 
     def __init__(self, settings: ServeSettings, triton_address: str, gateway_url: str) -> None:
-        """Describe the process; `launch` starts it.
+        """Describe the process; `start` starts it.
 
         Args:
             settings: of the service.
@@ -80,78 +78,41 @@ class SyncProcess:
             gateway_url: of the gateway of this service.
         """
         self._settings = settings
-        self.log = settings.state.resolve() / "sync" / "sync.log"
         environment = {
             "NUCLEI_GATEWAYS": gateway_url,
             **_environment(settings),
             "NUCLEI_TRITON_ADDRESS": triton_address,
         }
-        self._child = Child("sync", _COMMAND, environment, self.log)
-
-    @property
-    def running(self) -> bool:
-        return self._child.running
-
-    @property
-    def ending(self) -> str:
-        """How it ended, for messages."""
-        return self._child.ending
-
-    def cap_log(self) -> None:
-        """Keep its log from growing without bound."""
-        self._child.cap_log()
+        super().__init__(
+            "sync",
+            _COMMAND,
+            environment,
+            settings.state.resolve() / "sync" / "sync.log",
+            answers=lambda timeout_s: _answers(settings, timeout_s),
+            start_s=settings.start_s,
+            hung_s=_HUNG_S,
+        )
 
     def check_port(self) -> None:
         """Raises MissingPrerequisite when its port is taken."""
         check_free(self._settings.sync_host, self._settings.sync_port, "sync", "NUCLEI_SYNC_PORT")
 
-    def launch(self) -> None:
-        """Start it. Raises OSError: nothing can be written."""
-        self._child.start()
-
-    def wait_ready(self) -> None:
-        """Wait until it answers, whether it reaches the registry or not.
-
-        Raises:
-            EngineFailed: it ended, or did not answer in time.
-        """
-        deadline = time.monotonic() + self._settings.start_s
-        while not self._answers():
-            if not self._child.running or time.monotonic() > deadline:
-                raise EngineFailed(
-                    f"sync did not start ({self._child.ending}):\n"
-                    + self._child.last_lines(_ERROR_LINES)
-                )
-            time.sleep(_POLL_S)
-
-    def check_answers(self) -> None:
-        """Raises Fault when it is silent."""
-        silent = time.monotonic()
-        while not self._answers():
-            if time.monotonic() - silent > _HUNG_S:
-                raise Fault(f"no answer from sync in {_HUNG_S:.0f} s")
-            time.sleep(_POLL_S)
-
-    def kill(self) -> None:
-        """End it at once."""
-        self._child.stop(0)
-
-    def stop(self) -> None:
+    def stop(self, timeout_s: float = _STOP_S) -> None:
         """End it after the step under way, or soon."""
-        self._child.stop(_STOP_S)
+        super().stop(timeout_s)
 
-    def _answers(self) -> bool:
-        settings = self._settings
-        url = f"http://{reachable(settings.sync_host)}:{settings.sync_port}/livez"
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(url, timeout=_PROBE_S) as answer:
-                return bool(answer.status == 200)
-        # Strangers took all its connections: it is crowded, and no reason to end it.
-        except HTTPError:
-            return True
-        except OSError:
-            return False
+
+def _answers(settings: ServeSettings, timeout_s: float) -> bool:
+    url = f"http://{reachable(settings.sync_host)}:{settings.sync_port}/livez"
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(url, timeout=timeout_s) as answer:
+            return bool(answer.status == 200)
+    # Strangers took all its connections: it is crowded, and no reason to end it.
+    except HTTPError:
+        return True
+    except OSError:
+        return False
 
 
 def _environment(settings: ServeSettings) -> dict[str, str]:

@@ -12,7 +12,7 @@ from tritonclient.grpc import service_pb2 as pb
 from tritonclient.grpc.model_config_pb2 import ModelConfig
 from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
 
-from nuclei.errors import EngineFailed, EngineUnavailable, InvalidData, ModelNotFound, NucleiError
+from nuclei.errors import EngineFailed, EngineUnavailable, ModelNotFound, NucleiError
 from nuclei.quoting import printable, shortened
 
 READY = "READY"
@@ -105,13 +105,14 @@ class TritonControl:
         What is loaded already is replaced when its files have changed, and serves until then.
 
         Raises:
-            InvalidData: it cannot be loaded; the message says why.
+            EngineFailed: it cannot be loaded; the message says why, which may be its files as well
+                as a lack of memory.
         """
         request = pb.RepositoryModelLoadRequest(model_name=model)
         try:
             self._call("RepositoryModelLoad", request, _LOAD_S)
         except (ModelNotFound, EngineFailed) as error:
-            raise InvalidData(f"Triton cannot load '{model}': {error}") from error
+            raise EngineFailed(f"Triton cannot load '{model}': {error}") from error
 
     def unload(self, model: str) -> None:
         """Unload a model; steps of an ensemble stay. Harmless when it is not loaded.

@@ -194,7 +194,7 @@ def test_the_gateway_is_killed(served: Served, frame: Path) -> None:
 def test_the_gateway_hangs(served: Served, frame: Path) -> None:
     gateway = served.part("serving.gateway")
     print(fail_and_recover(served, frame, gateway.suspend, gateway))
-    assert "why='no answer on /livez" in served.output
+    assert "why='no answer from the gateway" in served.output
 
 
 def test_the_supervisor_is_killed(served: Served, frame: Path) -> None:

@@ -2,9 +2,11 @@
 
 import os
 import shutil
+import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from mlflow import MlflowClient
 
 from nuclei.errors import InvalidData, InvalidOption, ModelNotFound, RegistryUnavailable
 from nuclei.process.ports import LOOPBACK, free_ports
+from serving.promotion.state import LIVE_S
 from serving.registry import Registry
 
 MODEL = "nuclei-unet"
@@ -50,6 +53,28 @@ def test_versions_are_newest_first(registry: Registry) -> None:
     assert [entry.aliases for entry in found] == [(), ("best", "champion"), ()]
     assert found[0].tags == {"dsb_score": "0.3"}
     assert registry.versions("unknown") == []
+
+
+def test_names_are_those_with_the_prefix_and_the_alias(registry: Registry) -> None:
+    assert registry.names("nuclei-") == [MODEL]
+    assert registry.names("nuclei-", "champion") == [MODEL]
+    assert registry.names("nuclei-", "challenger") == []
+    assert registry.names("other-") == []
+
+
+def test_a_server_that_does_not_answer_is_waited_for_as_long_as_is_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    variable = "MLFLOW_HTTP_REQUEST_TIMEOUT"
+    monkeypatch.delenv(variable, raising=False)
+    Registry("http://registry:5000")
+    assert int(os.environ[variable]) < LIVE_S / 2, "twice, and the status is still live"
+    monkeypatch.setenv(variable, "1")
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        started = time.monotonic()
+        with pytest.raises(RegistryUnavailable, match="does not answer"):
+            Registry(f"http://{LOOPBACK}:{silent.getsockname()[1]}").versions(MODEL)
+    assert time.monotonic() - started < 15
 
 
 def test_no_password_is_shown() -> None:

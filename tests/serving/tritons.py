@@ -30,6 +30,8 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         silent: whether it leaves questions about what it serves without an answer.
         asked: how often it was asked that.
         inferred: names of the graphs that have answered a tile.
+        full: what it says when it is to load a model; empty for one that loads what it is told to.
+        broken: whether its models fail.
     """
 
     def __init__(self, repository: Path, shipped: int, versions: set[int]) -> None:
@@ -40,6 +42,8 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         self.silent = False
         self.asked = 0
         self.inferred: list[str] = []
+        self.full = ""
+        self.broken = False
         self._configs = {
             tta: read_model_config(repository / graph_name("unet", shipped, tta=tta) / CONFIG_FILE)
             for tta in (False, True)
@@ -89,11 +93,36 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             plain.parameters["routing"].string_value = self.routing
         return pb.ModelConfigResponse(config=plain)
 
+    async def RepositoryModelLoad(  # noqa: N802
+        self, request: pb.RepositoryModelLoadRequest, context: Context
+    ) -> pb.RepositoryModelLoadResponse:
+        if self.full:
+            await context.abort(grpc.StatusCode.INTERNAL, self.full)
+        return pb.RepositoryModelLoadResponse()
+
+    async def RepositoryModelUnload(  # noqa: N802
+        self, request: pb.RepositoryModelUnloadRequest, context: Context
+    ) -> pb.RepositoryModelUnloadResponse:
+        return pb.RepositoryModelUnloadResponse()
+
+    async def ModelStatistics(  # noqa: N802
+        self, request: pb.ModelStatisticsRequest, context: Context
+    ) -> pb.ModelStatisticsResponse:
+        stats = [pb.ModelStatistics(name=name) for name in self._names()]
+        return pb.ModelStatisticsResponse(model_stats=stats)
+
+    async def ModelMetadata(  # noqa: N802
+        self, request: pb.ModelMetadataRequest, context: Context
+    ) -> pb.ModelMetadataResponse:
+        return pb.ModelMetadataResponse(name=request.name, platform="ensemble")
+
     async def ModelInfer(  # noqa: N802
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         if request.model_name not in self._names():
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model '{request.model_name}'")
+        if self.broken:
+            await context.abort(grpc.StatusCode.INTERNAL, "it is broken")
         self.inferred.append(request.model_name)
         height, width, _ = request.inputs[0].shape
         shape = [1, MAPS, height, width]

@@ -57,9 +57,11 @@ def test_a_finished_training_is_not_repeated(samples: list[Sample], tmp_path: Pa
     steps = finished_progress(runs / "cnn").step
     assert json.loads((runs / "cnn" / "options.json").read_text())["schedule"]["minutes"] == 0.01
     for _ in range(2):
-        result = CliRunner().invoke(app, asked, catch_exceptions=False)
+        licensed = [*asked, "--data-licence", "CC0-1.0"]
+        result = CliRunner().invoke(app, licensed, catch_exceptions=False)
         assert "nuclei-cnn" in result.output
     (version,) = MlflowClient(uri).search_model_versions("name = 'nuclei-cnn'")
+    assert version.tags["licence"].endswith(" AND CC0-1.0")
     loss = MlflowClient(uri).get_metric_history(version.run_id, "train_loss")
     assert [point.step for point in loss] == [steps]
 

@@ -32,6 +32,14 @@ DataArgument = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option(help="cuda or cpu; by default cuda where there is one.")
 ]
+DataLicenceOption = Annotated[
+    str,
+    typer.Option(
+        help="Licence of the images and masks, SPDX (CC0-1.0); the model version is tagged with "
+        "it [not stated].",
+        show_default=False,
+    ),
+]
 OutOption = Annotated[
     Path | None,
     typer.Option(help="Folder of this run (checkpoints); by default runs/FAMILY-TIME."),
@@ -74,17 +82,7 @@ OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         None,
     ),
-    "data_licence": (
-        Annotated[
-            str,
-            typer.Option(
-                help="Licence of the images and masks, SPDX (CC0-1.0); the model version is "
-                "tagged with it [not stated].",
-                show_default=False,
-            ),
-        ],
-        "",
-    ),
+    "data_licence": (DataLicenceOption, ""),
     "device": (DeviceOption, None),
     "out": (OutOption, None),
     "resume": (ResumeOption, None),

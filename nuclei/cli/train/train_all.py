@@ -9,6 +9,7 @@ from rich.table import Table
 
 from nuclei.cli.dataset import CategoryOption
 from nuclei.cli.train.options import (
+    DataLicenceOption,
     DeviceOption,
     TrackingUriOption,
     best_device,
@@ -57,6 +58,7 @@ def train_all(
         ),
     ] = None,
     category: CategoryOption = None,
+    data_licence: DataLicenceOption = "",
     device: DeviceOption = None,
     tracking_uri: TrackingUriOption = None,
 ) -> None:
@@ -77,7 +79,9 @@ def train_all(
     uri = tracking_uri or default_tracking_uri()
     console = output()
     budget, categories = budget_of(out, device), tuple(category or ())
-    planned = list(plan(data.resolve(), out, budget, device, steps, minutes, categories))
+    planned = list(
+        plan(data.resolve(), out, budget, device, steps, minutes, categories, data_licence)
+    )
     names = [one.name for one in planned]
     unknown = sorted(set(only or ()) - set(names))
     if unknown:

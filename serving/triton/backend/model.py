@@ -4,8 +4,10 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -74,6 +76,8 @@ class TritonPythonModel:
 
     def finalize(self) -> None:
         """Let go of the session and its memory."""
+        if isinstance(self._session, OnCores):
+            self._session.close()
         del self._session
 
     def _open(
@@ -149,7 +153,8 @@ class OnCores:
     cores, or this instance's share of them while other instances of the model are at work: two
     images on a core each are done sooner than one after the other on both cores, which wait for
     each other in every layer. There is a session for each shape that the configuration warms up,
-    which takes a tenth off the time, and one for any shape.
+    which takes a tenth off the time, and one for any shape. Those for a share of the cores change
+    the time, not the answers: they are compiled once the model is loaded.
     """
 
     def __init__(
@@ -165,14 +170,18 @@ class OnCores:
         self._activity = Activity(path)
         self._instances = sum(group["count"] for group in config["instance_group"])
         inputs = session.get_inputs()
-        known: list[Shapes] = [(), *_warmed_up(config)]
-        self._sessions = {
-            (share, shapes): _compiled(config, path, inputs, share, shapes)
-            for share in {1, self._instances}
-            for shapes in known
-            if (share, shapes) != (1, ())
-        }
+        warmed_up = _warmed_up(config)
+        compiled = partial(_compiled, config, path, inputs)
+        self._sessions = {(1, shapes): compiled(1, shapes) for shapes in warmed_up}
         self._sessions[1, ()] = session
+        self._closed = False
+        self._compiling = Thread(target=self._compile_shares, args=(compiled, warmed_up))
+        self._compiling.start()
+
+    def close(self) -> None:
+        """End what is still being compiled."""
+        self._closed = True
+        self._compiling.join()
 
     def run(self, wanted: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
         """The wanted outputs of a batch, as the method `run` of a session."""
@@ -187,8 +196,20 @@ class OnCores:
         shapes = _by_name((name, values.shape) for name, values in image.items())
         with self._activity.working() as others_work:
             share = self._instances if others_work else 1
-            session = self._sessions.get((share, shapes)) or self._sessions[share, ()]
+            shapes = shapes if (1, shapes) in self._sessions else ()
+            session = self._sessions.get((share, shapes)) or self._sessions[1, shapes]
             return session.run(wanted, image)
+
+    def _compile_shares(
+        self,
+        compiled: Callable[[int, Shapes], onnxruntime.InferenceSession],
+        warmed_up: list[Shapes],
+    ) -> None:
+        if self._instances == 1:
+            return
+        for shapes in [*warmed_up, ()]:
+            if not self._closed:
+                self._sessions[self._instances, shapes] = compiled(self._instances, shapes)
 
 
 def _warmed_up(config: dict[str, Any]) -> list[Shapes]:

@@ -16,7 +16,7 @@ from nuclei.errors import (
     ModelNotFound,
     VersionRefused,
 )
-from serving.promotion.changes import abort, promote, report_status
+from serving.promotion.changes import abort, promote, record_gates, report_status
 from serving.promotion.state import SyncStatus
 from tests.serving.promotion.registries import MODEL, Filled
 
@@ -34,9 +34,8 @@ def report(filled: Filled, champion: int | None) -> None:
     """A sync process says what it serves."""
     now = datetime.now(UTC)
     loaded = {} if champion is None else {champion: now}
-    report_status(
-        filled.registry, MODEL, "host-1", SyncStatus(loaded=loaded, champion=champion, at=now)
-    )
+    status = SyncStatus(loaded=loaded, champion=champion, at=now)
+    report_status(filled.registry, filled.state(), "host-1", status)
 
 
 def test_promotes_and_rolls_back(filled: Filled, nuclei: Callable[..., Result]) -> None:
@@ -105,6 +104,28 @@ def test_waiting_ends_when_nothing_can_come(filled: Filled, nuclei: Callable[...
     assert "too few nuclei" in str(raised)
 
 
+def test_a_verdict_without_a_comparison_is_shown(
+    filled: Filled, nuclei: Callable[..., Result], tmp_path: Path
+) -> None:
+    judged = filled.state().find(2).gates
+    record_gates(filled.registry, MODEL, 2, judged.model_copy(update={"against": "none"}))
+    assert "compared it with no version" in nuclei("promote", "unet", 2).output
+    assert "compared it with no version" not in nuclei("promote", "unet", 1).output
+    rows = table(nuclei("models", "--repository", tmp_path).output)
+    assert rows["nuclei-unet 2"][3] == "passed, compared with no version"
+    assert rows["nuclei-unet 1"][3] == "passed"
+
+
+def test_models_shows_an_adopted_version_and_short_scores(
+    filled: Filled, nuclei: Callable[..., Result], repository: Path
+) -> None:
+    version = filled.registry.register(MODEL, repository / "unet.3", {"adopted": "ab" * 32})
+    shown = nuclei("models", "--repository", repository).output
+    assert table(shown)[f"nuclei-unet {version}"][3:7:3] == ["adopted, abababababab", ""]
+    (exported,) = [row for row in map(cells, shown.splitlines()) if row[0] == "unet"]
+    assert [name.split()[0] for name in exported[3].split(", ")] == ["dsb_score", "tta/dsb_score"]
+
+
 def test_models_shows_what_is_so(
     filled: Filled, nuclei: Callable[..., Result], tmp_path: Path
 ) -> None:
@@ -114,7 +135,7 @@ def test_models_shows_what_is_so(
     filled.registry.set_tags(MODEL, {"sync.refused": "corrupt\x1b[2J", "gate.reason": "x"}, 3)
     filled.registry.set_tags(MODEL, {"rollout.x": "y" * 90_000, "sync.bad": "{"})
     shown = nuclei("models", "--repository", tmp_path).output
-    rows = {row[0]: row for row in map(cells, shown.splitlines()) if len(row) == 7}
+    rows = table(shown)
     assert rows["nuclei-unet 1"][1] == "champion"
     assert rows["nuclei-unet 1"][4].startswith("host-1 since 20")
     assert rows["nuclei-unet 1"][5] == "95 %"
@@ -125,6 +146,11 @@ def test_models_shows_what_is_so(
     assert "first" in shown
     assert "'sync.bad' cannot be read" in shown
     assert ".lock" not in shown
+
+
+def table(shown: str) -> dict[str, list[str]]:
+    """The rows of the registered versions."""
+    return {row[0]: row for row in map(cells, shown.splitlines()) if len(row) == 7}
 
 
 def cells(line: str) -> list[str]:

@@ -1,23 +1,29 @@
 """The way of a frame whose version goes away meanwhile."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tritonclient.grpc import service_pb2 as pb
 
-from nuclei.errors import ModelNotFound
+from nuclei.errors import FrameTooLarge, ModelNotFound
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import AS_IT_IS, FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits, frame_from_plane
+from nuclei.inference.memory import memory_bytes
+from nuclei.inference.method import CONSENSUS, WATERSHED
+from nuclei.inference.model_config import contract_of
 from nuclei.inference.routing import Routing
+from nuclei.postprocessing.consensus import ConsensusParameters
 from nuclei.results.segmentation import Segmentation
 from serving.decoding.decoders import Decoders
 from serving.engine import TritonEngine
 from serving.gateway.data_plane import DataPlane, Encoding, Options
 from serving.gateway.observation import observed
 from serving.gateway.settings import GatewaySettings
-from tests.serving.tritons import StandIn
+from tests.serving.tritons import Context, StandIn
 
 SHAPE = (600, 1200, 1)
 
@@ -33,10 +39,27 @@ class Switching(StandIn):
         return super()._names()
 
 
+class Greedy(Switching):
+    """The next version has a method that needs more memory."""
+
+    async def ModelConfig(  # noqa: N802
+        self, request: pb.ModelConfigRequest, context: Context
+    ) -> pb.ModelConfigResponse:
+        answer = await super().ModelConfig(request, context)
+        if self.inferred and "." in request.name:
+            contract = contract_of(answer.config)
+            greedy = replace(contract, method=CONSENSUS, postprocessing=ConsensusParameters())
+            answer.config.parameters["contract"].string_value = greedy.to_json()
+        return answer
+
+
 class Pixels:
     """A frame that needs no decoder."""
 
     file: bytes | None = None
+
+    def __init__(self, shape: tuple[int, int, int] = SHAPE) -> None:
+        self.shape = shape
 
     def frame_options(self) -> FrameOptions:
         return AS_IT_IS
@@ -45,22 +68,27 @@ class Pixels:
         raise AssertionError
 
     def probe(self, limits: FrameLimits) -> Header:
-        return Header(*SHAPE, 1)
+        return Header(*self.shape, 1)
 
     def read(self, limits: FrameLimits) -> Frame:
-        return frame_from_plane(np.zeros(SHAPE, np.uint8))
+        return frame_from_plane(np.zeros(self.shape, np.uint8))
 
 
-async def segmented(triton: StandIn, version: int | None = None) -> Segmentation:
+async def segmented(
+    triton: StandIn,
+    version: int | None = None,
+    shape: tuple[int, int, int] = SHAPE,
+    **settings: int,
+) -> Segmentation:
     async with triton.running():
         engine = TritonEngine([triton.address], 2**18, 2**24)
         with ThreadPoolExecutor(2) as executor:
-            settings = GatewaySettings(triton_address=triton.address)
-            plane = DataPlane(engine, Decoders(0, executor), executor, settings)
+            gateway = GatewaySettings(triton_address=triton.address, **settings)
+            plane = DataPlane(engine, Decoders(0, executor), executor, gateway)
             encoding = Encoding(lambda found, frame, check: found, 0, 0)
             with observed("grpc") as observation, plane.admission.admit("grpc", "a:1") as permit:
                 found = await plane.segment(
-                    Pixels(), Options(version=version), encoding, observation, permit
+                    Pixels(shape), Options(version=version), encoding, observation, permit
                 )
         await engine.close()
     return found
@@ -77,6 +105,18 @@ async def test_a_frame_whose_version_goes_is_segmented_anew_as_a_whole(
     assert first == f"unet.{version}"
     assert set(then) == {f"unet.{newer}"}
     assert len(then) > 1
+
+
+async def test_a_version_that_takes_over_has_its_memory_reserved_as_well(
+    repository: Path, version: str
+) -> None:
+    shape = (4000, 5000, 1)
+    enough = memory_bytes(*shape, 1, WATERSHED)
+    assert enough < memory_bytes(*shape, 1, CONSENSUS)
+    triton = Greedy(repository, int(version), {int(version)})
+    with pytest.raises(FrameTooLarge, match=f"at most {enough} "):
+        await segmented(triton, shape=shape, max_bytes_in_flight=enough)
+    assert f"unet.{int(version) + 1}" not in triton.inferred
 
 
 async def test_a_version_that_was_asked_for_is_not_replaced(repository: Path, version: str) -> None:

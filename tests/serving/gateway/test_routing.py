@@ -93,9 +93,9 @@ async def test_an_unreadable_contract_is_not_the_callers_fault(
 async def test_the_table_outlives_triton(router: Router, own_triton: TritonServer) -> None:
     assert (await router.find("unet")).version == "3"
     own_triton.stop()
-    with pytest.raises(EngineUnavailable):
-        await router.refresh()
-    assert (await router.find("unet")).version == "3"
+    for ask in (router.refresh(), router.find("unet"), router.find("unet")):
+        with pytest.raises(EngineUnavailable):
+            await ask
     watching = asyncio.create_task(router.watch())
     own_triton.start()
     await asyncio.sleep(1)
@@ -171,6 +171,28 @@ async def test_a_triton_that_joins_takes_no_version_away(repository: Path, versi
         await router.refresh()
         with pytest.raises(ModelNotFound, match=f"version {shipped + 4} of 'unet' is not loaded"):
             await router.find("unet", shipped + 4)
+
+
+async def test_a_service_whose_tritons_have_no_version_in_common_yet_is_not_ready(
+    repository: Path, version: str
+) -> None:
+    """Who asks now is to ask again: 503, where 404 would say that there is no such model."""
+    shipped = int(version)
+    first, second = (StandIn(repository, shipped, {number}) for number in (shipped, shipped + 1))
+    async with routed(first, second) as (_, router):
+        with pytest.raises(EngineUnavailable, match="no version of 'unet' is ready everywhere"):
+            await router.find("unet")
+        with pytest.raises(ModelNotFound):
+            await router.find("nosuch")
+        second.versions, second.routing = set(), None
+        with pytest.raises(EngineUnavailable):
+            await router.find("unet")
+        first.versions, first.routing = set(), None
+        with pytest.raises(EngineUnavailable, match="has no model yet"):
+            await router.find("unet")
+        for each in (first, second):
+            each.versions, each.routing = {shipped}, Routing(shipped)
+        assert (await router.find("unet")).version == version
 
 
 async def test_a_version_that_no_server_has_any_more_is_missing_though_one_does_not_answer(

@@ -52,6 +52,8 @@ def test_dead_triton_is_reported_at_once_and_found_again(
         with pytest.raises(EngineUnavailable):
             client.segment(fluorescence)
         with pytest.raises(EngineUnavailable):
+            client.segment(b"nobody looks at it")
+        with pytest.raises(EngineUnavailable):
             client.server_info()
         response = httpx.post(f"{gateway.url}/v1/segment", content=fluorescence.read_bytes())
         assert (response.status_code, response.json()["title"]) == (503, "EngineUnavailable")

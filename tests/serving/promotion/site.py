@@ -21,6 +21,17 @@ MODEL = "nuclei-unet"
 FAMILY = "unet"
 
 
+@dataclass(frozen=True)
+class Following:
+    """A process that looks at the registry once a round."""
+
+    registry: Registry
+    sync: ModelSync
+
+    def round(self) -> None:
+        self.sync.round(read_state(self.registry, self.sync.model))
+
+
 @dataclass
 class Site:
     """A registry with three versions that passed their gates, and a machine that follows it."""
@@ -37,18 +48,20 @@ class Site:
     def store(self) -> Store:
         return Store(self.folder / "versions", MODEL, 1, 10**9)
 
-    def sync(self, **changed: object) -> ModelSync:
+    def sync(self, registry: Registry | None = None, **changed: object) -> Following:
         """A new process, which remembers nothing."""
+        registry = registry or self.registry
         arguments = {
             "model": MODEL,
-            "registry": self.registry,
+            "registry": registry,
             "store": self.store,
             "repository": self.repository,
             "server": ThisProcess(self.repository),
             "instance": "here",
+            "judges": False,
             "retire_s": 0,
         }
-        return ModelSync(**{**arguments, **changed})
+        return Following(registry, ModelSync(**{**arguments, **changed}))
 
     def champion(self, version: int) -> None:
         self.registry.set_alias(MODEL, "champion", version)

@@ -301,9 +301,12 @@ def reset(filled: Filled, to: RegisteredModel) -> None:
 def test_a_status_is_noted_and_processes_that_have_gone_are_forgotten(filled: Filled) -> None:
     now = datetime.now(UTC)
     status = SyncStatus(loaded={1: now}, champion=1, at=now)
-    report_status(filled.registry, MODEL, "old", replace_at(status, now - timedelta(days=2)))
-    report_status(filled.registry, MODEL, "quiet", replace_at(status, now - timedelta(hours=1)))
-    report_status(filled.registry, MODEL, "host-1", status)
+    report_status(
+        filled.registry, filled.state(), "old", replace_at(status, now - timedelta(days=2))
+    )
+    recent = replace_at(status, now - timedelta(hours=1))
+    report_status(filled.registry, filled.state(), "quiet", recent)
+    report_status(filled.registry, filled.state(), "host-1", status)
     assert set(filled.state().syncs) == {"quiet", "host-1"}
     assert filled.state().live_syncs(now) == {"host-1": status}
 

@@ -108,7 +108,7 @@ def test_a_good_first_version_passes_what_needs_no_triton(
         *("onnx", "contract", "unseen", "floor.fluorescence", "floor.histology", "licence"),
         *("parity.one_view.MAPS", "parity.all_views.MAPS", "parity.labels"),
     }
-    assert found.champion == ""
+    assert found.against == "none"
     assert "there is no Triton in /no/triton" in gates(found)["latency"].sentence
     assert not found.passed
 
@@ -132,10 +132,13 @@ def test_the_verdict_is_kept_as_tags_and_as_files_of_a_run(
     assert json.loads(used.dataset.profile)["sha256"] == "a" * 64
     files = {file.path for file in client.list_artifacts(state.gates.run_id)}
     assert files == {"gates.html", "gates.json", "scores.json"}
+    assert state.gates.against == "none"
     kept = json.loads(Registry(uri).read_artifact(state.gates.run_id, "gates.json", 2**20))
+    assert kept["against"] == "none"
     assert kept["digest"] == state.gates.digest
     shown = Registry(uri).read_artifact(state.gates.run_id, "gates.html", 2**24).decode()
     assert all(gate["name"] in shown for gate in kept["gates"])
+    assert "Compared with no version" in shown
 
 
 def test_a_worse_version_is_refused_with_the_difference(

@@ -100,16 +100,27 @@ def test_a_change_says_who_makes_another_and_goes_on_when_that_one_is_dead(
     assert f"{MODEL}.lock" not in filled.registry.names(MODEL)
 
 
+def test_what_a_process_that_was_killed_while_it_looked_at_the_clock_left_is_removed(
+    filled: Filled, sql: Callable[..., None]
+) -> None:
+    for name in ("killed", "at-work"):
+        filled.client.create_registered_model(f"{MODEL}.lock.clock.{name}")
+    age(sql, f"{MODEL}.lock.clock.killed")
+    with locked(filled.registry, MODEL, "ada@lab"), pytest.raises(Conflict):
+        promote(filled.registry, MODEL, 2)
+    assert filled.registry.names(f"{MODEL}.lock.") == [f"{MODEL}.lock.clock.at-work"]
+
+
 def promote_two(filled: Filled) -> None:
     promote(filled.registry, MODEL, 3)
 
 
-def age(sql: Callable[..., None]) -> None:
+def age(sql: Callable[..., None], name: str = f"{MODEL}.lock") -> None:
     """Let the lock have been taken so long ago that its holder is dead."""
     milliseconds = int(HOLD_S * 1000)
     sql(
-        "UPDATE registered_models SET creation_time = creation_time - ? WHERE name LIKE '%.lock'",
-        milliseconds,
+        "UPDATE registered_models SET creation_time = creation_time - ? WHERE name = ?",
+        *(milliseconds, name),
     )
 
 

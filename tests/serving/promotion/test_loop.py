@@ -3,13 +3,15 @@
 import shutil
 import threading
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from nuclei.errors import Conflict, RegistryUnavailable
+from nuclei.errors import Conflict, ModelNotFound, RegistryUnavailable
 from nuclei.inference.routing import Routing
 from nuclei.process.ports import LOOPBACK, free_ports
+from serving.promotion.changes import refuse
 from serving.promotion.lock import locked
 from serving.promotion.loop import Followed, Loop, prepare
 from serving.promotion.servers import ThisProcess
@@ -17,7 +19,7 @@ from serving.promotion.settings import SyncSettings
 from serving.promotion.state import read_state
 from serving.promotion.synced import SyncedRepository
 from serving.promotion.trial import Gateways
-from serving.registry import Registry
+from serving.registry import RegisteredModel, Registry
 from serving.repository.checks import check_repository
 from serving.repository.export import export_version, set_routing
 from serving.settings import ServeSettings
@@ -59,6 +61,56 @@ def test_what_was_served_is_registered_once_and_becomes_the_champion(
     repository = SyncedRepository(settings.synced)
     assert repository.routing(FAMILY) == Routing(4)
     check_repository(repository.folder)
+
+
+class Counting(Registry):
+    """Notes which models were read."""
+
+    def __init__(self, tracking_uri: str) -> None:
+        super().__init__(tracking_uri)
+        self.read: list[str] = []
+
+    def model(self, name: str) -> RegisteredModel:
+        self.read.append(name)
+        return super().model(name)
+
+
+@dataclass(frozen=True)
+class Asked(ThisProcess):
+    """Notes how often it was asked what it has loaded."""
+
+    questions: list[str] = field(default_factory=list)
+
+    def loaded(self, family: str) -> list[int]:
+        self.questions.append(family)
+        return super().loaded(family)
+
+
+def test_a_round_reads_each_model_once_and_asks_no_more_for_each_refused_version(
+    settings: SyncSettings, site: Site
+) -> None:
+    registry = Counting(site.registry.tracking_uri)
+    server = Asked(SyncedRepository(settings.synced))
+    models = Followed(settings, registry, server, Gateways((), "", None))
+    models.round()
+    asked = []
+    for refused in ((1,), (1, 2, 3)):
+        for version in refused:
+            refuse(site.registry, MODEL, version, "spoilt")
+        registry.read.clear()
+        server.questions.clear()
+        models.round()
+        assert registry.read == [MODEL]
+        asked.append(len(server.questions))
+    assert asked[0] == asked[1]
+
+
+def test_a_model_that_is_asked_for_and_not_registered_is_said_to_be_missing(
+    settings: SyncSettings, site: Site
+) -> None:
+    asked = settings.model_copy(update={"sync_models": "nuclei-linknet"})
+    with pytest.raises(ModelNotFound, match="nuclei-linknet"):
+        followed(asked, site.registry).round()
 
 
 def test_a_service_that_began_without_registry_goes_over_to_it(

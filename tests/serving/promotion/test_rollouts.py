@@ -5,15 +5,16 @@ import http.server
 import threading
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from nuclei.errors import InvalidOption
 from nuclei.process.ports import LOOPBACK, free_ports
-from serving.promotion.changes import promote, record_gates
+from serving.promotion.changes import promote, record_gates, report_status
 from serving.promotion.rollouts import RUN_TAG, Rollouts
-from serving.promotion.state import ABORTED_TAG, Gates, Phase
+from serving.promotion.state import ABORTED_TAG, Gates, Phase, SyncStatus
 from serving.promotion.trial import Gateways
 from serving.rollout_report import (
     MAX_REPORT_BYTES,
@@ -204,6 +205,46 @@ def test_a_challenger_whose_gates_no_longer_pass_is_taken_back(
     follow(rollout, rollouts=process)
     assert rollout.aliases() == {"champion": 1}
     assert "the gates refused" in rollout.state().find(2).aborted
+
+
+def live(filled: Filled, instance: str, judges: bool) -> None:
+    """A sync process says that it is there."""
+    now = datetime.now(UTC)
+    status = SyncStatus(loaded={1: now}, champion=1, judges=judges, at=now)
+    report_status(filled.registry, filled.state(), instance, status)
+
+
+def test_a_process_without_gateways_leaves_a_rollout_to_one_that_has_some(
+    rollout: Filled, gateway: FakeGateway
+) -> None:
+    live(rollout, "first", judges=False)
+    live(rollout, "here", judges=True)
+    blind = Rollouts(rollout.registry, Gateways((), "", None), "first")
+    assert not blind.follow(rollout.state(), "unet")
+    gateway.compared = 10
+    follow(rollout, gateway)
+    assert rollout.state().rollout.phase == 1
+
+
+def test_of_two_processes_with_gateways_the_first_moves_on_and_each_aborts(
+    rollout: Filled, gateway: FakeGateway
+) -> None:
+    live(rollout, "first", judges=True)
+    gateway.compared = 10
+    process = follow(rollout, gateway)
+    assert rollout.state().rollout.phase == 0
+    gateway.aborted = "its agreement is 0.31; expected at least 0.7"
+    follow(rollout, rollouts=process)
+    assert rollout.state().rollout is None
+    assert rollout.state().find(2).aborted == gateway.aborted
+
+
+def test_a_rollout_that_nobody_can_judge_is_said(rollout: Filled) -> None:
+    live(rollout, "first", judges=False)
+    blind = Rollouts(rollout.registry, Gateways((), "", None), "here")
+    with pytest.raises(InvalidOption, match="NUCLEI_GATEWAYS"):
+        blind.follow(rollout.state(), "unet")
+    assert rollout.aliases() == {"champion": 1, "challenger": 2}
 
 
 @pytest.mark.parametrize("body", [b"no report", b"{}", b" " * (MAX_REPORT_BYTES + 1)])

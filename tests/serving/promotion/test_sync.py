@@ -4,9 +4,10 @@ The server here is this process, which runs the same ONNX files; a real Triton i
 `test_sync_triton.py`.
 """
 
+import asyncio
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 from prometheus_client import REGISTRY
 
-from nuclei.errors import EngineUnavailable, ModelNotFound, RegistryUnavailable
+from nuclei.errors import EngineFailed, EngineUnavailable, RegistryUnavailable
 from nuclei.inference.reference import REFERENCE_FILE
 from nuclei.inference.routing import Routing
 from nuclei.process.ports import LOOPBACK, free_ports
@@ -30,6 +31,7 @@ from serving.registry import RegisteredVersion
 from serving.repository.checks import check_repository
 from serving.triton.control import TritonControl
 from tests.serving.promotion.site import FAMILY, MODEL, Site, other_answer
+from tests.serving.tritons import StandIn
 
 
 def test_the_champion_is_served_and_the_one_before_kept(site: Site) -> None:
@@ -204,6 +206,54 @@ def test_a_triton_that_is_down_is_no_reason_to_refuse(site: Site) -> None:
     assert site.served() == (1, [1])
 
 
+@pytest.fixture
+async def full(site: Site) -> AsyncIterator[StandIn]:
+    """A Triton that serves version 1 and has no memory for another."""
+    promote(site.registry, MODEL, 1)
+    await asyncio.to_thread(site.sync().round)
+    triton = StandIn(site.repository.folder, 1, {1})
+    triton.full = "failed to load the model: std::bad_alloc"
+    async with triton.running():
+        yield triton
+
+
+async def test_a_version_that_could_not_be_loaded_for_a_moment_is_tried_again(
+    site: Site, full: StandIn
+) -> None:
+    sync = site.sync(server=TritonBeside(TritonControl(full.address), site.repository))
+    promote(site.registry, MODEL, 2)
+    for _ in range(sync_module.MAX_ATTEMPTS + 1):
+        with pytest.raises(EngineFailed, match="bad_alloc"):
+            await asyncio.to_thread(sync.round)
+    assert not site.refused(2)
+    assert site.store.attempts(2) == 1, "the next attempt waits for its time"
+    assert site.served() == (1, [1]), "a Triton that starts again does not begin with it"
+    assert read_state(site.registry, MODEL).syncs["here"].champion == 1
+    await asyncio.to_thread(site.sync().round)
+    assert site.served() == (2, [1, 2])
+    assert site.store.attempts(2) == 0
+
+
+async def test_a_version_on_which_a_working_triton_fails_again_and_again_is_refused(
+    site: Site, full: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sync_module, "RETRY_S", 0.0)
+    sync = site.sync(server=TritonBeside(TritonControl(full.address), site.repository))
+    promote(site.registry, MODEL, 2)
+    full.broken = True
+    for _ in range(sync_module.MAX_ATTEMPTS + 1):
+        with pytest.raises(EngineFailed, match="bad_alloc"):
+            await asyncio.to_thread(sync.round)
+    assert site.store.attempts(2) == 0, "the champion fails as well: it is not to blame"
+    full.broken = False
+    for _ in range(sync_module.MAX_ATTEMPTS):
+        with pytest.raises(EngineFailed, match="bad_alloc"):
+            await asyncio.to_thread(sync.round)
+    await asyncio.to_thread(sync.round)
+    assert "bad_alloc" in site.refused(2)
+    assert site.served() == (1, [1])
+
+
 def test_what_is_left_of_a_registry_before_is_fetched_anew(site: Site) -> None:
     """The numbers of a new registry begin again; the folder of the machine is still there."""
     entry = read_state(site.registry, MODEL).find(1)
@@ -262,11 +312,6 @@ def test_what_is_kept_is_bounded(site: Site) -> None:
     Store(site.folder / "versions", MODEL, 9, 1).trim([2])
     assert site.store.find(3) is None
     assert site.store.find(2) is not None
-
-
-def test_an_unregistered_model_is_said_to_be_missing(site: Site) -> None:
-    with pytest.raises(ModelNotFound):
-        site.sync(model="nuclei-linknet").round()
 
 
 STEPS: list[tuple[Any, str]] = [

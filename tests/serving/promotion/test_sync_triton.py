@@ -1,6 +1,8 @@
 """Sync beside a real Triton and a gateway: frames flow while versions change."""
 
+import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,15 +15,15 @@ import pytest
 from mlflow import MlflowClient
 
 from nuclei.client import Client
-from nuclei.errors import NucleiError, RegistryUnavailable
+from nuclei.errors import EngineUnavailable, NucleiError, RegistryUnavailable
 from nuclei.process.ports import free_ports
+from serving.promotion import sync as sync_module
 from serving.promotion.changes import promote, rollback
 from serving.promotion.servers import TritonBeside
-from serving.promotion.sync import ModelSync
 from serving.registry import Registry
 from serving.triton.server import TritonServer
 from tests.conftest import Gateway
-from tests.serving.promotion.site import FAMILY, MODEL, Site, other_answer
+from tests.serving.promotion.site import FAMILY, MODEL, Following, Site, other_answer
 
 pytestmark = pytest.mark.triton
 
@@ -36,7 +38,7 @@ class Served:
     triton: TritonServer
     gateway: Gateway
 
-    def sync(self) -> ModelSync:
+    def sync(self) -> Following:
         """A new sync process, which remembers nothing."""
         server = TritonBeside(self.triton.control, self.site.repository)
         return self.site.sync(server=server, retire_s=0.5)
@@ -143,6 +145,35 @@ def test_a_version_that_answers_otherwise_is_refused_and_the_champion_serves(
     assert not frames.failures
     assert set(frames.versions) == {str(before)}
     served.site.champion(before or 1)
+
+
+def test_a_triton_that_dies_while_it_loads_a_version_gets_it_once_it_is_back(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site, before = served.site, served.site.served()[0]
+    version = 3 if before != 3 else 2
+    pid = served.triton.pid
+    assert pid is not None
+
+    class Dying(TritonBeside):
+        def load(self, family: str, version: int) -> None:
+            threading.Timer(0.1, os.kill, (pid, signal.SIGKILL)).start()
+            super().load(family, version)
+
+    monkeypatch.setattr(sync_module, "RETRY_S", 0.0)
+    served.wait_for(before or 0)
+    TritonBeside(served.triton.control, site.repository).unload(FAMILY, version)
+    site.champion(version)
+    dying = site.sync(server=Dying(served.triton.control, site.repository))
+    with pytest.raises(EngineUnavailable):
+        dying.round()
+    assert not site.refused(version)
+    served.triton.stop()
+    served.triton.start()
+    assert served.loaded() == [before], "what it died of is not loaded when it starts again"
+    served.sync().round()
+    served.wait_for(version)
+    assert site.store.attempts(version) == 0
 
 
 def test_frames_are_answered_while_the_registry_is_gone(served: Served) -> None:

@@ -42,7 +42,7 @@ def test_one_that_is_killed_leaves_no_temporary_files(
     settings = ServeSettings(repository=SHIPPED, state=state)
     process = GatewayProcess(settings, GatewaySettings(), "unix:/none")
     before = set(psutil.Process().children())
-    process.launch()
+    process.start()
     try:
         process.wait_ready()
         (gateway,) = set(psutil.Process().children()) - before

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from nuclei.errors import EngineUnavailable, InvalidData, ModelNotFound
+from nuclei.errors import EngineFailed, EngineUnavailable, ModelNotFound
 from nuclei.process.ports import free_ports
 from serving.triton.control import TritonControl
 from serving.triton.server import TritonServer
@@ -46,9 +46,9 @@ def test_what_cannot_be_loaded_is_named_with_the_reason(
     control: TritonControl, models: Path
 ) -> None:
     triton_model(models, "broken", b"no model", tensors())
-    with pytest.raises(InvalidData, match=r"cannot load 'broken'.*model\.onnx"):
+    with pytest.raises(EngineFailed, match=r"cannot load 'broken'.*model\.onnx"):
         control.load("broken")
-    with pytest.raises(InvalidData, match="cannot load 'missing'"):
+    with pytest.raises(EngineFailed, match="cannot load 'missing'"):
         control.load("missing")
     assert control.is_ready("one")
     assert not control.is_ready("broken")
