@@ -185,8 +185,14 @@ def _sync(thresholds: Thresholds) -> Row:
             ),
             Panel(
                 "Since the last good round",
-                "For how long has a sync not done its work?",
-                (Query("time() - nuclei_sync_last_round_timestamp_seconds", "{{instance}}"),),
+                "For how long has a sync not done its work? At first: since it was started.",
+                (
+                    Query(
+                        "time() - (nuclei_sync_last_round_timestamp_seconds > 0"
+                        ' or on (job, instance) process_start_time_seconds{job="sync"})',
+                        "{{instance}}",
+                    ),
+                ),
                 Unit.SECONDS,
                 highest=1e7,
                 limit=Limit(seconds(thresholds.alerts.SyncLagging.behind)),

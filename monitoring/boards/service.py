@@ -421,7 +421,7 @@ def _probe(thresholds: Thresholds) -> Row:
             Panel(
                 "Since the probe's last success",
                 "For how long has the probe not been answered rightly?",
-                (Query("time() - max(nuclei_probe_last_success_timestamp_seconds)", "since"),),
+                (Query("time() - max(nuclei_probe_last_success_timestamp_seconds > 0)", "since"),),
                 Unit.SECONDS,
                 highest=1e7,
                 limit=Limit(seconds(thresholds.alerts.ProbeFailing.silent)),

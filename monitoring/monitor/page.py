@@ -40,6 +40,7 @@ _MOST_EVENTS = 20
 _LABEL = re.compile(r"\{\{\s*(\w+)\s*\}\}")
 # What has a selector, and what is a metric without one.
 _METRIC = re.compile(r"[a-zA-Z_:][\w:]*(?=[{\[])|\b(?:nuclei|nv|node|process|kube|DCGM)_[\w:]+")
+_STRING = re.compile(r'"[^"]*"')
 _PROMQL_SPECIAL = re.compile(r"[\\.+*?()|\[\]{}^$]")
 _ELSEWHERE = {
     Source.CERTIFICATE: "a gateway with TLS has it",
@@ -420,7 +421,7 @@ def _named(text: str, labels: Mapping[str, str]) -> str:
 def _why_nothing(asked: _Asked, panel: Panel) -> str:
     """Why a panel has no data."""
     expressions = " ".join(asked.promql(query.expression) for query in panel.queries)
-    names = set(_METRIC.findall(expressions))
+    names = set(_METRIC.findall(_STRING.sub("", expressions)))
     missing = sorted(name for name in names if name not in asked.metrics)
     if not missing:
         return "No data: nothing was counted in this time, or nothing that was chosen above"

@@ -22,6 +22,7 @@ from nuclei.errors import MissingPrerequisite
 from nuclei.process.ports import LOOPBACK, check_free
 
 _WATCH_S = 1.0
+_START_POLL_S = 0.05
 _SHUTDOWN_S = 2
 
 
@@ -58,7 +59,6 @@ def run(port: int, state: Path, given: Sequence[str]) -> None:
     try:
         messages().print("Starting Prometheus and Alertmanager")
         with programs:
-            _print_ready(port, programs, home)
             asyncio.run(_serve(app, port, programs))
     except KeyboardInterrupt:
         messages().print("Stopped")
@@ -69,7 +69,7 @@ def run(port: int, state: Path, given: Sequence[str]) -> None:
 
 
 async def _serve(app: Starlette, port: int, programs: Programs) -> None:
-    """Serve the page, and say which program has ended."""
+    """Serve the page; say when it is ready, and which program has ended."""
     config = uvicorn.Config(
         app,
         host=LOOPBACK,
@@ -80,16 +80,20 @@ async def _serve(app: Starlette, port: int, programs: Programs) -> None:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=_SHUTDOWN_S,
     )
-    watching = asyncio.create_task(_watch(programs))
+    listening = uvicorn.Server(config)
+    watching = asyncio.create_task(_watch(programs, listening))
     try:
-        await uvicorn.Server(config).serve()
+        await listening.serve()
     finally:
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
 
 
-async def _watch(programs: Programs) -> None:
+async def _watch(programs: Programs, listening: uvicorn.Server) -> None:
+    while not listening.started:
+        await asyncio.sleep(_START_POLL_S)
+    _print_ready(listening.config.port, programs)
     told: set[str] = set()
     while True:
         for name, how in programs.ended().items():
@@ -112,12 +116,12 @@ def _stop_on_signals() -> None:
         signal.signal(each, stop)
 
 
-def _print_ready(port: int, programs: Programs, home: Path) -> None:
+def _print_ready(port: int, programs: Programs) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("page", f"http://{LOOPBACK}:{port}/monitor")
     for job, addresses in programs.targets.addresses.items():
         table.add_row(job, ", ".join(addresses) or "none runs")
-    table.add_row("kept in", str(home))
+    table.add_row("kept in", str(programs.home))
     # A closed terminal does not keep the page from being served.
     with suppress(OSError):
         output().print(Text("Ready", "green"), "Ctrl-C stops it")

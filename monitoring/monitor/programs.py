@@ -147,6 +147,7 @@ class Programs:
 
     Attributes:
         prometheus_url, alertmanager_url: where they answer.
+        home: folder for their files.
         targets: what is scraped, themselves among it.
         children: the processes.
     """
@@ -196,7 +197,7 @@ class Programs:
         ]
         if targets.grpc is not None:
             self.children.append(_probe(home, targets.grpc, targets.tls, probe))
-        self._home = home
+        self.home = home
         self._stack = ExitStack()
 
     def __enter__(self) -> "Programs":
@@ -207,7 +208,7 @@ class Programs:
             EngineFailed: one of them ended, or does not answer in time.
             OSError: the folder cannot be written.
         """
-        private_folder(self._home)
+        private_folder(self.home)
         token = os.environ.get("NUCLEI_TOKEN", "")
         self._configuration.write(self._folder, self.targets, token)
         self._configuration.check(self._folder, self._found["promtool"])

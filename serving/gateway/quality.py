@@ -86,7 +86,8 @@ class PreviousFrames:
 
 def _coverage(labels: NDArray[np.uint32]) -> NDArray[np.uint8]:
     """The share of nuclei in each block, 0 to 255 [H / side, W / side] of square blocks."""
-    nuclei = np.where(labels != 0, np.uint8(255), np.uint8(0))
+    nuclei = (labels != 0).view(np.uint8)
+    nuclei *= 255
     side = math.ceil(max(labels.shape) / MAX_BLOCKS)
     height, width = (math.ceil(length / side) for length in labels.shape)
     shares = cv2.resize(nuclei, (width, height), interpolation=cv2.INTER_AREA)

@@ -1,5 +1,6 @@
 """The files of Prometheus and Alertmanager: as generated, valid, and each alert proven."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -107,6 +108,13 @@ def test_a_wrong_rule_is_found(tool: Callable[..., str], tmp_path: Path) -> None
     file.write_text(file.read_text().replace("sum by (job)", "sum by (job", 1))
     config = tmp_path / "prometheus" / "prometheus.yml"
     assert "alerts.yaml" in tool("promtool", "check", "config", str(config), expected=1)
+
+
+def test_the_dashboards_that_alerts_link_exist() -> None:
+    linked = {rule["annotations"]["dashboard"] for rule in RULES if "alert" in rule}
+    boards = (ROOT / "monitoring" / "grafana" / "json").glob("*.json")
+    there = {json.loads(board.read_text())["uid"] for board in boards}
+    assert {link.rpartition("/d/")[2] for link in linked} <= there
 
 
 def test_annotations_name_runbook_and_dashboard_below_configurable_addresses() -> None:

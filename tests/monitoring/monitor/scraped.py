@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make
 from nuclei.process.child import Child
 from nuclei.process.ports import LOOPBACK, free_ports
 
-START_S = 30.0
+START_S = 60.0
 INSTALL = "apt install prometheus prometheus-alertmanager"
 
 RULES = """

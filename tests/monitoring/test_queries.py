@@ -1,0 +1,248 @@
+"""Every query of every panel and rule, asked of a real Prometheus that scraped the real service.
+
+The service is `nuclei serve --sync` as users start it, with `nuclei probe` beside it and callers of
+every protocol; Prometheus has the committed configuration but for times and addresses.
+"""
+
+import functools
+import http.server
+import math
+import os
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, get_args
+
+import pytest
+import yaml
+
+from monitoring.boards import dashboards
+from monitoring.panels import Dashboard, Event, Panel, Variable
+from monitoring.rules import rendered, write
+from monitoring.thresholds import Job, Thresholds, read_thresholds
+from nuclei.process.child import Child
+from nuclei.process.ports import LOOPBACK, free_ports
+from tests.conftest import ROOT
+from tests.monitoring.expressions import selectors
+from tests.monitoring.prometheus import Prometheus, running_prometheus
+from tests.monitoring.test_boards import RECORDED
+from tests.monitoring.traffic import SETTINGS, Traffic, registered
+from tests.serving.served import NUCLEI, Served
+
+pytestmark = [pytest.mark.triton, pytest.mark.slow]
+
+THRESHOLDS = read_thresholds()
+BOARDS = dashboards(THRESHOLDS)
+# At least four times the interval of scrapes, which is a second here.
+INTERVAL = "10s"
+RULES: list[dict[str, Any]] = [
+    rule
+    for name, text in rendered(THRESHOLDS).items()
+    if name.startswith("rules/")
+    for group in yaml.safe_load(text)["groups"]
+    for rule in group["rules"]
+]
+PANELS = [
+    pytest.param(board, panel, id=f"{board.name}/{panel.title}")
+    for board in BOARDS
+    for panel in board.panels()
+]
+# Selectors of failures that the test does not make, and why.
+SILENT: dict[str, str] = {}
+LABELS = re.compile(r"\{\{(\w+)\}\}")
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A Prometheus, and since when it has watched the service, Unix seconds."""
+
+    prometheus: Prometheus
+    since: float
+
+    def series(self, expression: str) -> list[dict[str, Any]]:
+        return self.prometheus.range(expression, self.since)
+
+
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
+    with watching(tmp_path_factory.mktemp("watched")) as watched:
+        yield watched
+
+
+@contextmanager
+def watching(folder: Path) -> Iterator[Watched]:
+    """Start all of it, and let it happen."""
+    registry = registered(folder)
+    sync, probe, others = free_ports(3)
+    served = Served(
+        ROOT / "model_repository",
+        folder,
+        NUCLEI_SYNC=registry.tracking_uri,
+        NUCLEI_SYNC_PORT=str(sync),
+        **SETTINGS,
+    )
+    command = [NUCLEI, "probe", "--address", served.grpc_address, "--every", "1"]
+    probing = Child("probe", [*command, "--port", str(probe)], os.environ, folder / "probe.log")
+    configuration = folder / "prometheus"
+    write(_every_second(THRESHOLDS), configuration)
+    (configuration / "gateway.token").touch()
+    _list_targets(
+        configuration / "targets",
+        recorded=others,
+        gateway=served.http_port,
+        triton=served.triton_metrics_port,
+        sync=sync,
+        probe=probe,
+    )
+    try:
+        served.wait_ready()
+        probing.start()
+        with running_prometheus(configuration, os.environ) as prometheus, _recorded(others):
+            since = time.time()
+            traffic = Traffic(served, registry, f"http://{LOOPBACK}:{sync}")
+            traffic.frames(rounds=3)
+            traffic.webhook()
+            traffic.promotions()
+            # The last scrapes and evaluations.
+            time.sleep(2.5)
+            yield Watched(prometheus, since)
+    finally:
+        probing.stop(10.0)
+        served.process.terminate()
+        served.finish()
+
+
+@pytest.mark.parametrize(("board", "panel"), PANELS)
+def test_a_panel_shows_what_its_unit_says(watched: Watched, board: Dashboard, panel: Panel) -> None:
+    for query in panel.queries:
+        series = watched.series(board.substituted(query.expression, INTERVAL))
+        values = _values(series)
+        assert values, f"no data: {query.expression}"
+        outside = [value for value in values if not panel.lowest <= value <= panel.highest]
+        assert not outside, f"{outside[:5]} outside of {panel.lowest} to {panel.highest}"
+        for each in series:
+            missing = set(LABELS.findall(query.legend)) - each["metric"].keys()
+            assert not missing, f"its legend names labels that {each['metric']} has not: {missing}"
+
+
+@pytest.mark.parametrize(
+    ("board", "event"),
+    [
+        pytest.param(board, event, id=f"{board.name}/{event.name}")
+        for board in BOARDS
+        for event in board.events
+    ],
+)
+def test_events_are_marked(watched: Watched, board: Dashboard, event: Event) -> None:
+    series = watched.series(board.substituted(event.expression, INTERVAL))
+    assert _values(series), event.expression
+    assert set(LABELS.findall(event.text)) <= set.union(*(set(each["metric"]) for each in series))
+
+
+@pytest.mark.parametrize(
+    ("board", "variable"),
+    [
+        pytest.param(board, variable, id=f"{board.name}/{variable.name}")
+        for board in BOARDS
+        for variable in board.variables
+        if variable.values
+    ],
+)
+def test_variables_have_values(watched: Watched, board: Dashboard, variable: Variable) -> None:
+    asked = re.fullmatch(r"label_values\((.+), (\w+)\)", variable.values)
+    assert asked
+    selector, label = asked.groups()
+    found = watched.prometheus.series(board.substituted(selector, INTERVAL), watched.since)
+    values = {series.get(label, "") for series in found}
+    assert any(re.fullmatch(variable.every, value) for value in values - {""}), values
+
+
+@pytest.mark.parametrize(
+    "rule", [pytest.param(rule, id=rule["record"]) for rule in RULES if "record" in rule]
+)
+def test_what_is_recorded_has_values(watched: Watched, rule: dict[str, Any]) -> None:
+    assert _values(watched.series(rule["record"]))
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [
+        pytest.param(rule, id=f"{rule['alert']}-{rule['labels']['severity']}")
+        for rule in RULES
+        if "alert" in rule
+    ],
+)
+def test_an_alert_asks_for_what_is_measured(watched: Watched, rule: dict[str, Any]) -> None:
+    """Most alerts are silent here; but each series that they ask for is there."""
+    watched.series(rule["expr"])
+    for selector in selectors(rule["expr"]):
+        found = watched.prometheus.series(selector, watched.since)
+        assert found or selector in SILENT, f"no series: {selector}"
+
+
+def test_dots_lead_from_latencies_to_traces(watched: Watched) -> None:
+    (panel,) = (
+        panel
+        for board in BOARDS
+        for panel in board.panels()
+        if board.name == "service" and panel.title == "Time of an answered frame"
+    )
+    expression = BOARDS[0].substituted(panel.queries[0].expression, INTERVAL)
+    found = watched.prometheus.exemplars(expression, watched.since)
+    dots = [dot["labels"]["trace_id"] for series in found for dot in series["exemplars"]]
+    assert dots
+    assert all(re.fullmatch("[0-9a-f]{32}", dot) for dot in dots)
+
+
+def _values(series: list[dict[str, Any]]) -> list[float]:
+    """All values of all series, without what is no number."""
+    values = [float(value) for each in series for _, value in each["values"]]
+    return [value for value in values if not math.isnan(value)]
+
+
+def _every_second(thresholds: Thresholds) -> Thresholds:
+    often = thresholds.scrape.model_copy(update={"interval": "1s", "evaluation": "1s"})
+    return thresholds.model_copy(update={"scrape": often})
+
+
+def _list_targets(folder: Path, recorded: int, **ports: int) -> None:
+    """Let Prometheus find the parts of the service, and the recorded ones as machines."""
+    folder.mkdir()
+    for job in get_args(Job):
+        targets: list[dict[str, Any]] = []
+        if job in ports:
+            targets = [{"targets": [f"{LOOPBACK}:{ports[job]}"]}]
+        if job == "node":
+            targets = [
+                {
+                    "targets": [f"{LOOPBACK}:{recorded}"],
+                    "labels": {"__metrics_path__": f"/{each.name}"},
+                }
+                for each in RECORDED.iterdir()
+            ]
+        (folder / f"{job}.yaml").write_text(yaml.safe_dump(targets))
+
+
+@contextmanager
+def _recorded(port: int) -> Iterator[None]:
+    """Serve the recorded text of the exporters that do not run here."""
+    handler = functools.partial(_Quiet, directory=str(RECORDED))
+    with http.server.ThreadingHTTPServer((LOOPBACK, port), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield
+        server.shutdown()
+        thread.join()
+
+
+class _Quiet(http.server.SimpleHTTPRequestHandler):
+    """Serves files as Prometheus' text, and logs nothing."""
+
+    extensions_map: ClassVar = {".prom": "text/plain; version=0.0.4"}
+
+    def log_message(self, format: str, *arguments: object) -> None:
+        pass

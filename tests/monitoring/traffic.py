@@ -1,0 +1,184 @@
+"""A service in which all happens that metrics count: frames of every kind, failures, promotions."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import httpx
+import numpy as np
+from mlflow import MlflowClient
+from numpy.typing import NDArray
+
+from nuclei.client import Client, FrameIndex, StreamFrame
+from nuclei.errors import NucleiError
+from nuclei.imaging.images import read_frame
+from nuclei.inference.contract import CONTRACT_FILE
+from nuclei.inference.onnx_engine import LocalEngine
+from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
+from nuclei.quality.reference import (
+    FEATURES,
+    FeatureReference,
+    GroupReference,
+    QualityReference,
+    ScoreModel,
+)
+from serving.promotion.artifacts import digest
+from serving.promotion.changes import adopt, promote, record_gates
+from serving.promotion.state import Gates, Phase, read_state
+from serving.registry import Registry
+from serving.repository.export import collect_artifacts
+from tests.conftest import EXAMPLES, ROOT
+from tests.serving.promotion.made_models import write_artifacts
+from tests.serving.served import Served
+
+# The second has no versions; without it rounds of sync fail.
+MODEL, EMPTY = "nuclei-unet", "nuclei-empty"
+# Versions: what ships, one that finds other nuclei, one that replaces it, one that cannot serve.
+SHIPPED, OTHER, NEXT, BROKEN = 1, 2, 3, 4
+SETTINGS = {
+    "NUCLEI_SYNC_MODELS": f"{MODEL},{EMPTY}",
+    "NUCLEI_SYNC_INTERVAL_S": "0.5",
+    "NUCLEI_SYNC_RETIRE_S": "1",
+    "NUCLEI_SYNC_WEBHOOK_SECRET": "a secret of sixteen characters",
+    "NUCLEI_ROLLOUT_MIN_FRAMES": "3",
+    "NUCLEI_MAX_FRAMES_IN_FLIGHT": "8",
+    # Nobody listens there: spans are lost, and exemplars name them.
+    "NUCLEI_TRACES": "http://127.0.0.1:9/v1/traces",
+}
+WAIT_S = 30.0
+# All measures of grey frames, over the shortest window; every frame is out of focus.
+QUALITY = QualityReference(
+    {
+        "grey": GroupReference(
+            100,
+            0.01,
+            {
+                name: FeatureReference(
+                    tuple(level / 20 for level in range(21)),
+                    (0.5 if name == "focus" else None, None),
+                    0.2,
+                )
+                for name in FEATURES
+            },
+            ScoreModel(("coverage",), ((0.0, 1.0),), 0.8, (), 0.1, 0.7, 1),
+        )
+    },
+    window=10,
+    frames_per_day=2000,
+    false_alarms_per_day=0.01,
+)
+
+
+def registered(folder: Path) -> Registry:
+    """A registry with the versions."""
+    shipped = folder / "shipped"
+    shipped.mkdir()
+    repository = ROOT / "model_repository"
+    engine = LocalEngine(repository)
+    served = engine.find("unet")
+    collect_artifacts(repository, "unet", int(served.version), shipped)
+    contract = replace(served.contract, pixel_size_um=0.5, quality=QUALITY)
+    (shipped / CONTRACT_FILE).write_text(contract.to_json())
+    image = tile_of(read_frame(EXAMPLES / "fluorescence.png").pixels, served.contract)
+    asyncio.run(Reference.of(image, engine, served)).write(shipped / REFERENCE_FILE)
+
+    other = write_artifacts(folder / "other", reach_px=4)
+    following = write_artifacts(folder / "next")
+    broken = shutil.copytree(other, folder / "broken")
+    (broken / "network.onnx").write_bytes(b"no network")
+
+    registry = Registry(f"sqlite:///{folder / 'mlflow.db'}")
+    for artifacts in (shipped, other, following, broken):
+        version = registry.register(MODEL, artifacts, {"licence": "Apache-2.0"})
+        gates = Gates(verdict="passed", reason="all gates passed", digest=digest(artifacts))
+        record_gates(registry, MODEL, version, gates)
+    adopt(registry, MODEL, SHIPPED)
+    MlflowClient(registry.tracking_uri, registry.tracking_uri).create_registered_model(EMPTY)
+    return registry
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Callers of a service, and the registry that it follows."""
+
+    served: Served
+    registry: Registry
+    sync_url: str
+
+    def frames(self, rounds: int) -> None:
+        """Frames by every protocol, good ones and bad ones, a few times."""
+        grey = read_frame(EXAMPLES / "fluorescence.png").pixels[..., 0]
+        colour = (EXAMPLES / "histology.png").read_bytes()
+        medium = np.tile(grey, (3, 3))[:720, :720]
+        with Client(self.served.grpc_address) as client, httpx.Client() as http:
+            url = f"{self.served.http_url}/v1/segment"
+            for number in range(rounds):
+                client.segment(grey, pixel_size_um=0.5)
+                client.segment(colour)
+                client.segment(medium)
+                client.segment(cv2.GaussianBlur(grey, (0, 0), 9))
+                client.segment(np.zeros_like(grey))
+                client.segment(grey[:200, :200], tta=True)
+                http.post(url, content=colour).raise_for_status()
+                assert http.post(url, content=b"no image").is_client_error
+                for wrong in ({"model": "none"}, {"timeout_s": 0.002}):
+                    with suppress(NucleiError):
+                        client.segment(medium, **wrong)
+                for _ in client.stream(_acquisition(grey, number), overflow="latest_only"):
+                    pass
+            with ThreadPoolExecutor(16) as callers:
+                list(callers.map(lambda _: _tried(client, grey), range(32)))
+
+    def webhook(self) -> None:
+        """One that nobody signed."""
+        assert httpx.post(f"{self.sync_url}/webhook", content=b"{}").status_code >= 400
+
+    def promotions(self) -> None:
+        """A rollout that is aborted, versions that cannot serve, and one that can."""
+        canary = Phase(mode="canary", fraction=1, frames=3)
+        shadow = Phase(mode="shadow", fraction=1, frames=1000)
+        promote(self.registry, MODEL, OTHER, [canary, shadow])
+        self._until(lambda: read_state(self.registry, MODEL).find(OTHER).aborted)
+        self.registry.set_alias(MODEL, "champion", BROKEN)
+        self._until(lambda: read_state(self.registry, MODEL).find(BROKEN).refused)
+        client = MlflowClient(self.registry.tracking_uri, self.registry.tracking_uri)
+        client.delete_registered_model(EMPTY)
+        self._until(lambda: "nuclei_sync_failures_total{" in self._sync_metrics())
+        client.create_registered_model(EMPTY)
+        promote(self.registry, MODEL, NEXT)
+        self._until(lambda: self._version() == str(NEXT))
+
+    def _until(self, happened: Callable[[], object]) -> None:
+        """Send frames until something has happened."""
+        deadline = time.monotonic() + WAIT_S
+        while not happened():
+            assert time.monotonic() < deadline, self.served.output
+            self._version()
+            time.sleep(0.1)
+
+    def _version(self) -> str:
+        """The version that answers a frame now."""
+        with Client(self.served.grpc_address) as client:
+            return client.segment(EXAMPLES / "fluorescence.png").version
+
+    def _sync_metrics(self) -> str:
+        return httpx.get(f"{self.sync_url}/metrics").text
+
+
+def _acquisition(frame: NDArray[np.uint8], number: int) -> Iterator[StreamFrame]:
+    """Two positions of a time-lapse, faster than they are segmented."""
+    for t in range(4):
+        for position in range(2):
+            index = FrameIndex(f"acquisition-{number}", position, t)
+            yield StreamFrame(frame, index, pixel_size_um=0.5)
+
+
+def _tried(client: Client, frame: NDArray[np.uint8]) -> None:
+    with suppress(NucleiError):
+        client.segment(frame)
