@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -323,8 +323,7 @@ def _bounds(message: pb.IntensityRange) -> tuple[float, float]:
 
 
 def _quality(message: pb.Quality) -> Quality:
-    names = [field.name for field in fields(Quality)]
-    return Quality(**{name: getattr(message, name) for name in names if message.HasField(name)})
+    return Quality(**{field.name: value for field, value in message.ListFields()})
 
 
 def _nuclei(response: pb.SegmentResponse) -> Nuclei:

@@ -103,7 +103,7 @@ def _density(count: int, frame: Frame) -> float | None:
     if frame.pixel_size_um is None:
         return None
     height, width = frame.pixels.shape[:2]
-    return count * 1e6 / (height * width * math.prod(frame.pixel_size_um))
+    return float(count * 1e6 / (height * width * math.prod(frame.pixel_size_um)))
 
 
 def _spread(area_px: NDArray[np.float64]) -> float | None:
@@ -236,7 +236,7 @@ def _saturated(pixels: Pixels, check: Check) -> float:
     for band in bands(height, width * channels):
         check()
         count += _count_value(rows[band.start : band.stop], channels, largest)
-    return count / (height * width)
+    return float(count / (height * width))
 
 
 def _rows(pixels: Pixels) -> NDArray[Any]:

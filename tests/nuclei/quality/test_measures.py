@@ -55,7 +55,8 @@ def measured(
     answers = WATERSHED.accumulate(("foreground",), plan, tta=disagreement is not None)
     assert isinstance(answers, Maps)
     answers.maps[0] = 0 if foreground is None else foreground
-    if answers.disagreement is not None:
+    if disagreement is not None:
+        assert answers.disagreement is not None
         answers.disagreement[...] = disagreement
     nuclei = measure(labels, frame.pixels, answers.foreground)
     lo, hi = int(frame.pixels.min()), int(frame.pixels.max())
@@ -78,7 +79,9 @@ def noisy(frame: Frame, sigma: float, seed: int = 0) -> Frame:
 
 
 def blurred(frame: Frame, sigma: float) -> Frame:
-    return replaced(frame, np.rint(cv2.GaussianBlur(frame.pixels.astype(np.float32), None, sigma)))
+    return replaced(
+        frame, np.rint(cv2.GaussianBlur(frame.pixels.astype(np.float32), (0, 0), sigma))
+    )
 
 
 def replaced(frame: Frame, pixels: NDArray[Any]) -> Frame:
