@@ -1,13 +1,15 @@
 """The calibration of the measures of quality: the reference that travels in a contract.
 
 Limits are conformal (Vovk et al. 2005, "Algorithmic Learning in a Random World"): of each frame the
-measure that is furthest out, in robust deviations from the frames of other folds, gives one number,
-and its quantile gives the limits of all measures together.
+measure that is furthest out, by tails fitted to the frames of other folds, gives one number, and
+the quantile of these numbers gives the limits of all measures together.
 """
 
 import asyncio
 import math
+import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +19,7 @@ from scipy.stats import spearmanr
 from sklearn.ensemble import HistGradientBoostingRegressor
 
 from nuclei.console import messages
+from nuclei.errors import ChoiceRequired
 from nuclei.evaluation.metrics import Overlap
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference.engine import Engine, ServedVersion
@@ -44,10 +47,12 @@ MIN_FRAMES = 20
 # Spoiled copies of each image, from which the estimated score learns what bad frames look like.
 COPIES = 2
 # Clean frames of a group that are also segmented with test-time augmentation, eight times as slow.
-TTA_FRAMES = 40
+TTA_FRAMES = 20
+# Copies, and what is segmented with augmentation, are the middle of large images: for time.
+MIDDLE_PX = 384
 FOLDS = 5
 # Share of clean frames that get a warning.
-FALSE_ALARM_RATE = 0.01
+FALSE_ALARM_RATE = 0.02
 # Drift is looked for over so many frames, and false alarms are counted over days of so many.
 WINDOW, FRAMES_PER_DAY = 200, 2000
 FALSE_ALARMS_PER_DAY = 0.01
@@ -65,10 +70,11 @@ LOGARITHMIC: Mapping[str, float] = {
     "dynamic_range": 1e-3,
     "signal_to_noise": 0.1,
 }
-# A robust deviation is at least this, of a logarithm and of others: many measures are often alike.
-LEAST_DEVIATION_OF_LOGARITHM, LEAST_DEVIATION = 0.1, 0.02
-# The standard normal's 90 % quantile.
-_TEN_PERCENT = 1.2816
+# The share of frames whose values make a tail, and how far on average they reach at least into it.
+TAIL = 0.1
+LEAST_SCALE_OF_LOGARITHM, LEAST_SCALE = 0.1, 0.02
+# The sides of a measure: -1 is too low.
+SIGNS: Mapping[int, Mapping[str, str]] = {-1: TOO_LOW, 1: TOO_HIGH}
 
 # What the estimated score looks at, and whether it rises (1) or falls (-1) with it.
 SCORED: Mapping[str, int] = {
@@ -135,46 +141,60 @@ def observe(
         served: the model version.
         seed: of what is random in the copies.
     """
-    rng = np.random.default_rng(seed)
     # What an earlier calibration says plays no part in this one.
     served = replace(served, contract=replace(served.contract, quality=None))
     usable = calibration_images([sample for samples in sources.values() for sample in samples])
     samples = [(name, one) for name, given in sources.items() for one in given if one in usable]
+    # By the image, not by its place: the same image gives the same copies among any others.
+    keys = [zlib.crc32(f"{seed}/{name}/{sample.id}".encode()) for name, sample in samples]
     left_for_tta = dict.fromkeys(GROUPS, TTA_FRAMES)
     observed = []
-    for index in track(
-        rng.permutation(len(samples)), "measuring quality", console=messages(), transient=True
-    ):
+    order = np.argsort(keys, kind="stable")
+    for index in track(order, "measuring quality", console=messages(), transient=True):
         source, sample = samples[index]
-        group = group_of(sample.pixels)
+        rng = np.random.default_rng(keys[index])
+        part = middle(sample)
         one = _observed(sample, source, engine, served, clean=True)
-        if left_for_tta[group] > 0:
-            left_for_tta[group] -= 1
-            views = _segmented(sample, engine, served, tta=True)[0].tta_disagreement
+        if left_for_tta[one.group] > 0:
+            left_for_tta[one.group] -= 1
+            views = _segmented(part, engine, served, tta=True)[0].tta_disagreement
             one = replace(one, quality=replace(one.quality, tta_disagreement=views))
         observed.append(one)
         for _ in range(COPIES):
-            copy = spoiled(sample, rng)
-            observed.append(_observed(copy, source, engine, served, clean=False))
+            # What the service refuses, it does not judge: colours on black.
+            with suppress(ChoiceRequired):
+                observed.append(_observed(spoiled(part, rng), source, engine, served, clean=False))
     return observed
 
 
-def calibrated(observed: Sequence[Observed], *, seed: int = 0) -> QualityReference | None:
+def calibrated(
+    observed: Sequence[Observed], *, seed: int = 0, days: int = DAYS
+) -> QualityReference | None:
     """The reference of a model; None where no group has enough frames (`MIN_FRAMES`).
 
     Args:
         observed: frames as `observe` gives them.
         seed: of the folds, and of the simulated days.
+        days: how many are simulated for the thresholds of drift.
     """
     rng = np.random.default_rng(seed)
     groups = {}
     for group in GROUPS:
         of_group = [one for one in observed if one.group == group]
         if sum(one.clean for one in of_group) >= MIN_FRAMES:
-            groups[group] = _group_reference(of_group, rng)
+            groups[group] = _group_reference(of_group, rng, days)
     if not groups:
         return None
     return QualityReference(groups, WINDOW, FRAMES_PER_DAY, FALSE_ALARMS_PER_DAY)
+
+
+def middle(sample: Sample) -> Sample:
+    """The middle of an image, at most `MIDDLE_PX` a side."""
+    part = tuple(
+        slice(max(0, (length - MIDDLE_PX) // 2), (length + MIDDLE_PX) // 2)
+        for length in sample.labels.shape
+    )
+    return replace(sample, pixels=sample.pixels[part], labels=sample.labels[part])
 
 
 def limits_of(
@@ -191,45 +211,55 @@ def limits_of(
         get a warning: `FALSE_ALARM_RATE`, or what N frames can tell where that is more.
     """
     n = len(next(iter(measures.values())))
-    scaled = {name: _scaled(name, values) for name, values in measures.items()}
-    furthest = np.full(n, -np.inf)
+    sides = {
+        (name, sign): sign * _scaled(name, values)
+        for name, values in measures.items()
+        for sign, sentences in SIGNS.items()
+        if name in sentences
+    }
+    rarest = np.full(n, -np.inf)
     fold = rng.permutation(n) % min(FOLDS, n)
     for held in range(min(FOLDS, n)):
-        here, others = fold == held, fold != held
-        for name, values in scaled.items():
-            spreads = _Spreads.of(name, values[others])
-            furthest[here] = np.fmax(furthest[here], spreads.deviations(values[here]))
+        here = fold == held
+        for (name, _), values in sides.items():
+            tail = _Tail.of(name, values[~here])
+            rarest[here] = np.fmax(rarest[here], tail.rareness(values[here]))
     rank = min(n, math.ceil((n + 1) * (1 - FALSE_ALARM_RATE)))
-    width = max(0.0, float(np.sort(furthest)[rank - 1]))
-    limits = {name: _Spreads.of(name, values).limits(width) for name, values in scaled.items()}
-    return limits, 1 - rank / (n + 1)
+    allowed = max(-math.log(TAIL), float(np.sort(rarest)[rank - 1]))
+    limits = {
+        (name, sign): _unscaled(name, sign * _Tail.of(name, values).limit(allowed))
+        for (name, sign), values in sides.items()
+    }
+    by_name = {name: (limits.get((name, -1)), limits.get((name, 1))) for name in measures}
+    return by_name, 1 - rank / (n + 1)
 
 
-def drift_thresholds(measures: Mapping[str, Values], rng: np.random.Generator) -> dict[str, float]:
+def drift_thresholds(
+    measures: Mapping[str, Values], rng: np.random.Generator, days: int = DAYS
+) -> dict[str, float]:
     """The population stability index of each measure that only drift exceeds.
 
-    On simulated days the frames of one half of the calibration are drawn at random, and compared
-    with the other half: a random half each day. On `FALSE_ALARMS_PER_DAY` of the days some measure
-    is somewhen above its threshold.
+    A bootstrap: on each simulated day, a reference and a stream of frames are drawn at random from
+    the frames, with replacement. On `FALSE_ALARMS_PER_DAY` of the days some measure is somewhen
+    above its threshold.
 
     Args:
         measures: float64 [N] of the clean frames by name, NaN where it is not known.
         rng: of the simulation.
+        days: how many are simulated.
     """
     names = list(measures)
     n = len(next(iter(measures.values())))
-    largest = np.zeros((DAYS, len(names)))
+    largest = np.zeros((days, len(names)))
+    known = [_known(values) for values in measures.values()]
     for day in largest:
-        order = rng.permutation(n)
-        drawn = rng.random(FRAMES_PER_DAY)
-        for index, name in enumerate(names):
-            here, there = (_known(measures[name][half]) for half in np.array_split(order, 2))
-            if len(here) and len(there):
-                frames = here[(drawn * len(here)).astype(np.intp)]
-                day[index] = _largest_psi(there, frames)
+        drawn, of_reference = rng.random(FRAMES_PER_DAY), rng.random(n)
+        for index, values in enumerate(known):
+            reference = values[(of_reference[: len(values)] * len(values)).astype(np.intp)]
+            day[index] = _largest_psi(reference, values[(drawn * len(values)).astype(np.intp)])
     typical, spread = largest.mean(axis=0), np.maximum(largest.std(axis=0), 1e-6)
     furthest = np.sort(((largest - typical) / spread).max(axis=1))
-    width = furthest[math.ceil(DAYS * (1 - FALSE_ALARMS_PER_DAY)) - 1]
+    width = furthest[math.ceil(days * (1 - FALSE_ALARMS_PER_DAY)) - 1]
     return dict(zip(names, (typical + width * spread).tolist(), strict=True))
 
 
@@ -297,47 +327,36 @@ def trees_of(regressor: HistGradientBoostingRegressor) -> tuple[tuple[Tree, ...]
 
 
 @dataclass(frozen=True)
-class _Spreads:
-    """Median of a measure, and its robust deviation to each side; of logarithms where it has some.
+class _Tail:
+    """The tenth of a measure's values that is furthest out on one side, as an exponential tail.
+
+    Values are mirrored for the low side, so that a tail always ends upwards.
 
     Attributes:
-        name: of the measure.
-        median: NaN where no frame has the measure, as what follows.
-        below, above: 0.8 of the frames are within 1.28 deviations.
+        start: above it lie a tenth of the values; NaN where no frame has the measure.
+        scale: how far on average.
     """
 
-    name: str
-    median: float
-    below: float
-    above: float
+    start: float
+    scale: float
 
     @classmethod
-    def of(cls, name: str, values: Values) -> "_Spreads":
+    def of(cls, name: str, values: Values) -> "_Tail":
         known = _known(values)
         if not len(known):
-            return cls(name, math.nan, math.nan, math.nan)
-        low, median, high = np.quantile(known, (0.1, 0.5, 0.9)).tolist()
-        least = LEAST_DEVIATION_OF_LOGARITHM if name in LOGARITHMIC else LEAST_DEVIATION
-        below, above = ((median - low) / _TEN_PERCENT, (high - median) / _TEN_PERCENT)
-        return cls(name, median, max(below, least), max(above, least))
+            return cls(math.nan, math.nan)
+        start = float(np.quantile(known, 1 - TAIL))
+        above = known[known > start]
+        least = LEAST_SCALE_OF_LOGARITHM if name in LOGARITHMIC else LEAST_SCALE
+        return cls(start, max(float((above - start).mean()) if len(above) else 0.0, least))
 
-    def deviations(self, values: Values) -> Values:
-        """By how many deviations values [N] are on a side that is a fault; NaN where unknown."""
-        sides = [np.full_like(values, -np.inf)]
-        if self.name in TOO_LOW:
-            sides.append((self.median - values) / self.below)
-        if self.name in TOO_HIGH:
-            sides.append((values - self.median) / self.above)
-        return np.asarray(np.max(sides, axis=0))
+    def rareness(self, values: Values) -> Values:
+        """How far out values [N] are: minus the logarithm of the share beyond; NaN if unknown."""
+        return (values - self.start) / self.scale - math.log(TAIL)
 
-    def limits(self, width: float) -> tuple[float | None, float | None]:
-        """What is `width` deviations away, on the sides that are a fault."""
-        low, high = self.median - width * self.below, self.median + width * self.above
-        has_low = self.name in TOO_LOW and low > _least(self.name)
-        return (
-            _unscaled(self.name, low) if has_low else None,
-            _unscaled(self.name, high) if self.name in TOO_HIGH else None,
-        )
+    def limit(self, rareness: float) -> float:
+        """The value that is so far out."""
+        return self.start + self.scale * (rareness + math.log(TAIL))
 
 
 def _observed(
@@ -356,7 +375,16 @@ def _segmented(
     return found.quality or Quality(), Overlap.of(sample.labels, found.labels).dsb_score()
 
 
-def _group_reference(observed: Sequence[Observed], rng: np.random.Generator) -> GroupReference:
+def _group_reference(
+    observed: Sequence[Observed], rng: np.random.Generator, days: int = DAYS
+) -> GroupReference:
+    """The reference of a group, from its frames, clean and spoiled.
+
+    Args:
+        observed: the frames.
+        rng: of the folds and of the simulated days.
+        days: how many are simulated for the thresholds of drift.
+    """
     score, estimates = _estimator(observed, rng)
     clean = [
         one if score is None else replace(one, quality=replace(one.quality, estimated_score=each))
@@ -364,12 +392,11 @@ def _group_reference(observed: Sequence[Observed], rng: np.random.Generator) -> 
         if one.clean
     ]
     columns = dict(zip(FEATURES, _columns(clean, FEATURES).T, strict=True))
-    # Drift compares two halves.
     measures = {
         name: values for name, values in columns.items() if np.isfinite(values).sum() >= MIN_FRAMES
     }
     limits, rate = limits_of(measures, rng)
-    thresholds = drift_thresholds(measures, rng)
+    thresholds = drift_thresholds(measures, rng, days)
     features = {
         name: FeatureReference(
             tuple(map(_shortened, np.quantile(_known(values), LEVELS))),
@@ -425,10 +452,13 @@ def _columns(observed: Sequence[Observed], names: Sequence[str] | Mapping[str, i
 def _largest_psi(reference: Values, frames: Values) -> float:
     """The largest index of the windows of frames, which are in their order."""
     bins = Bins(tuple(np.quantile(reference, LEVELS)))
-    ones = np.eye(len(bins))[bins.of(frames)]
-    sums = np.cumsum(np.vstack([np.zeros(len(bins)), ones]), axis=0)
-    ends = np.arange(WINDOW, len(frames) + 1, DAY_STEP)
-    return float(window_psi(bins.expected, sums[ends] - sums[ends - WINDOW]).max())
+    n = len(bins)
+    steps = len(frames) // DAY_STEP
+    places = np.arange(len(frames)) // DAY_STEP * n + bins.of(frames)
+    counts = np.bincount(places, minlength=steps * n).reshape(steps, n)
+    sums = np.cumsum(np.vstack([np.zeros(n), counts]), axis=0)
+    length = WINDOW // DAY_STEP
+    return float(window_psi(bins.expected, sums[length:] - sums[:-length]).max())
 
 
 def _known(values: Values) -> Values:
@@ -439,13 +469,11 @@ def _scaled(name: str, values: Values) -> Values:
     return np.log(np.maximum(values, LOGARITHMIC[name])) if name in LOGARITHMIC else values
 
 
-def _least(name: str) -> float:
-    """What smaller values count as, which no limit can be below."""
-    return math.log(LOGARITHMIC[name]) if name in LOGARITHMIC else -math.inf
-
-
-def _unscaled(name: str, value: float) -> float:
-    return _shortened(math.exp(value) if name in LOGARITHMIC else value)
+def _unscaled(name: str, value: float) -> float | None:
+    """A limit in the units of the measure; None where nothing is beyond it."""
+    if name not in LOGARITHMIC:
+        return _shortened(value)
+    return _shortened(math.exp(value)) if math.exp(value) > LOGARITHMIC[name] else None
 
 
 def _shortened(value: float) -> float:

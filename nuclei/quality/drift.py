@@ -26,17 +26,13 @@ class Bins:
 
     def __init__(self, quantiles: tuple[float, ...]) -> None:
         """Take the quantiles of a measure at `LEVELS`."""
-        edges = sorted({quantiles[decile] for decile in _DECILES})
-        below = [
-            max(
-                level for level, quantile in zip(LEVELS, quantiles, strict=True) if quantile <= edge
-            )
-            for edge in edges
-        ]
+        edges = np.unique([quantiles[decile] for decile in _DECILES])
+        # The highest level at which the quantile is not above the edge.
+        below = np.array(LEVELS)[np.searchsorted(quantiles, edges, side="right") - 1]
         if below[-1] == 1:  # nothing lies above the largest value
             edges, below = edges[:-1], below[:-1]
-        self.edges = np.array(edges)
-        self.expected = np.diff([0.0, *below, 1.0])
+        self.edges = edges
+        self.expected = np.diff(below, prepend=0.0, append=1.0)
 
     def __len__(self) -> int:
         return len(self.expected)

@@ -95,11 +95,10 @@ def test_few_frames_promise_no_smaller_rate_than_they_can_tell() -> None:
     assert rate == pytest.approx(1 / 31)
 
 
-def test_drift_is_alarmed_of_on_the_stated_share_of_days(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.quality.DAYS", 400)
+def test_drift_is_alarmed_of_on_the_stated_share_of_days() -> None:
     rng = np.random.default_rng(0)
     measures = {"focus": rng.lognormal(0, 1, 2000), "coverage": rng.random(2000)}
-    thresholds = drift_thresholds(measures, rng)
+    thresholds = drift_thresholds(measures, rng, 400)
     days, alarms = 200, 0
     for _ in range(days):
         alarms += any(
@@ -107,7 +106,7 @@ def test_drift_is_alarmed_of_on_the_stated_share_of_days(monkeypatch: pytest.Mon
             for name, values in measures.items()
         )
     assert alarms <= binom.ppf(0.999, days, 2 * FALSE_ALARMS_PER_DAY)
-    shifted = rng.choice(measures["coverage"], FRAMES_PER_DAY) ** 1.5
+    shifted = rng.choice(measures["coverage"], FRAMES_PER_DAY) ** 2
     assert _largest(shifted, measures["coverage"]) > thresholds["coverage"]
 
 
@@ -122,10 +121,9 @@ def _largest(frames: np.ndarray, values: np.ndarray) -> float:
     return largest
 
 
-def test_a_calibration_learns_what_scores_follow_from(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.quality.DAYS", 100)
+def test_a_calibration_learns_what_scores_follow_from() -> None:
     frames = observed(100)
-    reference = calibrated(frames)
+    reference = calibrated(frames, days=100)
     assert reference is not None
     assert list(reference.groups) == ["grey"]
     grey = reference.groups["grey"]

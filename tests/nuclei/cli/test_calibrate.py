@@ -52,7 +52,6 @@ def data(tmp_path: Path) -> Path:
 def test_a_served_model_is_calibrated_with_images_of_a_folder(
     repository: Path, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("training.quality.DAYS", 100)
     monkeypatch.setattr("training.quality.TTA_FRAMES", 1)
     monkeypatch.setattr("training.quality.COPIES", 1)
     shipped = (SHIPPED / "unet.3" / "config.pbtxt").read_bytes()
