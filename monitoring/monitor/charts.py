@@ -14,7 +14,7 @@ from xml.etree.ElementTree import Element, SubElement, tostring
 from markupsafe import Markup
 
 from monitoring.monitor.prometheus import Window
-from monitoring.monitor.units import shown, ticks
+from monitoring.monitor.units import short, shown, ticks
 from monitoring.panels import Limit, Unit
 
 # Colours of the style sheet: s0, s1, ...
@@ -58,7 +58,7 @@ def lines(
     tops = _stacked(series) if stacked else series
     lowest, highest = _extent(tops, unit, limit)
     chart, plot = _plot(window, ticks(unit, lowest, highest, _TICKS), lowest, highest)
-    chart.set("data-values", json.dumps([[shown(v, unit) for v in each] for each in series]))
+    chart.set("data-values", json.dumps([[short(v, unit) for v in each] for each in series]))
     chart.set("data-times", json.dumps([_clock(time, window) for time in window.times]))
     chart.set("aria-label", label)
     inner = _inner(plot, _WIDTH, _HEIGHT)

@@ -23,7 +23,7 @@ from monitoring.monitor.prometheus import (
     Target,
     Window,
 )
-from monitoring.monitor.units import NOTHING, shown
+from monitoring.monitor.units import NOTHING, short, shown
 from monitoring.panels import Dashboard, Event, Kind, Note, Panel, Query, Source, Unit, Variable
 from nuclei.errors import InvalidOption
 from nuclei.quoting import quoted
@@ -400,9 +400,9 @@ def _legend(unit: Unit, number: int, name: str, series: Series) -> LegendRow:
     return LegendRow(
         f"s{number % charts.COLOURS}",
         name,
-        shown(series.values[-1], unit),
-        shown(sum(finite) / len(finite), unit),
-        shown(max(finite), unit),
+        short(series.values[-1], unit),
+        short(sum(finite) / len(finite), unit),
+        short(max(finite), unit),
     )
 
 

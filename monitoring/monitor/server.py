@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from monitoring.monitor.documents import Documents, as_html, inline
 from monitoring.monitor.page import DEFAULT_RANGE, RANGES, Choice, page
 from monitoring.monitor.prometheus import Prometheus, QueryFailed, Unreachable
+from monitoring.monitor.units import word
 from monitoring.panels import Dashboard, Note
 from nuclei.errors import NucleiError
 from nuclei.process.ports import LOOPBACK
@@ -113,6 +114,7 @@ class _Site:
             "runbook": documents.runbook,
             "markdown": as_html,
             "inline": inline,
+            "word": word,
             "choice_prefix": _CHOICE,
             "is_note": lambda panel: isinstance(panel, Note),
         }

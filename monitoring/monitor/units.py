@@ -93,6 +93,16 @@ def shown(value: float, unit: Unit) -> str:
     return scale_of(unit, value).text(value)
 
 
+def word(unit: Unit) -> str:
+    """The unit, where it is a word of its own, such as `frames/s`; else empty."""
+    return unit.removeprefix(_SUFFIX) if unit.startswith(_SUFFIX) else ""
+
+
+def short(value: float, unit: Unit) -> str:
+    """One value as `shown`, without the word that `word` gives."""
+    return shown(value, unit).removesuffix(f" {word(unit)}")
+
+
 def ticks(unit: Unit, lowest: float, highest: float, most: int) -> list[tuple[float, str]]:
     """Round values for an axis, with their texts.
 

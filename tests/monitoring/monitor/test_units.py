@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from monitoring.monitor.units import shown, ticks
+from monitoring.monitor.units import short, shown, ticks
 from monitoring.panels import Unit
 
 
@@ -33,6 +33,11 @@ from monitoring.panels import Unit
 )
 def test_values_are_written_as_people_read_them(value: float, unit: Unit, text: str) -> None:
     assert shown(value, unit) == text
+
+
+def test_a_column_of_values_leaves_words_out() -> None:
+    assert short(12_345, Unit.FRAMES_PER_SECOND) == "12.3 k"
+    assert short(0.0123, Unit.SECONDS) == "12.3 ms"
 
 
 @pytest.mark.parametrize("unit", list(Unit))
