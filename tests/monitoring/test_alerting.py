@@ -99,6 +99,7 @@ def thresholds(called: Queue[dict[str, Any]]) -> Iterator[Thresholds]:
         )
 
 
+@pytest.mark.slow
 def test_an_alert_arrives_when_the_gateway_ends_and_again_when_it_is_back(
     thresholds: Thresholds,
     called: Queue[dict[str, Any]],

@@ -62,6 +62,7 @@ def test_no_token_is_in_the_repository() -> None:
     assert (FOLDER / "gateway.token").read_bytes() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", TESTS, ids=lambda file: file.stem)
 def test_the_alerts_fire_and_stay_silent(tool: Callable[..., str], file: Path) -> None:
     tool("promtool", "test", "rules", f"tests/{file.name}")
