@@ -1,13 +1,20 @@
+import asyncio
 from dataclasses import replace
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from scipy.stats import binom
 from sklearn.ensemble import HistGradientBoostingRegressor
 
+from nuclei.imaging.images import frame_from_array, read_frame
+from nuclei.inference.onnx_engine import LocalEngine
+from nuclei.inference.pipeline import segment
 from nuclei.quality.judgement import estimated_score
 from nuclei.quality.reference import FEATURES, ScoreModel
 from nuclei.results.quality import Quality
+from nuclei.results.segmentation import Segmentation
 from tests.training.conftest import MakeSample
 from training.data.spoiling import SPOILERS
 from training.quality import (
@@ -23,6 +30,8 @@ from training.quality import (
     limits_of,
     trees_of,
 )
+
+ROOT = Path(__file__).parents[2]
 
 
 def observed(n_images: int, seed: int = 0) -> list[Observed]:
@@ -167,3 +176,37 @@ def test_a_spoiled_image_fits_its_truth(make_sample: MakeSample, name: str, moda
     assert (sample.pixels == before).all()
     if (name, modality) != ("stained otherwise", "fluorescence"):
         assert not np.array_equal(found.pixels, sample.pixels)
+
+
+class TestShippedModel:
+    """What comes with the project is calibrated, and tells good frames from bad ones."""
+
+    @pytest.fixture(scope="class")
+    def engine(self) -> LocalEngine:
+        return LocalEngine(ROOT / "model_repository")
+
+    def segmented(self, engine: LocalEngine, pixels: np.ndarray) -> Segmentation:
+        return asyncio.run(segment(frame_from_array(pixels), engine, engine.find("unet")))
+
+    def test_its_contract_has_a_reference_and_is_small(self, engine: LocalEngine) -> None:
+        contract = engine.find("unet").contract
+        assert contract.quality is not None
+        assert set(contract.quality.groups) == {"grey", "colour"}
+        assert len(contract.to_json()) < 60_000
+
+    @pytest.mark.parametrize("name", ["fluorescence", "histology", "histology_2"])
+    def test_an_example_is_not_doubtful_and_its_blurred_copy_is_worse(
+        self, engine: LocalEngine, name: str
+    ) -> None:
+        pixels = read_frame(ROOT / "examples" / f"{name}.png").pixels
+        found = self.segmented(engine, pixels)
+        assert found.doubtful == ()
+        assert found.quality.estimated_score > 0.2
+        blurred = cv2.GaussianBlur(pixels, (0, 0), 6).reshape(pixels.shape)
+        spoiled = self.segmented(engine, blurred)
+        estimate = spoiled.quality.estimated_score
+        assert estimate is None or estimate < found.quality.estimated_score - 0.2
+        # The public grey images are as different in focus as blurred ones are.
+        if name != "fluorescence":
+            assert "focus" in spoiled.doubtful
+            assert any("out of focus" in sentence for sentence in spoiled.warnings)
