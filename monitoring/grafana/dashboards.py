@@ -31,6 +31,8 @@ TAG = "nuclei"
 DATA_SOURCE = grafana.DataSourceRef(type_val="prometheus", uid="${datasource}")
 ROW_HEIGHT = 1
 GOOD, BAD = "green", "red"
+# What only variables of intervals have.
+NO_INTERVAL: dict[str, Any] = {"auto": None, "auto_min": None, "auto_count": None}
 
 
 def uid(name: str) -> str:
@@ -241,6 +243,7 @@ def _data_source() -> grafana.VariableModel:
         name="datasource",
         label="Prometheus",
         query="prometheus",
+        **NO_INTERVAL,
     )
 
 
@@ -251,6 +254,7 @@ def _variable(variable: Variable) -> grafana.VariableModel:
             name=variable.name,
             label=variable.label,
             query=variable.every,
+            **NO_INTERVAL,
         )
     query: dict[str, Any] = {"query": variable.values, "refId": variable.name}
     return grafana.VariableModel(
@@ -265,6 +269,7 @@ def _variable(variable: Variable) -> grafana.VariableModel:
         include_all=True,
         all_value=variable.every,
         current=grafana.VariableOption(selected=True, text=["All"], value=["$__all"]),
+        **NO_INTERVAL,
     )
 
 
