@@ -1,12 +1,13 @@
 """Outlines of the nuclei of a label image, as polygons."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+
+from nuclei.imaging.boxes import windows
 
 
 def outlines(
@@ -28,8 +29,7 @@ def outlines(
         (label, polygons) by ascending label; a polygon is int32 [P, 2] of (x, y), clockwise on the
         screen, its first vertex not repeated at the end.
     """
-    found: Sequence[tuple[slice, slice] | None] = ndimage.find_objects(labels.view(np.int32))
-    for label, box in enumerate(found, start=1):
+    for label, box in enumerate(windows(labels), start=1):
         check()
         if box is not None:
             yield label, _polygons(labels[box] == label, box[1].start, box[0].start)

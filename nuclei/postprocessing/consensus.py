@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import find_objects
 
+from nuclei.imaging.boxes import Window, windows
 from nuclei.postprocessing.parameters import Fraction
 from nuclei.postprocessing.watershed import WatershedParameters
 
@@ -15,7 +15,6 @@ SAME_IOU = 0.5
 
 Labels = NDArray[np.uint32]
 Scores = NDArray[np.float32]
-_Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class _Candidate:
 
     vote: float
     drawn: Labels
-    window: _Window
+    window: Window
     label: int
 
 
@@ -97,22 +96,26 @@ def _candidates(
 ) -> Iterator[_Candidate]:
     """The nuclei of the first, then those that only the second sees."""
     (drawn, scores), (other_drawn, other_scores) = first, second
-    windows = find_objects(other_drawn)
+    other_windows = _windows(other_drawn)
     seen = set()
-    for label, window in enumerate(find_objects(drawn), start=1):
+    for label, window in enumerate(_windows(drawn), start=1):
         check()
         vote = float(scores[label - 1])
         own = other_drawn[window][drawn[window] == label]
         partner, common = _commonest(own)
         if partner:
-            area = int(np.sum(other_drawn[windows[partner - 1]] == partner))
+            area = int(np.sum(other_drawn[other_windows[partner - 1]] == partner))
             if common > SAME_IOU * (len(own) + area - common):
                 seen.add(partner)
                 vote += float(other_scores[partner - 1])
         yield _Candidate(vote / 2, drawn, window, label)
-    for label, window in enumerate(windows, start=1):
+    for label, window in enumerate(other_windows, start=1):
         if label not in seen:
             yield _Candidate(float(other_scores[label - 1]) / 2, other_drawn, window, label)
+
+
+def _windows(labels: Labels) -> list[Window]:
+    return [window for window in windows(labels) if window is not None]  # no number is missing
 
 
 def _commonest(labels: Labels) -> tuple[int, int]:

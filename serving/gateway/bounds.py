@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaincinv
 
 # One-sided.
 CONFIDENCE = 0.9995
@@ -67,6 +66,9 @@ def lowest_rate(failed: int, frames: int) -> float:
     """Lower limit of a rate (Clopper and Pearson, Biometrika 26, 1934): exact for few frames."""
     if not failed:
         return 0.0
+    # Half a second, which a start without a trial does not need.
+    from scipy.special import betaincinv
+
     return float(betaincinv(failed, frames - failed + 1, 1 - CONFIDENCE))
 
 

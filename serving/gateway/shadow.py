@@ -17,7 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.errors import EngineUnavailable, NucleiError, Overloaded
-from nuclei.evaluation.metrics import average_precision
 from nuclei.formats import Check
 from nuclei.formats.overlay import draw_outlines, stretched
 from nuclei.formats.png import encode_png
@@ -256,6 +255,9 @@ def _compared(
     check: Check,
 ) -> tuple[float, bytes]:
     """AP@.5 of the challenger's nuclei; a picture, empty unless it is to be shown."""
+    # It imports scipy: half a second, which a start without a trial does not need.
+    from nuclei.evaluation.metrics import average_precision
+
     agreement = average_precision(champion.labels, challenger.labels)
     check()
     return agreement, _picture(frame, champion, challenger) if shows(agreement) else b""
