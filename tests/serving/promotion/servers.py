@@ -1,5 +1,6 @@
 """Production's registry: an MLflow server on PostgreSQL, with an S3 store that checks its keys."""
 
+import base64
 import json
 import os
 import secrets
@@ -23,6 +24,7 @@ BUCKET = "models"
 BIN = Path(sys.executable).parent
 POSTGRESQL = Path("/usr/lib/postgresql")
 START_S = 120.0
+FERNET_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,9 @@ def production_registry(folder: Path) -> Iterator[ProductionRegistry]:
             **os.environ,
             **keys,
             "MLFLOW_S3_ENDPOINT_URL": s3,
+            "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": FERNET_KEY,
+            "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+            "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }

@@ -4,25 +4,34 @@ The same code as on SQLite, so here only what the servers could do otherwise: ke
 rename atomically, fetch files through MLflow, and end.
 """
 
+import re
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+import uvicorn
 from mlflow import MlflowClient
 
 from nuclei.errors import Conflict, VersionRefused
+from nuclei.process.ports import LOOPBACK, free_ports
 from serving.promotion.artifacts import digest
 from serving.promotion.changes import advance, promote, rollback
+from serving.promotion.listener import listener
 from serving.promotion.lock import HOLD_S
 from serving.promotion.state import Phase
+from serving.promotion.webhook import Webhooks
 from serving.registry import Registry
+from tests.conftest import ROOT
 from tests.serving.promotion.registries import MODEL, Filled, fill
 from tests.serving.promotion.servers import BUCKET, ProductionRegistry
 from tests.serving.promotion.test_lock import HOLDING, PROMOTING, start
 
 pytestmark = pytest.mark.slow
+SECRET = "a secret of the test"
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +102,41 @@ def test_the_lock_of_a_dead_holder_is_broken(
             (int(HOLD_S * 1000), f"{MODEL}.lock"),
         )
     assert promote(production.registry, MODEL, version)
+
+
+@pytest.fixture
+def sync_port() -> Iterator[tuple[int, threading.Event]]:
+    """The port of sync, and what its webhooks set."""
+    woken = threading.Event()
+    (port,) = free_ports(1)
+    app = listener(Webhooks(SECRET), woken.set, dict)
+    server = uvicorn.Server(uvicorn.Config(app, LOOPBACK, port, log_config=None))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    yield port, woken
+    server.should_exit = True
+    thread.join()
+
+
+def test_the_webhook_of_the_document_wakes_sync(
+    production: Filled, sync_port: tuple[int, threading.Event]
+) -> None:
+    port, woken = sync_port
+    page = (ROOT / "docs" / "promotion.md").read_text()
+    (snippet,) = [
+        code for code in re.findall(r"```python\n(.*?)```", page, re.S) if "create_webhook" in code
+    ]
+    for printed, here in (
+        ("http://mlflow:5000", production.registry.tracking_uri),
+        ("http://gateway:8003", f"http://{LOOPBACK}:{port}"),
+        ('secret="..."', f'secret="{SECRET}"'),
+    ):
+        assert printed in snippet
+        snippet = snippet.replace(printed, here)
+    exec(snippet, {})
+    assert not woken.is_set()
+    production.registry.set_alias(MODEL, "champion", 1)
+    assert woken.wait(30)
 
 
 def test_files_that_were_changed_in_the_store_are_not_promoted(

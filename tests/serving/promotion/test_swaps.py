@@ -1,8 +1,10 @@
 """Promotions and rollbacks in the whole service, under load; benchmarks/promotion.py runs more."""
 
+import time
 from pathlib import Path
 
 import cv2
+import httpx
 import pytest
 
 from nuclei.process.ports import free_ports
@@ -13,6 +15,16 @@ from tests.serving.callers import Callers
 from tests.serving.promotion.made_models import discs, write_artifacts
 from tests.serving.promotion.swaps import MODEL, Foregrounds, Swapping, of_wrong_version, register
 from tests.serving.served import Served
+
+
+def wait_in_step(served: Served) -> None:
+    """Wait until the gateway says that sync has done a round."""
+    deadline = time.monotonic() + 30
+    while "\nsync: last in step with the registry 20" not in (
+        said := httpx.get(f"{served.http_url}/readyz", timeout=10).text
+    ):
+        assert time.monotonic() < deadline, said
+        time.sleep(0.1)
 
 
 @pytest.mark.triton
@@ -34,6 +46,7 @@ def test_frames_are_answered_by_one_version_and_none_is_lost(tmp_path: Path) -> 
     )
     try:
         served.wait_ready()
+        wait_in_step(served)
         with Callers(served, frame, Foregrounds(artifacts, frame).judge) as callers:
             swapping = Swapping(registry, callers)
             for version in (2, 3, 1):
