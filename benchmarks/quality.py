@@ -270,7 +270,13 @@ def show(
     for group in reference.groups:
         console.print(moved(replayed, reference, group), warned(replayed, group))
     console.print(unseen_sources(observed))
-    left_out, _ = left_out_estimates(observed)
+    # As a reference has them: trees for each group.
+    observed = [one for group in GROUPS for one in observed if one.group == group]
+    left_out = [
+        estimate
+        for group in GROUPS
+        for estimate in left_out_estimates([one for one in observed if one.group == group])[0]
+    ]
     console.print(estimates(observed, left_out))
     if out is not None:
         drawn(observed, left_out).savefig(out, dpi=110)

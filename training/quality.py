@@ -57,7 +57,7 @@ FALSE_ALARM_RATE = 0.02
 WINDOW, FRAMES_PER_DAY = 200, 2000
 FALSE_ALARMS_PER_DAY = 0.01
 # Simulated days, and the distance of the frames at which their windows are looked at.
-DAYS, DAY_STEP = 2000, 10
+DAYS, DAY_STEP = 1000, 10
 
 # Measures that are compared as logarithms, and what smaller values count as.
 LOGARITHMIC: Mapping[str, float] = {

@@ -108,8 +108,10 @@ def _panels(board: Dashboard) -> Iterator[grafana.Panel | grafana.RowPanel]:
             if x + panel.width > COLUMNS:
                 x, y, height = 0, y + height, 0
             place = grafana.GridPos(h=panel.height, w=panel.width, x=x, y=y)
-            draw = _note if isinstance(panel, Note) else _panel
-            yield draw(panel, next(numbers), place)
+            if isinstance(panel, Note):
+                yield _note(panel, next(numbers), place)
+            else:
+                yield _panel(panel, next(numbers), place)
             x, height = x + panel.width, max(height, panel.height)
         y += height
 

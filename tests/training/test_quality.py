@@ -178,35 +178,35 @@ def test_a_spoiled_image_fits_its_truth(make_sample: MakeSample, name: str, moda
         assert not np.array_equal(found.pixels, sample.pixels)
 
 
-class TestShippedModel:
-    """What comes with the project is calibrated, and tells good frames from bad ones."""
+@pytest.fixture(scope="module")
+def engine() -> LocalEngine:
+    return LocalEngine(ROOT / "model_repository")
 
-    @pytest.fixture(scope="class")
-    def engine(self) -> LocalEngine:
-        return LocalEngine(ROOT / "model_repository")
 
-    def segmented(self, engine: LocalEngine, pixels: np.ndarray) -> Segmentation:
-        return asyncio.run(segment(frame_from_array(pixels), engine, engine.find("unet")))
+def segmented(engine: LocalEngine, pixels: np.ndarray) -> Segmentation:
+    return asyncio.run(segment(frame_from_array(pixels), engine, engine.find("unet")))
 
-    def test_its_contract_has_a_reference_and_is_small(self, engine: LocalEngine) -> None:
-        contract = engine.find("unet").contract
-        assert contract.quality is not None
-        assert set(contract.quality.groups) == {"grey", "colour"}
-        assert len(contract.to_json()) < 60_000
 
-    @pytest.mark.parametrize("name", ["fluorescence", "histology", "histology_2"])
-    def test_an_example_is_not_doubtful_and_its_blurred_copy_is_worse(
-        self, engine: LocalEngine, name: str
-    ) -> None:
-        pixels = read_frame(ROOT / "examples" / f"{name}.png").pixels
-        found = self.segmented(engine, pixels)
-        assert found.doubtful == ()
-        assert found.quality.estimated_score > 0.2
-        blurred = cv2.GaussianBlur(pixels, (0, 0), 6).reshape(pixels.shape)
-        spoiled = self.segmented(engine, blurred)
-        estimate = spoiled.quality.estimated_score
-        assert estimate is None or estimate < found.quality.estimated_score - 0.2
-        # The public grey images are as different in focus as blurred ones are.
-        if name != "fluorescence":
-            assert "focus" in spoiled.doubtful
-            assert any("out of focus" in sentence for sentence in spoiled.warnings)
+def test_the_shipped_contract_has_a_reference_and_is_small(engine: LocalEngine) -> None:
+    contract = engine.find("unet").contract
+    assert contract.quality is not None
+    assert set(contract.quality.groups) == {"grey", "colour"}
+    assert len(contract.to_json()) < 60_000
+
+
+@pytest.mark.parametrize("name", ["fluorescence", "histology", "histology_2"])
+def test_an_example_is_not_doubtful_and_its_blurred_copy_is_worse(
+    engine: LocalEngine, name: str
+) -> None:
+    pixels = read_frame(ROOT / "examples" / f"{name}.png").pixels
+    found = segmented(engine, pixels)
+    assert found.doubtful == ()
+    assert found.quality.estimated_score > 0.2
+    blurred = cv2.GaussianBlur(pixels, (0, 0), 6).reshape(pixels.shape)
+    spoiled = segmented(engine, blurred)
+    estimate = spoiled.quality.estimated_score
+    assert estimate is None or estimate < found.quality.estimated_score - 0.2
+    # The public grey images are as different in focus as blurred ones are.
+    if name != "fluorescence":
+        assert "focus" in spoiled.doubtful
+        assert any("out of focus" in sentence for sentence in spoiled.warnings)
