@@ -98,7 +98,7 @@ def plan(
         categories, data_licence: as of `Recipe`.
     """
     gpu = budget is Budget.GPU
-    licence = {"data_licence": data_licence} if data_licence else {}
+    licence: dict[str, Any] = {"data_licence": data_licence} if data_licence else {}
     of: dict[str, Any] = {"data": data, "categories": categories, **licence}
 
     def schedule(base: Schedule, cpu_steps: int, gpu_steps: int, workers: int = 2) -> Schedule:

@@ -458,7 +458,8 @@ def _largest_psi(reference: Values, frames: Values) -> float:
     counts = np.bincount(places, minlength=steps * n).reshape(steps, n)
     sums = np.cumsum(np.vstack([np.zeros(n), counts]), axis=0)
     length = WINDOW // DAY_STEP
-    return float(window_psi(bins.expected, sums[length:] - sums[:-length]).max())
+    of_windows = np.asarray(sums[length:] - sums[:-length], np.float64)
+    return float(window_psi(bins.expected, of_windows).max())
 
 
 def _known(values: Values) -> Values:

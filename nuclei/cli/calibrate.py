@@ -81,6 +81,7 @@ def calibrate(
     observed = observe(sources, engine, served, seed=SEED)
     with messages().status("Looking for limits, and simulating days"):
         quality = calibrated(observed, seed=SEED)
+    assert quality is not None, "there are enough images of a group"
     contract = replace(served.contract, quality=quality)
     changed = set_contract(repository, model, int(served.version), contract)
     console = output()

@@ -149,8 +149,9 @@ def _between(ends: tuple[float, float], strength: float) -> float:
 
 def _with(sample: Sample, pixels: Floats) -> Sample:
     """The image with other pixels, which its camera would have given."""
-    of_camera = np.clip(np.rint(pixels), 0, _white(sample.pixels)).astype(sample.pixels.dtype)
-    return replace(sample, pixels=of_camera)
+    of_camera = np.clip(np.rint(pixels), 0, _white(sample.pixels))
+    kind = np.uint8 if sample.pixels.dtype == np.uint8 else np.uint16
+    return replace(sample, pixels=of_camera.astype(kind))
 
 
 def _white(pixels: NDArray[Any]) -> float:
@@ -207,4 +208,4 @@ def _median(sample: Sample, inside: NDArray[np.bool_]) -> Floats:
     pixels = (
         sample.pixels[inside] if inside.any() else sample.pixels.reshape(-1, sample.pixels.shape[2])
     )
-    return np.median(pixels, axis=0).astype(np.float32)
+    return np.asarray(np.median(pixels, axis=0), np.float32)

@@ -39,8 +39,8 @@ def data(tmp_path: Path) -> Path:
         for label in range(1, 4):
             centre = rng.integers(8, 56, 2).tolist()
             cv2.circle(labels, centre, int(rng.integers(5, 10)), label, -1)
-        pixels = np.where(labels > 0, 150, 20) + rng.normal(0, 3, labels.shape)
-        pixels = cv2.GaussianBlur(pixels.clip(0, 255).astype(np.uint8), (0, 0), 1)
+        noisy = np.where(labels > 0, 150, 20) + rng.normal(0, 3, labels.shape)
+        pixels = np.asarray(cv2.GaussianBlur(noisy.clip(0, 255).astype(np.uint8), (0, 0), 1))
         if number >= MIN_FRAMES:
             stained = labels[..., None] > 0
             pixels = np.where(stained, (150, 60, 120), (240, 210, 230)).astype(np.uint8)
