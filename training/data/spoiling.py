@@ -150,8 +150,9 @@ def _between(ends: tuple[float, float], strength: float) -> float:
 def _with(sample: Sample, pixels: Floats) -> Sample:
     """The image with other pixels, which its camera would have given."""
     of_camera = np.clip(np.rint(pixels), 0, _white(sample.pixels))
-    kind = np.uint8 if sample.pixels.dtype == np.uint8 else np.uint16
-    return replace(sample, pixels=of_camera.astype(kind))
+    if sample.pixels.dtype == np.uint8:
+        return replace(sample, pixels=of_camera.astype(np.uint8))
+    return replace(sample, pixels=of_camera.astype(np.uint16))
 
 
 def _white(pixels: NDArray[Any]) -> float:
