@@ -5,6 +5,7 @@ is asked for by itself. Counters that begin with their first event (an abort, a 
 before it, so `increase` alone would miss that one.
 """
 
+from monitoring.promql import events
 from monitoring.rule import BYTES, DURATION, PERCENTAGE, VALUE, Alert, Recording, label, percent
 from monitoring.thresholds import Thresholds, seconds
 
@@ -239,9 +240,9 @@ def _promotion(thresholds: Thresholds) -> list[Alert]:
             "RolloutAborted",
             "ticket",
             f"""
-            {_events("nuclei_rollout_aborts_total", "model", aborted.window)}
+            {events("nuclei_rollout_aborts_total", aborted.window, "model")}
             or
-            {_by_family(_events("nuclei_sync_aborted_rollouts_total", "model", aborted.window))}
+            {_by_family(events("nuclei_sync_aborted_rollouts_total", aborted.window, "model"))}
             """,
             f"A challenger of {label('model')} was aborted",
             f"In the last {aborted.window} it left its bounds, or could not be served. The "
@@ -251,7 +252,7 @@ def _promotion(thresholds: Thresholds) -> list[Alert]:
         Alert(
             "VersionRefused",
             "ticket",
-            _by_family(_events("nuclei_sync_refused_versions_total", "model", refused.window)),
+            _by_family(events("nuclei_sync_refused_versions_total", refused.window, "model")),
             f"A version of {label('model')} was refused",
             f"In the last {refused.window} sync could not load a version, or it did not answer as "
             "its gates had seen. The champion of before goes on answering.",
@@ -272,14 +273,6 @@ def _by_family(vector: str) -> str:
     """Name models as gateways do: by the family, `mask_rcnn`, not `nuclei-mask-rcnn`."""
     family = f'label_replace({vector}, "model", "$1", "model", "nuclei-(.*)")'
     return f'label_replace({family}, "model", "${{1}}_$2", "model", "(.*)-(.*)")'
-
-
-def _events(counter: str, by: str, window: str) -> str:
-    """How often something happened; a counter that is new began with 1."""
-    return (
-        f"sum by ({by}) (increase({counter}[{window}]) > 0 "
-        f"or max_over_time({counter}[{window}]) unless {counter} offset {window})"
-    )
 
 
 def _quality(thresholds: Thresholds) -> list[Alert]:

@@ -54,7 +54,7 @@ class Source(StrEnum):
 
     # The service that the test starts.
     SERVICE = "service"
-    # What no test starts: recorded text of such a part is served to Prometheus instead.
+    # What no test starts: text such as that part writes is served to Prometheus instead.
     CERTIFICATE = "certificate"
     GPU = "gpu"
     KUBERNETES = "kubernetes"

@@ -23,7 +23,7 @@ from tests.monitoring.expressions import declared, metrics
 
 BOARDS = dashboards(read_thresholds())
 PANELS = [(board, panel) for board in BOARDS for panel in board.panels()]
-RECORDED = Path(__file__).parent / "recorded"
+STANDINS = Path(__file__).parent / "standins"
 
 
 def expressions() -> Iterator[str]:
@@ -42,9 +42,9 @@ def of(panel: Panel) -> set[str]:
     return set().union(*(metrics(query.expression) for query in panel.queries))
 
 
-def recorded(source: Source) -> set[str]:
-    """The metrics in the recorded text of a source."""
-    lines = (RECORDED / f"{source}.prom").read_text().splitlines()
+def written(source: Source) -> set[str]:
+    """The metrics in the text that stands in for a source."""
+    lines = (STANDINS / f"{source}.prom").read_text().splitlines()
     return {line.split()[2] for line in lines if line.startswith("# TYPE")}
 
 
@@ -83,12 +83,12 @@ def test_every_measure_of_quality_is_shown_and_counted() -> None:
 
 
 @pytest.mark.parametrize("source", [each for each in Source if each is not Source.SERVICE])
-def test_what_cannot_be_started_here_is_recorded_and_named_so(source: Source) -> None:
-    """No panel of the running service hides behind recorded text."""
+def test_what_cannot_be_started_here_has_a_stand_in_and_is_named_so(source: Source) -> None:
+    """No panel of the running service hides behind written text."""
     asked = {name for _, panel in PANELS if panel.source is source for name in of(panel)}
-    assert asked == recorded(source)
+    assert asked == written(source)
     others = {name for _, panel in PANELS if panel.source is not source for name in of(panel)}
-    assert not others & recorded(source)
+    assert not others & written(source)
 
 
 def test_limits_are_the_thresholds_of_the_alerts() -> None:

@@ -29,7 +29,7 @@ from nuclei.process.ports import LOOPBACK, free_ports
 from tests.conftest import ROOT
 from tests.monitoring.expressions import selectors
 from tests.monitoring.prometheus import Prometheus, running_prometheus
-from tests.monitoring.test_boards import RECORDED
+from tests.monitoring.test_boards import STANDINS
 from tests.monitoring.traffic import SETTINGS, Traffic, registered
 from tests.serving.served import NUCLEI, Served
 
@@ -90,7 +90,7 @@ def watching(folder: Path) -> Iterator[Watched]:
     (configuration / "gateway.token").touch()
     _list_targets(
         configuration / "targets",
-        recorded=others,
+        standins=others,
         gateway=served.http_port,
         triton=served.triton_metrics_port,
         sync=sync,
@@ -99,7 +99,7 @@ def watching(folder: Path) -> Iterator[Watched]:
     try:
         served.wait_ready()
         probing.start()
-        with running_prometheus(configuration, os.environ) as prometheus, _recorded(others):
+        with running_prometheus(configuration, os.environ) as prometheus, _standins(others):
             since = time.time()
             traffic = Traffic(served, registry, f"http://{LOOPBACK}:{sync}")
             traffic.frames(rounds=3)
@@ -207,8 +207,8 @@ def _every_second(thresholds: Thresholds) -> Thresholds:
     return thresholds.model_copy(update={"scrape": often})
 
 
-def _list_targets(folder: Path, recorded: int, **ports: int) -> None:
-    """Let Prometheus find the parts of the service, and the recorded ones as machines."""
+def _list_targets(folder: Path, standins: int, **ports: int) -> None:
+    """Let Prometheus find the parts of the service, and the stand-ins as machines."""
     folder.mkdir()
     for job in get_args(Job):
         targets: list[dict[str, Any]] = []
@@ -217,18 +217,18 @@ def _list_targets(folder: Path, recorded: int, **ports: int) -> None:
         if job == "node":
             targets = [
                 {
-                    "targets": [f"{LOOPBACK}:{recorded}"],
+                    "targets": [f"{LOOPBACK}:{standins}"],
                     "labels": {"__metrics_path__": f"/{each.name}"},
                 }
-                for each in RECORDED.iterdir()
+                for each in STANDINS.iterdir()
             ]
         (folder / f"{job}.yaml").write_text(yaml.safe_dump(targets))
 
 
 @contextmanager
-def _recorded(port: int) -> Iterator[None]:
-    """Serve the recorded text of the exporters that do not run here."""
-    handler = functools.partial(_Quiet, directory=str(RECORDED))
+def _standins(port: int) -> Iterator[None]:
+    """Serve text such as the exporters write that do not run here."""
+    handler = functools.partial(_Quiet, directory=str(STANDINS))
     with http.server.ThreadingHTTPServer((LOOPBACK, port), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()

@@ -225,7 +225,9 @@ def start(
     console.print(
         f"registered {version.name} version {version.version} in {uri}\n"
         f"next: nuclei export --model {version.name} --version {version.version} "
-        "--repository my_models/"
+        "--repository my_models/\n"
+        f"or, where nuclei serve --sync runs: nuclei gate {version.version} --model {version.name} "
+        "--data IMAGES, then nuclei promote"
     )
 
 
