@@ -9,10 +9,12 @@ import atheris
 from google.protobuf.message import DecodeError
 
 # Modules with compiled loops cannot be instrumented.
+import nuclei.imaging.boxes
 import nuclei.imaging.intensity
 import nuclei.postprocessing.measurement
 import nuclei.postprocessing.rendering
-import nuclei.postprocessing.watershed  # noqa: F401
+import nuclei.postprocessing.watershed
+import nuclei.quality.measures  # noqa: F401
 
 with atheris.instrument_imports(include=["nuclei", "serving"]):
     from nuclei.errors import InvalidInput

@@ -9,10 +9,12 @@ import sys
 import atheris
 
 # Modules with compiled loops cannot be instrumented.
+import nuclei.imaging.boxes
 import nuclei.imaging.intensity
 import nuclei.postprocessing.measurement
 import nuclei.postprocessing.rendering
-import nuclei.postprocessing.watershed  # noqa: F401
+import nuclei.postprocessing.watershed
+import nuclei.quality.measures  # noqa: F401
 
 with atheris.instrument_imports(include=["nuclei", "google.protobuf.text_format"]):
     from nuclei.errors import InvalidData, ModelNotFound
