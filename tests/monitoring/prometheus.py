@@ -30,6 +30,13 @@ class Prometheus:
         series: list[dict[str, Any]] = answer["result"]
         return series
 
+    def wait_for(self, expression: str, since: float, seconds: float = 30.0) -> None:
+        """Wait until an expression has a value."""
+        deadline = time.monotonic() + seconds
+        while not self.range(expression, since):
+            assert time.monotonic() < deadline, f"no value of {expression}"
+            time.sleep(0.1)
+
     def series(self, selector: str, since: float) -> list[dict[str, str]]:
         """The labels of the series that a selector has matched since a time."""
         found: list[dict[str, str]] = self._data("series", start=since, **{"match[]": selector})

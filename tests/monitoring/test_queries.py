@@ -101,6 +101,8 @@ def watching(folder: Path) -> Iterator[Watched]:
         probing.start()
         with running_prometheus(configuration, os.environ) as prometheus, _standins(others):
             since = time.time()
+            # Targets are found some seconds after the start; what happened before has no rate.
+            prometheus.wait_for('up{job="gateway"} == 1', since)
             traffic = Traffic(served, registry, f"http://{LOOPBACK}:{sync}")
             traffic.frames(rounds=3)
             traffic.webhook()
