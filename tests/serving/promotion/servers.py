@@ -63,6 +63,8 @@ def production_registry(folder: Path) -> Iterator[ProductionRegistry]:
             "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": FERNET_KEY,
             "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
             "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+            # A server asks its database for webhooks once a minute, by default.
+            "MLFLOW_WEBHOOK_CACHE_TTL": "0",
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
         }
