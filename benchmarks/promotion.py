@@ -161,6 +161,8 @@ class MlflowServer:
         environment = {
             "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
             "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+            # A webhook of before would be known for a minute, and a new one not.
+            "MLFLOW_WEBHOOK_CACHE_TTL": "0",
             "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": FERNET_KEY,
             "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "MLFLOW_DISABLE_TELEMETRY": "true",
