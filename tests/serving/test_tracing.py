@@ -13,12 +13,11 @@ import httpx
 import pytest
 
 from nuclei.client import Client
-from nuclei.process.child import Child
 from nuclei.process.ports import free_ports
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
 from serving.triton.server import TritonServer
-from tests.prerequisites import require_programs
+from tests.monitoring.prometheus import Prometheus, running_prometheus
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
@@ -168,13 +167,9 @@ def test_one_trace_from_the_caller_to_the_steps_of_triton(
 
 
 @pytest.fixture(scope="module")
-def prometheus(
-    traced: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[], list[dict[str, str]]]]:
-    """The exemplars of requests that a real Prometheus, which scrapes the gateway, has stored."""
-    require_programs("prometheus", install="apt-get install prometheus")
+def prometheus(traced: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """A real Prometheus, which scrapes the gateway."""
     folder = tmp_path_factory.mktemp("prometheus")
-    (port,) = free_ports(1)
     target = traced.url.removeprefix("http://")
     (folder / "prometheus.yml").write_text(
         "scrape_configs:\n"
@@ -182,33 +177,15 @@ def prometheus(
         "  scrape_interval: 1s\n"
         f"  static_configs: [{{targets: ['{target}']}}]\n"
     )
-    command = [
-        "prometheus",
-        f"--config.file={folder / 'prometheus.yml'}",
-        f"--storage.tsdb.path={folder / 'data'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-        "--enable-feature=exemplar-storage",
-    ]
-    server = Child("prometheus", command, dict(os.environ), folder / "prometheus.log")
-    server.start()
-
-    def exemplars() -> list[dict[str, str]]:
-        now = time.time()
-        query = {"query": "nuclei_request_seconds_bucket", "start": now - 600, "end": now + 600}
-        answer = httpx.get(f"http://127.0.0.1:{port}/api/v1/query_exemplars", params=query)
-        return [one["labels"] for series in answer.json()["data"] for one in series["exemplars"]]
-
-    try:
-        yield exemplars
-    finally:
-        server.stop(10)
+    with running_prometheus(folder, os.environ) as running:
+        yield running
 
 
 @pytest.mark.parametrize("request_id", ["exemplary-1", "x" * 128], ids=len)
 def test_metrics_logs_and_traces_name_the_same_request(
     traced: Any,
     receiver: TraceReceiver,
-    prometheus: Callable[[], list[dict[str, str]]],
+    prometheus: Prometheus,
     fluorescence: Path,
     request_id: str,
 ) -> None:
@@ -229,12 +206,10 @@ def test_metrics_logs_and_traces_name_the_same_request(
     assert f"request_id={request_id} trace_id={trace_id}" in traced.process.last_lines(100)
 
 
-def stored(prometheus: Callable[[], list[dict[str, str]]]) -> list[dict[str, str]]:
-    """The exemplars, once it answers."""
-    try:
-        return prometheus()
-    except (httpx.TransportError, ValueError):
-        return []
+def stored(prometheus: Prometheus) -> list[dict[str, str]]:
+    """The exemplars of requests of the last minutes."""
+    found = prometheus.exemplars("nuclei_request_seconds_bucket", time.time() - 600)
+    return [one["labels"] for series in found for one in series["exemplars"]]
 
 
 def test_failed_frame_is_marked_with_its_error(traced: Any, receiver: TraceReceiver) -> None:
