@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 from starlette.applications import Starlette
@@ -124,5 +125,5 @@ def _print_ready(port: int, programs: Programs) -> None:
     table.add_row("kept in", str(programs.home))
     # A closed terminal does not keep the page from being served.
     with suppress(OSError):
-        output().print(Text("Ready", "green"), "Ctrl-C stops it")
-        output().print(table)
+        ready = Text.assemble(("Ready", "green"), " Ctrl-C stops it")
+        output().print(Group(ready, table))
