@@ -13,6 +13,7 @@ import argparse
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from rich.progress import track
 from rich.table import Table
 from scipy.stats import spearmanr
 
+from nuclei.errors import ChoiceRequired
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference.engine import ServedVersion
 from nuclei.inference.onnx_engine import LocalEngine
@@ -61,20 +63,20 @@ class Replayed:
     Attributes:
         how: it was spoiled, or `CLEAN`.
         group: of the frame.
-        judgement: of the frame.
+        judgement: of the frame; None where the frame was refused.
     """
 
     how: str
     group: Group
-    judgement: Judgement
+    judgement: Judgement | None
 
     @property
     def quality(self) -> Quality:
-        return self.judgement.quality
+        return self.judgement.quality if self.judgement else Quality()
 
     @property
     def kinds(self) -> list[str]:
-        return [doubt.kind for doubt in self.judgement.doubts]
+        return [doubt.kind for doubt in self.judgement.doubts] if self.judgement else []
 
 
 def clean_frames(
@@ -105,9 +107,12 @@ def spoiled_frames(
                 continue
             for word, strength in ({"": 1.0} if name in PLAIN else STRENGTHS).items():
                 pixels = spoiler(part, strength, rng).pixels
-                found = asyncio.run(segment(frame_from_array(pixels), engine, unjudged))
                 group = group_of(pixels)
-                judgement = judge(found.quality or Quality(), reference, group)
+                judgement = None
+                # A stain on black looks like channels of fluorescence, of which one is asked for.
+                with suppress(ChoiceRequired):
+                    found = asyncio.run(segment(frame_from_array(pixels), engine, unjudged))
+                    judgement = judge(found.quality or Quality(), reference, group)
                 replayed.append(Replayed(f"{name} {word}".strip(), group, judgement))
     return replayed
 
@@ -150,12 +155,14 @@ def moved(replayed: Sequence[Replayed], reference: QualityReference, group: Grou
 def warned(replayed: Sequence[Replayed], group: Group) -> Table:
     """The share of frames that get each warning."""
     kinds = sorted({*TOO_LOW, *TOO_HIGH} & {kind for one in replayed for kind in one.kinds})
-    table = Table("spoiled", "frames", "any", *kinds, "score unknown", title=f"warnings, {group}")
+    columns = ("spoiled", "frames", "refused", "any", *kinds, "score unknown")
+    table = Table(*columns, title=f"warnings, {group}")
     for how, frames in _by_how(replayed, group).items():
         counts = Counter(kind for one in frames for kind in one.kinds)
         any_kind = sum(bool(one.kinds) for one in frames)
-        unknown = sum(one.quality.estimated_score is None for one in frames)
-        shares = [any_kind, *(counts[kind] for kind in kinds), unknown]
+        refused = sum(one.judgement is None for one in frames)
+        unknown = sum(one.quality.estimated_score is None for one in frames) - refused
+        shares = [refused, any_kind, *(counts[kind] for kind in kinds), unknown]
         table.add_row(how, str(len(frames)), *(f"{count / len(frames):.0%}" for count in shares))
     return table
 
