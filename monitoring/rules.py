@@ -1,7 +1,7 @@
 """Writes the files of Prometheus and Alertmanager from the thresholds.
 
-`python -m monitoring.rules` writes them into monitoring/prometheus/, `--check` says which of them
-is out of date.
+`python -m monitoring.rules` writes them into monitoring/prometheus/, and what the autoscalers read
+as a PrometheusRule into k8s/; `--check` says which of them is out of date.
 """
 
 import argparse
@@ -14,10 +14,12 @@ import yaml
 from monitoring.alerts import alerts, champions
 from monitoring.objectives import objective_rules
 from monitoring.rule import Alert, Recording
+from monitoring.scaling import scaling_rules
 from monitoring.thresholds import ROOT, THRESHOLDS, Job, Thresholds, read_thresholds
 from nuclei.errors import InvalidData, NucleiError
 
 FOLDER = ROOT / "monitoring" / "prometheus"
+CLUSTER = ROOT / "k8s" / "components" / "scaling"
 COMMAND = "python -m monitoring.rules"
 
 # Where there is no gateway only these are told besides: they may be why.
@@ -35,24 +37,40 @@ def rendered(thresholds: Thresholds) -> dict[str, str]:
             _group("objectives", thresholds, objective_rules(thresholds))
         ),
         "rules/alerts.yaml": _file(_group("alerts", thresholds, others)),
+        "rules/scaling.yaml": _file(_scaling(thresholds)),
     }
 
 
-def write(thresholds: Thresholds, folder: Path) -> None:
-    """Write the files into a folder, which is made when it is missing.
+def rendered_for_cluster(thresholds: Thresholds) -> dict[str, str]:
+    """The same for k8s/components/scaling: an object that the Prometheus operator takes."""
+    rule = {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": {"name": "scaling"},
+        "spec": _scaling(thresholds),
+    }
+    return {"rules.yaml": _file(rule)}
+
+
+def _scaling(thresholds: Thresholds) -> dict[str, Any]:
+    return _group("scaling", thresholds, [*scaling_rules(thresholds)])
+
+
+def write(files: dict[str, str], folder: Path) -> None:
+    """Write files, by their names, into a folder, which is made when it is missing.
 
     Raises:
         OSError: it cannot be written.
     """
-    for name, text in rendered(thresholds).items():
+    for name, text in files.items():
         file = folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
 
 
-def check(thresholds: Thresholds, folder: Path) -> None:
+def check(files: dict[str, str], folder: Path) -> None:
     """Raises InvalidData when a file in a folder is not as it would be written."""
-    for name, text in rendered(thresholds).items():
+    for name, text in files.items():
         file = folder / name
         there = file.read_text() if file.is_file() else ""
         if there != text:
@@ -190,7 +208,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--check", action="store_true", help="only say which file is out of date")
     options = parser.parse_args(arguments)
     try:
-        (check if options.check else write)(read_thresholds(), FOLDER)
+        thresholds = read_thresholds()
+        act = check if options.check else write
+        act(rendered(thresholds), FOLDER)
+        act(rendered_for_cluster(thresholds), CLUSTER)
     except NucleiError as error:
         print(error, file=sys.stderr)
         return error.exit_code

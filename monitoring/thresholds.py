@@ -136,6 +136,22 @@ class BurnRates(Section):
     ticket: BurnRate
 
 
+class TritonScaling(Section):
+    queue_seconds: Annotated[float, Field(gt=0)]
+    waiting_frames: Annotated[float, Field(gt=0)]
+
+
+class GatewayScaling(Section):
+    held_frames: Annotated[float, Field(gt=0)]
+    work_seconds: Annotated[float, Field(gt=0)]
+
+
+class Scaling(Section):
+    window: Window
+    triton: TritonScaling
+    gateway: GatewayScaling
+
+
 class Lasting(Section):
     """Attributes: lasting: how long the condition has to hold (`for`)."""
 
@@ -225,6 +241,7 @@ class Thresholds(Section):
     availability: Availability
     latency: Latency
     burn_rates: BurnRates
+    scaling: Scaling
     alerts: Alerts
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from monitoring.monitor.programs import Configuration, Programs, find_programs
 from monitoring.monitor.targets import Targets
-from monitoring.rules import write
+from monitoring.rules import rendered, write
 from monitoring.thresholds import Lasting, Thresholds, read_thresholds
 from nuclei.process.ports import LOOPBACK, free_ports
 from serving.gateway import metrics
@@ -108,7 +108,7 @@ def test_an_alert_arrives_when_the_gateway_ends_and_again_when_it_is_back(
 ) -> None:
     require_programs("prometheus", "promtool", "prometheus-alertmanager", install=INSTALL)
     monkeypatch.setenv("NUCLEI_TOKEN", TOKEN)
-    write(thresholds, tmp_path / "configuration")
+    write(rendered(thresholds), tmp_path / "configuration")
     (port,) = free_ports(1)
     programs = Programs(
         tmp_path / "home",

@@ -86,7 +86,7 @@ def watching(folder: Path) -> Iterator[Watched]:
     command = [NUCLEI, "probe", "--address", served.grpc_address, "--every", "1"]
     probing = Child("probe", [*command, "--port", str(probe)], os.environ, folder / "probe.log")
     configuration = folder / "prometheus"
-    write(_every_second(THRESHOLDS), configuration)
+    write(rendered(_every_second(THRESHOLDS)), configuration)
     (configuration / "gateway.token").touch()
     _list_targets(
         configuration / "targets",
