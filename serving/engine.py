@@ -1,10 +1,19 @@
 """The engine that runs graphs on Triton servers, over their asynchronous gRPC protocol."""
 
 import asyncio
+import itertools
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +55,11 @@ Answer = TypeVar("Answer")
 
 CONTROL_TIMEOUT_S = 5.0
 UNIX = "unix:"
+# A tile that two servers have failed on is given to no third: it may be what they fail on.
+MAX_FAILURES = 2
+# How long a server that failed on a graph gets its tiles only where no other can take them.
+FAILING_S = 5.0
+_LEAVING_POLL_S = 0.1
 
 # A tile's maps arrive in one HTTP/2 frame instead of fifty.
 HTTP2_FRAME_BYTES = 2**22
@@ -56,6 +70,13 @@ RECONNECT_OPTIONS = (
     ("grpc.max_reconnect_backoff_ms", 250),
     # In spite of its name, how long an attempt may take: a busy Triton answers late.
     ("grpc.min_reconnect_backoff_ms", 5000),
+)
+# A connection to a machine that is gone, which takes no more bytes, ends after this time: Linux's
+# TCP_USER_TIMEOUT, which gRPC sets where it may ping. It never does, as catalogues are asked for
+# all the time: Triton ends the connection of a client that pings more often than every 5 minutes.
+DEAD_PEER_OPTIONS = (
+    ("grpc.keepalive_time_ms", 600_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
 )
 
 
@@ -77,6 +98,10 @@ class Catalogue:
 class TritonEngine:
     """Runs graphs on Triton servers; must be created, used and closed in one event loop.
 
+    Each server has a channel of its own, and a tile goes to the one that has the least to do of
+    those that have its graph. One that is lost on the way is asked again of another: an inference
+    changes nothing, so that it is safe.
+
     Attributes:
         answered_s: when an inference was last answered, on the monotonic clock.
     """
@@ -90,8 +115,44 @@ class TritonEngine:
                 their turn, and a larger tile runs alone.
             max_message_bytes: longest message in either direction.
         """
-        self._servers = [_Server(address, pixels, max_message_bytes) for address in addresses]
+        self._pixels = pixels
+        self._max_message_bytes = max_message_bytes
+        self._fixed = [self._server(address) for address in addresses]
+        self._found: dict[str, _Server] = {}
+        self._leaving: dict[asyncio.Task[None], _Server] = {}
+        self._turns = itertools.count()
         self.answered_s = -math.inf
+
+    def _server(self, address: str) -> "_Server":
+        return _Server(address, self._pixels, self._max_message_bytes)
+
+    @property
+    def _servers(self) -> list["_Server"]:
+        return [*self._fixed, *self._found.values()]
+
+    @property
+    def servers(self) -> int:
+        """How many servers it knows."""
+        return len(self._servers)
+
+    @property
+    def servers_answering(self) -> int:
+        """How many of them answered when they were last asked."""
+        return sum(server.answers for server in self._servers)
+
+    def reach(self, addresses: Collection[str]) -> None:
+        """Use the servers at these addresses, besides those of the start, from now on.
+
+        One that is no longer among them gets no more tiles, and finishes those that it has.
+        """
+        for address in self._found.keys() - set(addresses):
+            server = self._found.pop(address)
+            task = asyncio.create_task(server.leave())
+            self._leaving[task] = server
+            task.add_done_callback(self._leaving.pop)
+        for address in addresses:
+            if address not in self._found:
+                self._found[address] = self._server(address)
 
     @property
     def is_reachable(self) -> bool:
@@ -108,6 +169,8 @@ class TritonEngine:
     ) -> Outputs:
         """Run one tile through an ensemble, on the server that has the least to do.
 
+        Where that refuses it, any other is asked; where it fails or ends meanwhile, one other.
+
         Args:
             graph: name of the ensemble.
             outputs: names of the tensors that are wanted.
@@ -119,28 +182,52 @@ class TritonEngine:
             ModelNotFound: no server that answers has it.
             EngineUnavailable, EngineFailed, Overloaded, DeadlineExceeded.
         """
-        servers = sorted(self._servers, key=lambda server: (not server.answers, server.pixels))
-        answered = await _first_answer(
-            servers, lambda server: server.infer(graph, outputs, image, intensity, deadline)
-        )
+
+        def ask(server: _Server) -> Awaitable[Outputs]:
+            server.turn = next(self._turns)
+            return server.infer(graph, outputs, image, intensity, deadline)
+
+        answered = await _first_answer(self._ranked(graph), ask)
         self.answered_s = time.monotonic()
         return answered
 
+    def _ranked(self, graph: str) -> list["_Server"]:
+        """All servers; first who can answer, with the least to do, longest not asked."""
+        return sorted(
+            self._servers,
+            key=lambda server: (
+                not server.answers,
+                graph not in server.graphs,
+                server.fails_on(graph),
+                server.pixels,
+                server.turn,
+            ),
+        )
+
     async def catalogues(self) -> list[Catalogue]:
         """What the servers serve, of those that answer.
+
+        One that did not answer last is asked, and not waited for where another answers: a machine
+        that is gone must not hold up what the others say.
 
         Raises:
             EngineUnavailable: none answers.
             EngineFailed: none says what it serves.
         """
-        asked = (server.catalogue() for server in self._servers)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        found = [answer for answer in answers if isinstance(answer, Catalogue)]
-        if not found:
-            for answer in answers:
-                if isinstance(answer, BaseException):
-                    raise answer
-        return found
+        servers = self._servers
+        expected = [server.question() for server in servers if server.answers]
+        others = [server.question() for server in servers if not server.answers]
+        for asked in (expected, others):
+            if asked:
+                await asyncio.wait(asked)
+            done = [question for question in (*expected, *others) if question.done()]
+            if found := [each.result() for each in done if each.exception() is None]:
+                return found
+        for question in done:
+            await question
+        raise EngineUnavailable(
+            "no address of the inference server is known yet; send again once the service is ready"
+        )
 
     async def contract(self, graph: str) -> Contract:
         """The contract of a graph that is ready.
@@ -150,7 +237,7 @@ class TritonEngine:
             EngineUnavailable: none answers.
             EngineFailed: the contract cannot be read.
         """
-        config = await _first_answer(self._servers, lambda server: server.config(graph))
+        config = await _first_answer(self._ranked(graph), lambda server: server.config(graph))
         return _contract_of(config)
 
     def precision(self, served: ServedVersion) -> str:
@@ -170,13 +257,23 @@ class TritonEngine:
 
     async def are_ready(self, graphs: Sequence[str], timeout_s: float) -> bool:
         """Whether a server answers within the time and has every graph ready."""
-        answers = await asyncio.gather(
-            *(server.are_ready(graphs, timeout_s) for server in self._servers)
-        )
-        return any(answers)
+        asked = [
+            asyncio.ensure_future(server.are_ready(graphs, timeout_s)) for server in self._servers
+        ]
+        try:
+            for answer in asyncio.as_completed(asked):
+                if await answer:
+                    return True
+        finally:
+            for each in asked:
+                each.cancel()
+        return False
 
     async def close(self) -> None:
-        for server in self._servers:
+        leaving = list(self._leaving.items())
+        for task, _ in leaving:
+            task.cancel()
+        for server in (*self._servers, *(server for _, server in leaving)):
             await server.close()
 
 
@@ -188,6 +285,8 @@ class _Server:
         pixels: in inference, or waiting for their turn.
         answers: whether it answered when it was last asked.
         reachable: whether it could be reached then, whether or not it answered in time.
+        graphs: that were ready when it last said so.
+        turn: when it was last given a tile, by the count of all tiles.
     """
 
     def __init__(self, address: str, pixels: int, max_message_bytes: int) -> None:
@@ -199,6 +298,7 @@ class _Server:
                 ("grpc.http2.max_frame_size", HTTP2_FRAME_BYTES),
                 ("grpc.enable_http_proxy", 0),
                 *RECONNECT_OPTIONS,
+                *DEAD_PEER_OPTIONS,
             ],
         )
         # A socket lies in the folder of Triton.
@@ -206,6 +306,14 @@ class _Server:
         self._budget = PixelBudget(pixels)
         self.pixels = 0
         self.answers = self.reachable = True
+        self.graphs: frozenset[str] = frozenset()
+        self.turn = -1
+        self._failed_s: dict[str, float] = {}
+        self._question: asyncio.Task[Catalogue] | None = None
+
+    def fails_on(self, graph: str) -> bool:
+        """Whether it has failed on a tile of this graph a moment ago."""
+        return time.monotonic() - self._failed_s.get(graph, -math.inf) < FAILING_S
 
     async def infer(
         self,
@@ -229,7 +337,15 @@ class _Server:
                     )
         return {name: result.as_numpy(name) for name in outputs}
 
-    async def catalogue(self) -> Catalogue:
+    def question(self) -> asyncio.Task[Catalogue]:
+        """What it serves: the question that waits for its answer, or a new one."""
+        if self._question is None or self._question.done():
+            self._question = asyncio.create_task(self._catalogue())
+            # Nobody may wait for it.
+            self._question.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return self._question
+
+    async def _catalogue(self) -> Catalogue:
         async with self._asking_about("repository"):
             index = await self._client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
         # Callers cannot ask for others.
@@ -249,7 +365,8 @@ class _Server:
                 pass  # unloaded meanwhile
             except EngineFailed as error:
                 failures[name] = error
-        return Catalogue(routings, failures, frozenset(ready))
+        self.graphs = frozenset(ready)
+        return Catalogue(routings, failures, self.graphs)
 
     async def config(self, model: str) -> ModelConfig:
         async with self._asking_about(model):
@@ -266,7 +383,15 @@ class _Server:
             return False
         return True
 
+    async def leave(self) -> None:
+        """Close once it has answered all of its tiles."""
+        while self.pixels:
+            await asyncio.sleep(_LEAVING_POLL_S)
+        await self.close()
+
     async def close(self) -> None:
+        if self._question is not None:
+            self._question.cancel()
         await self._client.close()
 
     @asynccontextmanager
@@ -287,6 +412,9 @@ class _Server:
             raise _unavailable() from None
         except EngineUnavailable:
             self.answers = self.reachable = False
+            raise
+        except EngineFailed:
+            self._failed_s[model] = time.monotonic()
             raise
 
     @asynccontextmanager
@@ -323,6 +451,10 @@ class _Server:
             self.pixels -= pixels
 
 
+class _Lost(EngineUnavailable):
+    """A server has ended, or cannot be reached any more, and may have begun with what was asked."""
+
+
 async def _first_answer(
     servers: Sequence[_Server], ask: Callable[[_Server], Awaitable[Answer]]
 ) -> Answer:
@@ -331,15 +463,25 @@ async def _first_answer(
     Raises ModelNotFound where one lacks the model, though others do not answer: who asked looks
     again what those that answer serve.
     """
+    failures = 0
+    failed: EngineFailed | None = None
     missing: ModelNotFound | None = None
+    full: Overloaded | None = None
     for server in servers:
         try:
             return await ask(server)
         except ModelNotFound as error:
             missing = error
+        except Overloaded as error:
+            full = error
+        except (_Lost, EngineFailed) as error:
+            failures += 1
+            failed = error if isinstance(error, EngineFailed) else failed
+            if failures == MAX_FAILURES:
+                break
         except EngineUnavailable:
             pass
-    raise missing or _unavailable()
+    raise failed or missing or full or _unavailable()
 
 
 def _routing_of(config: ModelConfig) -> Routing:
@@ -405,8 +547,11 @@ def _translate(error: InferenceServerException, subject: str) -> NucleiError:
         )
     if "maximum queue size" in detail:
         return Overloaded(f"the queue of '{subject}' is full; send again in a second")
-    if status == "UNAVAILABLE":
+    if status == "UNAVAILABLE" and "failed to connect" in detail:
         return _unavailable()
+    # Triton cancels what it has not finished when its time to stop is over.
+    if status in ("UNAVAILABLE", "CANCELLED"):
+        return _Lost(str(_unavailable()))
     return EngineFailed(f"inference with '{subject}' failed; the server's log says why")
 
 

@@ -42,6 +42,7 @@ from serving.gateway.admission import Admission, Permit
 from serving.gateway.observation import Observation, only_known_errors
 from serving.gateway.progress import Progress
 from serving.gateway.quality import PreviousFrames
+from serving.gateway.resolver import Resolver
 from serving.gateway.routing import Route, Router, ServedModel
 from serving.gateway.settings import GatewaySettings
 from serving.gateway.shadow import ShadowedFrame, Shadows
@@ -200,6 +201,7 @@ class DataPlane:
     Attributes:
         admission: gives the permits that `segment` asks for.
         progress: whether frames, or steps of them, are completed.
+        resolver: follows the addresses of Triton's name.
         router: which version of a model answers.
         shadows: show frames to challengers.
     """
@@ -223,6 +225,7 @@ class DataPlane:
             settings.max_frames_in_flight, settings.max_bytes_in_flight, settings.max_frames_in_work
         )
         self.progress = Progress(lambda: engine.answered_s)
+        self.resolver = Resolver(settings.triton_names, engine.reach)
         self.router = Router(engine, settings.rollout_bounds)
         self.shadows = Shadows(engine, self.admission)
         self._previous = PreviousFrames()

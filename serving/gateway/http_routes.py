@@ -107,11 +107,15 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
             return answer
 
     async def readyz(request: Request) -> Response:
-        if not await request.app.state.data_plane.is_ready():
+        data_plane: DataPlane = request.app.state.data_plane
+        found = data_plane.resolver.line()
+        if not await data_plane.is_ready():
             raise EngineUnavailable(
                 "the models are not served now; send frames once this answers 200"
+                + (f" ({found})" if found else "")
             )
-        return PlainTextResponse(f"ready\n{_sync_line(settings.sync_health_file)}")
+        lines = ("ready", found, _sync_line(settings.sync_health_file))
+        return PlainTextResponse("".join(f"{line}\n" for line in lines if line))
 
     app = Starlette(
         routes=[
@@ -232,9 +236,9 @@ def _sync_line(file: Path | None) -> str:
         return ""
     try:
         with file.open() as opened:
-            return printable(opened.readline(MAX_SYNC_LINE).rstrip("\n")) + "\n"
+            return printable(opened.readline(MAX_SYNC_LINE).rstrip("\n"))
     except (OSError, UnicodeDecodeError):
-        return "sync: not known\n"
+        return "sync: not known"
 
 
 async def _metrics(request: Request) -> Response:

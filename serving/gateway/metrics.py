@@ -110,6 +110,14 @@ CANARY_FRAMES = Counter(
 ROLLOUT_ABORTS = Counter(
     "nuclei_rollout_aborts", "Challengers that left their bounds.", ["model", "version"]
 )
+TRITONS = Gauge("nuclei_triton_servers", "Tritons that are known.")
+TRITONS_ANSWERING = Gauge(
+    "nuclei_triton_servers_answering", "Tritons that said what they serve when last asked."
+)
+FAILED_LOOKUPS = Counter(
+    "nuclei_triton_failed_lookups",
+    "Times that the name in NUCLEI_TRITON_ADDRESS could not be looked up.",
+)
 CHAMPION = Gauge(
     "nuclei_champion_version", "Version that the plain name of a model means here.", ["model"]
 )

@@ -36,7 +36,7 @@ class ServedModel:
     Attributes:
         name: by which they ask.
         champion: the version that the name means.
-        versions: all versions that every Triton has ready, by number.
+        versions: all versions in use, by number; each is ready on at least one Triton.
         tta: whether the champion's graph with test-time augmentation is ready too.
         routing: the champion, and a challenger's share of the frames.
         precision: in which the champion's networks compute on Triton's processor, `bf16` or `fp32`;
@@ -86,10 +86,12 @@ class _Table:
 class Router:
     """Says which version answers a frame.
 
-    A version is used once every Triton that answers has it ready, so that it does not matter to
-    which of them a tile goes; and then as long as one has it, so that a Triton that joins, or
+    A version comes into use once every Triton that answers has it ready, so that all of them share
+    its tiles from the start; and it stays as long as one has it, so that a Triton that joins, or
     starts again with less, takes nothing away. While Tritons disagree about the champion, the one
-    of before stays. The table is replaced as a whole: a frame that has asked once keeps its answer.
+    of before stays. Where there is none of before, as in a gateway that has just started, and they
+    have none in common, that of most of them answers, on those that have it. The table is replaced
+    as a whole: a frame that has asked once keeps its answer.
     """
 
     def __init__(self, engine: TritonEngine, bounds: Bounds) -> None:
@@ -118,8 +120,8 @@ class Router:
 
         Raises:
             ModelNotFound: Triton does not serve it.
-            EngineUnavailable: no Triton can be reached, or none has answered yet, or they do not
-                yet serve it together.
+            EngineUnavailable: no Triton can be reached, or none has answered yet, or no version of
+                it is ready yet.
             EngineFailed: its configuration cannot be read.
         """
         if self._answer(model, version) is None or not self._engine.is_reachable:
@@ -192,30 +194,39 @@ class Router:
             self._answered = self._asked
 
     async def _refresh(self) -> None:
-        catalogues = await self._engine.catalogues()
+        try:
+            catalogues = await self._engine.catalogues()
+        finally:
+            metrics.TRITONS.set(self._engine.servers)
+            metrics.TRITONS_ANSWERING.set(self._engine.servers_answering)
         everywhere = frozenset.intersection(*(each.graphs for each in catalogues))
         somewhere = frozenset.union(*(each.graphs for each in catalogues))
         graphs = everywhere | somewhere & self._graphs
         # A graph that is gone may come back as another.
         contracts = {g: v for g, v in self._contracts.items() if g in graphs}
-        self._graphs, self._contracts = graphs, contracts
+        self._contracts = contracts
         unreadable = {name: why for each in catalogues for name, why in each.failures.items()}
         known = [frozenset(each.routings.keys() | each.failures.keys()) for each in catalogues]
         names = frozenset.union(*known)
         models: dict[str, ServedModel] = {}
         failures: dict[str, Failure] = {**unreadable}
-        for name in frozenset.intersection(*known) | names & self._table.models.keys():
+        for name in names:
             wanted = [each.routings[name] for each in catalogues if name in each.routings]
             try:
-                if (model := await self._model(name, graphs, wanted)) is not None:
-                    models[name] = model
+                model = await self._model(name, graphs, wanted)
+                if model is None and (model := await self._model(name, somewhere, wanted)):
+                    # In use from now on, as if all had it.
+                    graphs |= _graphs_of(model) & somewhere
             except EngineFailed as error:
                 failures[name] = error
+            else:
+                if model is not None:
+                    models[name] = model
         for name in names - models.keys() - failures.keys():
             failures[name] = EngineUnavailable(
-                f"no version of '{name}' is ready everywhere yet; send again once the service is "
-                "ready"
+                f"no version of '{name}' is ready yet; send again once the service is ready"
             )
+        self._graphs = graphs
         self._log_changes(models, failures)
         self._table = _Table(models, failures)
         metrics.note_champions({name: model.routing.champion for name, model in models.items()})
@@ -224,7 +235,7 @@ class Router:
     async def _model(
         self, name: str, graphs: frozenset[str], wanted: Sequence[Routing]
     ) -> ServedModel | None:
-        """A model as all Tritons have it; None while they have no champion in common."""
+        """A model as far as it is made of these graphs; None where no champion is."""
         versions, failure = {}, None
         for graph in graphs:
             number = graph.removeprefix(f"{name}.")
@@ -257,7 +268,7 @@ class Router:
             before = self._table.models[name].routing
             if before.champion in versions:
                 return before
-        return usable[0] if usable else None
+        return max(usable, key=lambda each: (wanted.count(each), each.champion), default=None)
 
     def _hold_trials(self) -> None:
         """Begin the trials of new challengers, and end those that the routing no longer names."""
@@ -321,6 +332,12 @@ class Router:
                 logger.info(
                     Event("routing", model=name, champion=routing.champion, challenger=challenger)
                 )
+
+
+def _graphs_of(model: ServedModel) -> frozenset[str]:
+    return frozenset(
+        version.graph_for(tta) for version in model.versions.values() for tta in (False, True)
+    )
 
 
 def place_of(key: str, challenger: ServedVersion) -> float:

@@ -135,6 +135,7 @@ class NucleiGateway:
             asyncio.create_task(ConnectionLimit(settings, self._data_plane.admission).run()),
             asyncio.create_task(release_memory(self._data_plane.admission)),
             asyncio.create_task(self._data_plane.watch_progress()),
+            asyncio.create_task(self._data_plane.resolver.watch()),
             asyncio.create_task(self._data_plane.router.watch()),
         ]
         _on_stop_signals(self._begin_draining)

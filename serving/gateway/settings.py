@@ -1,6 +1,7 @@
 """Settings of the gateway process, read once from the environment (`NUCLEI_...`)."""
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -8,18 +9,32 @@ from pydantic import AfterValidator, Field, SecretStr
 
 from nuclei.names import check_name
 from nuclei.process.ports import LOOPBACK, reachable
+from nuclei.quoting import quoted
 from serving.settings import ProcessSettings
 
 if TYPE_CHECKING:
     from nuclei.imaging.images import FrameLimits
     from serving.gateway.bounds import Bounds
 
+DNS = "dns:///"
+_HOST = r"([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.%]+\])"
+_TRITON = re.compile(rf"(dns:///)?{_HOST}:[1-9][0-9]{{0,4}}|unix:[^,]+")
 # What a request may hold besides the frame itself.
 ENVELOPE_BYTES = 2**20
 
 
 def number_of_processors() -> int:
     return os.cpu_count() or 1
+
+
+def _triton_address(text: str) -> str:
+    for address in text.split(","):
+        if not _TRITON.fullmatch(address.strip()):
+            raise ValueError(
+                f"{quoted(address.strip())} is no address of a Triton; expected host:port, "
+                "dns:///host:port or unix:PATH"
+            )
+    return text
 
 
 def _model_name(name: str) -> str:
@@ -33,10 +48,12 @@ class GatewaySettings(ProcessSettings):
     host: str = Field(default=LOOPBACK, description="Address to listen on, HTTP and gRPC.")
     http_port: int = Field(default=3000, ge=1, le=65535, description="Port of the HTTP API.")
     grpc_port: int = Field(default=50051, ge=1, le=65535, description="Port of the gRPC API.")
-    triton_address: str = Field(
+    triton_address: Annotated[str, AfterValidator(_triton_address)] = Field(
         default="127.0.0.1:8001",
         description="host:port of Triton's gRPC API, or `unix:` and the path of its socket, which "
-        "`nuclei serve` sets; several, separated by commas, share the tiles.",
+        "`nuclei serve` sets; several, separated by commas, share the tiles. `dns:///host:port` "
+        "stands for all addresses of the host, such as those of a headless Service of Kubernetes, "
+        "which are looked up again every 2 s.",
     )
     triton_pixels: int = Field(
         default=4 * 512 * 512,
@@ -180,7 +197,17 @@ class GatewaySettings(ProcessSettings):
 
     @property
     def triton_addresses(self) -> list[str]:
-        return [address.strip() for address in self.triton_address.split(",") if address.strip()]
+        """Those that stay, host:port or unix:PATH each."""
+        return [each for each in self._tritons if not each.startswith(DNS)]
+
+    @property
+    def triton_names(self) -> list[str]:
+        """Those whose addresses are looked up again and again, dns:///host:port each."""
+        return [each for each in self._tritons if each.startswith(DNS)]
+
+    @property
+    def _tritons(self) -> list[str]:
+        return [address.strip() for address in self.triton_address.split(",")]
 
     @property
     def reachable_host(self) -> str:

@@ -29,9 +29,12 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
             read.
         silent: whether it leaves questions about what it serves without an answer.
         asked: how often it was asked that.
-        inferred: names of the graphs that have answered a tile.
+        inferred: names of the graphs that have answered a tile; empty for one that failed.
+        refused: how many tiles it was asked for by a graph that it lacks.
         full: what it says when it is to load a model; empty for one that loads what it is told to.
         broken: whether its models fail.
+        dies: whether it ends instead of answering a tile.
+        takes_s: time that a tile takes, seconds.
     """
 
     def __init__(self, repository: Path, shipped: int, versions: set[int]) -> None:
@@ -42,18 +45,23 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         self.silent = False
         self.asked = 0
         self.inferred: list[str] = []
+        self.refused = 0
         self.full = ""
         self.broken = False
+        self.dies = False
+        self.takes_s = 0.0
         self._configs = {
             tta: read_model_config(repository / graph_name("unet", shipped, tta=tta) / CONFIG_FILE)
             for tta in (False, True)
         }
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["StandIn"]:
-        server = grpc.aio.server()
+    async def running(self, address: str = "127.0.0.1:0") -> AsyncIterator["StandIn"]:
+        """Args: address: to listen on, host:port; port 0 for any."""
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, server)
-        self.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+        port = server.add_insecure_port(address)
+        self.address = f"{address.rpartition(':')[0]}:{port}"
         await server.start()
         try:
             yield self
@@ -66,6 +74,11 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     async def ServerReady(self, request: object, context: Context) -> pb.ServerReadyResponse:  # noqa: N802
         """Not while it unloads a model, as NVIDIA's container has it."""
         return pb.ServerReadyResponse(ready=False)
+
+    async def ModelReady(  # noqa: N802
+        self, request: pb.ModelReadyRequest, context: Context
+    ) -> pb.ModelReadyResponse:
+        return pb.ModelReadyResponse(ready=request.name in self._names())
 
     async def RepositoryIndex(  # noqa: N802
         self, request: object, context: Context
@@ -120,9 +133,15 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
         self, request: pb.ModelInferRequest, context: Context
     ) -> pb.ModelInferResponse:
         if request.model_name not in self._names():
+            self.refused += 1
             await context.abort(grpc.StatusCode.NOT_FOUND, f"unknown model '{request.model_name}'")
         if self.broken:
+            self.inferred.append("")
             await context.abort(grpc.StatusCode.INTERNAL, "it is broken")
+        if self.dies:
+            self.inferred.append("")
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "Socket closed")
+        await asyncio.sleep(self.takes_s)
         self.inferred.append(request.model_name)
         height, width, _ = request.inputs[0].shape
         shape = [1, MAPS, height, width]

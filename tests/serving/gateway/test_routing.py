@@ -173,26 +173,95 @@ async def test_a_triton_that_joins_takes_no_version_away(repository: Path, versi
             await router.find("unet", shipped + 4)
 
 
-async def test_a_service_whose_tritons_have_no_version_in_common_yet_is_not_ready(
+async def test_a_gateway_that_starts_among_tritons_that_have_no_version_in_common_answers(
+    repository: Path, version: str
+) -> None:
+    """By the version of most of them, and only on those that have it."""
+    shipped = int(version)
+    old, new, newer = (StandIn(repository, shipped, {shipped + n}) for n in (0, 1, 1))
+    async with routed(old, new, newer) as (engine, router):
+        found = await router.find("unet")
+        assert found.version == str(shipped + 1)
+        for _ in range(4):
+            await engine.infer(found.graph, (), TILE, RANGE, Deadline.after(10))
+        assert (old.inferred, len(new.inferred), len(newer.inferred)) == ([], 2, 2)
+        # One that has no model at all makes no difference, nor does a change of the majority.
+        new.versions, new.routing = set(), None
+        old.versions = {shipped, shipped + 1}
+        await router.refresh()
+        assert (await router.find("unet")).version == str(shipped + 1)
+
+
+async def test_a_service_whose_tritons_have_no_version_yet_is_not_ready(
     repository: Path, version: str
 ) -> None:
     """Who asks now is to ask again: 503, where 404 would say that there is no such model."""
     shipped = int(version)
-    first, second = (StandIn(repository, shipped, {number}) for number in (shipped, shipped + 1))
+    first, second = (StandIn(repository, shipped, {shipped}) for _ in range(2))
+    for each in (first, second):
+        each.routing = Routing(shipped + 1)
     async with routed(first, second) as (_, router):
-        with pytest.raises(EngineUnavailable, match="no version of 'unet' is ready everywhere"):
+        with pytest.raises(EngineUnavailable, match="no version of 'unet' is ready yet"):
             await router.find("unet")
         with pytest.raises(ModelNotFound):
             await router.find("nosuch")
-        second.versions, second.routing = set(), None
-        with pytest.raises(EngineUnavailable):
-            await router.find("unet")
-        first.versions, first.routing = set(), None
+        for each in (first, second):
+            each.versions, each.routing = set(), None
         with pytest.raises(EngineUnavailable, match="has no model yet"):
             await router.find("unet")
-        for each in (first, second):
-            each.versions, each.routing = {shipped}, Routing(shipped)
+        second.versions, second.routing = {shipped}, Routing(shipped)
         assert (await router.find("unet")).version == version
+
+
+async def test_tiles_go_where_their_version_is(repository: Path, version: str) -> None:
+    """One that joins without it is not even asked, although it has the least to do."""
+    shipped = int(version)
+    first, second, joining = (StandIn(repository, shipped, {shipped}) for _ in range(3))
+    joining.versions, joining.routing = {shipped + 1}, Routing(shipped + 1)
+    async with routed(first, second, joining) as (engine, router):
+        found = await router.find("unet")
+        for _ in range(20):
+            await engine.infer(found.graph, (), TILE, RANGE, Deadline.after(10))
+        assert (len(first.inferred), len(second.inferred), joining.refused) == (10, 10, 0)
+
+
+async def test_a_tile_that_is_lost_is_asked_again_once(repository: Path, version: str) -> None:
+    """Elsewhere; but what two Tritons end over would end the third as well."""
+    graph = f"unet.{version}"
+    tritons = [StandIn(repository, int(version), {int(version)}) for _ in range(3)]
+    for fault in ("dies", "broken"):
+        async with routed(*tritons) as (engine, router):
+            await router.refresh()
+            setattr(tritons[0], fault, True)
+            for _ in range(10):
+                await engine.infer(graph, (), TILE, RANGE, Deadline.after(10))
+            # It gets no more while others can take them.
+            assert tritons[0].inferred.count("") == 1
+            for each in tritons:
+                setattr(each, fault, True)
+                each.inferred.clear()
+            with pytest.raises((EngineUnavailable, EngineFailed)):
+                await engine.infer(graph, (), TILE, RANGE, Deadline.after(10))
+            assert sum(len(each.inferred) for each in tritons) == 2
+            for each in tritons:
+                setattr(each, fault, False)
+                each.inferred.clear()
+
+
+async def test_a_triton_that_hangs_does_not_hold_up_what_others_say(
+    repository: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering, hanging = (StandIn(repository, int(version), {int(version)}) for _ in range(2))
+    async with routed(answering, hanging) as (engine, router):
+        await router.refresh()
+        hanging.silent = True
+        monkeypatch.setattr("serving.engine.CONTROL_TIMEOUT_S", 0.2)
+        await router.refresh()  # takes as long as one may take, this once
+        monkeypatch.setattr("serving.engine.CONTROL_TIMEOUT_S", 30)
+        answering.versions = hanging.versions = {int(version), int(version) + 1}
+        async with asyncio.timeout(5):
+            assert (await router.find("unet", int(version) + 1)).graph
+        assert (engine.servers, engine.servers_answering) == (2, 1)
 
 
 async def test_a_version_that_no_server_has_any_more_is_missing_though_one_does_not_answer(
