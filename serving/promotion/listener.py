@@ -25,7 +25,10 @@ _STATUS = {
 
 
 def listener(
-    webhooks: Webhooks | None, wake: Callable[[], None], status: Callable[[], Mapping[str, Any]]
+    webhooks: Webhooks | None,
+    wake: Callable[[], None],
+    status: Callable[[], Mapping[str, Any]],
+    problem: Callable[[], str],
 ) -> Starlette:
     """The application.
 
@@ -33,6 +36,7 @@ def listener(
         webhooks: judges them; None takes none.
         wake: called for each that is taken.
         status: what sync does and serves.
+        problem: why the Triton beside it is not to get frames; empty when it is.
     """
 
     async def webhook(request: Request) -> Response:
@@ -51,6 +55,10 @@ def listener(
     async def livez(request: Request) -> Response:
         return PlainTextResponse("alive\n")
 
+    async def readyz(request: Request) -> Response:
+        found = problem()
+        return PlainTextResponse(f"{found or 'ready'}\n", 503 if found else 200)
+
     async def state(request: Request) -> Response:
         return JSONResponse(status())
 
@@ -62,6 +70,7 @@ def listener(
         routes=[
             Route("/webhook", webhook, methods=["POST"]),
             Route("/livez", livez, methods=["GET"]),
+            Route("/readyz", readyz, methods=["GET"]),
             Route("/state", state, methods=["GET"]),
             Route("/metrics", exposition, methods=["GET"]),
         ]

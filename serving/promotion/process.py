@@ -12,6 +12,7 @@ from serving.gateway.certificates import loopback_tls
 from serving.gateway.settings import GatewaySettings
 from serving.promotion.listener import listener
 from serving.promotion.loop import Followed, Loop, prepare
+from serving.promotion.readiness import Readiness
 from serving.promotion.servers import TritonBeside
 from serving.promotion.settings import SyncSettings
 from serving.promotion.synced import SyncedRepository
@@ -49,15 +50,17 @@ def follow(settings: SyncSettings) -> None:
 
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, stop)
-    _listen(settings, loop)
+    readiness = Readiness(server)
+    threading.Thread(target=readiness.watch, daemon=True, name="readiness").start()
+    _listen(settings, loop, readiness)
     loop.run()
 
 
-def _listen(settings: SyncSettings, loop: Loop) -> None:
+def _listen(settings: SyncSettings, loop: Loop, readiness: Readiness) -> None:
     """Serve the port in a thread that ends with this process."""
     secret = settings.sync_webhook_secret
     webhooks = Webhooks(secret.get_secret_value()) if secret else None
-    app = listener(webhooks, loop.wake, loop.status)
+    app = listener(webhooks, loop.wake, loop.status, lambda: readiness.problem)
     config = uvicorn.Config(
         app,
         host=settings.sync_host,

@@ -109,7 +109,7 @@ def sync_port() -> Iterator[tuple[int, threading.Event]]:
     """The port of sync, and what its webhooks set."""
     woken = threading.Event()
     (port,) = free_ports(1)
-    app = listener(Webhooks(SECRET), woken.set, dict)
+    app = listener(Webhooks(SECRET), woken.set, dict, str)
     server = uvicorn.Server(uvicorn.Config(app, LOOPBACK, port, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()

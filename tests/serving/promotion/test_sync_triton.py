@@ -13,14 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from starlette.testclient import TestClient
 
 from nuclei.client import Client
 from nuclei.errors import EngineUnavailable, NucleiError, RegistryUnavailable
 from nuclei.process.ports import free_ports
 from serving.promotion import sync as sync_module
 from serving.promotion.changes import promote, rollback
+from serving.promotion.listener import listener
+from serving.promotion.readiness import Readiness
 from serving.promotion.servers import TritonBeside
+from serving.promotion.synced import SyncedRepository
 from serving.registry import Registry
+from serving.triton.control import TritonControl
 from serving.triton.server import TritonServer
 from tests.conftest import Gateway
 from tests.serving.promotion.site import FAMILY, MODEL, Following, Site, other_answer
@@ -174,6 +179,31 @@ def test_a_triton_that_dies_while_it_loads_a_version_gets_it_once_it_is_back(
     served.sync().round()
     served.wait_for(version)
     assert site.store.attempts(version) == 0
+
+
+def test_a_triton_is_ready_once_every_champion_is_loaded_and_answers(
+    served: Served, tmp_path: Path
+) -> None:
+    beside = TritonBeside(served.triton.control, served.site.repository)
+    readiness = Readiness(beside)
+    client = TestClient(listener(None, lambda: None, dict, lambda: readiness.problem))
+    assert client.get("/readyz").status_code == 503, "nobody has looked yet"
+    readiness.problem = readiness.look()
+    assert client.get("/readyz").text == "ready\n"
+
+    nothing_synced = TritonBeside(beside.control, SyncedRepository(tmp_path / "synced"))
+    assert "no champion" in Readiness(nothing_synced).look()
+
+    beside.control.unload(FAMILY)
+    readiness.problem = readiness.look()
+    assert client.get("/readyz").status_code == 503
+    assert client.get("/readyz").text == f"Triton has not loaded {FAMILY}\n"
+    beside.control.load(FAMILY)
+    assert not readiness.look()
+
+    (port,) = free_ports(1)
+    gone = TritonBeside(TritonControl(f"127.0.0.1:{port}"), beside.repository)
+    assert "does not answer" in Readiness(gone).look()
 
 
 def test_frames_are_answered_while_the_registry_is_gone(served: Served) -> None:

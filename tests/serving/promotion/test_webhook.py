@@ -21,7 +21,7 @@ class Caller:
         self.now = float(NOW)
         self.woken = 0
         webhooks = Webhooks(SECRET, lambda: self.now)
-        self.client = TestClient(listener(webhooks, self.wake, lambda: {"ok": True}))
+        self.client = TestClient(listener(webhooks, self.wake, lambda: {"ok": True}, str))
 
     def wake(self) -> None:
         self.woken += 1
@@ -117,7 +117,7 @@ def test_the_memory_of_replays_is_bounded() -> None:
 
 
 def test_without_a_secret_no_webhook_is_taken() -> None:
-    client = TestClient(listener(None, lambda: pytest.fail("woken"), dict))
+    client = TestClient(listener(None, lambda: pytest.fail("woken"), dict, str))
     assert client.post("/webhook", content=BODY).status_code == 404
 
 
