@@ -198,8 +198,8 @@ class Autoscaler:
     stable_s: float = 300.0
     down_pods: int = 1
     down_period_s: float = 60.0
-    _wishes: deque[tuple[float, int]] = field(default_factory=deque)
-    _removed: deque[float] = field(default_factory=deque)
+    _wishes: deque[tuple[float, int]] = field(default_factory=deque, init=False)
+    _removed: deque[float] = field(default_factory=deque, init=False)
 
     def pods(self, now_s: float, ordered: int, observed: Observed | None) -> int:
         """Without a metric nothing changes: no scaling down on ignorance."""
@@ -465,14 +465,8 @@ def searched(day: Day, service: Service, base: Autoscaler) -> list[tuple[Autosca
     for queue_s, waiting, stable_s, least in itertools.product(
         (0.085, 0.1, 0.115, 0.125), (1.0, 3.0), (120.0, 300.0, 600.0), (1, 2)
     ):
-        scaler = replace(
-            base,
-            wanted=Policy(queue_s, waiting),
-            stable_s=stable_s,
-            least=least,
-            _wishes=deque(),
-            _removed=deque(),
-        )
+        wanted = Policy(queue_s, waiting)
+        scaler = replace(base, wanted=wanted, stable_s=stable_s, least=least)
         tried.append((scaler, simulate(day, service, scaler, pods=least)))
     return sorted(tried, key=lambda one: (not one[1].good, one[1].gpu_hours))
 
