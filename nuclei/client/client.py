@@ -30,9 +30,9 @@ from nuclei.client.acquisition import (
 )
 from nuclei.client.arguments import DEFAULT_OUTPUTS, check_frames, frame_options, seconds
 from nuclei.client.connection import (
-    CHANNEL_OPTIONS,
     DEFAULT_ADDRESS,
     authorization,
+    channel_options,
     checked_address,
     credentials,
     open_channel,
@@ -67,7 +67,8 @@ class Client:
         """Connect at the first call.
 
         Args:
-            address: host:port of the gateway's gRPC server.
+            address: host:port of the gateway's gRPC server; `dns:///host:port` for all gateways
+                behind the host, which are called in turn.
             token: what a gateway with NUCLEI_TOKEN asks for.
             tls_ca: PEM file with the authority of the gateway's certificate; connects with TLS.
             tls_certificate: PEM file with the caller's own certificate, for a gateway that asks for
@@ -275,8 +276,8 @@ class AsyncClient:
         address = checked_address(address)
         tls = credentials(tls_ca, tls_certificate, tls_key)
         if channel is None and tls is not None:
-            channel = grpc.aio.secure_channel(address, tls, CHANNEL_OPTIONS)
-        self._channel = channel or grpc.aio.insecure_channel(address, CHANNEL_OPTIONS)
+            channel = grpc.aio.secure_channel(address, tls, channel_options(address))
+        self._channel = channel or grpc.aio.insecure_channel(address, channel_options(address))
         self._stub = SegmentationStub(self._channel)
 
     async def segment(

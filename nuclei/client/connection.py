@@ -29,16 +29,31 @@ CHANNEL_OPTIONS = (
     # The address is that of the gateway itself; proxies of the environment are for the internet.
     ("grpc.enable_http_proxy", 0),
 )
+DNS = "dns:"
+# Of a name that stands for several gateways: calls go to all of them in turn.
+SHARING_OPTIONS = (
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
+    # One that has come is found when a connection ends; by default only every 30 s.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
+)
 
 
 def checked_address(address: str) -> str:
     """The address; raises InvalidOption for one that gRPC cannot take."""
-    expected = "host:port of the gateway's gRPC server, such as localhost:50051"
+    expected = (
+        "host:port of the gateway's gRPC server, such as localhost:50051, or dns:///host:port for "
+        "all gateways behind the host"
+    )
     with checked("address", address, expected):
         address.encode()
         if not address.isprintable() or not address or address.startswith(("http:", "https:")):
             raise ValueError(address)
     return address
+
+
+def channel_options(address: str) -> tuple[tuple[str, str | int], ...]:
+    """How a channel to this address behaves: one to `dns:///host:port` uses all its gateways."""
+    return (*CHANNEL_OPTIONS, *(SHARING_OPTIONS if address.startswith(DNS) else ()))
 
 
 def authorization(token: str) -> tuple[tuple[str, str], ...]:
@@ -87,8 +102,8 @@ def open_channel(
     address = checked_address(address)
     tls = credentials(ca, certificate, key)
     if tls is None:
-        return grpc.insecure_channel(address, CHANNEL_OPTIONS)
-    return grpc.secure_channel(address, tls, CHANNEL_OPTIONS)
+        return grpc.insecure_channel(address, channel_options(address))
+    return grpc.secure_channel(address, tls, channel_options(address))
 
 
 def _pem(path: str | Path) -> bytes:

@@ -36,6 +36,9 @@ KEEPALIVE_OPTIONS = (
 CONNECTION_OPTIONS = (
     ("grpc.server_handshake_timeout_ms", HEADER_S * 1000),
     ("grpc.max_connection_idle_ms", 60_000),
+    # A caller that connects anew finds the gateways that have come meanwhile, and leaves those that
+    # drain. Calls and streams under way are finished on the connection that they have.
+    ("grpc.max_connection_age_ms", 300_000),
     ("grpc.max_concurrent_streams", 128),
     # A short message that is a long one: its memory cannot be reserved before it is there.
     ("grpc.compression_enabled_algorithms_bitset", 1),
