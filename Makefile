@@ -55,7 +55,7 @@ COMPILE = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 lock: ## pin the dependencies of pyproject.toml; delete a lock first for newer versions (needs uv)
 	$(COMPILE) --extra serve pyproject.toml -o requirements/serving.lock
-	$(COMPILE) --extra serve --extra train --extra dev -c requirements/serving.lock \
+	$(COMPILE) --extra cluster --extra train --extra dev -c requirements/serving.lock \
 		pyproject.toml -o requirements/training.lock
 	$(COMPILE) --no-deps requirements/yolov8.in -o requirements/yolov8.lock
 	$(COMPILE) --no-deps requirements/triton.in -o requirements/triton.lock

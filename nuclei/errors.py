@@ -16,10 +16,15 @@ NucleiError
 ├── EngineUnavailable       Triton (or the gateway) does not answer
 ├── EngineFailed            Triton answered with an internal failure
 ├── MissingPrerequisite     this machine lacks something: a library, a free port, an extra
+│   ├── KindMissing         the cluster does not know a kind of object: a CRD is not installed
+│   ├── GpuMissing          no node of the cluster offers the GPUs that pods ask for
+│   └── SecretMissing       pods name a secret, or a key of one, that the cluster does not have
 ├── RegistryUnavailable     the registry of model versions does not answer
 ├── VersionRefused          a model version may not serve: a gate, its rollout or a process said no
 ├── Conflict                somebody else changes, or has just changed, the same
 │   └── OtherVersionServed  another version of this number is in use than the registry has
+├── ClusterUnavailable      there is no Kubernetes cluster, or it does not answer
+├── NotPermitted            the cluster forbids a verb on a resource
 └── InternalError           a fault of ours that nobody foresaw; the log of the service says more
 
 Each class carries its gRPC status name, its HTTP status and the exit code of the command line. The
@@ -133,6 +138,18 @@ class MissingPrerequisite(NucleiError):
     exit_code = 8
 
 
+class KindMissing(MissingPrerequisite):
+    pass
+
+
+class GpuMissing(MissingPrerequisite):
+    pass
+
+
+class SecretMissing(MissingPrerequisite):
+    pass
+
+
 class RegistryUnavailable(NucleiError):
     grpc_status = "UNAVAILABLE"
     http_status = 503
@@ -153,6 +170,18 @@ class Conflict(NucleiError):
 
 class OtherVersionServed(Conflict):
     pass
+
+
+class ClusterUnavailable(NucleiError):
+    grpc_status = "UNAVAILABLE"
+    http_status = 503
+    exit_code = 13
+
+
+class NotPermitted(NucleiError):
+    grpc_status = "PERMISSION_DENIED"
+    http_status = 403
+    exit_code = 14
 
 
 class InternalError(NucleiError):

@@ -8,6 +8,7 @@ from nuclei.cli import (
     calibrate,
     compare,
     data,
+    deploy,
     diff,
     evaluate,
     export,
@@ -49,6 +50,7 @@ app.command(epilog=models.EPILOG)(models.models)
 app.command(epilog=diff.EPILOG)(diff.diff)
 app.command(epilog=promote.EPILOG)(promote.promote)
 app.command(epilog=rollback.EPILOG)(rollback.rollback)
+app.add_typer(deploy.app, name="deploy")
 app.add_typer(data.app, name="data")
 
 

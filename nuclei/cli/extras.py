@@ -8,7 +8,13 @@ from nuclei.errors import MissingPrerequisite
 
 # The extra of pyproject.toml that brings what the modules of a package import.
 LOCAL = "local"
-EXTRAS = {"nuclei": LOCAL, "serving": "serve", "monitoring": "serve", "training": "train"}
+EXTRAS = {
+    "nuclei": LOCAL,
+    "serving": "serve",
+    "serving.cluster": "cluster",
+    "monitoring": "serve",
+    "training": "train",
+}
 
 
 @contextmanager
@@ -44,11 +50,15 @@ def _extra(traceback: TracebackType | None) -> str | None:
     found = None
     while traceback is not None:
         module = traceback.tb_frame.f_globals.get("__name__", "")
-        extra = EXTRAS.get(_root(module))
+        extra = EXTRAS.get(_package(module)) or EXTRAS.get(_root(module))
         if module != __name__ and extra is not None and found in (None, LOCAL):
             found = extra
         traceback = traceback.tb_next
     return found
+
+
+def _package(module: str) -> str:
+    return ".".join(module.split(".")[:2])
 
 
 def _root(module: str) -> str:

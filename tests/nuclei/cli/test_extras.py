@@ -6,7 +6,13 @@ from nuclei.errors import MissingPrerequisite
 
 def test_the_module_whose_import_failed_names_the_extra() -> None:
     code = compile("import nosuch_package", "module", "exec")
-    for module, extra in {"nuclei.a": "local", "serving.b": "serve", "training.c": "train"}.items():
+    extras = {
+        "nuclei.a": "local",
+        "serving.b": "serve",
+        "serving.cluster.api": "cluster",
+        "training.c": "train",
+    }
+    for module, extra in extras.items():
         with (
             pytest.raises(MissingPrerequisite, match=rf"nosuch_package.*\[{extra}\]"),
             named_extras(),

@@ -1,0 +1,1 @@
+"""A deployment on Kubernetes: rendered from k8s/, compared, applied, watched."""
