@@ -45,13 +45,13 @@ PROMOTE_EPILOG = """
 
 kubectl -n nuclei port-forward svc/mlflow 5000 &
 
-nuclei deploy promote unet 5 --wait --timeout 600 --tracking-uri http://127.0.0.1:5000
+nuclei deploy promote unet 5 --wait --timeout 600 --tracking-uri http://localhost:5000
 """
 
 STATUS_EPILOG = """
 **Examples**
 
-nuclei deploy status --tracking-uri http://127.0.0.1:5000
+nuclei deploy status --tracking-uri http://localhost:5000
 
 nuclei deploy status || echo "something is wrong"
 """

@@ -73,7 +73,11 @@ class Cluster:
         with self._translated("get", resource.name, namespace):
             try:
                 found = self._dynamic.get(
-                    resource, name=name, namespace=namespace, _request_timeout=ANSWER_S
+                    resource,
+                    name=name,
+                    namespace=namespace,
+                    serialize=False,
+                    _request_timeout=ANSWER_S,
                 )
             except ApiException as error:
                 if error.status == 404:
@@ -91,6 +95,7 @@ class Cluster:
                 resource,
                 namespace=namespace,
                 label_selector=selector or None,
+                serialize=False,
                 _request_timeout=ANSWER_S,
             )
         items = [{"apiVersion": api_version, "kind": kind, **one} for one in _plain(found)["items"]]
@@ -124,6 +129,7 @@ class Cluster:
                 field_manager=FIELD_MANAGER,
                 force_conflicts=force or None,
                 dry_run="All" if dry_run else None,
+                serialize=False,
                 _request_timeout=ANSWER_S,
             )
         return _plain(applied)
@@ -272,5 +278,5 @@ def _is_policy(said: str) -> bool:
 
 
 def _plain(answer: Any) -> Object:
-    plain: Object = answer.to_dict()
+    plain: Object = json.loads(answer.data)
     return plain

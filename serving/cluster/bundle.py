@@ -36,11 +36,11 @@ HIDDEN = "***"
 # Holds the whole object once more, as it was typed.
 _TYPED = "kubectl.kubernetes.io/last-applied-configuration"
 _SECRET_NAME = (
-    r"[\w.-]*(?:token|secret|password|passwd|credential|private_?key|access_?key|api_?key)"
+    r"[\w.-]*(?:token|secret|passw(?:or)?d|credentials?|(?:private|access|secret|api)[-_]?key)"
 )
 _IS_SECRET = re.compile(_SECRET_NAME, re.IGNORECASE)
+_SECRET_OPTION = re.compile(rf"--?{_SECRET_NAME}", re.IGNORECASE)
 _ASSIGNED = re.compile(rf"({_SECRET_NAME}\"?\s*[=:]\s*)(\"[^\"]*\"|\S+)", re.IGNORECASE)
-_SECRET_OPTION = re.compile(rf"--?{_SECRET_NAME.replace('_?', '[-_]?')}", re.IGNORECASE)
 _BEARER = re.compile(r"(bearer|basic)\s+[\w.~+/=-]+", re.IGNORECASE)
 _PEM = re.compile(r"-----BEGIN [^-]*PRIVATE KEY-----.*?(-----END [^-]*-----|\Z)", re.DOTALL)
 _JWT = re.compile(r"eyJ[\w-]{8,}\.[\w-]+\.[\w-]*")

@@ -1,5 +1,6 @@
 """Objects of Kubernetes as plain dictionaries, and what is read of them."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ Object = dict[str, Any]
 COMPONENT_LABEL = "app.kubernetes.io/component"
 # What is the same for all objects of this service.
 SELECTOR = "app.kubernetes.io/part-of=nuclei-serving"
+_HASH = re.compile(r"-[2456789bcdfghkmt]{10}$")
 # Where the pod template is, by kind.
 _TEMPLATES = {
     "Deployment": ("spec", "template"),
@@ -36,6 +38,11 @@ class SecretKey:
 def named(item: Object) -> str:
     """Kind and name, for messages: `Deployment gateway`."""
     return f"{item.get('kind', 'object')} {item['metadata']['name']}"
+
+
+def base_name(item: Object) -> str:
+    """The name without the hash of its contents that kustomize adds to a ConfigMap's."""
+    return _HASH.sub("", item["metadata"]["name"])
 
 
 def identity(item: Object) -> tuple[str, str, str | None, str]:
@@ -76,16 +83,6 @@ def secret_keys(template: Object) -> Iterator[SecretKey]:
         yield from _needed(volume.get("secret"))
         for source in (volume.get("projected") or {}).get("sources") or []:
             yield from _needed(source.get("secret"))
-
-
-def config_maps(template: Object) -> set[str]:
-    """Names of the ConfigMaps that containers of a template take their variables from."""
-    return {
-        source["configMapRef"]["name"]
-        for container in containers(template)
-        for source in container.get("envFrom") or []
-        if source.get("configMapRef")
-    }
 
 
 def extended_resources(template: Object) -> set[str]:

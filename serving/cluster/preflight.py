@@ -9,6 +9,7 @@ from nuclei.quoting import without_password
 from serving.cluster.api import Cluster
 from serving.cluster.objects import (
     Object,
+    base_name,
     extended_resources,
     identity,
     named,
@@ -117,7 +118,7 @@ def _check_registry(cluster: Cluster, items: Sequence[Object]) -> None:
             host = urlparse(uri).hostname
             if not host:
                 continue
-            field = f"settings.{item['metadata']['name']}.{variable}"
+            field = f"settings.{base_name(item)}.{variable}"
             name, *domain = host.split(".")
             if domain and domain[1:2] != ["svc"]:
                 _check_answers(uri, field)

@@ -1,22 +1,26 @@
-"""Rendering: an overlay of k8s/ and the values of a site become the objects of a cluster."""
+"""Rendering: an overlay of k8s/ and the values of a site become the objects of a cluster.
 
-import hashlib
-import json
+kustomize does it: the values are an overlay of the overlay, which exists while it is built.
+"""
+
+import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import yaml
 
 from nuclei.errors import InvalidData, InvalidOption, MissingPrerequisite
-from nuclei.quoting import quoted, sentence
-from serving.cluster.objects import Object, config_maps, containers, in_order, pod_template
-from serving.cluster.values import Values, check_settings
+from nuclei.quoting import printable, quoted, sentence
+from serving.cluster.objects import Object, base_name, containers, in_order, pod_template
+from serving.cluster.values import Values, check_settings, image_name, image_version
 from serving.settings import ROOT
 
 OVERLAYS = ROOT / "k8s" / "overlays"
-# Another value of it makes other pods: those that run have read their settings once.
-SETTINGS_ANNOTATION = "nuclei-serving/settings"
+KUSTOMIZATION = "kustomization.yaml"
 _RENDER_S = 60.0
 
 
@@ -27,12 +31,12 @@ def find_overlay(given: str) -> Path:
         InvalidOption: there is none.
     """
     for folder in (OVERLAYS / given, Path(given)):
-        if (folder / "kustomization.yaml").is_file():
+        if (folder / KUSTOMIZATION).is_file():
             return folder
-    known = ", ".join(sorted(path.parent.name for path in OVERLAYS.glob("*/kustomization.yaml")))
+    known = ", ".join(sorted(path.parent.name for path in OVERLAYS.glob(f"*/{KUSTOMIZATION}")))
     raise InvalidOption(
         f"there is no overlay {quoted(given)}; expected one of {known or 'none'}, or a folder with "
-        "a kustomization.yaml"
+        f"a {KUSTOMIZATION}"
     )
 
 
@@ -48,12 +52,17 @@ def render(overlay: Path, values: Values) -> list[Object]:
         InvalidData: kustomize cannot build the overlay.
         MissingPrerequisite: kubectl is not installed.
     """
-    items = in_order(_built(overlay))
-    _set_images(items, values.images)
-    _set_replicas(items, values.replicas)
-    _set_settings(items, values.settings)
-    _mark_settings(items)
-    return items
+    items = _built(overlay)
+    _check(values, items)
+    if values != Values():
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch).resolve()
+            text = yaml.safe_dump(
+                _kustomization(os.path.relpath(overlay.resolve(), folder), values)
+            )
+            (folder / KUSTOMIZATION).write_text(text)
+            items = _built(folder)
+    return in_order(items)
 
 
 def as_yaml(items: list[Object]) -> str:
@@ -71,68 +80,56 @@ def _built(overlay: Path) -> list[Object]:
         [kubectl, "kustomize", overlay], capture_output=True, text=True, timeout=_RENDER_S
     )
     if run.returncode:
-        raise InvalidData(f"{quoted(str(overlay))} cannot be built: {sentence(run.stderr.strip())}")
+        said = sentence(run.stderr.strip())
+        raise InvalidData(f"{printable(str(overlay))} cannot be built: {said}")
     return [item for item in yaml.safe_load_all(run.stdout) if item]
 
 
-def _set_images(items: list[Object], images: dict[str, str]) -> None:
-    found = [
-        container
-        for item in items
-        for template in [pod_template(item)]
-        if template is not None
-        for container in containers(template)
-    ]
-    names = {_image_name(container["image"]) for container in found}
-    _check_names("images", images, names)
-    for container in found:
-        name = _image_name(container["image"])
-        container["image"] = images.get(name, container["image"])
+def _kustomization(overlay: str, values: Values) -> dict[str, Any]:
+    return {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [overlay],
+        "images": [
+            {"name": name, "newName": image_name(image), **image_version(image)}
+            for name, image in values.images.items()
+        ],
+        "replicas": [{"name": name, "count": count} for name, count in values.replicas.items()],
+        "configMapGenerator": [
+            {
+                "name": name,
+                "behavior": "merge",
+                "literals": [f"{variable}={value}" for variable, value in variables.items()],
+            }
+            for name, variables in values.settings.items()
+        ],
+    }
 
 
-def _set_replicas(items: list[Object], replicas: dict[str, int]) -> None:
-    deployments = {item["metadata"]["name"]: item for item in items if item["kind"] == "Deployment"}
-    _check_names("replicas", replicas, set(deployments))
-    for name, number in replicas.items():
-        for item in items:
-            if (item.get("spec") or {}).get("scaleTargetRef", {}).get("name") == name:
-                raise InvalidOption(
-                    f"replicas.{name}: the {item['kind']} {item['metadata']['name']} sets them; "
-                    "change its minimum and maximum in an overlay, or leave the value out"
-                )
-        deployments[name]["spec"]["replicas"] = number
-
-
-def _set_settings(items: list[Object], settings: dict[str, dict[str, str]]) -> None:
-    maps = {item["metadata"]["name"]: item for item in items if item["kind"] == "ConfigMap"}
-    _check_names("settings", settings, set(maps))
-    for name, variables in settings.items():
-        check_settings(name, variables, f"settings.{name}")
-        maps[name]["data"] = {**(maps[name].get("data") or {}), **variables}
-
-
-def _mark_settings(items: list[Object]) -> None:
-    maps = {item["metadata"]["name"]: item for item in items if item["kind"] == "ConfigMap"}
+def _check(values: Values, items: list[Object]) -> None:
+    """Check that the overlay has what the values change: kustomize says nothing of it."""
+    templates = [template for item in items if (template := pod_template(item)) is not None]
+    images = {image_name(one["image"]) for template in templates for one in containers(template)}
+    deployments = {item["metadata"]["name"] for item in items if item["kind"] == "Deployment"}
+    maps = {base_name(item) for item in items if item["kind"] == "ConfigMap"}
+    _check_names("images", values.images, images)
+    _check_names("replicas", values.replicas, deployments)
+    _check_names("settings", values.settings, maps)
     for item in items:
-        template = pod_template(item)
-        if template is None:
-            continue
-        read = {name: maps[name].get("data") for name in config_maps(template) if name in maps}
-        if read:
-            digest = hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
-            metadata = template.setdefault("metadata", {})
-            metadata.setdefault("annotations", {})[SETTINGS_ANNOTATION] = digest[:16]
+        target = (item.get("spec") or {}).get("scaleTargetRef", {}).get("name")
+        if target in values.replicas:
+            raise InvalidOption(
+                f"replicas.{target}: the {item['kind']} {item['metadata']['name']} sets them; "
+                "change its minimum and maximum in an overlay, or leave the value out"
+            )
+    for name, variables in values.settings.items():
+        check_settings(name, variables, f"settings.{name}")
 
 
-def _check_names(field: str, given: dict[str, object] | dict[str, str], known: set[str]) -> None:
+def _check_names(field: str, given: Mapping[str, object], known: set[str]) -> None:
     for name in given:
         if name not in known:
             raise InvalidOption(
                 f"{field}.{name}: the overlay has none of that name; expected one of "
                 f"{', '.join(sorted(known)) or 'none'}"
             )
-
-
-def _image_name(image: str) -> str:
-    """The last part of an image's name: `nuclei-serving` of `docker.io/nuclei-serving:1@sha...`."""
-    return image.partition("@")[0].rpartition("/")[2].partition(":")[0]

@@ -17,7 +17,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings
 
 from nuclei.errors import InvalidOption
-from nuclei.quoting import quoted, sentence
+from nuclei.quoting import printable, sentence
 from serving.gateway.settings import GatewaySettings
 from serving.promotion.settings import SyncSettings
 from serving.settings import PREFIX, ProbeSettings, unused_variables
@@ -27,13 +27,30 @@ SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
     "gateway": (GatewaySettings,),
     "triton": (SyncSettings, ProbeSettings),
 }
-_DIGEST = re.compile(r"@sha256:[0-9a-f]{64}$")
-_TAG = re.compile(r":([\w][\w.-]{0,127})$")
+# NAME, NAME:TAG or NAME@DIGEST; a port may be in the name.
+_IMAGE = re.compile(
+    r"(?P<name>[\w./-]+(?::\d+/[\w./-]+)?)"
+    r"(?::(?P<tag>\w[\w.-]{0,127}))?(?:@(?P<digest>sha256:[0-9a-f]{64}))?"
+)
+
+
+def image_name(image: str) -> str:
+    """An image's name without its tag and digest: `registry.example:5000/nuclei-serving`."""
+    found = _IMAGE.fullmatch(image)
+    return image if found is None else found["name"]
+
+
+def image_version(image: str) -> dict[str, str]:
+    """What of kustomize's fields says which version of an image it is: its digest, or its tag."""
+    found = _IMAGE.fullmatch(image)
+    if found is None:
+        return {}
+    return {"digest": found["digest"]} if found["digest"] else {"newTag": found["tag"] or ""}
 
 
 def _pinned(image: str) -> str:
-    tag = _TAG.search(image)
-    if not _DIGEST.search(image) and (tag is None or tag[1] == "latest"):
+    version = image_version(image)
+    if version.get("newTag", "latest") in ("", "latest") and "digest" not in version:
         raise ValueError(
             "expected an image by its digest (NAME@sha256:...) or by a tag other than latest"
         )
@@ -52,7 +69,7 @@ class Values(BaseModel):
         images: what is run instead of an image of the overlay, by that image's name without tag:
             `nuclei-serving: registry.example/nuclei-serving@sha256:...`.
         replicas: pods by Deployment, where no autoscaler sets them.
-        settings: variables `NUCLEI_...` by ConfigMap.
+        settings: variables by ConfigMap: `gateway: {NUCLEI_DRAIN_S: 60}`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -72,15 +89,15 @@ def read_values(path: Path) -> Values:
     try:
         given: Any = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidOption(f"{quoted(str(path))} is no YAML: {sentence(error)}") from error
+        raise InvalidOption(f"{printable(str(path))} is no YAML: {sentence(error)}") from error
     try:
         return Values.model_validate({} if given is None else given)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(map(str, first["loc"])) or "the file"
         raise InvalidOption(
-            f"{quoted(str(path))}: {field}: {first['msg']}; expected images, replicas and settings "
-            "as docs/kubernetes.md shows"
+            f"{printable(str(path))}: {field}: {first['msg']}; expected images, replicas and "
+            "settings as docs/kubernetes.md shows"
         ) from None
 
 

@@ -1,0 +1,204 @@
+"""An API server for tests: kmock's emulator, and what it lacks of the calls that we make.
+
+kmock keeps JSON: it checks no schema, sets no defaults, runs no controller, knows no owners of
+fields and ignores label selectors. Added here: server-side apply that creates, dry runs, PUT, the
+kind Namespace and that a namespace has to exist, logs, and refusals that a test asks for.
+"""
+
+import asyncio
+import copy
+import json
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import attrs
+import kmock
+from aiohttp import web
+
+Object = dict[str, Any]
+START_S = 10
+# What a secret holds, as an API server keeps it.
+SECRET = "c2VjcmV0"
+NAMESPACES = kmock.resource("", "v1", "namespaces")
+CUSTOM = {
+    "keda.sh/v1alpha1/scaledobjects": "ScaledObject",
+    "monitoring.coreos.com/v1/podmonitors": "PodMonitor",
+    "monitoring.coreos.com/v1/prometheusrules": "PrometheusRule",
+}
+
+
+@dataclass
+class Refusal:
+    """Requests that are refused.
+
+    Attributes:
+        method: of HTTP.
+        plural: of the resource; with the subresource: `pods/log`.
+        code: status.
+        message: what the server says.
+        causes: of its details.
+        after: how many are answered before.
+        dry_runs: whether dry runs are refused, too.
+    """
+
+    method: str
+    plural: str
+    code: int
+    message: str = "refused"
+    causes: tuple[Object, ...] = ()
+    after: int = 0
+    dry_runs: bool = True
+
+
+class ApiServer(kmock.KubernetesEmulator):
+    """A server with the kinds of Kubernetes itself, and of those CRDs that a test installs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refusals: list[Refusal] = []
+        self.logs: dict[tuple[str, str], bytes] = {}
+        self.writes: list[str] = []
+        self._version = 0
+        self.resources.load_bundled()
+
+    def install(self, *resources: str) -> None:
+        """Install CRDs: `keda.sh/v1alpha1/scaledobjects`."""
+        for resource in resources:
+            self.resources[resource] = kmock.ResourceInfo(
+                kind=CUSTOM[resource], namespaced=True, verbs={"get", "list", "patch"}
+            )
+
+    def put(self, resource: str, item: Object) -> None:
+        """Let the server have an object."""
+        metadata = item["metadata"]
+        self.objects[resource, metadata.get("namespace"), metadata["name"]] = item
+
+    def put_secret(self, name: str, *keys: str) -> None:
+        metadata = {"name": name, "namespace": "nuclei"}
+        self.put("v1/secrets", {"metadata": metadata, "data": dict.fromkeys(keys, SECRET)})
+
+    def names(self, resource: str) -> set[str]:
+        """The objects of a resource that are there."""
+        wanted = kmock.resource(resource)
+        return {
+            name
+            for (kind, _, name), item in self.objects.items()
+            if kind == wanted and not item.deleted
+        }
+
+    def find(self, resource: str, name: str, namespace: str | None = "nuclei") -> Object:
+        found: Object = self.objects[resource, namespace, name].raw
+        return found
+
+    async def _handle(self, request: kmock.Request) -> web.StreamResponse:
+        request = _of_namespaces(request)
+        refusal = self._refusal(request)
+        if refusal is not None:
+            details = {"causes": list(refusal.causes)}
+            return _failure(refusal.code, refusal.message, details)
+        if request.subresource == "log":
+            log = self.logs.get((request.name or "", request.params.get("container", "")))
+            return _failure(400, "no such log") if log is None else web.Response(body=log)
+        if request.resource is not None and request.name and request.method in ("PUT", "PATCH"):
+            return self._write(request)
+        if request.method == "DELETE":
+            self.writes.append(f"DELETE {request.name}")
+        return await super()._handle(request)
+
+    def _write(self, request: kmock.Request) -> web.StreamResponse:
+        key = (request.resource, request.namespace, request.name)
+        if request.namespace is not None and request.namespace not in self.names("v1/namespaces"):
+            return _failure(404, f'namespaces "{request.namespace}" not found')
+        there = key in self.objects and not self.objects[key].deleted
+        former = copy.deepcopy(self.objects[key].raw) if there else {}
+        now = request.data if request.method == "PUT" else _merged(former, request.data)
+        if request.params.get("dryRun") == "All":
+            return web.json_response(now)
+        self._version += 1
+        now["metadata"]["resourceVersion"] = str(self._version)
+        self.objects[key] = now
+        self.writes.append(f"{request.method.value} {request.name}")
+        return web.json_response(now)
+
+    def _refusal(self, request: kmock.Request) -> Refusal | None:
+        if request.resource is None:
+            return None
+        plural = "/".join(filter(None, (request.resource.plural, request.subresource)))
+        for refusal in self.refusals:
+            if (refusal.method, refusal.plural) != (request.method.value, plural):
+                continue
+            if request.params.get("dryRun") == "All" and not refusal.dry_runs:
+                continue
+            if refusal.after == 0:
+                return refusal
+            refusal.after -= 1
+        return None
+
+
+@contextmanager
+def running() -> Iterator[ApiServer]:
+    """An API server on a port of this machine, in a thread of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="api-server")
+    thread.start()
+
+    def done(coroutine: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(START_S)
+
+    server = ApiServer()
+    http = kmock.Server(server)
+    try:
+        done(server.__aenter__())
+        done(http.__aenter__())
+        yield server
+        done(http.__aexit__(None, None, None))
+        done(server.__aexit__(None, None, None))
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(START_S)
+        loop.close()
+
+
+def write_kubeconfig(path: Path, address: str) -> Path:
+    """A kubeconfig whose context in use is a server."""
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{"name": "here", "cluster": {"server": address}}],
+        "users": [{"name": "me", "user": {}}],
+        "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me"}}],
+        "current-context": "here",
+    }
+    path.write_text(json.dumps(config))
+    return path
+
+
+def _of_namespaces(request: kmock.Request) -> kmock.Request:
+    """A request for the object of a namespace, which kmock takes for one of what is in it."""
+    if request.resource is None or request.resource.plural or request.namespace is None:
+        return request
+    actions = {"GET": kmock.action.FETCH, "DELETE": kmock.action.DELETE}
+    return attrs.evolve(
+        request,
+        resource=NAMESPACES,
+        name=request.namespace,
+        namespace=None,
+        action=actions.get(request.method.value, kmock.action.UPDATE),
+    )
+
+
+def _merged(former: Object, changes: Object) -> Object:
+    for name, value in changes.items():
+        before = former.get(name)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        former[name] = _merged(before, value) if both else value
+    return former
+
+
+def _failure(code: int, message: str, details: Object | None = None) -> web.Response:
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message}
+    return web.json_response({**status, "code": code, "details": details or {}}, status=code)
