@@ -21,6 +21,7 @@ class NetworkTriton(TritonServer):
 
     def kill(self) -> None:
         """End it at once, as the kernel does where memory is short."""
+        assert self.pid is not None
         psutil.Process(self.pid).kill()
 
     def _command(self) -> list[str]:

@@ -13,30 +13,25 @@ from nuclei.client import AsyncClient, Client
 from nuclei.errors import EngineUnavailable
 from nuclei.process.ports import free_ports
 from nuclei.v1 import segmentation_pb2 as pb
-from nuclei.v1.segmentation_pb2_grpc import (
-    SegmentationServicer,
-    add_SegmentationServicer_to_server,
-)
 from tests.nuclei.client.name_server import NameServer
 
 FIRST, SECOND, THIRD = (f"127.0.0.{number}" for number in (2, 3, 4))
 
 
-class Named(SegmentationServicer):  # type: ignore[misc]
-    """Answers with its own host as the version of its software."""
-
-    def __init__(self, host: str) -> None:
-        self._host = host
-
-    def GetServerInfo(self, request: object, context: object) -> pb.GetServerInfoResponse:  # noqa: N802
-        return pb.GetServerInfoResponse(server_version=self._host)
-
-
 @contextmanager
 def gateway(host: str, port: int) -> Iterator[None]:
+    """One that answers with its own host as the version of its software."""
+    answer = pb.GetServerInfoResponse(server_version=host)
+    handler = grpc.unary_unary_rpc_method_handler(
+        lambda request, context: answer,
+        request_deserializer=pb.GetServerInfoRequest.FromString,
+        response_serializer=pb.GetServerInfoResponse.SerializeToString,
+    )
+    service = pb.DESCRIPTOR.services_by_name["Segmentation"].full_name
+    handlers = grpc.method_handlers_generic_handler(service, {"GetServerInfo": handler})
     with ThreadPoolExecutor(2) as executor:
         server = grpc.server(executor)
-        add_SegmentationServicer_to_server(Named(host), server)
+        server.add_generic_rpc_handlers((handlers,))
         server.add_insecure_port(f"{host}:{port}")
         server.start()
         try:

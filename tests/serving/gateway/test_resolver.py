@@ -187,7 +187,7 @@ async def test_real_tritons_share_frames_evenly_and_one_is_killed(
         assert took_s < 5
         assert all(90 <= share <= 110 for share in shares)
 
-        frames = asyncio.create_task(fleet.segment(200))
+        frames = asyncio.create_task(fleet.segment(400))
         await asyncio.sleep(0.2)
         assert not frames.done()
         await asyncio.to_thread(added.kill)

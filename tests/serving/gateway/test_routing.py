@@ -255,7 +255,7 @@ async def test_a_triton_that_hangs_does_not_hold_up_what_others_say(
     async with routed(answering, hanging) as (engine, router):
         await router.refresh()
         hanging.silent = True
-        monkeypatch.setattr("serving.engine.CONTROL_TIMEOUT_S", 0.2)
+        monkeypatch.setattr("serving.engine.CONTROL_TIMEOUT_S", 0.5)
         await router.refresh()  # takes as long as one may take, this once
         monkeypatch.setattr("serving.engine.CONTROL_TIMEOUT_S", 30)
         answering.versions = hanging.versions = {int(version), int(version) + 1}
