@@ -71,9 +71,9 @@ RECONNECT_OPTIONS = (
     # In spite of its name, how long an attempt may take: a busy Triton answers late.
     ("grpc.min_reconnect_backoff_ms", 5000),
 )
-# A connection to a machine that is gone, which takes no more bytes, ends after this time: Linux's
-# TCP_USER_TIMEOUT, which gRPC sets where it may ping. It never does, as catalogues are asked for
-# all the time: Triton ends the connection of a client that pings more often than every 5 minutes.
+# A connection to a machine that is gone, which takes no more bytes, ends after 5 s: Linux's
+# TCP_USER_TIMEOUT, which gRPC sets where it is to ping. It is to after ten minutes of silence, which
+# catalogues prevent: Triton ends connections on which pings come more often than every 5 minutes.
 DEAD_PEER_OPTIONS = (
     ("grpc.keepalive_time_ms", 600_000),
     ("grpc.keepalive_timeout_ms", 5_000),
@@ -220,7 +220,12 @@ class TritonEngine:
         for asked in (expected, others):
             if asked:
                 await asyncio.wait(asked)
-            done = [question for question in (*expected, *others) if question.done()]
+            # One is cancelled where its server is closed meanwhile.
+            done = [
+                question
+                for question in (*expected, *others)
+                if question.done() and not question.cancelled()
+            ]
             if found := [each.result() for each in done if each.exception() is None]:
                 return found
         for question in done:
@@ -384,8 +389,8 @@ class _Server:
         return True
 
     async def leave(self) -> None:
-        """Close once it has answered all of its tiles."""
-        while self.pixels:
+        """Close once it has answered all of its tiles, and what it was asked about itself."""
+        while self.pixels or (self._question is not None and not self._question.done()):
             await asyncio.sleep(_LEAVING_POLL_S)
         await self.close()
 

@@ -84,6 +84,7 @@ async def fleet(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Fleet]:
     made = Fleet()
     tasks = [asyncio.create_task(each.watch()) for each in (made.resolver, made.router)]
     yield made
+    assert not any(task.done() for task in tasks)
     for task in tasks:
         task.cancel()
     await made.engine.close()
@@ -151,6 +152,20 @@ async def test_one_that_leaves_the_name_finishes_its_tiles(
         staying.takes_s = 0
         await fleet.segment(8)
         assert len(leaving.inferred) == 4
+
+
+async def test_one_that_leaves_while_it_is_asked_ends_no_watch(
+    fleet: Fleet, repository: Path, version: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.engine.CONTROL_TIMEOUT_S", 1)
+    async with serving(fleet, repository, version, "127.0.0.2", "127.0.0.3") as (leaving, _):
+        leaving.silent = True
+        asked = leaving.asked
+        while leaving.asked == asked:
+            await asyncio.sleep(0.02)
+        fleet.hosts = ["127.0.0.3"]
+        await fleet.until_known(1, 1)
+        await fleet.segment(8)
 
 
 @pytest.mark.triton
