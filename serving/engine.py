@@ -72,8 +72,8 @@ RECONNECT_OPTIONS = (
     ("grpc.min_reconnect_backoff_ms", 5000),
 )
 # A connection to a machine that is gone, which takes no more bytes, ends after 5 s: Linux's
-# TCP_USER_TIMEOUT, which gRPC sets where it is to ping. It is to after ten minutes of silence, which
-# catalogues prevent: Triton ends connections on which pings come more often than every 5 minutes.
+# TCP_USER_TIMEOUT, which gRPC sets where it is to ping. It is to after ten minutes of silence,
+# which catalogues prevent: Triton ends connections with more than a ping in five minutes.
 DEAD_PEER_OPTIONS = (
     ("grpc.keepalive_time_ms", 600_000),
     ("grpc.keepalive_timeout_ms", 5_000),
