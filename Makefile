@@ -3,7 +3,7 @@ UV ?= uv
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve monitor train-env yolov8-env test test-fast lint train-all wheels bench lock proto wheel release-api settings
+.PHONY: help env serve monitor train-env yolov8-env test test-fast lint lint-kubernetes train-all wheels bench lock proto wheel release-api settings
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,13 +28,26 @@ test-fast: train-env ## run the tests that need no Triton and train no network (
 
 yolov8-env: .venv-train/.yolov8 ## add ultralytics (AGPL-3.0) to .venv-train, for `nuclei train yolov8`
 
-lint: train-env ## check style, types, imports and the API
+lint: train-env lint-kubernetes ## check style, types, imports, the API and what is deployed
 	@.venv-train/bin/ruff check .
 	@.venv-train/bin/ruff format --check .
 	@.venv-train/bin/mypy
 	@.venv-train/bin/lint-imports --no-cache
 	@.venv-train/bin/buf lint
 	@.venv-train/bin/buf breaking --against $(RELEASED_API)
+
+# What kustomize makes of each overlay, against the schemas of two versions of Kubernetes and public
+# policies. Those of CRDs are in tests/k8s/test_schemas.py.
+OVERLAYS = $(patsubst k8s/overlays/%/kustomization.yaml,%,$(wildcard k8s/overlays/*/kustomization.yaml))
+lint-kubernetes: train-env .venv-checkov/.made
+	@rm -rf build/k8s && mkdir -p build/k8s
+	@for overlay in $(OVERLAYS); do \
+		.venv-train/bin/kubectl kustomize k8s/overlays/$$overlay > build/k8s/$$overlay.yaml || exit 1; done
+	@.venv-train/bin/python -m kubernetes_validate --strict --quiet --no-warn \
+		-k 1.36 -k 1.37 build/k8s/*.yaml
+	@.venv-train/bin/yamllint --strict k8s $(wildcard compose.yaml)
+	@$(foreach file,$(wildcard k8s/images/*/Dockerfile),.venv-train/bin/hadolint $(file) &&) true
+	@.venv-checkov/bin/checkov
 
 # ONLY="unet linknet" trains some; MINUTES=6.5 trains side by side on a GPU for that long, and no more.
 train-all: train-env ## train every model on DATA=folder-or-zip, large ones where there is a GPU
@@ -59,6 +72,7 @@ lock: ## pin the dependencies of pyproject.toml; delete a lock first for newer v
 		pyproject.toml -o requirements/training.lock
 	$(COMPILE) --no-deps requirements/yolov8.in -o requirements/yolov8.lock
 	$(COMPILE) --no-deps requirements/triton.in -o requirements/triton.lock
+	$(COMPILE) requirements/checkov.in -o requirements/checkov.lock
 
 wheel: env ## build the wheel for clients in dist/
 	@rm -rf build dist/nuclei_serving-*.whl
@@ -108,6 +122,12 @@ SERVING = import nuclei.cli.serve, serving.decoding.decoder, serving.gateway.ser
 .venv-train/.yolov8: requirements/yolov8.lock .venv-train/.made
 	@echo "Installing ultralytics into .venv-train"
 	@.venv-train/bin/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes -r $<
+	@touch $@
+
+.venv-checkov/.made: requirements/checkov.lock
+	@$(call make_environment,.venv-checkov)
+	@echo "Installing checkov into .venv-checkov"
+	@.venv-checkov/bin/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes -r $<
 	@touch $@
 
 define make_environment
