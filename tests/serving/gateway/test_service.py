@@ -1,6 +1,7 @@
 """The service's life: it follows Triton, and ends without losing requests."""
 
 import os
+import re
 import signal
 import socket
 import threading
@@ -70,8 +71,13 @@ def test_dead_triton_is_reported_at_once_and_found_again(
 
 
 def test_gateway_without_triton_lives_but_is_not_ready(start_gateway: StartGateway) -> None:
-    gateway = start_gateway("127.0.0.1:1")
+    gateway = start_gateway("dns:///localhost:1")
     gateway.wait_ready(ready=False)
+    deadline = time.monotonic() + 10
+    while "(triton: 0 addresses" in (why := httpx.get(f"{gateway.url}/readyz").json()["detail"]):
+        assert time.monotonic() < deadline, why
+        time.sleep(0.1)
+    assert re.search(r"\(triton: [12] address(es)? of localhost\)", why)
     assert httpx.get(f"{gateway.url}/livez").status_code == 200
     assert httpx.get(f"{gateway.url}/v1/models").status_code == 503
     assert health(gateway.grpc_address) == Status.NOT_SERVING
