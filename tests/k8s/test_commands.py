@@ -1,0 +1,131 @@
+"""What the containers run: settings, commands and options, all of which exist."""
+
+import importlib.util
+import re
+import subprocess
+from typing import Any
+
+import click
+import pytest
+import typer.main
+from pydantic_settings import BaseSettings
+
+from nuclei.cli.app import app
+from serving.gateway.settings import GatewaySettings
+from serving.promotion.settings import SyncSettings
+from serving.settings import PREFIX, TRITON_ENVIRONMENT, read_settings
+from tests.k8s.objects import OVERLAYS, Object, pods, variables
+from tests.prerequisites import missing
+
+# What a process reads; sync reads how the gateways are called, too.
+SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
+    "gateway": (GatewaySettings,),
+    "fetch": (SyncSettings,),
+    "sync": (SyncSettings, GatewaySettings),
+}
+# Of a pod as a whole: read by another of its containers.
+SHARED = {"fetch": SETTINGS["sync"]}
+
+every_overlay = pytest.mark.parametrize("name", OVERLAYS)
+
+
+def containers(name: str) -> list[tuple[str, Object]]:
+    return [(each["name"], each) for pod in pods(name) for each in pod.containers]
+
+
+@every_overlay
+def test_every_variable_is_a_setting_that_can_have_its_value(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for container, described in containers(name):
+        given = variables(name, described)
+        ours = {each: value for each, value in given.items() if each.startswith(PREFIX)}
+        read = SETTINGS.get(container, ())
+        fields = {field for each in SHARED.get(container, read) for field in each.model_fields}
+        assert {each.removeprefix(PREFIX).lower() for each in ours} <= fields, container
+        with monkeypatch.context() as environment:
+            for variable, value in ours.items():
+                # The processors that a pod may use are known to its node.
+                environment.setenv(variable, "2" if variable == "NUCLEI_THREADS" else value)
+            for settings in read:
+                read_settings(settings)
+
+
+@every_overlay
+def test_every_variable_of_mlflow_is_one_that_it_reads(name: str) -> None:
+    from mlflow import environment_variables
+
+    declared = [each for each in vars(environment_variables).values() if hasattr(each, "defined")]
+    options = mlflow_commands()["server"].params
+    # The class of the declarations is among them, and has no name.
+    known = {getattr(each, "name", "") for each in declared} | {each.envvar for each in options}
+    for container, described in containers(name):
+        given = {each for each in variables(name, described) if each.startswith("MLFLOW_")}
+        assert given <= known, container
+
+
+@every_overlay
+def test_every_command_exists(name: str) -> None:
+    for container, described in containers(name):
+        command = [*described["command"], *described.get("args", ())]
+        match command:
+            case ["python", "-m", module, *_]:
+                assert importlib.util.find_spec(module), container
+                assert importlib.util.find_spec(f"{module}.__main__"), container
+            case ["nuclei", *words]:
+                check(typer.main.get_command(app), words)
+            case ["mlflow", *words]:
+                check(click.Group("mlflow", mlflow_commands()), words)
+            case ["sh", "-c", script]:
+                for line in re.findall(r"exec nuclei ([^;]+)", script):
+                    check(typer.main.get_command(app), line.split())
+            case ["tritonserver", *_]:
+                pass
+            case _:
+                pytest.fail(f"{container} runs {command}, which no test knows")
+
+
+@every_overlay
+@pytest.mark.triton
+def test_every_option_of_triton_exists(name: str) -> None:
+    known = triton_options()
+    for container, described in containers(name):
+        if container == "triton":
+            assert {arg.partition("=")[0] for arg in described["args"]} <= known
+
+
+@every_overlay
+def test_training_resumes_by_the_file_that_a_training_writes_first(name: str) -> None:
+    from training.job import OPTIONS_FILE
+
+    for container, described in containers(name):
+        if container == "training":
+            assert f'[ -e "/runs/$JOB/{OPTIONS_FILE}" ]' in described["args"][0]
+
+
+def check(command: Any, words: list[str]) -> None:
+    """The words name commands of a group, and options of the last."""
+    for word in words:
+        if isinstance(command, click.Group) or hasattr(command, "commands"):
+            assert word in command.commands, word
+            command = command.commands[word]
+        elif word.startswith("--"):
+            options = {name for one in command.params for name in one.opts}
+            assert word.partition("=")[0] in options, word
+
+
+def mlflow_commands() -> dict[str, click.Command]:
+    import mlflow.cli
+
+    commands: dict[str, click.Command] = mlflow.cli.cli.commands
+    return commands
+
+
+def triton_options() -> set[str]:
+    site = TRITON_ENVIRONMENT / "lib" / "python3.11" / "site-packages"
+    program = site / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+    if not program.exists():
+        missing("needs Triton: make env")
+    libraries = {"LD_LIBRARY_PATH": str(site / "nvidia_pytriton.libs")}
+    asked = subprocess.run([program, "--help"], capture_output=True, text=True, env=libraries)
+    return set(re.findall(r"--[a-z-]+", asked.stdout + asked.stderr))
