@@ -1,9 +1,7 @@
 """The process of Triton Inference Server, from the wheel, with our onnxruntime backend."""
 
-import filecmp
 import logging
 import os
-import shutil
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -12,7 +10,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from nuclei import processor
 from nuclei.errors import EngineFailed, InvalidData, InvalidOption, MissingPrerequisite
 from nuclei.inference.model_config import CONFIG_FILE
 from nuclei.process.child import Child, private_folder
@@ -21,13 +18,12 @@ from nuclei.repository import searched
 from serving.logs import Event
 from serving.repository.listing import spare_models
 from serving.settings import TRITON_ENVIRONMENT
+from serving.triton.backends import assemble, packages, wheel
 from serving.triton.control import TritonControl
 from serving.triton.machine import check_machine, has_own_libpython
 
 logger = logging.getLogger(__name__)
 
-_BACKEND = Path(__file__).parent / "backend"
-_STUB = "python_backend_stubs/3.11/triton_python_backend_stub"
 _START_S = 120.0
 _STOP_S = 10.0
 _POLL_S = 0.1
@@ -132,7 +128,7 @@ class TritonServer:
             InvalidOption: the path of the state folder is too long.
             InvalidData: the repository holds no model.
         """
-        if not self._wheel.exists():
+        if not wheel(self._environment).exists():
             raise MissingPrerequisite(
                 f"there is no Triton in {self._environment}: run `make env` first"
             )
@@ -163,7 +159,7 @@ class TritonServer:
         """
         self.check()
         private_folder(self._home)
-        self._assemble_backends()
+        assemble(self._environment, self._home / "backends")
         self._remove_remains()
         self._child.start()
 
@@ -222,14 +218,6 @@ class TritonServer:
         return self.control.is_ready(model)
 
     @property
-    def _wheel(self) -> Path:
-        return self._site_packages / "pytriton" / "tritonserver"
-
-    @property
-    def _site_packages(self) -> Path:
-        return self._environment / "lib" / "python3.11" / "site-packages"
-
-    @property
     def _python_prefix(self) -> Path:
         for line in (self._environment / "pyvenv.cfg").read_text().splitlines():
             name, _, value = line.partition("=")
@@ -247,7 +235,7 @@ class TritonServer:
     def _command(self) -> list[str]:
         loaded = self._models or ("*",)
         return [
-            str(self._wheel / "bin" / "tritonserver"),
+            str(wheel(self._environment) / "bin" / "tritonserver"),
             f"--model-repository={self._repository}",
             f"--backend-directory={self._home / 'backends'}",
             "--model-control-mode=explicit",
@@ -268,8 +256,8 @@ class TritonServer:
         ]
 
     def _variables(self) -> dict[str, str]:
-        libraries = [str(self._site_packages / "nvidia_pytriton.libs")]
-        if self._wheel.exists() and has_own_libpython(self._python_prefix):
+        libraries = [str(packages(self._environment) / "nvidia_pytriton.libs")]
+        if wheel(self._environment).exists() and has_own_libpython(self._python_prefix):
             libraries.insert(0, str(self._python_prefix / "lib"))
         # Models have no use for our settings, the token among them.
         ours = {name: text for name, text in os.environ.items() if not name.startswith("NUCLEI_")}
@@ -280,23 +268,6 @@ class TritonServer:
             "LD_LIBRARY_PATH": ":".join(libraries),
             "ORT_DISABLE_TELEMETRY": "1",
         }
-
-    def _assemble_backends(self) -> None:
-        """Copy the backends into one folder: Triton refuses links that lead out of it."""
-        python = self._home / "backends" / "python"
-        shutil.copytree(
-            self._wheel / "backends" / "python",
-            python,
-            copy_function=_copy_changed,
-            dirs_exist_ok=True,
-        )
-        _copy_changed(self._wheel / _STUB, python / Path(_STUB).name)
-        (python / Path(_STUB).name).chmod(0o755)
-        ours = self._home / "backends" / "onnxruntime"
-        ours.mkdir(exist_ok=True)
-        files = [_BACKEND / name for name in ("model.py", "onnx_file.py", "activity.py")]
-        for file in (*files, Path(processor.__file__)):
-            _copy_changed(file, ours / file.name)
 
     def _check_models(self) -> None:
         """Raises InvalidData when a model that has to serve cannot; a spare version need not."""
@@ -321,12 +292,6 @@ class TritonServer:
 
     def _log_end(self) -> str:
         return self._child.last_lines(_ERROR_LINES)
-
-
-def _copy_changed(source: str | Path, target: str | Path) -> None:
-    """Copy a file unless the same is there: a restart works on a full disk, too."""
-    if not (os.path.exists(target) and filecmp.cmp(source, target)):
-        shutil.copy2(source, target)
 
 
 def _tracing(endpoint: str) -> list[str]:
