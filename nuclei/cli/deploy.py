@@ -101,14 +101,17 @@ def render(overlay: OverlayArgument, values: ValuesOption = None) -> None:
 
 @app.command(epilog=APPLY_EPILOG)
 def diff(
-    overlay: OverlayArgument, values: ValuesOption = None, context: ContextOption = None
+    overlay: OverlayArgument,
+    values: ValuesOption = None,
+    context: ContextOption = None,
+    force_conflicts: ForceOption = False,
 ) -> None:
     """Print what `apply` would change, as the cluster itself works it out; changes nothing."""
     from serving.cluster.api import Cluster
     from serving.cluster.changes import differences
 
     items = _rendered(overlay, values)
-    changed = list(filter(None, differences(Cluster(context), items)))
+    changed = list(filter(None, differences(Cluster(context), items, force_conflicts)))
     for text in changed:
         typer.echo(text, nl=False)
     messages().print(f"{len(changed)} of {len(items)} objects would change")

@@ -230,6 +230,8 @@ class Cluster:
                 f"then try: kubectl auth can-i {verb} {resource}"
                 + (f" -n {namespace}" if namespace else "")
             )
+        if error.status == 409 and verb != "patch":
+            return Conflict(f"{what} was changed meanwhile: {said}; try again")
         if error.status == 409:
             return Conflict(
                 f"{what} has fields that others set: {said}{listed(causes)}\nLeave them out of the "
@@ -262,7 +264,7 @@ def _configuration(context: str | None) -> Any:
 def _said(error: ApiException) -> tuple[str, list[str]]:
     """What the API server says, and about which fields."""
     try:
-        status = json.loads(error.body)
+        status = json.loads(error.body or "")
         causes = (status.get("details") or {}).get("causes") or []
         fields = [
             printable(f"{cause.get('field', '?')}: {cause.get('message', '')}") for cause in causes

@@ -123,10 +123,10 @@ def _hidden(value: Any) -> Any:
         return without_secrets(value)
     if isinstance(value, list):
         # An option and its value may be two arguments of a command.
-        before = ["", *map(str, value[:-1])]
+        before = ["", *map(str, value)]
         return [
             HIDDEN if _SECRET_OPTION.fullmatch(name) else _hidden(one)
-            for name, one in zip(before, value, strict=True)
+            for name, one in zip(before, value, strict=False)
         ]
     if not isinstance(value, Mapping):
         return value

@@ -17,18 +17,18 @@ Outcome = Literal["created", "changed", "unchanged"]
 _KEPT_BY_CLUSTER = ("creationTimestamp", "generation", "managedFields", "resourceVersion", "uid")
 
 
-def differences(cluster: Cluster, items: Sequence[Object]) -> Iterator[str]:
+def differences(cluster: Cluster, items: Sequence[Object], force: bool = False) -> Iterator[str]:
     """What applying the objects would change, as one unified diff for each.
 
     The cluster itself says what an object would become, with its defaults and who owns what.
 
     Raises:
-        NucleiError: as `apply`; the kinds are checked first, nothing is changed.
+        NucleiError: as `apply`; nothing is changed.
     """
     check(cluster, items)
     for item in items:
         present = _present(cluster, item)
-        wanted = item if present is None else cluster.apply(item, dry_run=True, force=True)
+        wanted = item if present is None else cluster.apply(item, dry_run=True, force=force)
         before = [] if present is None else _lines(present)
         name = named(item)
         yield "".join(difflib.unified_diff(before, _lines(wanted), f"{name} now", name))
@@ -60,39 +60,48 @@ def apply(
     """
     check(cluster, items)
     before = [_present(cluster, item) for item in items]
-    done: list[tuple[Object, Object | None]] = []
+    # Also the one whose answer got lost.
+    begun: list[tuple[Object, Object | None]] = []
+    outcomes: list[tuple[Object, Outcome]] = []
     try:
         for item, present in zip(items, before, strict=True):
             if item["kind"] == "Namespace" and present is None:
-                done.append((cluster.apply(item), None))
+                begun.append((item, None))
+                cluster.apply(item)
         for item in items:
             cluster.apply(item, dry_run=True, force=force)
         for item, present in zip(items, before, strict=True):
-            if item["kind"] != "Namespace" or present is not None:
-                done.append((cluster.apply(item, force=force), present))
+            if (item, None) not in begun:
+                begun.append((item, present))
+            outcomes.append((item, _outcome(present, cluster.apply(item, force=force))))
     except BaseException as error:
-        kept = _undone(cluster, done)
+        kept = _undone(cluster, begun)
         if kept and isinstance(error, NucleiError):
             raise type(error)(f"{error}\nand could not be undone: {', '.join(kept)}") from error
         raise
-    return [(now, _outcome(present, now)) for now, present in done]
+    return outcomes
 
 
-def _undone(cluster: Cluster, done: Sequence[tuple[Object, Object | None]]) -> list[str]:
+def _undone(cluster: Cluster, begun: Sequence[tuple[Object, Object | None]]) -> list[str]:
     """Put everything back as it was; returns what could not be."""
     kept = []
-    for now, present in reversed(done):
+    for item, former in reversed(begun):
         try:
-            if present is None:
-                cluster.delete(now)
-            else:
-                former = _essence(present)
-                # Of now: whoever changed it since then is not overruled.
-                former["metadata"]["resourceVersion"] = now["metadata"].get("resourceVersion")
-                cluster.replace(former)
+            _put_back(cluster, former, _present(cluster, item))
         except NucleiError:
-            kept.append(named(now))
+            kept.append(named(item))
     return kept
+
+
+def _put_back(cluster: Cluster, former: Object | None, now: Object | None) -> None:
+    if former is None:
+        if now is not None:
+            cluster.delete(now)
+    elif now is not None and _essence(former) != _essence(now):
+        restored = _essence(former)
+        # Whoever changes it at this moment is not overruled.
+        restored["metadata"]["resourceVersion"] = now["metadata"].get("resourceVersion")
+        cluster.replace(restored)
 
 
 def _present(cluster: Cluster, item: Object) -> Object | None:

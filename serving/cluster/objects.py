@@ -1,7 +1,7 @@
 """Objects of Kubernetes as plain dictionaries, and what is read of them."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,6 +64,14 @@ def pod_template(item: Object) -> Object | None:
     for name in path:
         item = item[name]
     return item
+
+
+def templates(items: Iterable[Object]) -> Iterator[tuple[Object, Object]]:
+    """The objects that make pods, each with the template of its pods."""
+    for item in items:
+        template = pod_template(item)
+        if template is not None:
+            yield item, template
 
 
 def containers(template: Object) -> list[Object]:

@@ -13,8 +13,8 @@ from serving.cluster.objects import (
     extended_resources,
     identity,
     named,
-    pod_template,
     secret_keys,
+    templates,
 )
 from serving.registry import Registry
 
@@ -60,13 +60,11 @@ def _check_secrets(cluster: Cluster, items: Sequence[Object]) -> None:
     brought = {identity(item) for item in items}
     needed: dict[tuple[str | None, str], set[str]] = defaultdict(set)
     users: dict[tuple[str | None, str], str] = {}
-    for item in items:
-        template = pod_template(item)
-        namespace = item["metadata"].get("namespace")
-        for one in () if template is None else secret_keys(template):
-            place = namespace, one.secret
+    for item, template in templates(items):
+        for one in secret_keys(template):
+            place = item["metadata"].get("namespace"), one.secret
             users.setdefault(place, named(item))
-            needed[place] |= set() if one.key is None else {one.key}
+            needed[place].update(() if one.key is None else (one.key,))
     for (namespace, name), keys in needed.items():
         if ("v1", "Secret", namespace, name) in brought:
             continue
@@ -84,9 +82,8 @@ def _check_secrets(cluster: Cluster, items: Sequence[Object]) -> None:
 
 def _check_devices(cluster: Cluster, items: Sequence[Object]) -> None:
     asked: dict[str, str] = {}
-    for item in items:
-        template = pod_template(item)
-        for resource in () if template is None else extended_resources(template):
+    for item, template in templates(items):
+        for resource in extended_resources(template):
             asked.setdefault(resource, named(item))
     if not asked:
         return

@@ -15,7 +15,7 @@ import yaml
 
 from nuclei.errors import InvalidData, InvalidOption, MissingPrerequisite
 from nuclei.quoting import printable, quoted, sentence
-from serving.cluster.objects import Object, base_name, containers, in_order, pod_template
+from serving.cluster.objects import Object, base_name, containers, in_order, templates
 from serving.cluster.values import Values, check_settings, image_name, image_version
 from serving.settings import ROOT
 
@@ -108,8 +108,9 @@ def _kustomization(overlay: str, values: Values) -> dict[str, Any]:
 
 def _check(values: Values, items: list[Object]) -> None:
     """Check that the overlay has what the values change: kustomize says nothing of it."""
-    templates = [template for item in items if (template := pod_template(item)) is not None]
-    images = {image_name(one["image"]) for template in templates for one in containers(template)}
+    images = {
+        image_name(one["image"]) for _, template in templates(items) for one in containers(template)
+    }
     deployments = {item["metadata"]["name"] for item in items if item["kind"] == "Deployment"}
     maps = {base_name(item) for item in items if item["kind"] == "ConfigMap"}
     _check_names("images", values.images, images)

@@ -9,7 +9,8 @@ import asyncio
 import copy
 import json
 import threading
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,7 +111,7 @@ class ApiServer(kmock.KubernetesEmulator):
         return await super()._handle(request)
 
     def _write(self, request: kmock.Request) -> web.StreamResponse:
-        key = (request.resource, request.namespace, request.name)
+        key: Any = (request.resource, request.namespace, request.name)
         if request.namespace is not None and request.namespace not in self.names("v1/namespaces"):
             return _failure(404, f'namespaces "{request.namespace}" not found')
         there = key in self.objects and not self.objects[key].deleted
@@ -142,25 +143,22 @@ class ApiServer(kmock.KubernetesEmulator):
 @contextmanager
 def running() -> Iterator[ApiServer]:
     """An API server on a port of this machine, in a thread of its own."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="api-server")
+    started: Future[tuple[ApiServer, Callable[[], object]]] = Future()
+
+    async def serve() -> None:
+        loop, ended = asyncio.get_running_loop(), asyncio.Event()
+        async with ApiServer() as server, kmock.Server(server):
+            started.set_result((server, lambda: loop.call_soon_threadsafe(ended.set)))
+            await ended.wait()
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="api-server")
     thread.start()
-
-    def done(coroutine: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, loop).result(START_S)
-
-    server = ApiServer()
-    http = kmock.Server(server)
+    server, end = started.result(START_S)
     try:
-        done(server.__aenter__())
-        done(http.__aenter__())
         yield server
-        done(http.__aexit__(None, None, None))
-        done(server.__aexit__(None, None, None))
     finally:
-        loop.call_soon_threadsafe(loop.stop)
+        end()
         thread.join(START_S)
-        loop.close()
 
 
 def write_kubeconfig(path: Path, address: str) -> Path:
