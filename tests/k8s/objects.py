@@ -1,23 +1,18 @@
 """The objects of an overlay, as `kubectl kustomize` renders them."""
 
-import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from tests.prerequisites import missing
+from serving.cluster.objects import Object, containers, pod_template
+from serving.cluster.rendering import KUSTOMIZATION, render
+from serving.cluster.rendering import OVERLAYS as OVERLAYS_FOLDER
+from serving.cluster.values import Values
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
-OVERLAYS = sorted(path.parent.name for path in K8S.glob("overlays/*/kustomization.yaml"))
-
-Object = dict[str, Any]
+OVERLAYS = sorted(path.parent.name for path in OVERLAYS_FOLDER.glob(f"*/{KUSTOMIZATION}"))
 
 
 @dataclass(frozen=True)
@@ -50,7 +45,7 @@ class Pod:
     @property
     def containers(self) -> list[Object]:
         """With those that run before the others."""
-        return [*self.spec.get("initContainers", ()), *self.spec["containers"]]
+        return containers(self.template)
 
     @property
     def ports(self) -> dict[str, int]:
@@ -61,14 +56,8 @@ class Pod:
 
 @cache
 def overlay(name: str) -> tuple[Object, ...]:
-    """All objects of an overlay; skips the test where there is no kubectl."""
-    beside = Path(sys.executable).with_name("kubectl")
-    kubectl = str(beside) if beside.exists() else shutil.which("kubectl")
-    if kubectl is None:
-        missing("needs kubectl: make train-env")
-    command = [kubectl, "kustomize", str(K8S / "overlays" / name)]
-    rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return tuple(yaml.safe_load_all(rendered))
+    """All objects of an overlay."""
+    return tuple(render(OVERLAYS_FOLDER / name, Values()))
 
 
 def of_kind(name: str, *kinds: str) -> list[Object]:
@@ -77,14 +66,10 @@ def of_kind(name: str, *kinds: str) -> list[Object]:
 
 def pods(name: str) -> list[Pod]:
     """The pods of an overlay."""
-    found = []
-    for each in overlay(name):
-        spec = each.get("spec", {})
-        if each["kind"] == "CronJob":
-            spec = spec["jobTemplate"]["spec"]
-        if "template" in spec:
-            found.append(Pod(f"{each['kind']}/{each['metadata']['name']}", spec["template"]))
-    return found
+    made = (
+        (f"{each['kind']}/{each['metadata']['name']}", pod_template(each)) for each in overlay(name)
+    )
+    return [Pod(owner, template) for owner, template in made if template is not None]
 
 
 def selected(selector: Object, labels: dict[str, str]) -> bool:
