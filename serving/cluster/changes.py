@@ -40,7 +40,7 @@ def apply(
     """Apply objects: server-side, each field owned by `nuclei-deploy`.
 
     First the cluster is asked whether it would take each of them. What fails in spite of that is
-    undone. A namespace that is new is made before it is asked, for it checks nothing without.
+    undone.
 
     Args:
         cluster: that is to have them.
@@ -51,8 +51,8 @@ def apply(
         What was done with each.
 
     Raises:
-        KindMissing, SecretMissing, GpuMissing, RegistryUnavailable: the cluster lacks what the
-            objects need.
+        MissingPrerequisite, RegistryUnavailable: the cluster lacks what the objects need, as
+            `serving.cluster.preflight.check` says.
         NotPermitted: they may not be written.
         InvalidData: the cluster refuses one of them; names its fields.
         Conflict: others own some of their fields.
@@ -60,19 +60,14 @@ def apply(
     """
     check(cluster, items)
     before = [_present(cluster, item) for item in items]
+    for item in items:
+        cluster.apply(item, dry_run=True, force=force)
     # Also the one whose answer got lost.
     begun: list[tuple[Object, Object | None]] = []
     outcomes: list[tuple[Object, Outcome]] = []
     try:
         for item, present in zip(items, before, strict=True):
-            if item["kind"] == "Namespace" and present is None:
-                begun.append((item, None))
-                cluster.apply(item)
-        for item in items:
-            cluster.apply(item, dry_run=True, force=force)
-        for item, present in zip(items, before, strict=True):
-            if (item, None) not in begun:
-                begun.append((item, present))
+            begun.append((item, present))
             outcomes.append((item, _outcome(present, cluster.apply(item, force=force))))
     except BaseException as error:
         kept = _undone(cluster, begun)

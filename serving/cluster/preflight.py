@@ -4,7 +4,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from urllib.parse import urlparse
 
-from nuclei.errors import GpuMissing, KindMissing, RegistryUnavailable, SecretMissing
+from nuclei.errors import (
+    GpuMissing,
+    KindMissing,
+    MissingPrerequisite,
+    RegistryUnavailable,
+    SecretMissing,
+)
 from nuclei.quoting import without_password
 from serving.cluster.api import Cluster
 from serving.cluster.objects import (
@@ -32,6 +38,7 @@ def check(cluster: Cluster, items: Sequence[Object]) -> None:
     """Check that a cluster has what the objects need and do not bring.
 
     Raises:
+        MissingPrerequisite: a namespace is not there.
         KindMissing: it does not know a kind; says who brings it.
         SecretMissing: a secret, or a key of it, is not there.
         GpuMissing: no node offers a device that pods ask for.
@@ -40,6 +47,7 @@ def check(cluster: Cluster, items: Sequence[Object]) -> None:
         ClusterUnavailable: it does not answer.
     """
     _check_kinds(cluster, items)
+    _check_namespaces(cluster, items)
     _check_secrets(cluster, items)
     _check_devices(cluster, items)
     _check_registry(cluster, items)
@@ -53,6 +61,17 @@ def _check_kinds(cluster: Cluster, items: Sequence[Object]) -> None:
             raise KindMissing(
                 f"the cluster does not know {api_version} {kind}: {cure}, or leave the component "
                 "out of the overlay"
+            )
+
+
+def _check_namespaces(cluster: Cluster, items: Sequence[Object]) -> None:
+    """In a namespace that is not there, a cluster checks nothing, and no secret lies ready."""
+    named_by = {item["metadata"].get("namespace"): named(item) for item in items}
+    for namespace, user in named_by.items():
+        if namespace is not None and cluster.get("v1", "Namespace", namespace) is None:
+            raise MissingPrerequisite(
+                f"{user} goes into the namespace {namespace}, which is not there: kubectl create "
+                f"namespace {namespace}, and the secrets that docs/kubernetes.md names"
             )
 
 

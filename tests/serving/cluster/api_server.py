@@ -56,7 +56,10 @@ class Refusal:
 
 
 class ApiServer(kmock.KubernetesEmulator):
-    """A server with the kinds of Kubernetes itself, and of those CRDs that a test installs."""
+    """A server with the kinds of Kubernetes itself, and of those CRDs that a test installs.
+
+    It has the namespace `nuclei`, and nothing in it.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -65,6 +68,8 @@ class ApiServer(kmock.KubernetesEmulator):
         self.writes: list[str] = []
         self._version = 0
         self.resources.load_bundled()
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "nuclei"}}
+        self.put("v1/namespaces", namespace)
 
     def install(self, *resources: str) -> None:
         """Install CRDs: `keda.sh/v1alpha1/scaledobjects`."""

@@ -11,6 +11,7 @@ from nuclei.errors import (
     GpuMissing,
     InvalidData,
     KindMissing,
+    MissingPrerequisite,
     NotPermitted,
     NucleiError,
     RegistryUnavailable,
@@ -32,8 +33,9 @@ def settings(items: list[Object], name: str) -> Object:
 def test_all_objects_are_applied_by_our_field_manager(
     server: ApiServer, cluster: Cluster, items: list[Object]
 ) -> None:
-    outcomes = [outcome for _, outcome in apply(cluster, items)]
-    assert outcomes == ["created"] * len(items)
+    outcomes = {item["kind"]: outcome for item, outcome in apply(cluster, items)}
+    assert outcomes.pop("Namespace") == "changed"
+    assert set(outcomes.values()) == {"created"}
     assert server.names("apps/v1/deployments") == {"gateway", "triton", "mlflow"}
     writes = [one for one in server.requests if one.method.value == "PATCH"]
     assert {one.params["fieldManager"] for one in writes} == {FIELD_MANAGER}
@@ -152,8 +154,7 @@ def test_what_the_cluster_refuses_is_typed_and_nothing_is_applied(
     server.refusals.append(refusal)
     with pytest.raises(error, match=message):
         apply(cluster, items)
-    assert server.names("v1/configmaps") == set()
-    assert server.names("v1/namespaces") == set()
+    assert server.writes == []
 
 
 def test_conflicts_are_taken_over_where_that_is_asked_for(
@@ -174,6 +175,15 @@ def test_missing_kinds_are_named_with_who_brings_them(
     assert server.writes == []
     server.install("keda.sh/v1alpha1/scaledobjects")
     assert len(apply(cluster, items)) == len(items)
+
+
+def test_a_missing_namespace_is_named(
+    server: ApiServer, cluster: Cluster, items: list[Object]
+) -> None:
+    del server.objects["v1/namespaces", None, "nuclei"]
+    with pytest.raises(MissingPrerequisite, match="kubectl create namespace nuclei"):
+        apply(cluster, items)
+    assert server.writes == []
 
 
 def test_missing_secrets_and_keys_are_named(
