@@ -37,8 +37,8 @@ def missing(package: str, extra: str) -> MissingPrerequisite:
     """The error that says which extra brings a package."""
     return MissingPrerequisite(
         f"this command needs {package}, which is not installed: "
-        f"run `pip install 'nuclei-serving[{extra}]'`, or use an environment that a checkout's "
-        "`make env` or `make train-env` makes"
+        f"run `pip install 'nuclei-serving[{extra}]'`, or use an environment of a checkout: "
+        "`make env` makes one that serves, `make train-env` one with everything"
     )
 
 

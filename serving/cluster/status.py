@@ -145,7 +145,7 @@ def _pod(item: Object, states: Sequence[ModelState], now: datetime) -> Pod:
         state = "ready"
     else:
         state = str(status.get("phase", "unknown")).lower()
-    serves = None
+    serves: dict[str, int] | None = None
     if component(item) == TRITON:
         spoke = {one.name: sync_of(one, name, now) for one in states}
         serves = {model: one.champion for model, one in spoke.items() if one and one.champion}
