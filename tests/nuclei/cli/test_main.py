@@ -12,7 +12,7 @@ from nuclei.errors import FrameTooLarge, MissingPrerequisite
 from nuclei.version import installed_version
 
 HEAVY = ("torch", "bentoml", "mlflow", "matplotlib", "onnxruntime", "cv2", "tritonclient")
-COMMANDS = ("segment", "evaluate", "train", "data", "serve", "export", "models")
+COMMANDS = ("segment", "evaluate", "train", "data", "serve", "export", "models", "deploy")
 
 
 def nuclei(*arguments: str) -> subprocess.CompletedProcess[str]:
