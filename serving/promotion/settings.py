@@ -53,7 +53,8 @@ class SyncSettings(FollowingSettings):
     gateways: str = Field(
         default="",
         description="HTTP addresses of the gateways whose reports decide about a rollout, such as "
-        "`http://127.0.0.1:3000`, separated by commas; `nuclei serve` sets its own.",
+        "`http://127.0.0.1:3000`, separated by commas; a name stands for all of its addresses. "
+        "`nuclei serve` sets its own.",
     )
     token: SecretStr | None = Field(default=None, description="Token of these gateways.")
 

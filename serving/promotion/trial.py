@@ -6,6 +6,7 @@ was first asked, which makes a phase longer and never shorter.
 """
 
 import logging
+import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -47,7 +48,8 @@ class Gateways:
         """Describe them; nothing is sent yet.
 
         Args:
-            urls: `http://host:port` of each.
+            urls: `http://host:port` of each; a host with several addresses, such as a headless
+                Service of Kubernetes, stands for a gateway at each.
             token: "" for none.
             tls: None trusts the authorities of this machine.
         """
@@ -61,24 +63,39 @@ class Gateways:
         return bool(self._urls)
 
     def reports(self) -> list[RolloutReport]:
-        """Of those that answer."""
-        return [report for url in self._urls if (report := self._report(url)) is not None]
+        """Of those that answer; all addresses of a name are asked, and each gateway counts once."""
+        found = (report for url in self._urls for report in self._of_name(url))
+        return list({report.gateway: report for report in found}.values())
 
-    def _report(self, url: str) -> RolloutReport | None:
+    def _of_name(self, url: str) -> Iterator[RolloutReport]:
+        try:
+            name = httpx.URL(url)
+            addresses = socket.getaddrinfo(name.host, name.port, type=socket.SOCK_STREAM)
+        except (httpx.InvalidURL, OSError, UnicodeError) as error:
+            logger.warning(Event("no_report", gateway=url, why=sentence(error)))
+            return
+        for host in dict.fromkeys(str(address[0]) for *_, address in addresses):
+            report = self._report(name, name.copy_with(host=host))
+            if report is not None:
+                yield report
+
+    def _report(self, name: httpx.URL, address: httpx.URL) -> RolloutReport | None:
         try:
             with (
                 httpx.Client(
                     verify=self._tls or True,
                     timeout=_ANSWER_S,
-                    headers=self._headers,
+                    headers={**self._headers, "Host": name.netloc.decode()},
                     trust_env=False,
                 ) as client,
-                client.stream("GET", url + PATH) as answer,
+                client.stream(
+                    "GET", address.join(PATH), extensions={"sni_hostname": name.host}
+                ) as answer,
             ):
                 answer.raise_for_status()
                 return RolloutReport.model_validate_json(_bounded(answer))
         except (httpx.HTTPError, httpx.InvalidURL, ValidationError, ValueError) as error:
-            logger.warning(Event("no_report", gateway=url, why=sentence(error)))
+            logger.warning(Event("no_report", gateway=str(address), why=sentence(error)))
             return None
 
 

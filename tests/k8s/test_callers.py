@@ -43,13 +43,10 @@ def test_policies_are_of_routes_that_are_there() -> None:
 
 
 def test_the_headless_service_selects_the_pods_of_the_gateway() -> None:
-    (service,) = (found for found in documented() if found["kind"] == "Service")
+    service = in_base("Service", "gateway-pods")
     assert service["spec"]["clusterIP"] == "None"
     gateway = in_base("Service", "gateway")
     assert service["spec"]["selector"] == gateway["spec"]["selector"]
-    (port,) = service["spec"]["ports"]
-    assert (port["port"], port["targetPort"]) in {
-        (each["port"], each["targetPort"]) for each in gateway["spec"]["ports"]
-    }
+    assert service["spec"]["ports"] == gateway["spec"]["ports"]
     labels = in_base("Deployment", "gateway")["spec"]["selector"]["matchLabels"]
     assert service["spec"]["selector"] == labels

@@ -2,6 +2,7 @@
 
 import base64
 import http.server
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -39,7 +40,7 @@ PHASES = (
 class FakeGateway:
     """Answers `GET /v1/rollout` as it is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = LOOPBACK, port: int = 0) -> None:
         self.compared = self.answered = 0
         self.aborted = ""
         self.since = time.time() + 3600
@@ -60,8 +61,8 @@ class FakeGateway:
             def log_message(self, *given: object) -> None:
                 pass
 
-        self.server = http.server.ThreadingHTTPServer((LOOPBACK, 0), Handler)
-        self.url = f"http://{LOOPBACK}:{self.server.server_port}"
+        self.server = http.server.ThreadingHTTPServer((host, port), Handler)
+        self.url = f"http://{host}:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def report(self) -> RolloutReport:
@@ -254,6 +255,30 @@ def test_a_report_that_is_none_moves_nothing(
     gateway.body = body
     follow(rollout, gateway)
     assert rollout.state().rollout.phase == 0
+
+
+def test_a_name_stands_for_the_gateways_at_all_of_its_addresses(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = gateway.server.server_port
+    other = FakeGateway("127.0.0.2", port)
+    other.name = "1" * 32
+    resolve = socket.getaddrinfo
+
+    def resolved(host: str, *given: object, **named: object) -> list[tuple[object, ...]]:
+        hosts = [LOOPBACK, "127.0.0.2"] if host == "gateway-pods" else [host]
+        return [entry for each in hosts for entry in resolve(each, *given, **named)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolved)
+    url = f"http://gateway-pods:{port}"
+    try:
+        reports = Gateways([url, url], "secret", None).reports()
+        assert [report.gateway for report in reports] == [gateway.name, other.name]
+        assert gateway.token == other.token == "Bearer secret"
+    finally:
+        other.server.shutdown()
+        other.server.server_close()
+    assert [report.gateway for report in Gateways([url], "", None).reports()] == [gateway.name]
 
 
 def test_a_gateway_that_does_not_answer_moves_nothing(rollout: Filled) -> None:
