@@ -94,6 +94,7 @@ def test_every_option_of_triton_exists(name: str) -> None:
             assert {arg.partition("=")[0] for arg in described["args"]} <= known
 
 
+@pytest.mark.slow
 @every_overlay
 def test_training_resumes_by_the_file_that_a_training_writes_first(name: str) -> None:
     from training.job import OPTIONS_FILE
