@@ -61,7 +61,7 @@ def test_status_fails_where_something_is_wrong(
     result = deploy("status")
     assert result.exit_code == EXIT_WRONG
     assert "nuclei deploy apply" in result.output
-    server.put(
+    server.add(
         "apps/v1/deployments",
         {
             "metadata": {"name": "triton", "namespace": "nuclei"},
@@ -69,7 +69,7 @@ def test_status_fails_where_something_is_wrong(
             "status": {"readyReplicas": 1},
         },
     )
-    server.put("v1/pods", pod("triton-a"))
+    server.add("v1/pods", pod("triton-a"))
     report(filled, "triton-a", 1)
     result = deploy("status")
     assert result.exit_code == 0, result.output
@@ -83,7 +83,7 @@ def test_promotes_in_every_pod_or_not_at_all(
     filled: Filled,
 ) -> None:
     promote(filled.registry, MODEL, 1)
-    server.put("v1/pods", pod("triton-a"))
+    server.add("v1/pods", pod("triton-a"))
     result = deploy("promote", "unet", 2, "--wait", "--timeout", 1)
     assert isinstance(result.exception, DeadlineExceeded)
     assert "the champion is 1" in str(result.exception)
@@ -99,7 +99,7 @@ def test_logs_are_told_by_container(
     deploy: Callable[..., Result],
 ) -> None:
     for name, component in {"triton-a": "triton", "gateway-a": "gateway"}.items():
-        server.put("v1/pods", pod(name, component))
+        server.add("v1/pods", pod(name, component))
         server.logs[name, component] = b"ready\ndone\n"
     assert deploy("logs", "triton").output == "triton-a/triton: ready\ntriton-a/triton: done\n"
     assert "gateway-a/gateway: done\n" in deploy("logs").output

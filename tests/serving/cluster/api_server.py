@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import attrs
 import kmock
 from aiohttp import web
 
 Object = dict[str, Any]
+Key = tuple[kmock.resource, str | None, str]
 START_S = 10
 # What a secret holds, as an API server keeps it.
 SECRET = "c2VjcmV0"
@@ -69,7 +69,7 @@ class ApiServer(kmock.KubernetesEmulator):
         self._version = 0
         self.resources.load_bundled()
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "nuclei"}}
-        self.put("v1/namespaces", namespace)
+        self.add("v1/namespaces", namespace)
 
     def install(self, *resources: str) -> None:
         """Install CRDs: `keda.sh/v1alpha1/scaledobjects`."""
@@ -78,14 +78,14 @@ class ApiServer(kmock.KubernetesEmulator):
                 kind=CUSTOM[resource], namespaced=True, verbs={"get", "list", "patch"}
             )
 
-    def put(self, resource: str, item: Object) -> None:
+    def add(self, resource: str, item: Object) -> None:
         """Let the server have an object."""
         metadata = item["metadata"]
         self.objects[resource, metadata.get("namespace"), metadata["name"]] = item
 
     def put_secret(self, name: str, *keys: str) -> None:
         metadata = {"name": name, "namespace": "nuclei"}
-        self.put("v1/secrets", {"metadata": metadata, "data": dict.fromkeys(keys, SECRET)})
+        self.add("v1/secrets", {"metadata": metadata, "data": dict.fromkeys(keys, SECRET)})
 
     def names(self, resource: str) -> set[str]:
         """The objects of a resource that are there."""
@@ -101,7 +101,6 @@ class ApiServer(kmock.KubernetesEmulator):
         return found
 
     async def _handle(self, request: kmock.Request) -> web.StreamResponse:
-        request = _of_namespaces(request)
         refusal = self._refusal(request)
         if refusal is not None:
             details = {"causes": list(refusal.causes)}
@@ -109,16 +108,20 @@ class ApiServer(kmock.KubernetesEmulator):
         if request.subresource == "log":
             log = self.logs.get((request.name or "", request.params.get("container", "")))
             return _failure(400, "no such log") if log is None else web.Response(body=log)
-        if request.resource is not None and request.name and request.method in ("PUT", "PATCH"):
-            return self._write(request)
+        key = _key(request)
+        if key is not None and request.method in ("PUT", "PATCH"):
+            return self._write(request, key)
+        if key is not None and key[0] == NAMESPACES:
+            if key[2] not in self.names("v1/namespaces"):
+                return _failure(404, f'namespaces "{key[2]}" not found')
+            return web.json_response(self.objects[key].raw)
         if request.method == "DELETE":
             self.writes.append(f"DELETE {request.name}")
         return await super()._handle(request)
 
-    def _write(self, request: kmock.Request) -> web.StreamResponse:
-        key: Any = (request.resource, request.namespace, request.name)
-        if request.namespace is not None and request.namespace not in self.names("v1/namespaces"):
-            return _failure(404, f'namespaces "{request.namespace}" not found')
+    def _write(self, request: kmock.Request, key: Key) -> web.StreamResponse:
+        if key[1] is not None and key[1] not in self.names("v1/namespaces"):
+            return _failure(404, f'namespaces "{key[1]}" not found')
         there = key in self.objects and not self.objects[key].deleted
         former = copy.deepcopy(self.objects[key].raw) if there else {}
         now = request.data if request.method == "PUT" else _merged(former, request.data)
@@ -127,7 +130,7 @@ class ApiServer(kmock.KubernetesEmulator):
         self._version += 1
         now["metadata"]["resourceVersion"] = str(self._version)
         self.objects[key] = now
-        self.writes.append(f"{request.method.value} {request.name}")
+        self.writes.append(f"{request.method.value} {key[2]}")
         return web.json_response(now)
 
     def _refusal(self, request: kmock.Request) -> Refusal | None:
@@ -180,18 +183,16 @@ def write_kubeconfig(path: Path, address: str) -> Path:
     return path
 
 
-def _of_namespaces(request: kmock.Request) -> kmock.Request:
-    """A request for the object of a namespace, which kmock takes for one of what is in it."""
-    if request.resource is None or request.resource.plural or request.namespace is None:
-        return request
-    actions = {"GET": kmock.action.FETCH, "DELETE": kmock.action.DELETE}
-    return attrs.evolve(
-        request,
-        resource=NAMESPACES,
-        name=request.namespace,
-        namespace=None,
-        action=actions.get(request.method.value, kmock.action.UPDATE),
-    )
+def _key(request: kmock.Request) -> Key | None:
+    """The object that a request is about; None for none.
+
+    kmock takes a namespace itself for what is in it, and so for no object.
+    """
+    if request.resource is None:
+        return None
+    if request.name is None and request.resource.plural is None and request.namespace is not None:
+        return NAMESPACES, None, request.namespace
+    return None if request.name is None else (request.resource, request.namespace, request.name)
 
 
 def _merged(former: Object, changes: Object) -> Object:

@@ -45,15 +45,15 @@ def filled_server(server: ApiServer) -> ApiServer:
         "env": [{"name": "NUCLEI_TOKEN", "value": SECRET}, {"name": "HOME", "value": "/tmp"}],
         "args": ["--api-key", SECRET, "--port", "8001"],
     }
-    server.put("v1/pods", item)
-    server.put(
+    server.add("v1/pods", item)
+    server.add(
         "v1/configmaps",
         {
             "metadata": {"name": "mlflow", "namespace": "nuclei"},
             "data": {"URI": f"s3://key:{SECRET}@store", "DB_PASSWORD": SECRET, "WORKERS": "4"},
         },
     )
-    server.put(
+    server.add(
         "v1/events",
         {
             "metadata": {"name": "event", "namespace": "nuclei"},

@@ -37,7 +37,7 @@ def test_all_objects_are_applied_by_our_field_manager(
     assert outcomes.pop("Namespace") == "changed"
     assert set(outcomes.values()) == {"created"}
     assert server.names("apps/v1/deployments") == {"gateway", "triton", "mlflow"}
-    writes = [one for one in server.requests if one.method.value == "PATCH"]
+    writes = [one for one in server if one.method.value == "PATCH"]
     assert {one.params["fieldManager"] for one in writes} == {FIELD_MANAGER}
     assert {one.headers["Content-Type"] for one in writes} == {"application/apply-patch+yaml"}
     assert not any("force" in one.params for one in writes)
@@ -161,7 +161,7 @@ def test_conflicts_are_taken_over_where_that_is_asked_for(
     server: ApiServer, cluster: Cluster, items: list[Object]
 ) -> None:
     apply(cluster, items, force=True)
-    forced = [one.params.get("force") for one in server.requests if one.method.value == "PATCH"]
+    forced = [one.params.get("force") for one in server if one.method.value == "PATCH"]
     assert "True" in forced or "true" in forced
 
 
@@ -203,14 +203,14 @@ def test_missing_gpus_are_named(
 ) -> None:
     server.put_secret("nuclei-token", "token")
     node: Object = {"metadata": {"name": "node"}, "status": {"allocatable": {"cpu": "4"}}}
-    server.put("v1/nodes", node)
+    server.add("v1/nodes", node)
     with pytest.raises(
         GpuMissing, match=r"Deployment triton asks for nvidia.com/gpu, which none of 1 nodes"
     ):
         apply(cluster, built("gpu"))
     assert server.writes == []
     node["status"]["allocatable"]["nvidia.com/gpu"] = "1"
-    server.put("v1/nodes", node)
+    server.add("v1/nodes", node)
     assert apply(cluster, built("gpu"))
 
 

@@ -20,11 +20,11 @@ def pods(server: ApiServer, filled: Filled) -> list[str]:
     promote_in_registry(filled.registry, MODEL, 1)
     names = ["triton-a", "triton-b"]
     for name in names:
-        server.put("v1/pods", pod(name))
+        server.add("v1/pods", pod(name))
         report(filled, name, 1)
     ending = pod("triton-old")
     ending["metadata"]["deletionTimestamp"] = "2026-01-02T03:04:05Z"
-    server.put("v1/pods", ending)
+    server.add("v1/pods", ending)
     return names
 
 
@@ -42,7 +42,7 @@ def test_every_pod_is_waited_for(
     report(filled, "triton-a", 2)
     assert next(doings) == "1 of 2 pods serve it; not yet: triton-b"
     # One that starts meanwhile is waited for as well; it has not said anything yet.
-    server.put("v1/pods", pod("triton-c", phase="Pending"))
+    server.add("v1/pods", pod("triton-c", phase="Pending"))
     report(filled, "triton-b", 2)
     assert next(doings) == "2 of 3 pods serve it; not yet: triton-c"
     report(filled, "triton-c", 2)
@@ -84,7 +84,7 @@ def test_what_somebody_else_promoted_is_left_alone(
 
 
 def test_the_first_champion_stays(server: ApiServer, cluster: Cluster, filled: Filled) -> None:
-    server.put("v1/pods", pod("triton-a"))
+    server.add("v1/pods", pod("triton-a"))
     promote(cluster, "nuclei", filled.registry, "unet", 2, "")
     error = take_back(filled.registry, "unet", 2, DeadlineExceeded("too late"))
     assert "could not be taken back" in str(error)

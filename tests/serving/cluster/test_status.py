@@ -27,7 +27,7 @@ def deployment(server: ApiServer, ready: int = 2, **more: Any) -> None:
     metadata = {"name": "gateway", "namespace": "nuclei"}
     state = {"readyReplicas": ready, **more}
     item = {"kind": "Deployment", "metadata": metadata, "spec": {"replicas": 2}, "status": state}
-    server.put("apps/v1/deployments", item)
+    server.add("apps/v1/deployments", item)
 
 
 def certificate(ends: datetime) -> str:
@@ -50,8 +50,8 @@ def test_nothing_is_wrong_with_a_deployment_that_is_ready(
     server: ApiServer, cluster: Cluster
 ) -> None:
     deployment(server)
-    server.put("v1/pods", pod("gateway-a", "gateway"))
-    server.put("v1/pods", pod("migration-a", "migration", ready=False, phase="Succeeded"))
+    server.add("v1/pods", pod("gateway-a", "gateway"))
+    server.add("v1/pods", pod("migration-a", "migration", ready=False, phase="Succeeded"))
     found = status(cluster)
     assert found.problems == ()
     assert found.facts == ("Deployment gateway: 2 of 2 pods ready",)
@@ -122,7 +122,7 @@ def test_what_is_wrong_with_a_pod_is_one_line(
     state: dict[str, Any], problem: str | None, server: ApiServer, cluster: Cluster
 ) -> None:
     deployment(server)
-    server.put("v1/pods", pod("triton-a", **state))
+    server.add("v1/pods", pod("triton-a", **state))
     expected = () if problem is None else (f"pod triton-a: {problem}",)
     assert status(cluster).problems == expected
 
@@ -140,7 +140,7 @@ def test_autoscalers_that_do_not_scale_are_wrong(server: ApiServer, cluster: Clu
     deployment(server)
     server.install("keda.sh/v1alpha1/scaledobjects")
     blind = {"type": "ScalingActive", "status": "False", "reason": "FailedGetExternalMetric"}
-    server.put(
+    server.add(
         "autoscaling/v2/horizontalpodautoscalers",
         {
             "metadata": {"name": "triton", "namespace": "nuclei"},
@@ -148,7 +148,7 @@ def test_autoscalers_that_do_not_scale_are_wrong(server: ApiServer, cluster: Clu
             "status": {"currentReplicas": 4, "conditions": [blind]},
         },
     )
-    server.put(
+    server.add(
         "keda.sh/v1alpha1/scaledobjects",
         {
             "metadata": {"name": "gateway", "namespace": "nuclei"},
@@ -187,7 +187,7 @@ def test_certificates_that_end_are_wrong(
         "type": "kubernetes.io/tls",
         "data": {"tls.crt": certificate(NOW + left)},
     }
-    server.put("v1/secrets", secret)
+    server.add("v1/secrets", secret)
     found = status(cluster)
     assert found.facts[1].startswith("certificate nuclei-tls: until ")
     expected = () if problem is None else (f"certificate nuclei-tls {problem}",)
@@ -206,9 +206,9 @@ def test_versions_are_told_by_pod(server: ApiServer, cluster: Cluster, filled: F
     deployment(server)
     filled.registry.set_alias(MODEL, "champion", 2)
     for name, champion in {"triton-a": 2, "triton-b": 1}.items():
-        server.put("v1/pods", pod(name))
+        server.add("v1/pods", pod(name))
         report(filled, name, champion)
-    server.put("v1/pods", pod("triton-c"))
+    server.add("v1/pods", pod("triton-c"))
     found = read_status(cluster, "nuclei", [filled.state()], datetime.now(UTC))
     assert [one.serves for one in found.pods] == [{MODEL: 2}, {MODEL: 1}, None]
     assert found.problems == (f"pod triton-b: serves {MODEL} 1 instead of 2",)
