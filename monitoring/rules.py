@@ -19,7 +19,7 @@ from monitoring.thresholds import ROOT, THRESHOLDS, Job, Thresholds, read_thresh
 from nuclei.errors import InvalidData, NucleiError
 
 FOLDER = ROOT / "monitoring" / "prometheus"
-CLUSTER = ROOT / "k8s" / "components" / "scaling"
+CLUSTER = ROOT / "k8s" / "components"
 COMMAND = "python -m monitoring.rules"
 
 # Where there is no gateway only these are told besides: they may be why.
@@ -29,27 +29,41 @@ _SERVICE = "ProbeFailing|QueueGrowing|(Availability|Latency)Burn(Fast|Slow|Ticke
 
 def rendered(thresholds: Thresholds) -> dict[str, str]:
     """The files: their paths below the folder of Prometheus' configuration, and their texts."""
-    others: list[Recording | Alert] = [*champions(), *alerts(thresholds)]
     return {
         "prometheus.yml": _file(_prometheus(thresholds)),
         "alertmanager.yml": _file(_alertmanager(thresholds)),
-        "rules/objectives.yaml": _file(
-            _group("objectives", thresholds, objective_rules(thresholds))
-        ),
-        "rules/alerts.yaml": _file(_group("alerts", thresholds, others)),
+        "rules/objectives.yaml": _file(_objectives(thresholds)),
+        "rules/alerts.yaml": _file(_alerts(thresholds)),
         "rules/scaling.yaml": _file(_scaling(thresholds)),
     }
 
 
 def rendered_for_cluster(thresholds: Thresholds) -> dict[str, str]:
-    """The same for k8s/components/scaling: an object that the Prometheus operator takes."""
-    rule = {
-        "apiVersion": "monitoring.coreos.com/v1",
-        "kind": "PrometheusRule",
-        "metadata": {"name": "scaling"},
-        "spec": _scaling(thresholds),
+    """The rules for k8s/components: objects that the Prometheus operator takes."""
+    return {
+        "monitoring/rules.yaml": _object("alerts", _objectives(thresholds), _alerts(thresholds)),
+        "scaling/rules.yaml": _object("scaling", _scaling(thresholds)),
     }
-    return {"rules.yaml": _file(rule)}
+
+
+def _object(name: str, *files: dict[str, Any]) -> str:
+    groups = [group for file in files for group in file["groups"]]
+    return _file(
+        {
+            "apiVersion": "monitoring.coreos.com/v1",
+            "kind": "PrometheusRule",
+            "metadata": {"name": name},
+            "spec": {"groups": groups},
+        }
+    )
+
+
+def _objectives(thresholds: Thresholds) -> dict[str, Any]:
+    return _group("objectives", thresholds, objective_rules(thresholds))
+
+
+def _alerts(thresholds: Thresholds) -> dict[str, Any]:
+    return _group("alerts", thresholds, [*champions(), *alerts(thresholds)])
 
 
 def _scaling(thresholds: Thresholds) -> dict[str, Any]:

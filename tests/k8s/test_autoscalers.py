@@ -108,4 +108,4 @@ def test_gateways_are_added_long_before_frames_are_refused() -> None:
 
 def test_the_cluster_records_what_prometheus_of_a_machine_does() -> None:
     ours = read(ROOT / "monitoring" / "prometheus" / "rules" / "scaling.yaml")
-    assert read(CLUSTER / "rules.yaml")["spec"] == ours
+    assert read(CLUSTER / "scaling" / "rules.yaml")["spec"] == ours
