@@ -128,8 +128,12 @@ def main() -> None:
         "TIFF, gRPC": file_over_grpc,
         "TIFF, HTTP": file_over_http,
     }
-    timeout = {"NUCLEI_DEFAULT_TIMEOUT_S": str(TIMEOUT_S)}
-    with running_service(**timeout) as served, Console().status("") as status:
+    # The largest frame as a file takes somewhat more than a gateway gives by default.
+    bounds = {
+        "NUCLEI_DEFAULT_TIMEOUT_S": str(TIMEOUT_S),
+        "NUCLEI_MAX_BYTES_IN_FLIGHT": str(2**32),
+    }
+    with running_service(**bounds) as served, Console().status("") as status:
         with Peaks(served) as idle:
             time.sleep(IDLE_S)
         most = dict(idle.mib)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 import httpx
+import hypothesis
 import pytest
 
 from nuclei.client import Client
@@ -26,6 +27,10 @@ from serving.triton.server import TritonServer
 
 if TYPE_CHECKING:
     from tests.serving.promotion.registries import Filled
+
+# How long an example takes says how busy the machine is.
+hypothesis.settings.register_profile("nuclei", deadline=None)
+hypothesis.settings.load_profile("nuclei")
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

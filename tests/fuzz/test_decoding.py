@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from nuclei.errors import InvalidImage
 from nuclei.imaging.images import FrameLimits, read_frame
@@ -20,7 +20,6 @@ def test_kept_cases(path: Path) -> None:
     decodes_or_refuses(path.read_bytes())
 
 
-@settings(deadline=None)
 @given(data=encoded_frames())
 def test_files(data: bytes) -> None:
     decodes_or_refuses(data)

@@ -24,9 +24,7 @@ TIMEOUT_S = 30
 LEAK_ROUNDS = 150
 LEAK_BYTES = 48 * 2**20
 
-over_a_gateway = settings(
-    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
-)
+over_a_gateway = settings(suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,6 @@ cases = st.sampled_from(list(schemathesis.GenerationMode)).flatmap(
     )
 )
 over_a_gateway = settings(
-    deadline=None,
     suppress_health_check=[
         HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much
     ],

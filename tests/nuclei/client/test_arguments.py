@@ -73,7 +73,6 @@ def odd_frames() -> st.SearchStrategy[Any]:
 
 quickly = settings(
     max_examples=40,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
@@ -33,7 +33,6 @@ def percentiles(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> list[int]:
     return [int(ordered[max(0, math.ceil(share * ordered.size) - 1)]) for share in shares]
 
 
-@settings(deadline=None)
 @given(FRAMES)
 def test_has_its_type_and_lies_within_the_percentiles(pixels: NDArray[np.uint16]) -> None:
     lo, hi = intensity_range(pixels).range

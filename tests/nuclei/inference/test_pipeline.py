@@ -83,7 +83,7 @@ tile_sizes = st.sampled_from([64, 96, 160, 512])
 seeds = st.integers(0, 1000)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(1, 12), st.integers(1, 12), tile_sizes, seeds)
 def test_the_same_nuclei_whatever_the_tile_size(
     rows: int, columns: int, tile_size: int, seed: int
@@ -96,7 +96,7 @@ def test_the_same_nuclei_whatever_the_tile_size(
     np.testing.assert_array_equal(whole.labels, tiled.labels)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(st.integers(20, 400), st.integers(20, 400), tile_sizes, seeds)
 def test_the_same_maps_away_from_mirrored_edges(
     height: int, width: int, tile_size: int, seed: int

@@ -75,7 +75,7 @@ discs = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(discs, st.floats(0.01, 0.5), st.integers(1, 60))
 def test_labels_are_gapless_and_a_deeper_saddle_never_splits_more(
     nuclei: list[tuple[int, int, int]], h: float, min_area_px: int
@@ -101,7 +101,7 @@ sides = st.integers(1, 90)
 smoothings = st.sampled_from([0.0, 0.5, 1.5])
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(sides, sides, st.integers(0, 99), smoothings, st.integers(1, 2000))
 def test_the_same_nuclei_whatever_the_bands(
     height: int, width: int, seed: int, smoothing_px: float, band_px: int
@@ -114,7 +114,7 @@ def test_the_same_nuclei_whatever_the_bands(
         np.testing.assert_array_equal(label_nuclei(maps, parameters), whole)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.permutations(range(256)))
 def test_basins_are_those_of_flooding(heights: list[int]) -> None:
     distance = np.array(heights, np.uint8).reshape(16, 16)

@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
@@ -198,7 +198,6 @@ SCENES = arrays.arrays(
 )
 
 
-@settings(deadline=None)
 @given(SCENES, st.integers(1, 12), st.integers(0, 15))
 def test_gain_and_offset_change_neither_focus_nor_noise(
     pixels: NDArray[np.uint8], gain: int, offset: int
@@ -208,7 +207,6 @@ def test_gain_and_offset_change_neither_focus_nor_noise(
     assert other.signal_to_noise == pytest.approx(one.signal_to_noise)
 
 
-@settings(deadline=None)
 @given(SCENES)
 def test_8_and_16_bit_frames_of_the_same_scene_are_alike(pixels: NDArray[np.uint8]) -> None:
     eight, sixteen = measured(pixels), measured(pixels.astype(np.uint16) * np.uint16(257))
@@ -217,7 +215,6 @@ def test_8_and_16_bit_frames_of_the_same_scene_are_alike(pixels: NDArray[np.uint
         assert only(sixteen, names) == pytest.approx(only(eight, names))
 
 
-@settings(deadline=None)
 @given(SCENES, st.integers(0, 2**32 - 1), st.sampled_from([0, 1, (0, 1)]))
 def test_a_frame_and_its_mirror_image_are_alike(
     pixels: NDArray[np.uint8], seed: int, axis: int | tuple[int, int]

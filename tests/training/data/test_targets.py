@@ -30,7 +30,7 @@ def test_a_single_pixel_nucleus_keeps_its_peak() -> None:
     assert target_maps(labels)[2, 4, 4] == 1
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     hnp.arrays(
         np.uint16, st.tuples(st.integers(1, 30), st.integers(1, 30)), elements=st.integers(0, 4)
@@ -47,7 +47,7 @@ def test_maps_are_probabilities_and_every_nucleus_has_a_peak(labels: NDArray[np.
     assert not maps[2][labels == 0].any()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     hnp.arrays(
         np.uint16, st.tuples(st.integers(1, 24), st.integers(1, 24)), elements=st.integers(0, 3)
