@@ -159,7 +159,13 @@ def running() -> Iterator[ApiServer]:
             started.set_result((server, lambda: loop.call_soon_threadsafe(ended.set)))
             await ended.wait()
 
-    thread = threading.Thread(target=lambda: asyncio.run(serve()), name="api-server")
+    def run() -> None:
+        try:
+            asyncio.run(serve())
+        except Exception as error:
+            started.set_exception(error)
+
+    thread = threading.Thread(target=run, name="api-server")
     thread.start()
     server, end = started.result(START_S)
     try:
