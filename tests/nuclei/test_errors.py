@@ -9,7 +9,9 @@ from nuclei.errors import NucleiError
 
 
 def subclasses(cls: type[NucleiError]) -> list[type[NucleiError]]:
-    return [found for child in cls.__subclasses__() for found in (child, *subclasses(child))]
+    """Those that callers can get: a private one is told apart, and caught, where it is raised."""
+    public = (child for child in cls.__subclasses__() if not child.__name__.startswith("_"))
+    return [found for child in public for found in (child, *subclasses(child))]
 
 
 def drawn_parents() -> dict[str, str]:
