@@ -135,6 +135,26 @@ def _triton(thresholds: Thresholds) -> list[Alert]:
             bounds.TritonDown.lasting,
         ),
         Alert(
+            "TritonUnreached",
+            "ticket",
+            """
+            label_replace(
+              nuclei_triton_servers - nuclei_triton_servers_answering,
+              "sign", "silent", "job", ".*") > 0
+            or
+            label_replace(
+              rate(nuclei_triton_failed_lookups_total[1m]), "sign", "name", "job", ".*") > 0
+            """,
+            f"The gateway at {label('instance')} does not reach all Tritons",
+            f'{{{{ if eq $labels.sign "silent" }}}}{VALUE} of the Tritons that it knows have not '
+            f"said for {bounds.TritonUnreached.lasting} what they serve: the others have their "
+            f"tiles too.{{{{ else }}}}For {bounds.TritonUnreached.lasting} the name in "
+            "NUCLEI_TRITON_ADDRESS has not been found: the addresses of before are used, and a "
+            "Triton that is added gets no tiles.{{ end }}",
+            "triton",
+            bounds.TritonUnreached.lasting,
+        ),
+        Alert(
             "TritonInstanceDead",
             "page",
             f"""

@@ -139,7 +139,9 @@ def _alertmanager(thresholds: Thresholds) -> dict[str, Any]:
         },
         "inhibit_rules": [
             _inhibition("ServiceDown", f'alertname!~"{_CAUSES}"'),
-            _inhibition("TritonDown", f'alertname=~"TritonInstanceDead|{_SERVICE}"'),
+            _inhibition(
+                "TritonDown", f'alertname=~"TritonUnreached|TritonInstanceDead|{_SERVICE}"'
+            ),
             *(
                 inhibition
                 for objective in ("Availability", "Latency")

@@ -217,6 +217,7 @@ class Alerts(Section):
     ServiceDown: Lasting
     ProbeFailing: Silence
     TritonDown: Lasting
+    TritonUnreached: Lasting
     TritonInstanceDead: FailedShare
     QueueGrowing: Queue
     MemoryHigh: Memory

@@ -61,6 +61,36 @@ def _requests(thresholds: Thresholds) -> Row:
     )
 
 
+REACHED = Row(
+    "Reached by the gateways",
+    (
+        Panel(
+            "Tritons known and answering",
+            "How many Tritons does each gateway know, and how many say what they serve?",
+            (
+                Query("nuclei_triton_servers", "known to {{instance}}"),
+                Query("nuclei_triton_servers_answering", "answering {{instance}}"),
+            ),
+            Unit.COUNT,
+            highest=1000,
+            width=12,
+        ),
+        Panel(
+            "Failed lookups",
+            "Do the gateways learn which Tritons are there?",
+            (
+                Query(
+                    total(rate("nuclei_triton_failed_lookups_total"), "instance"),
+                    "{{instance}}",
+                ),
+            ),
+            Unit.PER_SECOND,
+            highest=1000,
+            width=12,
+        ),
+    ),
+)
+
 QUEUE = Row(
     "Queue and batches",
     (
@@ -204,6 +234,6 @@ def triton(thresholds: Thresholds) -> Dashboard:
         "triton",
         "Triton",
         "Do the models keep up, and which of their steps takes the time?",
-        (_requests(thresholds), QUEUE, TIMES, MACHINE, GPU),
+        (_requests(thresholds), REACHED, QUEUE, TIMES, MACHINE, GPU),
         (STEP, TRITON),
     )
