@@ -352,11 +352,10 @@ class _Server:
 
     async def _catalogue(self) -> Catalogue:
         async with self._asking_about("repository"):
-            index = await self._client.get_model_repository_index(client_timeout=CONTROL_TIMEOUT_S)
+            # Of the models that are ready; their index is a part of the control API.
+            answer = await self._client.get_inference_statistics(client_timeout=CONTROL_TIMEOUT_S)
         # Callers cannot ask for others.
-        ready = {
-            entry.name for entry in index.models if entry.state == "READY" and is_name(entry.name)
-        }
+        ready = {entry.name for entry in answer.model_stats if is_name(entry.name)}
         routings, failures = {}, {}
         # A version has a dot in its name, and a step that models share has no variant.
         for name in sorted(ready):

@@ -10,6 +10,7 @@ import uvicorn
 from nuclei.process.ports import check_free
 from serving.gateway.certificates import loopback_tls
 from serving.gateway.settings import GatewaySettings
+from serving.promotion.control_key import make_control_key, read_control_key
 from serving.promotion.listener import listener
 from serving.promotion.loop import Followed, Loop, prepare
 from serving.promotion.readiness import Readiness
@@ -25,23 +26,30 @@ from serving.triton.control import TritonControl
 
 
 def prepare_repository(settings: SyncSettings) -> None:
-    """Make the repository ready for a Triton that is not started yet; raises as `loop.prepare`."""
+    """Make what a Triton that is not started yet needs: its repository, the key of its control API.
+
+    Raises:
+        NucleiError, OSError: as `loop.prepare`, or the key cannot be written.
+    """
     _bound_files()
     prepare(settings, Registry(settings.sync))
+    if settings.triton_key_file is not None:
+        make_control_key(settings.triton_key_file)
 
 
 def follow(settings: SyncSettings) -> None:
     """Follow the registry until SIGTERM or Ctrl-C.
 
     Raises:
-        MissingPrerequisite: the port is taken.
+        MissingPrerequisite: the port is taken, or the key of Triton's control API is missing.
     """
     check_free(settings.sync_host, settings.sync_port, "sync", "NUCLEI_SYNC_PORT")
     _bound_files()
     token = settings.token.get_secret_value() if settings.token else ""
     gateways = Gateways(settings.gateway_urls, token, loopback_tls(read_settings(GatewaySettings)))
     repository = SyncedRepository(settings.synced)
-    server = TritonBeside(TritonControl(settings.triton_address), repository)
+    key = read_control_key(settings.triton_key_file) if settings.triton_key_file else ""
+    server = TritonBeside(TritonControl(settings.triton_address, key), repository)
     followed = Followed(settings, Registry(settings.sync), server, gateways)
     loop = Loop(followed, settings.sync_interval_s, settings.sync_health)
 

@@ -17,6 +17,11 @@ class SyncSettings(FollowingSettings):
         description="host:port of the gRPC API of the Triton beside it, which serves `synced`; "
         "`nuclei serve` sets it.",
     )
+    triton_key_file: Path | None = Field(
+        default=None,
+        description="File with the key of that Triton's control API, where others can reach it, "
+        "too; `prepare` makes it before Triton starts.",
+    )
     sync_models: str = Field(
         default="",
         description="Registered models to follow, separated by commas; without it those of the "

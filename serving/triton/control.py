@@ -16,6 +16,8 @@ from nuclei.errors import EngineFailed, EngineUnavailable, ModelNotFound, Nuclei
 from nuclei.quoting import printable, shortened
 
 READY = "READY"
+# Of Triton's `--grpc-restricted-protocol=...:control-key=KEY`.
+KEY_HEADER = "triton-grpc-protocol-control-key"
 _ANSWER_S = 5.0
 # OpenVINO compiles for each of two instances, on a machine that serves meanwhile.
 _LOAD_S = 300.0
@@ -51,13 +53,15 @@ class TritonControl:
     answers with a failure of its own.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, key: str = "") -> None:
         """Name the server; nothing is sent yet.
 
         Args:
             address: host:port of its gRPC API, or `unix:` and the path of its socket.
+            key: of its control API, where others can reach the address, too.
         """
         self.address = address
+        self._key = key
 
     def is_live(self) -> bool:
         """Whether it answers at all; never raises."""
@@ -125,8 +129,10 @@ class TritonControl:
             return
 
     def _call(self, method: str, request: Any, timeout_s: float = _ANSWER_S) -> Any:
+        shown = ((KEY_HEADER, self._key),) if self._key else ()
         with self._translated(), grpc.insecure_channel(self.address, _OPTIONS) as channel:
-            return getattr(GRPCInferenceServiceStub(channel), method)(request, timeout=timeout_s)
+            call = getattr(GRPCInferenceServiceStub(channel), method)
+            return call(request, timeout=timeout_s, metadata=shown)
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -134,6 +140,11 @@ class TritonControl:
             yield
         except grpc.RpcError as error:
             code, details = error.code(), error.details() or ""
+            if KEY_HEADER in details:
+                raise EngineUnavailable(
+                    "Triton does not take the key of its control API: the file that "
+                    "NUCLEI_TRITON_KEY_FILE names must hold the one that Triton was started with"
+                ) from error
             if code in _SILENT:
                 raise EngineUnavailable(f"Triton does not answer ({code.name})") from error
             reason = shortened(printable(details), _REASON_CHARACTERS)

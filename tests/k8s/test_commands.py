@@ -79,8 +79,8 @@ def test_every_command_exists(name: str) -> None:
             case ["sh", "-c", script]:
                 for line in re.findall(r"exec nuclei ([^;]+)", script):
                     check(typer.main.get_command(app), line.split())
-            case ["tritonserver", *_]:
-                pass
+            case ["sh", "-c", script, "tritonserver", *_]:
+                assert "exec tritonserver" in script
             case _:
                 pytest.fail(f"{container} runs {command}, which no test knows")
 
@@ -91,7 +91,10 @@ def test_every_option_of_triton_exists(name: str) -> None:
     known = triton_options()
     for container, described in containers(name):
         if container == "triton":
-            assert {arg.partition("=")[0] for arg in described["args"]} <= known
+            words = [*described["command"][2].split(), *described["args"]]
+            options = {word.partition("=")[0] for word in words if word.startswith("--")}
+            assert options <= known
+            assert "--grpc-restricted-protocol" in options
 
 
 @pytest.mark.slow

@@ -83,9 +83,6 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     async def RepositoryIndex(  # noqa: N802
         self, request: object, context: Context
     ) -> pb.RepositoryIndexResponse:
-        self.asked += 1
-        if self.silent:
-            await asyncio.sleep(60)
         kind = pb.RepositoryIndexResponse.ModelIndex
         ready = [kind(name=name, version="1", state="READY") for name in self._names()]
         return pb.RepositoryIndexResponse(models=ready)
@@ -121,6 +118,9 @@ class StandIn(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[mi
     async def ModelStatistics(  # noqa: N802
         self, request: pb.ModelStatisticsRequest, context: Context
     ) -> pb.ModelStatisticsResponse:
+        self.asked += 1
+        if self.silent:
+            await asyncio.sleep(60)
         stats = [pb.ModelStatistics(name=name) for name in self._names()]
         return pb.ModelStatisticsResponse(model_stats=stats)
 
