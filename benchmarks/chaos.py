@@ -23,8 +23,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cv2
@@ -54,21 +53,14 @@ GOAL_S = 15.0
 PAUSE_S = (0.5, 5.0)
 
 
-@dataclass(frozen=True)
-class Part:
-    """A process of the service, by words of its command line."""
-
-    name: str
-    words: tuple[str, ...]
-
-
-PARTS = (
-    Part("supervisor", ("serving.supervision",)),
-    Part("gateway", ("serving.gateway",)),
-    Part("Triton", ("bin/tritonserver",)),
-    Part("a network's stub", ("unet_network.3_0_0",)),
-    Part("the merge's stub", ("merge_0_0",)),
-)
+# By name, how the process of a running service is found.
+PARTS: dict[str, Callable[[Served], psutil.Process]] = {
+    "supervisor": lambda served: served.part("serving.supervision"),
+    "gateway": lambda served: served.gateway,
+    "Triton": lambda served: served.part("bin/tritonserver"),
+    "a network's stub": lambda served: served.part("unet_network.3_0_0"),
+    "the merge's stub": lambda served: served.part("merge_0_0"),
+}
 
 
 def main() -> None:
@@ -124,17 +116,17 @@ def _chaos(
     choice = random.Random(arguments.seed)
     callers.wait_answered(GOOD_FRAMES, time.monotonic(), WHOLE_S)
     for number in range(arguments.count):
-        part = choice.choice(PARTS)
+        part = choice.choice(list(PARTS))
         how = choice.choice(("killed", "killed", "frozen", "full disk"))
         said = len(served.output)
         try:
             with _filled(state) if how == "full disk" else contextlib.nullcontext():
-                seconds = _fail(served, callers, part, how)
+                seconds = _fail(PARTS[part](served), callers, how)
         except AssertionError as error:
             console.print(error, markup=False)
             seconds = math.inf
-        recoveries[f"{part.name}, {how}"].append(seconds)
-        console.print(f"{number + 1:4} {part.name}, {how}: {seconds:.1f} s")
+        recoveries[f"{part}, {how}"].append(seconds)
+        console.print(f"{number + 1:4} {part}, {how}: {seconds:.1f} s")
         if seconds > GOAL_S:
             console.print(served.output[said:], markup=False)
         if seconds == math.inf:
@@ -142,9 +134,8 @@ def _chaos(
         time.sleep(choice.uniform(*PAUSE_S))
 
 
-def _fail(served: Served, callers: Callers, part: Part, how: str) -> float:
-    """Let a part fail, and wait until that is over; seconds from the failure."""
-    process = served.part(*part.words)
+def _fail(process: psutil.Process, callers: Callers, how: str) -> float:
+    """Let a process fail, and wait until that is over; seconds from the failure."""
     failed = time.monotonic()
     if how == "frozen":
         process.suspend()

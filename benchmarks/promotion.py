@@ -29,13 +29,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
 import httpx
 import numpy as np
 import onnx
+import psutil
 from mlflow import MlflowClient
 from mlflow.entities.webhook import WebhookEvent
 from rich.console import Console
@@ -85,11 +86,11 @@ START_S = WHOLE_S = 300.0
 # Fetches and proves a version before Triton starts.
 READY_S = 300.0
 GOOD_FRAMES = 3
-KILLED = ("sync", "Triton", "gateway")
-WORDS = {
-    "sync": ("serving.promotion",),
-    "Triton": ("bin/tritonserver",),
-    "gateway": ("serving.gateway",),
+# By name, how the process of a running service is found.
+KILLED: dict[str, Callable[[Served], psutil.Process]] = {
+    "sync": lambda served: served.part("serving.promotion"),
+    "Triton": lambda served: served.part("bin/tritonserver"),
+    "gateway": lambda served: served.gateway,
 }
 
 
@@ -331,7 +332,7 @@ def _with_kills(
                 server.start()
             else:
                 with contextlib.suppress(LookupError):
-                    served.part(*WORDS[part]).kill()
+                    KILLED[part](served).kill()
             took = _converged(callers, champion, asked)
             lost += not math.isfinite(took) or read_state(registry, MODEL).champion != champion
             seconds.setdefault(part, []).append(took)

@@ -115,9 +115,12 @@ class Child:
     def ending(self) -> str:
         """How it ended, for messages."""
         code = self.exit_code
-        if code is None:
-            return "still running"
-        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        return "still running" if code is None else how_it_ended(code)
+
+    @property
+    def ended(self) -> str | None:
+        """How it ended, None while it runs."""
+        return None if self.running else self.ending
 
     def start(self) -> None:
         """Start it; it ends when this process does, however that ends.
@@ -190,6 +193,13 @@ class Child:
         except FileNotFoundError:
             return ""
         return "\n".join(lines[-count:])
+
+
+def how_it_ended(exit_code: int) -> str:
+    """An exit code of a process in words; negative ones are signals."""
+    if exit_code < 0:
+        return f"killed by {signal.Signals(-exit_code).name}"
+    return f"exit code {exit_code}"
 
 
 def _opened(log: Path) -> BinaryIO:

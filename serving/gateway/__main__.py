@@ -1,4 +1,7 @@
-"""The gateway's process: the BentoML service's application over HTTP, and beside it gRPC."""
+"""The gateway's process: the BentoML service's application over HTTP, and beside it gRPC.
+
+`python -m serving.gateway` serves; with a descriptor, it forks those that do (`forks`).
+"""
 
 import asyncio
 import gc
@@ -12,6 +15,7 @@ gc.disable()
 import uvloop  # noqa: E402
 
 from serving.gateway.exposure import check_exposure  # noqa: E402
+from serving.gateway.forks import serve_in_forks  # noqa: E402
 from serving.gateway.http_server import HttpServer  # noqa: E402
 from serving.gateway.service import (  # noqa: E402
     NucleiGateway,
@@ -27,6 +31,8 @@ def main() -> None:
     write_logs(settings, sys.stdout)
     with ending_the_process():
         check_exposure(settings, {settings.host})
+    if len(sys.argv) > 1:
+        serve_in_forks(int(sys.argv[1]))
     uvloop.run(_serve())
 
 

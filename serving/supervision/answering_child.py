@@ -26,6 +26,7 @@ class AnsweringChild(Child):
         answers: Callable[[float], bool],
         start_s: float,
         hung_s: float,
+        descriptors: Sequence[int] = (),
     ) -> None:
         """Describe the process; `start` starts it.
 
@@ -34,8 +35,9 @@ class AnsweringChild(Child):
             answers: whether it answers within so many seconds.
             start_s: most seconds until it answers.
             hung_s: after how many seconds of silence it does not work.
+            descriptors: as of `Child`.
         """
-        super().__init__(name, command, environment, log)
+        super().__init__(name, command, environment, log, descriptors=descriptors)
         self._answers = answers
         self._start_s, self._hung_s = start_s, hung_s
 
@@ -47,11 +49,15 @@ class AnsweringChild(Child):
         """
         deadline = time.monotonic() + self._start_s
         while not self._answers(_PROBE_S):
-            if not self.running:
-                raise self._failed(f"ended while it started ({self.ending})")
+            if (ended := self.ended) is not None:
+                raise self._failed(f"ended while it started ({ended})")
             if time.monotonic() > deadline:
                 raise self._failed(f"was not ready in {self._start_s:.0f} s")
             time.sleep(_POLL_S)
+
+    def kill(self) -> None:
+        """End it at once, and what it started."""
+        self.stop(0)
 
     def check_answers(self) -> None:
         """Raises Fault when it is silent."""

@@ -1,13 +1,19 @@
-"""The gateway as a child process."""
+"""The gateway as a child process, which forks the one that serves (`serving.gateway.forks`)."""
 
+import contextlib
 import os
 import shutil
+import signal
+import socket
 import sys
+import time
+import weakref
 from pathlib import Path
 
 from nuclei.errors import InvalidOption
 from nuclei.process.child import private_folder
 from nuclei.process.ports import check_free
+from serving.gateway.forks import REQUEST
 from serving.gateway.settings import GatewaySettings
 from serving.repository.listing import model_names
 from serving.settings import ServeSettings
@@ -17,6 +23,9 @@ from serving.supervision.loopback import Loopback
 COMMAND = (sys.executable, "-m", "serving.gateway")
 
 _HUNG_S = 6.0
+# The process that forks says at once how the one that serves has ended.
+_TOLD_S = 1.0
+_POLL_S = 0.02
 
 
 class GatewayProcess(AnsweringChild):
@@ -53,14 +62,19 @@ class GatewayProcess(AnsweringChild):
         }
         if settings.sync:
             environment["NUCLEI_SYNC_HEALTH_FILE"] = str(settings.sync_health.resolve())
+        self._connection, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for each in (self._connection, self._theirs):
+            weakref.finalize(self, each.close)
+        self._told: str | None = None
         super().__init__(
             "the gateway",
-            COMMAND,
+            (*COMMAND, str(self._theirs.fileno())),
             environment,
             self.home / "gateway.log",
             answers=lambda timeout_s: self.loopback.answers("/livez", timeout_s),
             start_s=settings.start_s,
             hung_s=_HUNG_S,
+            descriptors=[self._theirs.fileno()],
         )
 
     def check_ports(self) -> None:
@@ -69,15 +83,40 @@ class GatewayProcess(AnsweringChild):
         check_free(address.host, address.http_port, "HTTP", "--http-port")
         check_free(address.host, address.grpc_port, "gRPC", "--grpc-port")
 
+    @property
+    def ended(self) -> str | None:
+        """How the process that serves ended, or the one that forks it; None while both run."""
+        if (told := _received(self._connection)) is not None:
+            self._told = told
+        return self._told if self.running else self.ending
+
     def start(self) -> None:
         """Start it; it answers with errors as long as Triton does not. Raises as `Child.start`."""
-        private_folder(self.home)
-        self._scratch.mkdir(exist_ok=True)
+        if not self.running:
+            private_folder(self.home)
+            self._scratch.mkdir(exist_ok=True)
+            self._remove_remains()
+            for each in (self._connection, self._theirs):
+                while _received(each) is not None:  # by the process before
+                    pass
+            super().start()
+        self._told = None
+        self._connection.send(REQUEST)
+
+    def kill(self) -> None:
+        """End the process that serves at once; the one that forks stays if it works."""
+        for pid in self.children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + _TOLD_S
+        while self.ended is None and time.monotonic() < deadline:
+            time.sleep(_POLL_S)
+        if self._told is None or not self.running:
+            self.stop(0)
         self._remove_remains()
-        super().start()
 
     def stop(self, timeout_s: float | None = None) -> None:
-        """Stop it, and remove what it left.
+        """Stop both, and remove what they left.
 
         Args:
             timeout_s: seconds that it has to finish its requests; None is the setting `stop_s`.
@@ -88,6 +127,14 @@ class GatewayProcess(AnsweringChild):
     def _remove_remains(self) -> None:
         for path in self._scratch.glob("*"):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _received(connection: socket.socket) -> str | None:
+    """The next message, None if there is none."""
+    try:
+        return connection.recv(64, socket.MSG_DONTWAIT).decode()
+    except BlockingIOError:
+        return None
 
 
 def default_model(repository: Path, gateway: GatewaySettings) -> str:

@@ -108,9 +108,9 @@ class TritonServer:
         return self._child.pid
 
     @property
-    def ending(self) -> str:
-        """How it ended, for messages."""
-        return self._child.ending
+    def ended(self) -> str | None:
+        """How it ended, None while it runs."""
+        return self._child.ended
 
     def lifeless_instances(self) -> frozenset[int]:
         """Process ids of model instances that ended or were stopped while Triton counts on them."""

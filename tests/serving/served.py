@@ -81,3 +81,10 @@ class Served:
                 if all(any(word in each for each in arguments) for word in words):
                     return process
         raise LookupError(f"no part of the service has {words} in its command line")
+
+    @property
+    def gateway(self) -> psutil.Process:
+        """The process of the gateway that serves, which another one has forked."""
+        for process in self.part("serving.gateway").children():
+            return process
+        raise LookupError("no gateway serves")

@@ -186,13 +186,13 @@ def test_triton_is_frozen(served: Served, frame: Path) -> None:
 
 
 def test_the_gateway_is_killed(served: Served, frame: Path) -> None:
-    gateway = served.part("serving.gateway")
+    gateway = served.gateway
     print(fail_and_recover(served, frame, gateway.kill, gateway))
     assert "ended part=gateway" in served.output
 
 
 def test_the_gateway_hangs(served: Served, frame: Path) -> None:
-    gateway = served.part("serving.gateway")
+    gateway = served.gateway
     print(fail_and_recover(served, frame, gateway.suspend, gateway))
     assert "why='no answer from the gateway" in served.output
 
@@ -217,8 +217,8 @@ def test_the_disk_is_full(confined: Confined, frame: Path) -> None:
         callers.wait_answered(20, time.monotonic(), WHOLE_S)
         assert not callers.failures()
         failed = time.monotonic()
-        for part in ("bin/tritonserver", "serving.gateway"):
-            served.part(part).kill()
+        for part in (served.part("bin/tritonserver"), served.gateway):
+            part.kill()
         print(settled(callers, failed))
     callers.assert_typed_and_bounded(FAILURES)
 
@@ -243,7 +243,7 @@ def test_shared_memory_is_full(
 
 def test_callers_that_vanish_hold_nothing(confined: Confined, frame: Path, histology: Path) -> None:
     served = confined.served
-    gateway = served.part("serving.gateway")
+    gateway = served.gateway
     held_mib = []
     with Callers(served, frame) as callers:
         for _ in range(3):

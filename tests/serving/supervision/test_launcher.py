@@ -144,7 +144,7 @@ def test_a_supervisor_that_is_told_to_end_has_the_time_to(serve: Callable[..., S
     served = serve(NUCLEI_STOP_S="8")
     served.wait_ready()
     family = served.family()
-    served.part("serving.gateway").suspend()
+    served.gateway.suspend()
     served.part("serving.supervision").terminate()
     assert served.finish() == 0, served.output
     assert "no sign of life" not in served.output
