@@ -168,6 +168,8 @@ class Admission:
         self._turns = _Turns(max_in_work)
         self._rate = _Rate(FIRST_GUESS_S / max_in_work)
         self._loan: Loan | None = None
+        # Those whose frames have arrived in part.
+        self._arriving: set[Permit] = set()
         self._moved_s = time.monotonic()
 
     def admit(self, protocol: str, caller: str) -> Permit:
@@ -249,8 +251,8 @@ class Admission:
 
     @property
     def quiet_s(self) -> float:
-        """How long no frame has arrived, waited or been in work, seconds; 0 while one is."""
-        if self._waiting or self._turns.busy:
+        """How long no frame has arrived, waited or been in work, seconds; 0 while one does."""
+        if self._arriving or self._waiting or self._turns.busy:
             return 0.0
         return time.monotonic() - max(self._moved_s, self._turns.given_back_s)
 
@@ -307,10 +309,12 @@ class Admission:
         if lacking:
             raise self._refusal(permit._protocol, lacking)
         permit.placed = True
+        self._arriving.discard(permit)
         self._count(permit.caller, 1, 0)
 
     def _grant(self, permit: Permit, n_bytes: int) -> None:
         permit.placed = True
+        self._arriving.discard(permit)
         self._count(permit.caller, 1, n_bytes - permit.n_bytes)
         permit.n_bytes = n_bytes
 
@@ -322,9 +326,14 @@ class Admission:
                 raise self._refusal(permit._protocol, lacking)
         self._count(permit.caller, 0, n_bytes - permit.n_bytes)
         permit.n_bytes = n_bytes
+        if not permit.placed and n_bytes:
+            self._arriving.add(permit)
+        else:
+            self._arriving.discard(permit)
         self._grant_waiting()
 
     def _release(self, permit: Permit) -> None:
+        self._arriving.discard(permit)
         self._count(permit.caller, -int(permit.placed), -permit.n_bytes)
         self._grant_waiting()
 

@@ -385,3 +385,22 @@ async def test_it_is_quiet_while_no_frame_is_in_work() -> None:
     assert 0.05 <= admission.quiet_s < 5
     permit.release()
     assert admission.quiet_s < 0.05
+
+
+async def test_it_is_not_quiet_while_a_frame_arrives_however_slowly() -> None:
+    admission = Admission(4, 16 * MIB, 4)
+    permit = admission.admit("grpc", "a:1")
+    await asyncio.sleep(0.05)
+    assert admission.quiet_s >= 0.05  # an open call that has sent nothing
+    permit.resize(MIB)
+    await asyncio.sleep(0.05)
+    assert admission.quiet_s == 0
+    permit.place()
+    await asyncio.sleep(0.05)
+    assert admission.quiet_s >= 0.05
+    permit.release()
+    left = admission.admit("grpc", "a:1")
+    left.resize(MIB)
+    left.release()
+    await asyncio.sleep(0.05)
+    assert admission.quiet_s >= 0.05
