@@ -117,7 +117,7 @@ def _rank(item: Object) -> int:
 def _needed(reference: Object | None) -> Iterator[SecretKey]:
     if not reference or reference.get("optional"):
         return
-    name = reference.get("name") or reference.get("secretName")
+    name: str = reference.get("name") or reference["secretName"]
     keys = [reference.get("key"), *(item["key"] for item in reference.get("items") or [])]
     given = [key for key in keys if key is not None]
     for key in given or [None]:

@@ -185,8 +185,8 @@ def _problems(item: Object, containers: Sequence[Object], now: datetime) -> Iter
     started = status.get("startTime")
     ready = _condition(status, "Ready")
     lacks_ready = ready is not None and ready.get("status") != "True"
-    running = status.get("phase") == "Running" and started is not None
-    if running and lacks_ready and now - _time(started) > STARTING:
+    running = status.get("phase") == "Running"
+    if running and started and lacks_ready and now - _time(started) > STARTING:
         yield f"runs since {started} and is not ready: {_said(ready or {})}"
 
 

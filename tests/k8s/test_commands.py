@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import subprocess
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -11,10 +12,11 @@ import typer.main
 from pydantic_settings import BaseSettings
 
 from nuclei.cli.app import app
+from serving.cluster.objects import Object
 from serving.gateway.settings import GatewaySettings
 from serving.promotion.settings import SyncSettings
 from serving.settings import PREFIX, TRITON_ENVIRONMENT, read_settings
-from tests.k8s.objects import OVERLAYS, Object, pods, variables
+from tests.k8s.objects import OVERLAYS, pods, variables
 from tests.prerequisites import missing
 
 # What a process reads; sync reads how the gateways are called, too.
@@ -118,11 +120,10 @@ def check(command: Any, words: list[str]) -> None:
             assert word.partition("=")[0] in options, word
 
 
-def mlflow_commands() -> dict[str, click.Command]:
+def mlflow_commands() -> Mapping[str, click.Command]:
     import mlflow.cli
 
-    commands: dict[str, click.Command] = mlflow.cli.cli.commands
-    return commands
+    return mlflow.cli.cli.commands
 
 
 def triton_options() -> set[str]:

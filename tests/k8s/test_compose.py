@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import yaml
 
+from serving.cluster.objects import Object
 from serving.settings import PREFIX, read_settings
-from tests.k8s.objects import ROOT, Object, pods
+from tests.k8s.objects import ROOT, pods
 from tests.k8s.test_commands import SETTINGS
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())

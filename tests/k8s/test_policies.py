@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
+from serving.cluster.objects import Object
 from tests.k8s.objects import (
     K8S,
     OVERLAYS,
     ROOT,
-    Object,
     Pod,
     of_kind,
     overlay,
