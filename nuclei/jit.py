@@ -4,9 +4,9 @@ Each kernel declares the types of its arguments, so nothing is compiled while a 
 code is cached on disk: in NUMBA_CACHE_DIR if that is set, else beside the module or in the user's
 cache folder; where none can be written, it is compiled at each start.
 
-A container image brings its code, for any processor with the NUMBA_CPU_FEATURES that it was compiled
-for, beside modules where nobody may write: NUMBA_CACHE_LOCATOR_CLASSES names `Shipped`. On a
-processor that lacks one of them it is compiled at the start, for that one.
+A container image brings its code, for processors with all that NUMBA_CPU_FEATURES lists,
+beside modules where nobody may write: NUMBA_CACHE_LOCATOR_CLASSES names `Shipped`. On a processor
+that lacks one of them it is compiled at the start.
 """
 
 from collections.abc import Callable
@@ -26,23 +26,24 @@ FLOAT32_2D = types.Array(types.float32, 2, "C", readonly=True)
 UINT32_2D = types.Array(types.uint32, 2, "C", readonly=True)
 
 
-class Shipped(InTreeCacheLocator):  # type: ignore[misc]
+class Shipped(InTreeCacheLocator):
     """The code of a function beside its module, whether or not it may be written there."""
 
     def ensure_cache_path(self) -> None:
         """Raises FileNotFoundError when there is none, and the next kind of cache is taken."""
-        folder = Path(self.get_cache_path())
-        if not any(folder.glob(f"*-{self.get_disambiguator()}.py*.nbi")):
+        folder = Path(self._cache_path)
+        if not any(folder.glob(f"*-{self._lineno}.py*.nbi")):
             raise FileNotFoundError(folder)
 
 
 def _aim_at_this_processor() -> None:
     """Forget the processor that others compiled for where this one lacks what that one has."""
+    config: Any = numba.config
     has = llvmlite.binding.get_host_cpu_features()
-    wanted = (numba.config.CPU_FEATURES or "").split(",")
+    wanted = (config.CPU_FEATURES or "").split(",")
     if any(each.startswith("+") and not has.get(each[1:]) for each in wanted):
-        numba.config.CPU_NAME = numba.config.CPU_FEATURES = None
-        numba.config.CACHE_LOCATOR_CLASSES = ""
+        config.CPU_NAME = config.CPU_FEATURES = None
+        config.CACHE_LOCATOR_CLASSES = ""
 
 
 _aim_at_this_processor()
