@@ -423,11 +423,11 @@ class _Server:
 
     @asynccontextmanager
     async def _asking_about(self, subject: str) -> AsyncIterator[None]:
-        """As `_asking`; a server that takes too long to say what it serves does not answer."""
+        """As `_asking`; a server that takes too long, or ends meanwhile, does not answer."""
         try:
             async with self._asking(subject):
                 yield
-        except DeadlineExceeded:
+        except (DeadlineExceeded, _Lost):
             self.answers = False
             raise _unavailable() from None
 

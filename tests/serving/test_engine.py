@@ -1,7 +1,9 @@
 """The engine over a real Triton."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from nuclei.inference.deadline import NEVER, Deadline
 from nuclei.inference.routing import Routing
 from serving.engine import TritonEngine
 from serving.triton.server import TritonServer
+from tests.serving.tritons import StandIn
 
 RANGE = np.array([0, 255], np.float32)
 MAPS = ("MAPS",)
@@ -90,4 +93,19 @@ async def test_absent_server_is_reported_at_once() -> None:
         await engine.catalogues()
     assert not await engine.are_ready(["unet"], 2)
     assert time.monotonic() - started < 2
+    await engine.close()
+
+
+async def test_a_server_that_ends_while_it_is_asked_does_not_answer(
+    repository: Path, version: str
+) -> None:
+    async with StandIn(repository, int(version), {int(version)}).running() as triton:
+        engine = TritonEngine([triton.address], 2**18, MESSAGE_BYTES)
+        triton.silent = True
+        asked = asyncio.create_task(engine.catalogues())
+        while not triton.asked:
+            await asyncio.sleep(0.01)
+    with pytest.raises(EngineUnavailable) as failed:
+        await asked
+    assert failed.type is EngineUnavailable  # callers are told its name
     await engine.close()
