@@ -38,14 +38,14 @@ lint: train-env lint-kubernetes ## check style, types, imports, the API and what
 
 # What kustomize makes of each overlay, against the schemas of two versions of Kubernetes and public
 # policies. Those of CRDs are in tests/k8s/test_schemas.py.
-OVERLAYS = $(patsubst k8s/overlays/%/kustomization.yaml,%,$(wildcard k8s/overlays/*/kustomization.yaml))
+OVERLAYS = $(dir $(wildcard k8s/overlays/*/kustomization.yaml tests/k8s/overlays/*/kustomization.yaml))
 lint-kubernetes: train-env .venv-checkov/.made
 	@rm -rf build/k8s && mkdir -p build/k8s
 	@for overlay in $(OVERLAYS); do \
-		.venv-train/bin/kubectl kustomize k8s/overlays/$$overlay > build/k8s/$$overlay.yaml || exit 1; done
+		.venv-train/bin/kubectl kustomize $$overlay > build/k8s/$$(basename $$overlay).yaml || exit 1; done
 	@.venv-train/bin/python -m kubernetes_validate --strict --quiet --no-warn \
 		-k 1.36 -k 1.37 build/k8s/*.yaml
-	@.venv-train/bin/yamllint --strict k8s compose.yaml
+	@.venv-train/bin/yamllint --strict k8s tests/k8s compose.yaml
 	@.venv-train/bin/hadolint k8s/images/*/Dockerfile
 	@.venv-checkov/bin/checkov
 

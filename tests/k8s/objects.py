@@ -7,12 +7,18 @@ from pathlib import Path
 
 from serving.cluster.objects import Object, containers, pod_template
 from serving.cluster.rendering import KUSTOMIZATION, render
-from serving.cluster.rendering import OVERLAYS as OVERLAYS_FOLDER
+from serving.cluster.rendering import OVERLAYS as OURS
 from serving.cluster.values import Values
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
-OVERLAYS = sorted(path.parent.name for path in OVERLAYS_FOLDER.glob(f"*/{KUSTOMIZATION}"))
+# With one of the component that none of ours has.
+FOLDERS = {
+    path.parent.name: path.parent
+    for root in (OURS, Path(__file__).parent / "overlays")
+    for path in root.glob(f"*/{KUSTOMIZATION}")
+}
+OVERLAYS = sorted(FOLDERS)
 
 
 @dataclass(frozen=True)
@@ -57,7 +63,7 @@ class Pod:
 @cache
 def overlay(name: str) -> tuple[Object, ...]:
     """All objects of an overlay."""
-    return tuple(render(OVERLAYS_FOLDER / name, Values()))
+    return tuple(render(FOLDERS[name], Values()))
 
 
 def of_kind(name: str, *kinds: str) -> list[Object]:

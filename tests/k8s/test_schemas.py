@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from serving.cluster.objects import Object
-from serving.cluster.rendering import KUSTOMIZATION, OVERLAYS, render
-from serving.cluster.values import Values
+from tests.k8s.objects import OVERLAYS, overlay
 from tests.prerequisites import missing, require_programs
 
 CRDS = Path(__file__).parent / "crds"
@@ -42,8 +41,7 @@ def check(tmp_path_factory: pytest.TempPathFactory) -> Callable[[list[Object]], 
 @pytest.fixture(scope="module")
 def custom() -> list[Object]:
     """What all overlays have of kinds that are not Kubernetes' own."""
-    overlays = [path.parent for path in sorted(OVERLAYS.glob(f"*/{KUSTOMIZATION}"))]
-    items = [item for overlay in overlays for item in render(overlay, Values())]
+    items = [item for name in OVERLAYS for item in overlay(name)]
     return [item for item in items if _is_custom(item["apiVersion"].partition("/")[0])]
 
 
