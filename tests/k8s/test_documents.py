@@ -1,0 +1,58 @@
+"""The commands of kubectl in the documents: kubectl has them, and an overlay what they name."""
+
+import re
+import subprocess
+from functools import cache
+
+import pytest
+
+from tests.k8s.objects import OVERLAYS, ROOT, overlay
+
+DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
+# Up to the end of the command: a comment, another command, the end of code.
+COMMAND = re.compile(r"(?<![\w./-])kubectl ((?:[^`#&|)\n(]|\([^)]*\))+)")
+COMMANDS = sorted(
+    {words.strip() for path in DOCUMENTS for words in COMMAND.findall(path.read_text())}
+)
+NAMED = re.compile(r"\b(deployment|service|cronjob|secret)[/ ](?!generic |tls )([a-z][\w-]*)")
+
+
+@cache
+def help_of(*command: str) -> str:
+    asked = subprocess.run(
+        ["kubectl", *command, "--help"], capture_output=True, text=True, check=True
+    )
+    return asked.stdout
+
+
+@cache
+def global_options() -> str:
+    asked = subprocess.run(["kubectl", "options"], capture_output=True, text=True, check=True)
+    return asked.stdout
+
+
+def test_the_documents_name_commands() -> None:
+    assert any(words.startswith("apply --server-side") for words in COMMANDS)
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_kubectl_has_the_command_and_its_options(words: str) -> None:
+    command: list[str] = []
+    for word in re.sub(r"\$\(.*?\)", "", words).split():
+        # The help of a group lists its commands, that of a command its options.
+        known = help_of(*command)
+        if word.startswith("-"):
+            option = rf"^ +(?:-\w, )?{re.escape(word.partition('=')[0])}[=,]"
+            assert re.search(option, known + global_options(), re.MULTILINE), word
+        elif re.search(rf"^  {re.escape(word)} {{2,}}", known, re.MULTILINE):
+            command.append(word)
+    assert command, f"{words.split()[0]} is no command of kubectl"
+
+
+@pytest.mark.parametrize("words", [words for words in COMMANDS if NAMED.search(words)])
+def test_an_overlay_has_what_a_command_names(words: str) -> None:
+    everything = [item for name in OVERLAYS for item in overlay(name)]
+    there = {(item["kind"].lower(), item["metadata"]["name"]) for item in everything}
+    # Secrets are made by the reader; what names them is in test_policies.
+    for kind, name in NAMED.findall(words):
+        assert kind == "secret" or (kind, name) in there
