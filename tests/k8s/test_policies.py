@@ -143,6 +143,13 @@ def test_a_pod_is_given_the_time_that_it_takes_to_end(name: str) -> None:
 
 
 @every_overlay
+def test_no_pod_that_answers_frames_goes_before_the_new_one_is_ready(name: str) -> None:
+    deployments = {each["metadata"]["name"]: each for each in of_kind(name, "Deployment")}
+    for part in ("gateway", "triton"):
+        assert deployments[part]["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
+
+
+@every_overlay
 def test_selectors_match_pods_and_ports_exist(name: str) -> None:
     all_pods = pods(name)
 
