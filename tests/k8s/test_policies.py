@@ -142,7 +142,7 @@ def test_a_pod_is_given_the_time_that_it_takes_to_end(name: str) -> None:
             assert takes + 5 <= pod.spec.get("terminationGracePeriodSeconds", 30), pod.owner
 
 
-@every_overlay
+@pytest.mark.parametrize("name", [name for name in OVERLAYS if name != "cpu"])
 def test_no_pod_that_answers_frames_goes_before_the_new_one_is_ready(name: str) -> None:
     deployments = {each["metadata"]["name"]: each for each in of_kind(name, "Deployment")}
     for part in ("gateway", "triton"):
