@@ -152,7 +152,8 @@ def status(
     from serving.cluster.api import Cluster
 
     found, unknown = _status(Cluster(context), namespace, tracking_uri)
-    output().print(_pods(found))
+    if found.pods:
+        output().print(_pods(found))
     for fact in found.facts:
         output().print(fact, soft_wrap=True)
     if unknown:
