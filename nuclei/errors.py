@@ -25,6 +25,7 @@ NucleiError
 │   └── OtherVersionServed  another version of this number is in use than the registry has
 ├── ClusterUnavailable      there is no Kubernetes cluster, or it does not answer
 ├── NotPermitted            the cluster forbids a verb on a resource
+├── TrainingInterrupted     a training was told to stop, or lost one of its processes: resume it
 └── InternalError           a fault of ours that nobody foresaw; the log of the service says more
 
 Each class carries its gRPC status name, its HTTP status and the exit code of the command line. The
@@ -182,6 +183,12 @@ class NotPermitted(NucleiError):
     grpc_status = "PERMISSION_DENIED"
     http_status = 403
     exit_code = 14
+
+
+class TrainingInterrupted(NucleiError):
+    grpc_status = "ABORTED"
+    http_status = 503
+    exit_code = 15
 
 
 class InternalError(NucleiError):

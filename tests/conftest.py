@@ -47,7 +47,8 @@ TRAINING = [
     for name in (
         *("training/families", "training/graphs", "training/test_job.py"),
         *("training/test_ema.py", "training/test_optimisation.py", "training/test_plan.py"),
-        *("training/test_receptive_field.py", "training/test_side_by_side.py"),
+        *("training/test_ranks.py", "training/test_receptive_field.py"),
+        "training/test_side_by_side.py",
         *("serving/test_families.py", "nuclei/cli/test_export.py"),
     )
 ]

@@ -45,6 +45,7 @@ from training.hardware import (
 )
 from training.optimisation import Progress, Report, Validate, fit
 from training.quality import MIN_FRAMES, calibrated, calibration_images, observe
+from training.ranks import ALONE, Rank
 from training.schedule import Augmentation, Schedule
 from training.tuning import Tuner, labelled, predict_all
 
@@ -93,7 +94,12 @@ class Recipe(ABC):
 
     @abstractmethod
     def fit(
-        self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
+        self,
+        samples: Sequence[Sample],
+        folder: Path,
+        validate: Validate,
+        report: Report,
+        rank: Rank = ALONE,
     ) -> tuple[nn.Module, Progress]:
         """The trained network on the CPU; continues where a killed run stopped."""
 
@@ -179,9 +185,14 @@ class LearnedRecipe(Recipe):
         """`training.optimisation.Learner.loss_of`."""
 
     def fit(
-        self, samples: Sequence[Sample], folder: Path, validate: Validate | None, report: Report
+        self,
+        samples: Sequence[Sample],
+        folder: Path,
+        validate: Validate | None,
+        report: Report,
+        rank: Rank = ALONE,
     ) -> tuple[nn.Module, Progress]:
-        return fit(self, samples, self.schedule, folder / CHECKPOINT_FILE, validate, report)
+        return fit(self, samples, self.schedule, folder / CHECKPOINT_FILE, validate, report, rank)
 
 
 @dataclass(frozen=True)
@@ -194,37 +205,41 @@ class TrainedModel:
     parity: dict[str, float]
 
 
-def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
+def train(recipe: Recipe, folder: Path, tracking_uri: str, rank: Rank = ALONE) -> TrainedModel:
     """Train, tune, score, export and register a model; continues where a killed run stopped.
+
+    The other processes of the training, if there are any, call `follow`.
 
     Args:
         recipe: what to train, on what, and how.
         folder: of this training: options, checkpoints, the id of its MLflow run and, at the end,
             the model version.
         tracking_uri: of MLflow.
+        rank: this process, the first of the training.
 
     Raises:
-        InvalidData: data that cannot be used, or a checkpoint of another training.
-        InvalidOption: an unknown encoder, loss and so on, a training that is finished, or a folder
-            that cannot be written.
+        InvalidData: data that cannot be used, a checkpoint of another training, or other processes
+            have other images.
+        InvalidOption: an unknown encoder, loss and so on, a training that is finished, a folder
+            that cannot be written, or several processes for a model that does not learn.
         MissingPrerequisite: the device is missing.
+        TrainingInterrupted: it was told to stop.
     """
     # MLflow takes seconds to import, and a training that is not tracked does not need it.
     from training.tracking import tracked_run
 
-    _refuse_finished(folder)
-    recipe.check()
-    training, validation = split(recipe)
+    training, validation = _begin(recipe, folder, rank)
     schedule = recipe.schedule
     _say(described_precision(schedule.device, schedule.precision))
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / OPTIONS_FILE).write_text(recipe.to_json())
     with tracked_run(folder, tracking_uri, folder.name, _parameters(recipe)) as run:
-        run.tags(_data_tags(training, validation))
+        run.tags({**_data_tags(training, validation), "n_processes": rank.size})
         network, progress = recipe.fit(
-            training, folder, partial(_validate, recipe, validation), run.metrics
+            training, folder, partial(_validate, recipe, validation), run.metrics, rank
         )
+        rank.part()
         run.history(progress.history)
         run.tags({"n_parameters": n_parameters(network), "best_step": progress.best_step})
         contract, evaluation = _tune(recipe, network, validation, run, progress.step)
@@ -239,6 +254,36 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str) -> TrainedModel:
         registered = {**asdict(version), "scores": contract.validation}
         (folder / VERSION_FILE).write_text(json.dumps(registered, indent=2))
         return TrainedModel(version, contract, evaluation, parity)
+
+
+def follow(recipe: Recipe, folder: Path, rank: Rank) -> None:
+    """What all processes of a training do but the first: learn, and leave the rest to it.
+
+    Args:
+        recipe, folder: as of `train`.
+        rank: this process.
+
+    Raises:
+        As `train`.
+    """
+    training, validation = _begin(recipe, folder, rank)
+    recipe.fit(training, folder, partial(_validate, recipe, validation), lambda *_: None, rank)
+    rank.part()
+
+
+def _begin(recipe: Recipe, folder: Path, rank: Rank) -> tuple[list[Sample], list[Sample]]:
+    """Check everything; gives the images, as `split`."""
+    _refuse_finished(folder)
+    if rank.size > 1 and not isinstance(recipe, LearnedRecipe):
+        raise InvalidOption(
+            f"{recipe.family} combines trained networks and learns nothing, so {rank.size} "
+            "processes are of no use; start it without torchrun"
+        )
+    recipe.check()
+    training, validation = split(recipe)
+    rank.check_same("the options", recipe)
+    rank.check_same("the images", fingerprint([*training, *validation]))
+    return training, validation
 
 
 def _say(stage: str) -> None:

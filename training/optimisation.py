@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from nuclei.console import messages
-from nuclei.errors import InvalidData
+from nuclei.errors import InvalidData, TrainingInterrupted
 from training.data.dataset import Sample
-from training.data.sampling import CountingSampler, CropDataset
+from training.data.sampling import CropDataset, ShareSampler
 from training.ema import ExponentialMovingAverage
 from training.hardware import BF16, chosen_precision, mixed_precision
+from training.ranks import ALONE, Rank
 from training.schedule import Schedule
 
 
@@ -31,7 +32,8 @@ class Learner(Protocol):
 
     Attributes:
         captures_graph: `loss_of` calls the network once, with the images, and the network runs the
-            same kernels at every step, so that a GPU may replay them as a CUDA graph.
+            same kernels at every step, so that a GPU may replay them as a CUDA graph. All its
+            parameters take part in each step.
     """
 
     @property
@@ -73,13 +75,22 @@ SGD_MILESTONES = (2 / 3, 8 / 9)
 
 @dataclass
 class Progress:
-    """How far a run is; kept in the checkpoint, and in a file of its own once it is finished."""
+    """How far a run is; kept in the checkpoint, and in a file of its own once it is finished.
+
+    Attributes:
+        step: steps made.
+        best_score, best_step: of the best validation.
+        seconds: time taken.
+        history: metrics and `step` of each validation.
+        losses: of the steps since the last validation.
+    """
 
     step: int = 0
     best_score: float = -1.0
     best_step: int = 0
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
 
 
 def fit(
@@ -89,6 +100,7 @@ def fit(
     checkpoint: Path,
     validate: Validate | None,
     report: Report,
+    rank: Rank = ALONE,
 ) -> tuple[nn.Module, Progress]:
     """Train a network, resuming from `checkpoint` where it exists.
 
@@ -96,44 +108,52 @@ def fit(
         learner: the network and its loss.
         samples: training images with labels.
         schedule: how to train.
-        checkpoint: file written at each validation; the best averaged weights go beside it, and at
-            the end the progress; after that, nothing else is needed.
+        checkpoint: file written at each validation, and when the training is told to stop; the best
+            averaged weights go beside it, and at the end the progress; after that, nothing else is
+            needed.
         validate: scores of the averaged network; `val_dsb_score` selects the best. None takes the
             last.
         report: called with (step, metrics) at each validation.
+        rank: this process among those of the training, each of which has to call this. The first
+            validates, writes and reports; the number of processes may differ when it is resumed.
 
     Returns:
         The averaged network with the best validation score, on the CPU, and the progress.
 
     Raises:
-        InvalidData: the checkpoint belongs to another schedule or network.
+        InvalidData: the checkpoint belongs to another schedule or network, or other processes have
+            another one.
+        TrainingInterrupted: it was told to stop, and the checkpoint is written.
     """
     folder = checkpoint.parent
     finished = folder / FINISHED_FILE
     if finished.exists():
         _refuse_another(finished, json.loads(finished.read_text())["schedule"], schedule)
         return best_network(learner, folder), finished_progress(folder)
-    optimisation = _Optimisation(learner, schedule)
+    optimisation = _Optimisation(learner, schedule, rank)
     progress = optimisation.resume(checkpoint)
-    with _Bar(best_score=validate is not None) as bar:
-        for images, targets in _crops(learner, samples, schedule, progress.step):
-            optimisation.step(images, targets)
+    with _Bar(validate is not None, rank.leads) as bar, rank.stop.deferred():
+        for images, targets in _crops(learner, samples, schedule, progress.step, rank):
+            told_to_stop = optimisation.step(images, targets)
             if progress.step % NOTED_EVERY == 0:
                 bar.show(optimisation.done(), progress, optimisation.recent_loss())
-            over = optimisation.is_over()
-            if progress.step % schedule.validate_every and not over:
-                continue
-            scores = optimisation.validated(validate)
-            report(progress.step, scores)
-            bar.print(progress.step, scores)
-            if not validate or scores[SCORE] > progress.best_score:
-                progress.best_score, progress.best_step = scores.get(SCORE, 0.0), progress.step
-                _save(folder / BEST_FILE, optimisation.ema.network.state_dict())
-            optimisation.save(checkpoint)
-            stale = progress.step - progress.best_step
-            if over or stale >= schedule.patience * schedule.validate_every:
+            due = optimisation.is_over() or progress.step % schedule.validate_every == 0
+            if due:
+                scores = optimisation.validated(validate)
+                bar.print(progress.step, scores)
+                if rank.leads:
+                    report(progress.step, scores)
+                optimisation.keep_best(scores, folder / BEST_FILE)
+            if due or told_to_stop:
+                optimisation.save(checkpoint)
+            if due and optimisation.has_ended():
                 break
-    finish(folder, progress, schedule)
+            if told_to_stop:
+                raise TrainingInterrupted(
+                    f"the training was told to stop (SIGTERM), and has after step {progress.step}; "
+                    f"continue it with --resume {folder}"
+                )
+    rank.of_first(lambda: finish(folder, progress, schedule))
     return best_network(learner, folder), progress
 
 
@@ -184,11 +204,15 @@ class _Optimisation:
         progress: how far the training is.
     """
 
-    def __init__(self, learner: Learner, schedule: Schedule) -> None:
+    def __init__(self, learner: Learner, schedule: Schedule, rank: Rank) -> None:
         torch.manual_seed(schedule.seed)
-        self._learner, self._schedule = learner, schedule
+        self._learner, self._schedule, self._rank = learner, schedule, rank
         self._device = torch.device(schedule.device)
-        self._network, average = (_placed(learner.build(), self._device) for _ in range(2))
+        network, average = (_placed(learner.build(), self._device) for _ in range(2))
+        self._network = rank.joint_norms(network)
+        # What is drawn in a step, such as proposals and dropout, differs with its crops.
+        if rank.number:
+            torch.manual_seed(schedule.seed + rank.number)
         self.ema = ExponentialMovingAverage(self._network, average, schedule.ema_decay)
         self._optimizer = _optimizer(self._network, schedule)
         self.progress = Progress()
@@ -199,17 +223,20 @@ class _Optimisation:
         """Resume from a checkpoint if there is one, and prepare the first step.
 
         Raises:
-            InvalidData: it belongs to another schedule or network.
+            InvalidData: it belongs to another schedule or network, or is not that of all processes.
         """
         if checkpoint.exists():
             self._load(checkpoint)
+        self._rank.check_same("the checkpoints", self.progress.step)
         self._network.train()
-        if self._learner.captures_graph and self._schedule.device == "cuda":
+        fixed = self._learner.captures_graph
+        if fixed and self._schedule.device == "cuda" and self._rank.size == 1:
             _capture_cuda_graph(self._network, self._schedule)
+        self._loss = self._rank.joint_gradients(_Loss(self._learner, self._network), uses_all=fixed)
         return self.progress
 
-    def step(self, images: Tensor, targets: Any) -> None:
-        """Learn from one batch of crops."""
+    def step(self, images: Tensor, targets: Any) -> bool:
+        """Learn from one batch of crops; gives whether a process was told to stop."""
         if self._started is None:
             # Start the clock here: the time to start the processes that make crops does not count.
             self._started = time.monotonic() - self.progress.seconds
@@ -217,7 +244,7 @@ class _Optimisation:
         images = images.to(self._device, non_blocking=True)
         self._losses.append(
             _descend(
-                self._learner,
+                self._loss,
                 self._network,
                 self._optimizer,
                 images.contiguous(memory_format=torch.channels_last),
@@ -227,7 +254,7 @@ class _Optimisation:
         )
         self.progress.step += 1
         self.ema.update(self.progress.step)
-        self._note_time()
+        return self._note_time()
 
     def done(self) -> float:
         """The fraction of the training that is done, in [0, 1]."""
@@ -238,21 +265,37 @@ class _Optimisation:
     def is_over(self) -> bool:
         return self.done() >= 1
 
+    def has_ended(self) -> bool:
+        """It is over, or has not got better for too long."""
+        stale = self.progress.step - self.progress.best_step
+        return self.is_over() or stale >= self._schedule.patience * self._schedule.validate_every
+
     def recent_loss(self) -> float:
-        """Mean loss of the last steps; reading a loss waits for the GPU."""
-        return _mean(self._losses[-RECENT_STEPS:])
+        """Mean loss of the last steps of this process; reading a loss waits for the GPU."""
+        return float(torch.stack(self._losses[-RECENT_STEPS:]).mean())
 
     def validated(self, validate: Validate | None) -> dict[str, float]:
         """The mean loss since the last validation, and the scores; both go into the history."""
-        scores = {"train_loss": _mean(self._losses)}
+        scores = {"train_loss": float(self._joint_losses().mean())}
         if validate:
-            scores |= validate(self.ema.network)
+            scores |= self._rank.of_first(lambda: validate(self.ema.network))
         self._losses.clear()
         self._note_time()
         self.progress.history.append({"step": self.progress.step, **scores})
         return scores
 
+    def keep_best(self, scores: Mapping[str, float], path: Path) -> None:
+        """Write the averaged weights if they are the best so far, or were not validated."""
+        progress = self.progress
+        if SCORE not in scores or scores[SCORE] > progress.best_score:
+            progress.best_score, progress.best_step = scores.get(SCORE, 0.0), progress.step
+            if self._rank.leads:
+                _save(path, self.ema.network.state_dict())
+
     def save(self, checkpoint: Path) -> None:
+        self.progress.losses = self._joint_losses().tolist()
+        if not self._rank.leads:
+            return
         state = {
             "network": self._network.state_dict(),
             "averaged": self.ema.network.state_dict(),
@@ -275,19 +318,40 @@ class _Optimisation:
             ) from error
         self._optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
+        self._losses = list(torch.tensor(self.progress.losses, device=self._device))
 
-    def _note_time(self) -> None:
+    def _joint_losses(self) -> Tensor:
+        """Of each step since the last validation, the mean over all processes."""
+        return self._rank.mean(torch.stack(self._losses) if self._losses else torch.zeros(0))
+
+    def _note_time(self) -> bool:
+        """Note the time, from which rates may follow, and whether to stop: as all processes do."""
         assert self._started is not None
-        self.progress.seconds = time.monotonic() - self._started
+        seconds, stop = self._rank.largest(
+            time.monotonic() - self._started, float(self._rank.stop.asked)
+        )
+        self.progress.seconds = seconds
+        return bool(stop)
+
+
+class _Loss(nn.Module):
+    """A network and its loss as one module, which `Rank.joint_gradients` asks for."""
+
+    def __init__(self, learner: Learner, network: nn.Module) -> None:
+        super().__init__()
+        self._learner, self._network = learner, network
+
+    def forward(self, images: Tensor, targets: Any) -> Tensor:
+        return self._learner.loss_of(self._network, images, targets)
 
 
 class _Bar:
-    """The progress bar of a training."""
+    """The progress bar of a training, which only its first process shows."""
 
-    def __init__(self, best_score: bool) -> None:
-        self._best_score = best_score
+    def __init__(self, best_score: bool, shown: bool) -> None:
+        self._best_score, self._shown = best_score, shown
         columns = (*Bar.get_default_columns(), TextColumn("{task.fields[note]}"))
-        self._bar = Bar(*columns, console=messages())
+        self._bar = Bar(*columns, console=messages(), disable=not shown)
         self._task = self._bar.add_task("training", total=1.0, note="")
 
     def __enter__(self) -> Self:
@@ -303,12 +367,9 @@ class _Bar:
         self._bar.update(self._task, completed=done, note=note)
 
     def print(self, step: int, scores: Mapping[str, float]) -> None:
-        shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
-        self._bar.console.print(f"step {step}: {shown}")
-
-
-def _mean(losses: Sequence[Tensor]) -> float:
-    return float(torch.stack(list(losses)).mean())
+        if self._shown:
+            shown = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+            self._bar.console.print(f"step {step}: {shown}")
 
 
 def _capture_cuda_graph(network: nn.Module, schedule: Schedule) -> None:
@@ -337,7 +398,7 @@ def _placed(network: nn.Module, device: torch.device) -> nn.Module:
 
 
 def _crops(
-    learner: Learner, samples: Sequence[Sample], schedule: Schedule, first_step: int
+    learner: Learner, samples: Sequence[Sample], schedule: Schedule, first_step: int, rank: Rank
 ) -> DataLoader[tuple[Tensor, Any]]:
     dataset = CropDataset(
         samples,
@@ -348,11 +409,11 @@ def _crops(
         schedule.balanced,
     )
     n_steps = schedule.steps if schedule.minutes is None else MAX_STEPS
-    sampler = CountingSampler(first_step * schedule.batch_size, n_steps * schedule.batch_size)
+    steps = range(first_step, n_steps)
     return DataLoader(
         dataset,
-        schedule.batch_size,
-        sampler=sampler,
+        schedule.batch_size // rank.size,
+        sampler=ShareSampler(steps, schedule.batch_size, rank.number, rank.size),
         collate_fn=_collated,
         num_workers=schedule.workers,
         worker_init_fn=_one_thread,
@@ -383,7 +444,7 @@ def _optimizer(network: nn.Module, schedule: Schedule) -> torch.optim.Optimizer:
 
 
 def _descend(
-    learner: Learner,
+    loss: nn.Module,
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     images: Tensor,
@@ -392,7 +453,7 @@ def _descend(
 ) -> Tensor:
     """One step of the optimiser; gives the loss, a scalar on the network's device."""
     with mixed_precision(schedule.device, schedule.precision):
-        value = learner.loss_of(network, images, targets)
+        value: Tensor = loss(images, targets)
     optimizer.zero_grad(set_to_none=True)
     value.backward()
     nn.utils.clip_grad_norm_(network.parameters(), 1.0)

@@ -1,5 +1,8 @@
 import io
+import itertools
 import json
+import os
+import signal
 from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +12,9 @@ import mlflow
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from torch import Tensor, nn
 
-from nuclei.errors import InvalidData, InvalidOption, NucleiError
+from nuclei.errors import InvalidData, InvalidOption, NucleiError, TrainingInterrupted
 from nuclei.evaluation.unseen import Trained
 from nuclei.inference.contract import Contract
 from nuclei.inference.reference import Reference
@@ -19,10 +23,22 @@ from training.data.dataset import Sample
 from training.families.unet import UNet
 from training.hardware import chosen_precision
 from training.job import TrainedModel, train
+from training.ranks import joined
 from training.schedule import Schedule
 
 SCHEDULE = Schedule(steps=4, batch_size=2, crop_px=64, validate_every=2, workers=0)
 ENCODER = "tu-regnetx_002"
+
+
+class Stopped(UNet):
+    """Tells its own process to stop, in the third step."""
+
+    steps = itertools.count(1)
+
+    def loss_of(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        if next(self.steps) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().loss_of(network, images, targets)
 
 
 def recipe(data: Path) -> UNet:
@@ -113,20 +129,24 @@ def test_the_mlflow_run_is_complete(trained: TrainedModel, tracking_uri: str) ->
 
 
 def test_a_killed_training_goes_on_in_its_mlflow_run(
-    samples: list[Sample], tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    samples: list[Sample], tracking_uri: str, tmp_path: Path
 ) -> None:
-    asked = replace(recipe(written(tmp_path / "data", samples)), architecture="cnn")
-
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patched:
-        patched.setattr("training.job._tune", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(asked, tmp_path / "run", tracking_uri)
+    asked = Stopped(
+        **vars(replace(recipe(written(tmp_path / "data", samples)), architecture="cnn"))
+    )
+    with (
+        pytest.raises(TrainingInterrupted, match=r"after step 3; .*--resume"),
+        joined(SCHEDULE) as rank,
+    ):
+        train(asked, tmp_path / "run", tracking_uri, rank)
     run_id = (tmp_path / "run" / "mlflow_run_id").read_text()
+    client = MlflowClient(tracking_uri)
+    assert client.get_run(run_id).info.status == "FAILED"
     resumed = train(UNet.read(tmp_path / "run"), tmp_path / "run", tracking_uri)
     assert resumed.version.run_id == run_id
+    assert client.get_run(run_id).info.status == "FINISHED"
+    history = client.get_metric_history(run_id, "train_loss")
+    assert [point.step for point in history] == [2, 4]
 
 
 def test_a_training_from_another_machine_gets_a_run_with_all_of_its_curve(

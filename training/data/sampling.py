@@ -72,14 +72,31 @@ class CropDataset(Dataset[tuple[Tensor, Any]]):
         return torch.from_numpy(image).permute(2, 0, 1), self._targets(labels)
 
 
-class CountingSampler(Sampler[int]):
-    """Indices start, start + 1, ... stop - 1, so that a resumed run continues with unseen crops."""
+class ShareSampler(Sampler[int]):
+    """The crops of one of the processes of a training: an equal share of each step's batch.
 
-    def __init__(self, start: int, stop: int) -> None:
-        self._indices = range(start, stop)
+    Indices go on from step to step, so that a resumed run continues with unseen crops, and all
+    processes together see those that one process would.
+    """
+
+    def __init__(self, steps: range, batch_size: int, number: int = 0, size: int = 1) -> None:
+        """Take the share of a process.
+
+        Args:
+            steps: to make, from 0.
+            batch_size: crops per step of all processes together, a multiple of `size`.
+            number: of the process, from 0.
+            size: the number of processes.
+        """
+        self._steps = steps
+        self._batch_size = batch_size
+        self._share = batch_size // size
+        self._first = number * self._share
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._indices)
+        for step in self._steps:
+            first = step * self._batch_size + self._first
+            yield from range(first, first + self._share)
 
     def __len__(self) -> int:
-        return len(self._indices)
+        return len(self._steps) * self._share

@@ -19,6 +19,7 @@ from training.optimisation import (
     best_network,
     finished_progress,
 )
+from training.ranks import ALONE, Rank
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +88,12 @@ class EnsembleRecipe(Recipe):
         return self.combine([recipe.build() for recipe in self.recipes()])
 
     def fit(
-        self, samples: Sequence[Sample], folder: Path, validate: Validate, report: Report
+        self,
+        samples: Sequence[Sample],
+        folder: Path,
+        validate: Validate,
+        report: Report,
+        rank: Rank = ALONE,
     ) -> tuple[nn.Module, Progress]:
         """The trained networks; steps and time are summed over both trainings."""
         trainings = zip(self.recipes(), self.folders(), strict=True)

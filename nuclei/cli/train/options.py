@@ -1,7 +1,7 @@
 """What all `nuclei train` commands share: their options, their start and their report."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import wraps
 from inspect import Parameter, Signature, signature
@@ -19,7 +19,7 @@ from nuclei.registry import default_tracking_uri
 from training.schedule import Schedule
 
 if TYPE_CHECKING:
-    from training.job import Recipe
+    from training.job import Recipe, TrainedModel
 
 DataArgument = Annotated[
     Path | None,
@@ -42,11 +42,14 @@ DataLicenceOption = Annotated[
 ]
 OutOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of this run (checkpoints); by default runs/FAMILY-TIME."),
+    typer.Option(help="Folder of a new run (checkpoints); by default runs/FAMILY-TIME."),
 ]
 ResumeOption = Annotated[
     Path | None,
-    typer.Option(help="Folder of a run that was stopped: continue with its options."),
+    typer.Option(
+        help="Folder of a run that was stopped: continue with its options. With images, the same "
+        "command starts the run and continues it."
+    ),
 ]
 TrackingUriOption = Annotated[
     str | None,
@@ -190,23 +193,70 @@ def start(
         device, data, out, resume, tracking_uri: as given on the command line; a device takes the
             place of the one that a run was started on.
     """
-    from training.job import train
+    from training.job import follow, train
+    from training.ranks import joined
 
-    if resume is not None:
-        folder, recipe = resume, read(resume)
-        if device is not None:
-            recipe = replace(recipe, schedule=replace(recipe.schedule, device=device))
-    elif data is None:
+    recipe = _recipe(read, make, device, data, out, resume)
+    with joined(recipe.schedule) as rank:
+        folder = resume or out or rank.of_first(lambda: new_folder(command))
+        if not rank.leads:
+            follow(recipe, folder, rank)
+            return
+        output().print(
+            f"run folder: {folder}   (after a kill: nuclei train {command} --resume {folder})"
+        )
+        uri = tracking_uri or default_tracking_uri()
+        _show(train(recipe, folder, uri, rank), uri)
+
+
+def new_folder(command: str) -> Path:
+    return Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
+def _recipe(
+    read: "Callable[[Path], Recipe]",
+    make: "Callable[[Path], Recipe]",
+    device: str | None,
+    data: Path | None,
+    out: Path | None,
+    resume: Path | None,
+) -> "Recipe":
+    """The recipe of a new run, or the one that a run has been started with."""
+    if out is not None and resume is not None:
+        raise InvalidOption("--out is the folder of a new run, --resume that of any; give one")
+    if data is None and resume is None:
         raise InvalidOption("no images were named; give a folder or a zip, or --resume RUN")
-    else:
-        folder = out or Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
-        recipe = make(data.resolve())
+    if out is not None and _is_begun(out):
+        raise InvalidOption(f"{out} holds a training already; name another folder, or --resume it")
+    if resume is None or (data is not None and not _is_begun(resume)):
+        assert data is not None
+        return make(data.resolve())
+    begun = read(resume)
+    if data is not None:
+        _refuse_other_options(resume, begun, make(data.resolve()))
+    if device is not None:
+        begun = replace(begun, schedule=replace(begun.schedule, device=device))
+    return begun
+
+
+def _is_begun(folder: Path) -> bool:
+    from training.job import OPTIONS_FILE
+
+    return (folder / OPTIONS_FILE).exists()
+
+
+def _refuse_other_options(folder: Path, begun: "Recipe", asked: "Recipe") -> None:
+    before, now = ({**asdict(one), **asdict(one.schedule)} for one in (begun, asked))
+    for name in before.keys() - {"schedule", "device"}:
+        if before[name] != now[name]:
+            raise InvalidOption(
+                f"{folder} holds a training with {name} {before[name]}, not {now[name]}; give what "
+                "it was started with, only --resume, or another folder"
+            )
+
+
+def _show(model: "TrainedModel", uri: str) -> None:
     console = output()
-    console.print(
-        f"run folder: {folder}   (after a kill: nuclei train {command} --resume {folder})"
-    )
-    uri = tracking_uri or default_tracking_uri()
-    model = train(recipe, folder, uri)
     console.print(model.evaluation.table("validation images"))
     if (fitted := model.contract.validation.get("cross_validated_dsb_score")) is not None:
         console.print(

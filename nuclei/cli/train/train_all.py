@@ -72,8 +72,14 @@ def train_all(
     from training.hardware import check_device
     from training.job import VERSION_FILE, train
     from training.plan import budget_of, carried, keep_budget, plan
+    from training.ranks import joined, n_processes
     from training.side_by_side import train_side_by_side
 
+    if n_processes() > 1:
+        raise InvalidOption(
+            "`nuclei train all` trains one model after the other in one process; start it without "
+            "torchrun, or a single model with it"
+        )
     device = device or best_device()
     check_device(device)
     uri = tracking_uri or default_tracking_uri()
@@ -103,7 +109,9 @@ def train_all(
         folder = out / one.name
         if not (folder / VERSION_FILE).exists():
             console.print(f"{one.name}, {number} of {len(chosen)}", style="bold")
-            train(carried(one.make(), folder), folder, uri)
+            recipe = carried(one.make(), folder)
+            with joined(recipe.schedule) as rank:
+                train(recipe, folder, uri, rank)
         version = json.loads((folder / VERSION_FILE).read_text())
         scores = (f"{version['scores'][name]:.3f}" for name in ("dsb_score", "tta/dsb_score"))
         table.add_row(version["name"], version["version"], *scores)

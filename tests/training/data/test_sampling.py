@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from training.data.dataset import Sample
-from training.data.sampling import CountingSampler, CropDataset, balanced_weights
+from training.data.sampling import CropDataset, ShareSampler, balanced_weights
 from training.schedule import Augmentation
 
 
@@ -31,7 +31,12 @@ def test_items_are_images_and_what_is_made_of_their_labels(samples: list[Sample]
 
 
 def test_the_sampler_counts_on() -> None:
-    assert list(CountingSampler(3, 6)) == [3, 4, 5]
+    assert list(ShareSampler(range(3, 6), 2)) == [6, 7, 8, 9, 10, 11]
+
+
+def test_processes_share_each_batch() -> None:
+    shares = [list(ShareSampler(range(2), 6, number, 3)) for number in range(3)]
+    assert shares == [[0, 1, 6, 7], [2, 3, 8, 9], [4, 5, 10, 11]]
 
 
 def test_unbalanced_crops_are_as_common_as_their_images(samples: list[Sample]) -> None:
