@@ -24,8 +24,8 @@ class Loopback:
         )
         self._gateway = gateway
 
-    def answers(self, path: str, timeout_s: float) -> bool:
-        """Whether an HTTP GET is answered with 200 within the time."""
+    def answers(self, path: str, timeout_s: float) -> bool | None:
+        """Whether an HTTP GET is answered with 200 within the time; None for no answer."""
         try:
             with self._http.open(self.http_url + path, timeout=timeout_s) as answer:
                 return bool(answer.status == 200)
@@ -33,7 +33,7 @@ class Loopback:
             error.close()
             return False
         except OSError:
-            return False
+            return None
 
     def client(self) -> Client:
         """A client of its gRPC API."""

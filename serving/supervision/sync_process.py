@@ -102,7 +102,7 @@ class SyncProcess(AnsweringChild):
         super().stop(timeout_s)
 
 
-def _answers(settings: ServeSettings, timeout_s: float) -> bool:
+def _answers(settings: ServeSettings, timeout_s: float) -> bool | None:
     url = f"http://{reachable(settings.sync_host)}:{settings.sync_port}/livez"
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -112,7 +112,7 @@ def _answers(settings: ServeSettings, timeout_s: float) -> bool:
     except HTTPError:
         return True
     except OSError:
-        return False
+        return None
 
 
 def _environment(settings: ServeSettings) -> dict[str, str]:
