@@ -12,6 +12,7 @@ from typing import Any, get_args
 import yaml
 
 from monitoring.alerts import alerts, champions
+from monitoring.inhibitions import INHIBITIONS
 from monitoring.objectives import objective_rules
 from monitoring.rule import Alert, Recording
 from monitoring.scaling import scaling_rules
@@ -21,10 +22,6 @@ from nuclei.errors import InvalidData, NucleiError
 FOLDER = ROOT / "monitoring" / "prometheus"
 CLUSTER = ROOT / "k8s" / "components"
 COMMAND = "python -m monitoring.rules"
-
-# Where there is no gateway only these are told besides: they may be why.
-_CAUSES = "ServiceDown|DiskFull|MemoryHigh|CertificateExpires"
-_SERVICE = "ProbeFailing|QueueGrowing|(Availability|Latency)Burn(Fast|Slow|Ticket)"
 
 
 def rendered(thresholds: Thresholds) -> dict[str, str]:
@@ -137,45 +134,11 @@ def _alertmanager(thresholds: Thresholds) -> dict[str, Any]:
                 }
             ],
         },
-        "inhibit_rules": [
-            _inhibition("ServiceDown", f'alertname!~"{_CAUSES}"'),
-            _inhibition(
-                "TritonDown", f'alertname=~"TritonUnreached|TritonInstanceDead|{_SERVICE}"'
-            ),
-            *(
-                inhibition
-                for objective in ("Availability", "Latency")
-                for inhibition in (
-                    _inhibition(
-                        f"{objective}BurnFast",
-                        f'alertname=~"{objective}Burn(Slow|Ticket)"',
-                        "job",
-                        "size",
-                    ),
-                    _inhibition(
-                        f"{objective}BurnSlow", f'alertname="{objective}BurnTicket"', "job", "size"
-                    ),
-                )
-            ),
-            _inhibition("SyncFailing", 'alertname="SyncLagging"', "instance"),
-            {
-                "source_matchers": ['alertname="CertificateExpires"', 'severity="page"'],
-                "target_matchers": ['alertname="CertificateExpires"', 'severity="ticket"'],
-                "equal": ["instance"],
-            },
-        ],
+        "inhibit_rules": [each.rule() for each in INHIBITIONS],
         "receivers": [
             {"name": "page", **notifications.page},
             {"name": "ticket", **notifications.ticket},
         ],
-    }
-
-
-def _inhibition(source: str, target: str, *equal: str) -> dict[str, Any]:
-    return {
-        "source_matchers": [f'alertname="{source}"'],
-        "target_matchers": [target],
-        **({"equal": list(equal)} if equal else {}),
     }
 
 

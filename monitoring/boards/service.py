@@ -10,6 +10,7 @@ from monitoring.boards.choices import (
     REQUESTS,
     VERSION,
 )
+from monitoring.inhibitions import UNEXPLAINED
 from monitoring.panels import Dashboard, Kind, Limit, Panel, Query, Row, Source, Unit
 from monitoring.promql import mean, quantile, rate, total
 from monitoring.thresholds import Thresholds, seconds
@@ -42,8 +43,8 @@ def _now(thresholds: Thresholds) -> Row:
             ),
             Panel(
                 "Alerts firing",
-                "How many alerts fire now? Their runbooks are linked from the alerts.",
-                (Query('count(ALERTS{alertstate="firing"}) or vector(0)', "firing"),),
+                "How many alerts fire now that no other explains? They link their runbooks.",
+                (Query(UNEXPLAINED, "firing"),),
                 Unit.COUNT,
                 Kind.STAT,
                 highest=100,

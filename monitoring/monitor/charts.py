@@ -18,7 +18,7 @@ from monitoring.monitor.units import short, shown, ticks
 from monitoring.panels import Limit, Unit
 
 # Colours of the style sheet: s0, s1, ...
-COLOURS = 8
+COLOURS = 12
 
 _HEIGHT = 150
 _ABOVE = 8

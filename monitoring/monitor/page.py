@@ -33,8 +33,6 @@ DEFAULT_RANGE = "1h"
 
 _MOMENTS = 120
 _EVENT_STEP_S = 60
-# So many series can be told apart.
-_MOST_SERIES = 12
 _MOST_EVENTS = 20
 
 _LABEL = re.compile(r"\{\{\s*(\w+)\s*\}\}")
@@ -367,14 +365,14 @@ def _drawn(asked: _Asked, panel: Panel, named: Sequence[tuple[str, Series]], lim
 
 def _most(named: Sequence[tuple[str, Series]]) -> tuple[Sequence[tuple[str, Series]], str]:
     """The series that can be told apart, those with the largest values, and how many are not."""
-    if len(named) <= _MOST_SERIES:
+    if len(named) <= charts.COLOURS:
         return sorted(named, key=lambda each: each[0]), ""
     largest = sorted(named, key=lambda each: -max(map(_or_zero, each[1].values)))
     remark = (
-        f"{len(named) - _MOST_SERIES} series with smaller values are not drawn: choose above what "
-        "to look at"
+        f"{len(named) - charts.COLOURS} series with smaller values are not drawn: choose above "
+        "what to look at"
     )
-    return sorted(largest[:_MOST_SERIES], key=lambda each: each[0]), remark
+    return sorted(largest[: charts.COLOURS], key=lambda each: each[0]), remark
 
 
 def _or_zero(value: float) -> float:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from monitoring.inhibitions import UNEXPLAINED
 from monitoring.rule import Alert
 from monitoring.rules import FOLDER, check, rendered, write
 from monitoring.thresholds import ROOT, read_thresholds
@@ -105,6 +106,42 @@ def test_alerts_go_to_the_receiver_of_their_severity(
         *(f"severity={severity}", "alertname=ServiceDown"),
     )
     assert answer.strip() == receiver
+
+
+@pytest.mark.parametrize(
+    ("firing", "told"),
+    [
+        ((), 0),
+        (('alertname="ProbeFailing"', 'alertname="DriftHigh"'), 2),
+        (('alertname="ServiceDown"', 'alertname="ProbeFailing"', 'alertname="DiskFull"'), 2),
+        (('alertname="TritonDown"', 'alertname="LatencyBurnFast", size="small"'), 1),
+        (
+            (
+                'alertname="LatencyBurnFast", job="gateway", size="small"',
+                'alertname="LatencyBurnSlow", job="gateway", size="small"',
+                'alertname="LatencyBurnSlow", job="gateway", size="large"',
+            ),
+            2,
+        ),
+    ],
+)
+def test_alerts_that_another_explains_are_not_counted(
+    tool: Callable[..., str], tmp_path: Path, firing: tuple[str, ...], told: int
+) -> None:
+    series = [f'ALERTS{{alertstate="firing", {labels}}}' for labels in firing]
+    case = {
+        "input_series": [{"series": each, "values": "1"} for each in series],
+        "promql_expr_test": [
+            {
+                "expr": UNEXPLAINED,
+                "eval_time": "0m",
+                "exp_samples": [{"labels": "{}", "value": told}],
+            }
+        ],
+    }
+    file = tmp_path / "counted.yaml"
+    file.write_text(yaml.safe_dump({"tests": [case]}))
+    tool("promtool", "test", "rules", str(file))
 
 
 def test_a_wrong_rule_is_found(tool: Callable[..., str], tmp_path: Path) -> None:

@@ -2,10 +2,12 @@ import json
 import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
-from monitoring.monitor.charts import heatmap, lines, strips
+from monitoring.monitor import charts
+from monitoring.monitor.charts import COLOURS, heatmap, lines, strips
 from monitoring.monitor.prometheus import Window
 from monitoring.panels import Limit, Unit
 
@@ -15,6 +17,18 @@ NONE = math.nan
 
 def paths(svg: str, kind: str) -> list[str]:
     return re.findall(rf'<path class="{kind} s\d" d="([^"]*)"', svg)
+
+
+def test_as_many_series_as_a_panel_draws_have_colours_of_their_own() -> None:
+    svg = lines(WINDOW, [[1] * 5] * COLOURS, Unit.COUNT, "")
+    used = set(re.findall(r'class="line (s\d+)"', svg))
+    assert len(used) == COLOURS
+    style = (Path(charts.__file__).parent / "static" / "monitor.css").read_text()
+    for theme in style.split("prefers-color-scheme: dark")[:2]:
+        colours = dict(re.findall(r"--c(\d+): (#\w+);", theme))
+        assert {f"s{number}" for number in colours} == used
+        assert len(set(colours.values())) == COLOURS
+    assert used <= set(re.findall(r"^\.(s\d+) ", style, re.MULTILINE))
 
 
 def test_a_gap_in_the_values_is_a_gap_in_the_line() -> None:
