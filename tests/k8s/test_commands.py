@@ -15,15 +15,16 @@ from nuclei.cli.app import app
 from serving.cluster.objects import Object
 from serving.gateway.settings import GatewaySettings
 from serving.promotion.settings import SyncSettings
-from serving.settings import PREFIX, TRITON_ENVIRONMENT, read_settings
+from serving.settings import PREFIX, TRITON_ENVIRONMENT, ProbeSettings, read_settings
 from tests.k8s.objects import OVERLAYS, pods, variables
 from tests.prerequisites import missing
 
-# What a process reads; sync reads how the gateways are called, too.
+# What a process reads; sync and the probe read how the gateways are called, too.
 SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
     "gateway": (GatewaySettings,),
     "fetch": (SyncSettings,),
     "sync": (SyncSettings, GatewaySettings),
+    "probe": (ProbeSettings, GatewaySettings),
 }
 # Of a pod as a whole: read by another of its containers.
 SHARED = {"fetch": SETTINGS["sync"]}

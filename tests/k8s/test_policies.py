@@ -195,7 +195,7 @@ def test_nothing_is_reached_that_no_policy_names(name: str) -> None:
     assert "ingress" not in default["spec"]
     for pod in pods(name):
         own = [each for each in policies if selected(each["spec"]["podSelector"], pod.labels)]
-        assert len(own) == 2, f"{pod.owner} has the default policy and one of its own"
+        assert len(own) >= 2, f"{pod.owner} has the default policy alone"
 
 
 @every_overlay
