@@ -12,7 +12,7 @@ from serving.cluster.values import Values
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"
-# With one of the component that none of ours has.
+# With one of the components that none of ours has, or not alone.
 FOLDERS = {
     path.parent.name: path.parent
     for root in (OURS, Path(__file__).parent / "overlays")

@@ -12,11 +12,12 @@ import typer.main
 from pydantic_settings import BaseSettings
 
 from nuclei.cli.app import app
+from nuclei.errors import InvalidInput, ModelNotFound, TrainingInterrupted, Unauthenticated
 from serving.cluster.objects import Object
 from serving.gateway.settings import GatewaySettings
 from serving.promotion.settings import SyncSettings
 from serving.settings import PREFIX, TRITON_ENVIRONMENT, ProbeSettings, read_settings
-from tests.k8s.objects import OVERLAYS, pods, variables
+from tests.k8s.objects import OVERLAYS, of_kind, pods, variables
 from tests.prerequisites import missing
 
 # What a process reads; sync and the probe read how the gateways are called, too.
@@ -79,9 +80,10 @@ def test_every_command_exists(name: str) -> None:
                 check(typer.main.get_command(app), words)
             case ["mlflow", *words]:
                 check(click.Group("mlflow", mlflow_commands()), words)
-            case ["sh", "-c", script]:
-                for line in re.findall(r"exec nuclei ([^;]+)", script):
-                    check(typer.main.get_command(app), line.split())
+            case ["torchrun", *words]:
+                start = words.index("nuclei")
+                assert words[start - 1] == "--no-python", container
+                check(typer.main.get_command(app), words[start + 1 :])
             case ["sh", "-c", script, "tritonserver", *_]:
                 assert "exec tritonserver" in script
             case _:
@@ -102,12 +104,34 @@ def test_every_option_of_triton_exists(name: str) -> None:
 
 @pytest.mark.slow
 @every_overlay
-def test_training_resumes_by_the_file_that_a_training_writes_first(name: str) -> None:
-    from training.job import OPTIONS_FILE
+def test_every_option_of_torchrun_exists(name: str) -> None:
+    for _, described in containers(name):
+        if described["command"] == ["torchrun"]:
+            from torch.distributed.run import get_args_parser
 
-    for container, described in containers(name):
-        if container == "training":
-            assert f'[ -e "/runs/$JOB/{OPTIONS_FILE}" ]' in described["args"][0]
+            asked = get_args_parser().parse_args(described["args"])
+            assert asked.training_script == "nuclei"
+            assert asked.nproc_per_node == "gpu"
+
+
+@every_overlay
+def test_a_training_that_is_started_again_goes_on(name: str) -> None:
+    for each in of_kind(name, "CronJob"):
+        job = each["spec"]["jobTemplate"]["spec"]
+        (container,) = job["template"]["spec"]["containers"]
+        # The same command begins a training and continues it (tests/nuclei/cli/train).
+        assert container["args"][-2:] == ["/data", "--resume=/runs/$(JOB)"]
+        rules = job["podFailurePolicy"]["rules"]
+        decided = {
+            code: rule["action"]
+            for rule in rules
+            for code in rule.get("onExitCodes", {"values": ()})["values"]
+        }
+        refused = (InvalidInput, ModelNotFound, Unauthenticated)
+        assert decided == {
+            **{error.exit_code: "FailJob" for error in refused},
+            TrainingInterrupted.exit_code: "Ignore",
+        }
 
 
 def check(command: Any, words: list[str]) -> None:

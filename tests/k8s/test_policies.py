@@ -134,7 +134,7 @@ def test_a_pod_is_given_the_time_that_it_takes_to_end(name: str) -> None:
                 (
                     argument.partition("=")[2]
                     for argument in container.get("args", ())
-                    if argument.startswith("--exit-timeout-secs=")
+                    if argument.startswith(("--exit-timeout-secs=", "--shutdown-timeout="))
                 ),
                 "0",
             )
