@@ -4,10 +4,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from nuclei.errors import InvalidOption
+from nuclei.formats.coco import coco_json
 from nuclei.formats.geojson import feature_collection
-from nuclei.formats.labels import label_png, label_tiff
+from nuclei.formats.labels import label_ome_tiff, label_png, label_tiff
 from nuclei.formats.overlay import overlay
+from nuclei.formats.parquet import parquet_table
 from nuclei.formats.png import encode_png
+from nuclei.formats.rois import roi_zip
 from nuclei.formats.tables import csv_table, json_report
 from nuclei.imaging.images import Frame
 from nuclei.quoting import quoted
@@ -36,6 +39,7 @@ class Format:
 
 FORMATS = {
     "labels.tif": Format("image/tiff", lambda result, frame, check: label_tiff(result), 4),
+    "labels.ome.tif": Format("image/tiff", lambda result, frame, check: label_ome_tiff(result), 4),
     "labels.png": Format("image/png", lambda result, frame, check: label_png(result), 4),
     "overlay.png": Format(
         "image/png",
@@ -44,13 +48,28 @@ FORMATS = {
     ),
     "geojson": Format(
         "application/geo+json",
-        lambda result, frame, check: feature_collection(result, check),
+        lambda result, frame, check: feature_collection(result, frame, check),
         4,
         1500,
     ),
-    "csv": Format("text/csv", lambda result, frame, check: csv_table(result, check), 0, 600),
+    "rois.zip": Format(
+        "application/zip", lambda result, frame, check: roi_zip(result, check), 4, 1500
+    ),
+    "coco.json": Format(
+        "application/json",
+        lambda result, frame, check: coco_json(result, frame.name, check),
+        4,
+        1500,
+    ),
+    "csv": Format("text/csv", lambda result, frame, check: csv_table(result, frame, check), 0, 600),
+    "parquet": Format(
+        "application/vnd.apache.parquet",
+        lambda result, frame, check: parquet_table(result, frame, check),
+        0,
+        600,
+    ),
     "json": Format(
-        "application/json", lambda result, frame, check: json_report(result, check), 0, 1600
+        "application/json", lambda result, frame, check: json_report(result, frame, check), 0, 1600
     ),
 }
 

@@ -2,21 +2,44 @@
 
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nuclei.formats.features import feature_columns
 from nuclei.formats.outlines import outlines
-from nuclei.formats.tables import json_bytes, named_quality, rounded, significant
+from nuclei.formats.tables import json_bytes, named_quality, rows_of
+from nuclei.imaging.images import Frame
 from nuclei.results.segmentation import Segmentation
 
 CLASS_COLOUR = (255, 214, 0)
+# As QuPath names and writes measurements; those with a unit in pixels and micrometres.
+MEASUREMENTS = {
+    "area_px": "Area px^2",
+    "area_um2": "Area µm^2",
+    "perimeter_px": "Perimeter px",
+    "perimeter_um": "Perimeter µm",
+    "axis_major_length_px": "Major axis px",
+    "axis_major_length_um": "Major axis µm",
+    "axis_minor_length_px": "Minor axis px",
+    "axis_minor_length_um": "Minor axis µm",
+    "eccentricity": "Eccentricity",
+    "solidity": "Solidity",
+    "form_factor": "Form factor",
+    "intensity_mean": "Mean intensity",
+    "intensity_std": "Std.Dev. intensity",
+    "intensity_min": "Min intensity",
+    "intensity_max": "Max intensity",
+    "neighbor_distance_px": "Neighbour distance px",
+    "neighbor_distance_um": "Neighbour distance µm",
+    "score": "Score",
+}
 
 
 def feature_collection(
-    segmentation: Segmentation, check: Callable[[], None] = lambda: None
+    segmentation: Segmentation, frame: Frame, check: Callable[[], None] = lambda: None
 ) -> bytes:
     """FeatureCollection of one detection per nucleus.
 
@@ -25,8 +48,10 @@ def feature_collection(
 
     Args:
         segmentation: the nuclei and their labels.
+        frame: that they are of.
         check: called for each nucleus; an exception that it raises ends the work.
     """
+    columns = feature_columns(segmentation, frame, check)
     frame_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{zlib.crc32(segmentation.labels.tobytes()):08x}")
     features = [
         json_bytes(
@@ -38,12 +63,12 @@ def feature_collection(
                     "objectType": "detection",
                     "name": f"Nucleus {label}",
                     "classification": {"name": "Nucleus", "color": CLASS_COLOUR},
-                    "measurements": measurements,
+                    "measurements": _measurements(row),
                 },
             }
         )
-        for (label, polygons), measurements in zip(
-            outlines(segmentation.labels, check), _measurements(segmentation), strict=True
+        for (label, polygons), row in zip(
+            outlines(segmentation.labels, check), rows_of(columns, check), strict=True
         )
     ]
     # Warnings and quality are foreign members (RFC 7946, 6.1), which readers leave aside.
@@ -54,20 +79,11 @@ def feature_collection(
     )
 
 
-def _measurements(segmentation: Segmentation) -> Iterator[dict[str, float]]:
-    nuclei = segmentation.nuclei
-    columns: dict[str, NDArray[Any]] = {"Area px^2": nuclei.area_px}
-    if segmentation.pixel_size_um is not None:
-        columns["Area µm^2"] = nuclei.area_um2(segmentation.pixel_size_um)
-    columns |= {
-        "Eccentricity": nuclei.eccentricity,
-        "Mean intensity": nuclei.mean_intensity,
-        "Score": nuclei.score,
+def _measurements(row: dict[str, Any]) -> dict[str, float]:
+    """QuPath knows numbers alone: what is not known is left out."""
+    return {
+        name: row[column] for column, name in MEASUREMENTS.items() if row.get(column) is not None
     }
-    numbers = {name: rounded(values) for name, values in columns.items()}
-    numbers["Mean intensity"] = significant(nuclei.mean_intensity)
-    rows = zip(*numbers.values(), strict=True)
-    return (dict(zip(columns, row, strict=True)) for row in rows)
 
 
 def _geometry(polygons: list[NDArray[np.int32]]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Label images as files: TIFF and 16-bit PNG."""
+"""Label images as files: TIFF, OME-TIFF and 16-bit PNG."""
 
 import io
 
@@ -24,6 +24,31 @@ def label_tiff(segmentation: Segmentation) -> bytes:
         metadata=None,
         resolution=None if size is None else (1e4 / size.x, 1e4 / size.y),
         resolutionunit=None if size is None else "CENTIMETER",
+    )
+    return file.getvalue()
+
+
+def label_ome_tiff(segmentation: Segmentation) -> bytes:
+    """Label image as OME-TIFF: uint32 [H, W], deflate, with the pixel size when it is known."""
+    size = segmentation.pixel_size_um
+    physical = (
+        {}
+        if size is None
+        else {
+            "PhysicalSizeX": size.x,
+            "PhysicalSizeXUnit": "µm",
+            "PhysicalSizeY": size.y,
+            "PhysicalSizeYUnit": "µm",
+        }
+    )
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file,
+        segmentation.labels,
+        ome=True,
+        compression="zlib",
+        compressionargs={"level": 1},
+        metadata={"axes": "YX", "Name": "labels", **physical},
     )
     return file.getvalue()
 

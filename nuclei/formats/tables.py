@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.errors import NucleiError
+from nuclei.formats.features import Columns, feature_columns
+from nuclei.imaging.images import Frame
 from nuclei.results.coordinates import PixelSize
 from nuclei.results.quality import Quality
 from nuclei.results.segmentation import Segmentation
@@ -24,25 +27,30 @@ FRAME_COLUMNS = (
 )
 
 
-def csv_table(segmentation: Segmentation, check: Callable[[], None] = lambda: None) -> bytes:
-    """One line per nucleus; each column carries its unit, micrometres when the size is known.
+def csv_table(
+    segmentation: Segmentation, frame: Frame, check: Callable[[], None] = lambda: None
+) -> bytes:
+    """One line per nucleus, columns as `feature_columns`; empty where something is not known.
 
     Args:
         segmentation: the nuclei.
+        frame: that they are of.
         check: called for each nucleus; an exception that it raises ends the work.
     """
-    columns = _columns(segmentation)
+    columns = feature_columns(segmentation, frame, check)
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(_rows(columns, check))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows_of(columns, check))
     return text.getvalue().encode()
 
 
-def json_report(segmentation: Segmentation, check: Callable[[], None] = lambda: None) -> bytes:
+def json_report(
+    segmentation: Segmentation, frame: Frame, check: Callable[[], None] = lambda: None
+) -> bytes:
     """Model, version, size, times, warnings, quality, and each nucleus; arguments as CSV."""
-    columns = _columns(segmentation)
     height, width = segmentation.labels.shape
+    columns = feature_columns(segmentation, frame, check)
     return json_bytes(
         {
             "model": segmentation.model,
@@ -55,7 +63,7 @@ def json_report(segmentation: Segmentation, check: Callable[[], None] = lambda: 
             "warnings": segmentation.warnings,
             "stage_ms": {name: round(ms, 3) for name, ms in segmentation.stage_ms.items()},
             "count": len(segmentation.nuclei),
-            "nuclei": [dict(zip(columns, row, strict=True)) for row in _rows(columns, check)],
+            "nuclei": list(rows_of(columns, check)),
         }
     )
 
@@ -102,58 +110,26 @@ def named_quality(quality: Quality | None) -> dict[str, float | None] | None:
     return None if quality is None else asdict(quality)
 
 
-def significant(values: NDArray[np.float32]) -> list[float]:
-    """Python numbers to the 7 digits that a float32 has: a frame's values may all be below 1e-4."""
-    return [float(f"{value:.7g}") for value in values.tolist()]
-
-
-def rounded(values: NDArray[Any]) -> list[Any]:
-    """Python numbers, floats to 4 decimals."""
-    if np.issubdtype(values.dtype, np.floating):
-        return [round(value, 4) for value in values.tolist()]
-    return list(values.tolist())
-
-
 def json_bytes(content: Any) -> bytes:
     """JSON without spaces, in UTF-8; ValueError for NaN and infinity, which it does not have."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     return text.encode()
 
 
-def _columns(segmentation: Segmentation) -> dict[str, list[Any]]:
-    nuclei = segmentation.nuclei
-    columns: dict[str, NDArray[Any]] = {
-        "label": nuclei.label,
-        "area_px": nuclei.area_px,
-        "centroid_x_px": nuclei.centroid_px[:, 1],
-        "centroid_y_px": nuclei.centroid_px[:, 0],
-        **_boxes(nuclei.box_px, "px"),
-        "eccentricity": nuclei.eccentricity,
-        "mean_intensity": nuclei.mean_intensity,
-        "score": nuclei.score,
-    }
-    if segmentation.pixel_size_um is not None:
-        centroid = nuclei.centroid_um(segmentation.pixel_size_um)
-        columns |= {
-            "area_um2": nuclei.area_um2(segmentation.pixel_size_um),
-            "centroid_x_um": centroid[:, 1],
-            "centroid_y_um": centroid[:, 0],
-            **_boxes(nuclei.box_um(segmentation.pixel_size_um), "um"),
-        }
-    return {name: rounded(values) for name, values in columns.items()} | {
-        "mean_intensity": significant(nuclei.mean_intensity)
-    }
-
-
-def _rows(columns: dict[str, list[Any]], check: Callable[[], None]) -> Iterator[tuple[Any, ...]]:
-    for row in zip(*columns.values(), strict=True):
+def rows_of(columns: Columns, check: Callable[[], None]) -> Iterator[dict[str, Any]]:
+    """Each nucleus as Python's numbers, by the names of the columns; None for what is not known."""
+    lists = {name: _numbers(name, values) for name, values in columns.items()}
+    for row in zip(*lists.values(), strict=True):
         check()
-        yield row
+        yield dict(zip(lists, row, strict=True))
 
 
-def _boxes(box: NDArray[Any], unit: str) -> dict[str, NDArray[Any]]:
-    corners = {"x0": 1, "y0": 0, "x1": 3, "y1": 2}
-    return {f"box_{name}_{unit}": box[:, column] for name, column in corners.items()}
+def _numbers(name: str, values: NDArray[Any]) -> list[Any]:
+    if not np.issubdtype(values.dtype, np.floating):
+        return list(values.tolist())
+    # A frame's values may all be below 1e-4.
+    digits = "{:.7g}" if name.startswith("intensity") else "{:.4f}"
+    return [None if math.isnan(value) else float(digits.format(value)) for value in values.tolist()]
 
 
 def _named_range(range_: tuple[float, float] | None) -> dict[str, float] | None:

@@ -37,6 +37,7 @@ class Frame:
         scale: from `pixels` to the values of the file or array.
         intensity_range: (lo, hi), the values that are to become black and white for the network;
             None leaves that to `nuclei.imaging.intensity`.
+        name: of its file, empty when it came as pixels.
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -44,6 +45,7 @@ class Frame:
     warnings: tuple[str, ...] = ()
     scale: Scale = AS_STORED
     intensity_range: tuple[float, float] | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -112,9 +114,10 @@ def read_frame(
         FrameTooLarge: over a limit; found in the header, before anything is decompressed.
         InvalidOption: there is no plane or channel such as the options choose.
     """
-    return _naming(
+    frame = _naming(
         source, lambda: _frame(_decode(source, limits, options.selection), options, limits)
     )
+    return replace(frame, name=source.name) if isinstance(source, Path) else frame
 
 
 def frame_from_array(

@@ -2,14 +2,20 @@ import csv
 import io
 import json
 import uuid
+import zipfile
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
+import pyarrow
 import pytest
 import shapely.geometry
 import tifffile
 from numpy.typing import NDArray
+from pyarrow import parquet
+from pycocotools.coco import COCO
+from roifile import ROI_TYPE, ImagejRoi
 
 from nuclei.errors import InvalidOption
 from nuclei.formats import FORMATS, format_named
@@ -47,7 +53,7 @@ def encode(name: str, result: Segmentation) -> bytes:
     return FORMATS[name].encode(result, frame, lambda: None)
 
 
-@pytest.mark.parametrize("name", ["labels.tif", "labels.png"])
+@pytest.mark.parametrize("name", ["labels.tif", "labels.ome.tif", "labels.png"])
 def test_label_images_read_back_alike(name: str) -> None:
     np.testing.assert_array_equal(read_labels(encode(name, segmentation())), labels_of_two())
 
@@ -85,13 +91,13 @@ def test_geojson_is_what_qupath_opens() -> None:
     assert {tuple(vertex) for vertex in ring} == {(3, 2), (7, 2), (7, 6), (3, 6)}
     assert second["geometry"]["type"] == "MultiPolygon"
     assert [len(polygon) for polygon in second["geometry"]["coordinates"]] == [1, 1]
-    assert first["properties"]["measurements"] == {
-        "Area px^2": 16,
-        "Area µm^2": 2.0,
-        "Eccentricity": 0.0,
-        "Mean intensity": 109.5,
-        "Score": 0.8,
-    }
+    measurements = first["properties"]["measurements"]
+    assert measurements["Area px^2"] == 16
+    assert measurements["Area µm^2"] == 2.0
+    assert measurements["Eccentricity"] == 0.0
+    assert measurements["Mean intensity"] == 109.5
+    assert measurements["Score"] == 0.8
+    assert all(isinstance(value, int | float) for value in measurements.values())
 
 
 def test_geojson_ids_belong_to_the_label_image() -> None:
@@ -106,18 +112,30 @@ def test_geojson_ids_belong_to_the_label_image() -> None:
 
 def test_csv_in_pixels() -> None:
     first, second = csv.DictReader(io.StringIO(encode("csv", segmentation()).decode()))
-    assert first == {
-        "label": "1",
-        "area_px": "16",
-        "centroid_x_px": "4.5",
-        "centroid_y_px": "3.5",
-        "box_x0_px": "3",
-        "box_y0_px": "2",
-        "box_x1_px": "7",
-        "box_y1_px": "6",
-        "eccentricity": "0.0",
-        "mean_intensity": "109.5",
-        "score": "0.8",
+    assert {name: float(value) for name, value in first.items()} == {
+        "label": 1,
+        "area_px": 16,
+        "centroid_x_px": 4.5,
+        "centroid_y_px": 3.5,
+        "box_x0_px": 3,
+        "box_y0_px": 2,
+        "box_x1_px": 7,
+        "box_y1_px": 6,
+        "perimeter_px": 12,
+        "axis_major_length_px": 4.4721,
+        "axis_minor_length_px": 4.4721,
+        "eccentricity": 0,
+        "orientation_rad": 0,
+        "solidity": 1,
+        "form_factor": 1.3963,
+        "intensity_mean": 109.5,
+        "intensity_std": 33.55965,
+        "intensity_min": 63,
+        "intensity_max": 156,
+        "on_border": 0,
+        "neighbor": 2,
+        "neighbor_distance_px": 13.0237,
+        "score": 0.8,
     }
     assert second["area_px"] == "14"
 
@@ -129,6 +147,96 @@ def test_csv_in_micrometres() -> None:
     assert (in_um["centroid_x_um"], in_um["centroid_y_um"]) == (1.125, 1.75)
     assert (in_um["box_x0_um"], in_um["box_y0_um"]) == (0.75, 1.0)
     assert (in_um["box_x1_um"], in_um["box_y1_um"]) == (1.75, 3.0)
+
+
+def test_lengths_have_no_micrometres_where_pixels_are_not_square() -> None:
+    square, oblong = (
+        next(csv.DictReader(io.StringIO(encode("csv", segmentation(size)).decode())))
+        for size in (PixelSize(y=0.5, x=0.5), SIZE)
+    )
+    assert float(square["perimeter_um"]) == 6
+    assert float(square["axis_major_length_um"]) == 2.2361
+    missing = {"perimeter_um", "axis_major_length_um", "axis_minor_length_um"}
+    assert set(square) - set(oblong) == missing
+    # 8.4286 rows and 9.9286 columns to the other one.
+    assert float(oblong["neighbor_distance_um"]) == pytest.approx(4.8909, abs=1e-4)
+
+
+def test_colour_frames_have_intensities_of_each_channel() -> None:
+    labels = labels_of_two()
+    pixels = np.repeat(PIXELS, 3, axis=2) * np.uint16([1, 2, 3])
+    result = Segmentation(labels, measure(labels, pixels, None), None, "unet", "3")
+    text = FORMATS["csv"].encode(result, Frame(pixels), lambda: None).decode()
+    first = next(csv.DictReader(io.StringIO(text)))
+    assert float(first["intensity_mean"]) == 219
+    means = [float(first[f"intensity_mean_{colour}"]) for colour in ("red", "green", "blue")]
+    assert means == [109.5, 219, 328.5]
+
+
+def test_parquet_has_the_columns_of_csv_with_their_types() -> None:
+    result = segmentation(SIZE)
+    table = parquet.read_table(io.BytesIO(encode("parquet", result)))
+    lines = list(csv.DictReader(io.StringIO(encode("csv", result).decode())))
+    assert table.column_names == list(lines[0])
+    assert table["label"].to_pylist() == [1, 2]
+    assert table["area_px"].type == pyarrow.int64()
+    assert table["score"].type == pyarrow.float32()
+    about = json.loads(table.schema.metadata[b"nuclei"])
+    assert about == {"model": "unet", "version": "3", "warnings": []}
+
+
+def test_what_is_not_known_is_empty_in_every_table() -> None:
+    labels = np.zeros((20, 30), np.uint32)
+    labels[4, 5] = 1
+    alone = Segmentation(labels, measure(labels, PIXELS, None), None, "unet", "3")
+    (line,) = csv.DictReader(io.StringIO(encode("csv", alone).decode()))
+    (entry,) = json.loads(encode("json", alone))["nuclei"]
+    table = parquet.read_table(io.BytesIO(encode("parquet", alone)))
+    for name in ("form_factor", "neighbor_distance_px"):
+        assert line[name] == ""
+        assert entry[name] is None
+        assert table[name].to_pylist() == [None]
+    assert line["neighbor"] == "0"
+    (feature,) = json.loads(encode("geojson", alone))["features"]
+    assert "Form factor" not in feature["properties"]["measurements"]
+
+
+def test_rois_are_the_outlines_that_imagej_opens() -> None:
+    with zipfile.ZipFile(io.BytesIO(encode("rois.zip", segmentation()))) as rois:
+        found = {name: ImagejRoi.frombytes(rois.read(name)) for name in rois.namelist()}
+    assert list(found) == ["1.roi", "2-1.roi", "2-2.roi"]
+    square = found["1.roi"]
+    assert (square.name, square.roitype) == ("1", ROI_TYPE.POLYGON)
+    assert {tuple(point) for point in square.coordinates()} == {(3, 2), (7, 2), (7, 6), (3, 6)}
+    areas = [shapely.geometry.Polygon(roi.coordinates()).area for roi in found.values()]
+    assert sorted(areas) == [4, 10, 16]
+
+
+def test_coco_holds_masks_that_pycocotools_reads(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    labels = np.kron(rng.integers(0, 4, (6, 7)), np.ones((5, 4))).astype(np.uint32)
+    pixels = np.zeros((*labels.shape, 1), np.uint8)
+    result = Segmentation(labels, measure(labels, pixels, None), None, "unet", "3")
+    path = tmp_path / "coco.json"
+    frame = Frame(pixels, name="a.tif")
+    path.write_bytes(FORMATS["coco.json"].encode(result, frame, lambda: None))
+    coco = COCO(path)
+    assert coco.imgs == {1: {"id": 1, "file_name": "a.tif", "width": 28, "height": 30}}
+    for label, annotation in coco.anns.items():
+        np.testing.assert_array_equal(coco.annToMask(annotation), labels == label)
+        x, y, width, height = annotation["bbox"]
+        inside = labels[y : y + height, x : x + width] == label
+        assert inside.sum() == annotation["area"] == (labels == label).sum()
+    assert list(coco.anns) == [1, 2, 3]
+
+
+def test_ome_tiff_carries_the_pixel_size() -> None:
+    with tifffile.TiffFile(io.BytesIO(encode("labels.ome.tif", segmentation(SIZE)))) as tiff:
+        assert tiff.series[0].axes == "YX"
+        pixels = tifffile.xml2dict(tiff.ome_metadata)["OME"]["Image"]["Pixels"]
+    assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeY"]) == (0.25, 0.5)
+    assert pixels["PhysicalSizeXUnit"] == "µm"
+    assert pixels["Type"] == "uint32"
 
 
 def test_json_names_model_and_nuclei() -> None:
@@ -185,7 +293,7 @@ def test_small_intensities_keep_their_digits() -> None:
     found = segmentation()
     dim = replace(found, nuclei=replace(found.nuclei, mean_intensity=np.float32([1.25e-6, 3e4])))
     first, second = csv.DictReader(io.StringIO(encode("csv", dim).decode()))
-    assert [float(row["mean_intensity"]) for row in (first, second)] == [1.25e-6, 3e4]
+    assert [float(row["intensity_mean"]) for row in (first, second)] == [1.25e-6, 3e4]
     features = json.loads(encode("geojson", dim))["features"]
     assert features[0]["properties"]["measurements"]["Mean intensity"] == 1.25e-6
 
@@ -233,7 +341,9 @@ class Left(Exception):
     """The caller has left."""
 
 
-@pytest.mark.parametrize("name", ["geojson", "csv", "json", "overlay.png"])
+@pytest.mark.parametrize(
+    "name", ["geojson", "rois.zip", "coco.json", "csv", "parquet", "json", "overlay.png"]
+)
 def test_writing_ends_when_its_check_says_so(name: str) -> None:
     def check() -> None:
         raise Left
