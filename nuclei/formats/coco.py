@@ -67,7 +67,7 @@ def _run_lengths(mask: NDArray[np.bool_], box: Window, height: int, width: int) 
     inside = np.flatnonzero(np.diff(whole.ravel("F"), prepend=0, append=0))
     ends = inside + columns.start * height
     counts = np.diff(ends, prepend=0, append=height * width)
-    (encoded,) = coco_masks.frPyObjects(
-        [{"size": [height, width], "counts": counts.tolist()}], height, width
-    )
-    return {"size": encoded["size"], "counts": encoded["counts"].decode("ascii")}
+    plain: Any = [{"size": [height, width], "counts": counts.tolist()}]
+    (encoded,) = coco_masks.frPyObjects(plain, height, width)
+    text = encoded["counts"]
+    return {"size": [height, width], "counts": text if isinstance(text, str) else text.decode()}

@@ -36,7 +36,7 @@ def feature_columns(
     nuclei = segmentation.nuclei
     shape = shapes(segmentation.labels, nuclei, frame, check)
     size = segmentation.pixel_size_um
-    return {
+    columns: Columns = {
         "label": nuclei.label,
         "area_px": nuclei.area_px,
         **_points(nuclei.centroid_px, "px"),
@@ -51,7 +51,8 @@ def feature_columns(
         "neighbor": shape.neighbor,
         "neighbor_distance_px": shape.neighbor_distance_px,
         "score": nuclei.score,
-    } | ({} if size is None else _in_micrometres(nuclei, shape, size))
+    }
+    return columns if size is None else columns | _in_micrometres(nuclei, shape, size)
 
 
 def _in_micrometres(nuclei: Nuclei, shape: Shapes, size: PixelSize) -> Columns:
@@ -72,7 +73,8 @@ def _neighbor_distance_um(
     if len(nuclei) < 2:
         return np.full(len(nuclei), np.nan)
     there = np.searchsorted(nuclei.label, shape.neighbor)
-    return np.linalg.norm(centroid.astype(np.float64) - centroid[there], axis=1)
+    apart: NDArray[np.float64] = centroid.astype(np.float64) - centroid[there]
+    return np.hypot(apart[:, 0], apart[:, 1])
 
 
 def _lengths(shape: Shapes, unit: str, size: float) -> Columns:
@@ -85,9 +87,10 @@ def _lengths(shape: Shapes, unit: str, size: float) -> Columns:
 
 def _form_factor(nuclei: Nuclei, shape: Shapes) -> NDArray[np.float64]:
     """4 pi area / perimeter^2, NaN for a nucleus without a perimeter: of one pixel."""
-    unknown = np.full(len(nuclei), np.nan)
+    factor = np.full(len(nuclei), np.nan)
     squared = shape.perimeter_px**2
-    return np.divide(4 * np.pi * nuclei.area_px, squared, out=unknown, where=squared > 0)
+    np.divide(4 * np.pi * nuclei.area_px, squared, out=factor, where=squared > 0)
+    return factor
 
 
 def _intensities(nuclei: Nuclei, shape: Shapes) -> Columns:

@@ -220,7 +220,7 @@ def _is_border(labels: NDArray[np.uint32], y: int, x: int, label: int) -> bool:
         return False
     if y == 0 or x == 0 or y == height - 1 or x == width - 1:
         return True
-    return (
+    return bool(
         labels[y - 1, x] != label
         or labels[y + 1, x] != label
         or labels[y, x - 1] != label

@@ -21,8 +21,8 @@ def scattered(seed: int, height: int = 300, width: int = 400) -> NDArray[np.uint
     labels = np.zeros((height, width), np.uint32)
     for label in range(1, 121):
         axes = rng.uniform(0.5, 18, 2)
-        centre = rng.uniform(0, height), rng.uniform(0, width)
-        inside = ellipse(*centre, *axes, labels.shape, rng.uniform(-3, 3))
+        y, x = rng.uniform(0, height), rng.uniform(0, width)
+        inside = ellipse(y, x, axes[0], axes[1], shape=labels.shape, rotation=rng.uniform(-3, 3))
         labels[inside] = label
     labels[rng.random(labels.shape) < 0.02] = 0
     return labels
