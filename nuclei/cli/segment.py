@@ -119,8 +119,8 @@ def segment(
     save: Annotated[
         str,
         typer.Option(
-            help="Formats to write, separated by commas: labels.tif, labels.png, overlay.png, "
-            "geojson, csv, json."
+            help="Formats to write, separated by commas: labels.tif, labels.ome.tif, labels.png, "
+            "overlay.png, geojson (QuPath), rois.zip (ImageJ, Fiji), coco.json, csv, parquet, json."
         ),
     ] = DEFAULT_SAVE,
     channel: ChannelOption = "",
@@ -145,8 +145,9 @@ def segment(
     - NAME.csv: one line per nucleus, with the columns label (its number in the label image),
       area_px, centroid_x_px and centroid_y_px (from the centre of the upper-left pixel),
       box_x0_px, box_y0_px, box_x1_px and box_y1_px (from the corner of the frame; x1 and y1 are
-      just outside), eccentricity (0 is a circle), mean_intensity (in the frame's units) and score
-      (0 to 1); where the pixel size is known also area_um2 and the others in micrometres (_um)
+      just outside), shape and intensity as scikit-image names and measures them, neighbor (label
+      of the nearest nucleus), on_border and score (0 to 1); where the pixel size is known also
+      area_um2 and the others in micrometres (_um). docs/client.md explains each
 
     And one frames.csv: one line per frame, with the number of its nuclei, how good the frame and
     its result look, its warnings, and why it failed if it did.
