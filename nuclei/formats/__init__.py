@@ -37,6 +37,7 @@ class Format:
     bytes_per_nucleus: int = 0
 
 
+# Of a media type that several have, the first is the usual one.
 FORMATS = {
     "labels.tif": Format("image/tiff", lambda result, frame, check: label_tiff(result), 4),
     "labels.ome.tif": Format("image/tiff", lambda result, frame, check: label_ome_tiff(result), 4),
@@ -55,12 +56,6 @@ FORMATS = {
     "rois.zip": Format(
         "application/zip", lambda result, frame, check: roi_zip(result, check), 4, 1500
     ),
-    "coco.json": Format(
-        "application/json",
-        lambda result, frame, check: coco_json(result, frame.name, check),
-        4,
-        1500,
-    ),
     "csv": Format("text/csv", lambda result, frame, check: csv_table(result, frame, check), 0, 600),
     "parquet": Format(
         "application/vnd.apache.parquet",
@@ -70,6 +65,12 @@ FORMATS = {
     ),
     "json": Format(
         "application/json", lambda result, frame, check: json_report(result, frame, check), 0, 1600
+    ),
+    "coco.json": Format(
+        "application/json",
+        lambda result, frame, check: coco_json(result, frame.name, check),
+        4,
+        1500,
     ),
 }
 
