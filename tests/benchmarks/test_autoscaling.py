@@ -56,7 +56,7 @@ def test_waiting_is_that_of_theory(pods: int, share: float) -> None:
 def test_every_frame_is_answered_or_refused(seed: int, frames_held: int) -> None:
     day = day_of(seed, 6)
     service = Service(frames_held=frames_held)
-    outcome = simulate(day, service, Autoscaler(Policy(0.115, 3.0)))
+    outcome = simulate(day, service, Autoscaler(Policy(0.8, 0.13, 3.0)))
     assert len(outcome.latency_s) + outcome.shed == len(day.tiles)
     assert (outcome.shed > 0) == (frames_held == 2)
     assert outcome.latency_s.min() >= service.tile_s
@@ -91,7 +91,7 @@ def test_missing_metrics_never_scale_down() -> None:
     """The load ends while Prometheus is away; pods go only after it is back."""
     day = day_of(0, 12)
     silent = (12 * HOUR_S, 15 * HOUR_S)
-    outcome = simulate(day, Service(), Autoscaler(Policy(0.07, 3.0)), silent_s=silent)
+    outcome = simulate(day, Service(), Autoscaler(Policy(0.8, 0.07, 3.0)), silent_s=silent)
     during = slice(int(silent[0] / TICK_S), int(silent[1] / TICK_S) - 1)
     assert (np.diff(outcome.pods[during]) == 0).all()
     assert outcome.pods[during].min() > 1
