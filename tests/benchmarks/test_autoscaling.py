@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -96,6 +97,19 @@ def test_missing_metrics_never_scale_down() -> None:
     assert (np.diff(outcome.pods[during]) == 0).all()
     assert outcome.pods[during].min() > 1
     assert outcome.pods.min() == 1
+
+
+def test_overload_is_refused_and_latency_stays_bounded() -> None:
+    """Twice the frames that all pods can do: who gets a place waits as long as the places take."""
+    service, most = Service(), 3
+    rate = 2 * most / service.tile_s / 25
+    arrivals = np.arange(0, 3 * HOUR_S, 1 / rate)
+    day = Day(arrivals, np.arange(len(arrivals)) % 40, np.full(len(arrivals), 25))
+    outcome = simulate(day, service, replace(shipped(), most=most), pods=most)
+    assert outcome.pods.max() == most
+    assert outcome.shed == pytest.approx(len(arrivals) / 2, rel=0.1)
+    places = service.gateways * service.frames_held
+    assert outcome.latency_s.max() < 1.1 * places * 25 * service.tile_s / most
 
 
 def test_scaling_is_fast_up_and_slow_down() -> None:
