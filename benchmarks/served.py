@@ -114,6 +114,8 @@ def part_of(process: psutil.Process) -> str:
         return "decoders"
     if "serving.gateway" in command:
         return "gateway"
+    if "serving.promotion" in command:
+        return "sync"
     if any("triton_python_backend_stub" in word for word in command):
         return "stubs"
     return "triton" if "tritonserver" in process.name() else "others"

@@ -3,6 +3,7 @@
 `make images` builds them and `make test-images` runs this; `make test` leaves it out, for minutes.
 """
 
+import asyncio
 import base64
 import json
 import os
@@ -18,16 +19,20 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+import numpy as np
 import pytest
 import yaml
 
 from nuclei.client import Client
 from nuclei.errors import EngineUnavailable, Overloaded
 from nuclei.imaging.images import read_frame
+from nuclei.inference.deadline import Deadline
 from nuclei.process.child import Child
 from nuclei.process.ports import free_ports
+from serving.cluster.objects import Object
+from serving.engine import TritonEngine
 from serving.triton.control import TritonControl
-from tests.k8s.objects import ROOT, Object, Pod, of_kind, pods
+from tests.k8s.objects import ROOT, Pod, of_kind, pods
 from tests.prerequisites import missing, require_programs
 
 pytestmark = pytest.mark.container
@@ -231,6 +236,18 @@ def test_a_gateway_that_is_told_to_end_answers_the_frames_that_it_has(pod: Playe
     assert podman("wait", f"{NAME}-gateway") == "0"
 
 
-def test_a_triton_that_is_told_to_end_does(pod: Played) -> None:
-    podman("stop", "--time", "40", f"{NAME}-triton")
+async def test_a_triton_that_is_told_to_end_answers_the_tiles_that_it_has(pod: Played) -> None:
+    engine = TritonEngine([f"{pod.ip}:8001"], 2**24, 2**28)
+    image, intensity = np.zeros((512, 512, 1), np.uint16), np.array([0, 1], np.float32)
+    graph = "unet.1_tta"
+    outputs = (await engine.contract(graph)).method.outputs
+    tiles = [
+        asyncio.create_task(engine.infer(graph, outputs, image, intensity, Deadline.after(60)))
+        for _ in range(3)
+    ]
+    await asyncio.sleep(0.5)
+    assert not any(tile.done() for tile in tiles)
+    await asyncio.to_thread(podman, "stop", "--time", "40", f"{NAME}-triton")
+    assert [sorted(await tile) for tile in tiles] == [sorted(outputs)] * 3
     assert pod.inspected("triton")["State"]["ExitCode"] == 0
+    await engine.close()
