@@ -35,7 +35,8 @@ authorities=/etc/ssl/certs/ca-certificates.crt
     echo "[global]"
     # Not in its own place: installing ca-certificates in the image writes there.
     [ ! -e $authorities ] || echo "cert = /run/authorities.crt"
-    if index=$(python3.11 -m pip config get global.index-url 2>/dev/null); then echo "index-url = $index"; fi
+    index=${PIP_INDEX_URL:-$(python3.11 -m pip config get global.index-url 2>/dev/null || true)}
+    [ -z "$index" ] || echo "index-url = $index"
 } > "$scratch/pip.conf"
 mounts=(-v "$scratch/pip.conf:/etc/pip.conf:ro")
 [ ! -e $authorities ] || mounts+=(-v "$authorities:/run/authorities.crt:ro")
