@@ -555,8 +555,8 @@ def searched(
 ) -> list[tuple[str, list[Outcome]]]:
     """Days of many thresholds: those that keep the goal on all first, the cheapest first."""
     wanted: list[Callable[[Observed], float]] = [
-        *itertools.starmap(Policy, itertools.product(BUSY, (0.115, 0.13, 0.145), (8.0,))),
-        *(Policy(0.8, 0.13, waiting) for waiting in (1.0, 3.0, 16.0)),
+        *itertools.starmap(Policy, itertools.product(BUSY, (0.115, 0.13, 0.145), (5.0,))),
+        *(Policy(0.75, 0.13, waiting) for waiting in (1.0, 3.0, 8.0)),
         *map(OnCpu, (*BUSY, 0.6, 0.7)),
     ]
     tried = []

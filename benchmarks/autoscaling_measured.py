@@ -34,7 +34,8 @@ from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
 from serving.triton.server import TritonServer
 
 PODS = 2
-CALLERS = 8
+# As many large frames as are in work at once.
+CALLERS = 4
 TIMEOUT_S = 120.0
 # One host never has the last turn, and four fifths of the places (serving.gateway.admission).
 ONE_HOST = {"gateways": 1, "frames_in_work": 4, "frames_held": 51}

@@ -57,7 +57,7 @@ def test_waiting_is_that_of_theory(pods: int, share: float) -> None:
 def test_every_frame_is_answered_or_refused(seed: int, frames_held: int) -> None:
     day = day_of(seed, 6)
     service = Service(frames_held=frames_held)
-    outcome = simulate(day, service, Autoscaler(Policy(0.8, 0.13, 3.0)))
+    outcome = simulate(day, service, Autoscaler(Policy(0.75, 0.13, 5.0)))
     assert len(outcome.latency_s) + outcome.shed == len(day.tiles)
     assert (outcome.shed > 0) == (frames_held == 2)
     assert outcome.latency_s.min() >= service.tile_s
