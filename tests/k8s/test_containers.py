@@ -3,7 +3,6 @@
 `make images` builds them and `make test-images` runs this; `make test` leaves it out, for minutes.
 """
 
-import asyncio
 import base64
 import json
 import os
@@ -19,18 +18,15 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-import numpy as np
 import pytest
 import yaml
 
 from nuclei.client import Client
 from nuclei.errors import EngineUnavailable, Overloaded
 from nuclei.imaging.images import read_frame
-from nuclei.inference.deadline import Deadline
 from nuclei.process.child import Child
 from nuclei.process.ports import free_ports
 from serving.cluster.objects import Object
-from serving.engine import TritonEngine
 from serving.triton.control import TritonControl
 from tests.k8s.objects import ROOT, Pod, of_kind, pods
 from tests.prerequisites import missing, require_programs
@@ -138,16 +134,12 @@ class Played:
     def inspected(self, container: str) -> Any:
         return json.loads(podman("inspect", f"{NAME}-{container}"))[0]
 
-    def answers(self, container: str, probe: str) -> bool:
-        """Whether a probe of the manifest would pass."""
-        ports = {port["name"]: port for pod in parts() for port in _ports(pod)}
-        asked = described(container)[probe]["httpGet"]
-        port = ports[asked["port"]]["containerPort"]
-        return bool(urlopen(f"http://{self.ip}:{port}{asked['path']}", timeout=5).status == 200)
-
-
-def _ports(pod: Pod) -> list[Object]:
-    return [port for each in pod.containers for port in each.get("ports", ())]
+    def is_ready(self, container: str) -> bool:
+        """Whether its readiness probe, which is one over HTTP, would pass."""
+        asked = described(container)["readinessProbe"]["httpGet"]
+        ports = {port["name"]: port["containerPort"] for port in described(container)["ports"]}
+        url = f"http://{self.ip}:{ports[asked['port']]}{asked['path']}"
+        return bool(urlopen(url, timeout=5).status == 200)
 
 
 @pytest.fixture(scope="module")
@@ -196,9 +188,9 @@ def test_a_container_has_no_rights_and_its_limits(pod: Played, container: str) -
 
 
 def test_it_becomes_ready_and_segments_a_frame(pod: Played) -> None:
-    # That of Triton is sync's answer: every champion is loaded, and answered.
-    wait(lambda: pod.answers("triton", "readinessProbe"), f"{NAME}-triton")
-    wait(lambda: pod.answers("gateway", "readinessProbe"), f"{NAME}-gateway")
+    # Sync's is that every champion is loaded by Triton, and has answered.
+    for container in ("sync", "gateway"):
+        wait(lambda: pod.is_ready(container), f"{NAME}-{container}")  # noqa: B023
     with pod.client() as client:
         found = client.segment(read_frame(EXAMPLE).pixels)
     assert len(found.nuclei) == pytest.approx(NUCLEI, abs=1)
@@ -236,18 +228,10 @@ def test_a_gateway_that_is_told_to_end_answers_the_frames_that_it_has(pod: Playe
     assert podman("wait", f"{NAME}-gateway") == "0"
 
 
-async def test_a_triton_that_is_told_to_end_answers_the_tiles_that_it_has(pod: Played) -> None:
-    engine = TritonEngine([f"{pod.ip}:8001"], 2**24, 2**28)
-    image, intensity = np.zeros((512, 512, 1), np.uint16), np.array([0, 1], np.float32)
-    graph = "unet.1_tta"
-    outputs = (await engine.contract(graph)).method.outputs
-    tiles = [
-        asyncio.create_task(engine.infer(graph, outputs, image, intensity, Deadline.after(60)))
-        for _ in range(3)
-    ]
-    await asyncio.sleep(0.5)
-    assert not any(tile.done() for tile in tiles)
-    await asyncio.to_thread(podman, "stop", "--time", "40", f"{NAME}-triton")
-    assert [sorted(await tile) for tile in tiles] == [sorted(outputs)] * 3
+def test_a_triton_that_is_told_to_end_does_within_its_grace(pod: Played) -> None:
+    """It fails the frames that it has then: they are done while its pod waits before."""
+    (triton,) = (each for each in parts() if each.owner == "Deployment/triton")
+    waits = described("triton")["lifecycle"]["preStop"]["sleep"]["seconds"]
+    grace = triton.spec["terminationGracePeriodSeconds"] - waits
+    podman("stop", "--time", str(grace), f"{NAME}-triton")
     assert pod.inspected("triton")["State"]["ExitCode"] == 0
-    await engine.close()
