@@ -18,7 +18,7 @@ from training.data.dataset import Sample
 from training.families.mask_rcnn import MaskRCNN
 from training.families.unet import UNet
 from training.job import LearnedRecipe
-from training.optimisation import fit
+from training.optimisation import finished_progress, fit
 from training.ranks import ALONE, Rank, joined
 from training.schedule import Schedule
 
@@ -167,6 +167,17 @@ def test_processes_of_which_one_is_told_to_stop_all_stop_after_the_same_step(
     assert capfd.readouterr().err.count("told to stop (SIGTERM), and has after step 3") == 2
     # The third step counts in the loss at the fourth, in which it was not repeated.
     assert learn(network(), samples, tmp_path) == pytest.approx(whole, rel=1e-4)
+
+
+def test_a_stop_in_the_last_step_leaves_nothing_to_learn(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    schedule = replace(SCHEDULE, steps=3)
+    codes = in_two_processes(
+        lambda rank: learn(network(Stopped), samples, tmp_path, rank, schedule)
+    )
+    assert codes == [INTERRUPTED, INTERRUPTED]
+    assert finished_progress(tmp_path).step == 3
 
 
 def test_processes_with_different_images_or_checkpoints_are_refused(
