@@ -52,8 +52,11 @@ def note(home: Path, addresses: Addresses) -> None:
     """Write them down in the folder of a gateway; raises OSError when that is impossible."""
     home.mkdir(parents=True, exist_ok=True)
     written = home / f"{NAME}.new"
-    written.write_text(dumps(asdict(addresses), default=str, indent=1) + "\n")
-    written.replace(home / NAME)
+    try:
+        written.write_text(dumps(asdict(addresses), default=str, indent=1) + "\n")
+        written.replace(home / NAME)
+    finally:
+        written.unlink(missing_ok=True)  # a part of it, where the disk is full
 
 
 def forget(home: Path) -> None:
