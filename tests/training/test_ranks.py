@@ -6,8 +6,10 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 
+import cloudpickle
 import pytest
 import torch
 from torch import Tensor, nn
@@ -79,22 +81,30 @@ def learn(
     return [point["train_loss"] for point in progress.history]
 
 
-def in_two_processes(work: Callable[[Rank], object]) -> list[int | None]:
-    """Run something in two processes that train together; gives their exit codes."""
+def in_two_processes(work: Callable[[Rank], object]) -> tuple[list[int | None], list[str]]:
+    """Run something in two processes that train together; gives their exit codes and errors."""
     (port,) = free_ports(1)
-    # Forked, because importing torch takes longer than all of this.
-    context = multiprocessing.get_context("fork")
-    processes = [context.Process(target=_one_of_two, args=(n, port, work)) for n in range(2)]
+    # Forked, because importing torch takes longer than all of this; by a process that has done no
+    # more, since one whose threads of autograd are running cannot be forked.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    errors, given = context.SimpleQueue(), cloudpickle.dumps(work)
+    processes = [
+        context.Process(target=_one_of_two, args=(number, port, given, errors))
+        for number in range(2)
+    ]
     for process in processes:
         process.start()
     for process in processes:
         process.join(SECONDS)
         process.kill()
         process.join()
-    return [process.exitcode for process in processes]
+    codes = [process.exitcode for process in processes]
+    return codes, [errors.get() for code in codes if code is not None and code > 0]
 
 
-def _one_of_two(number: int, port: int, work: Callable[[Rank], object]) -> None:
+def _one_of_two(number: int, port: int, given: bytes, errors: "SimpleQueue[str]") -> None:
+    work = cloudpickle.loads(given)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
     torch.set_num_threads(1)
@@ -103,7 +113,7 @@ def _one_of_two(number: int, port: int, work: Callable[[Rank], object]) -> None:
             work(rank)
             rank.part()
     except NucleiError as error:
-        print(error, file=sys.stderr)
+        errors.put(str(error))
         sys.exit(error.exit_code)
 
 
@@ -116,7 +126,7 @@ def whole(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> li
 def test_two_processes_learn_what_one_does(
     whole: list[float], samples: list[Sample], tmp_path: Path
 ) -> None:
-    codes = in_two_processes(lambda rank: learn(network(), samples, tmp_path, rank))
+    codes, _ = in_two_processes(lambda rank: learn(network(), samples, tmp_path, rank))
     assert codes == [0, 0]
     # It is finished: the losses are read.
     assert learn(network(), samples, tmp_path) == pytest.approx(whole, rel=1e-4)
@@ -127,7 +137,7 @@ def test_with_batch_norm_the_losses_are_the_same_within_noise(
 ) -> None:
     alone = learn(network(UNet), samples, tmp_path / "alone")
     both = tmp_path / "both"
-    codes = in_two_processes(lambda rank: learn(network(UNet), samples, both, rank))
+    codes, _ = in_two_processes(lambda rank: learn(network(UNet), samples, both, rank))
     assert codes == [0, 0]
     # The batch statistics are of two crops, not of four.
     assert learn(network(UNet), samples, both) == pytest.approx(alone, rel=0.05)
@@ -138,7 +148,7 @@ def test_a_network_of_which_steps_use_a_part_learns_in_two_processes(
 ) -> None:
     learner = MaskRCNN(data=Path(), backbone="mobilenet_v3")
     schedule = replace(SCHEDULE, steps=2)
-    codes = in_two_processes(lambda rank: learn(learner, samples, tmp_path, rank, schedule))
+    codes, _ = in_two_processes(lambda rank: learn(learner, samples, tmp_path, rank, schedule))
     assert codes == [0, 0]
     assert len(learn(learner, samples, tmp_path, schedule=schedule)) == 1
 
@@ -147,11 +157,11 @@ def test_a_killed_process_ends_the_other_and_the_training_goes_on(
     whole: list[float],
     samples: list[Sample],
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    codes = in_two_processes(lambda rank: learn(network(Killed), samples, tmp_path, rank))
+    codes, errors = in_two_processes(lambda rank: learn(network(Killed), samples, tmp_path, rank))
     assert codes == [INTERRUPTED, -signal.SIGKILL]
-    assert "process 0 of 2 ends, because another one did" in capfd.readouterr().err
+    (error,) = errors
+    assert "process 0 of 2 ends, because another one did" in error
     assert torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]["step"] == 2
     assert learn(network(), samples, tmp_path) == pytest.approx(whole, rel=1e-4)
 
@@ -160,11 +170,10 @@ def test_processes_of_which_one_is_told_to_stop_all_stop_after_the_same_step(
     whole: list[float],
     samples: list[Sample],
     tmp_path: Path,
-    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    codes = in_two_processes(lambda rank: learn(network(Stopped), samples, tmp_path, rank))
+    codes, errors = in_two_processes(lambda rank: learn(network(Stopped), samples, tmp_path, rank))
     assert codes == [INTERRUPTED, INTERRUPTED]
-    assert capfd.readouterr().err.count("told to stop (SIGTERM), and has after step 3") == 2
+    assert all("told to stop (SIGTERM), and has after step 3" in error for error in errors)
     # The third step counts in the loss at the fourth, in which it was not repeated.
     assert learn(network(), samples, tmp_path) == pytest.approx(whole, rel=1e-4)
 
@@ -173,7 +182,7 @@ def test_a_stop_in_the_last_step_leaves_nothing_to_learn(
     samples: list[Sample], tmp_path: Path
 ) -> None:
     schedule = replace(SCHEDULE, steps=3)
-    codes = in_two_processes(
+    codes, _ = in_two_processes(
         lambda rank: learn(network(Stopped), samples, tmp_path, rank, schedule)
     )
     assert codes == [INTERRUPTED, INTERRUPTED]
@@ -192,7 +201,7 @@ def test_processes_with_different_images_or_checkpoints_are_refused(
         with pytest.raises(InvalidData, match="the checkpoints of process 1 are not those"):
             learn(network(), samples, tmp_path / str(rank.number), rank)
 
-    assert in_two_processes(work) == [0, 0]
+    assert in_two_processes(work) == ([0, 0], [])
 
 
 def told_by_torchrun(patch: pytest.MonkeyPatch, number: int, size: int) -> None:
