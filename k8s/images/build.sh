@@ -20,8 +20,10 @@ if ! command -v podman >/dev/null; then
 fi
 export CONTAINERS_CONF=$PWD/k8s/images/containers.conf
 
-scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+# What podman leaves when a build fails is large, and goes with the rest.
+scratch=$(mktemp -d -p /var/tmp)
+trap 'rm -rf --one-file-system "$scratch"' EXIT
+export TMPDIR=$scratch
 
 base=docker.io/library/debian:bookworm-slim
 if ! podman image exists "$base" && ! timeout 60 podman pull -q "$base" 2>/dev/null; then
