@@ -3,7 +3,7 @@ UV ?= uv
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve monitor train-env yolov8-env test test-fast lint lint-kubernetes train-all wheels bench lock proto wheel release-api settings
+.PHONY: help env serve monitor train-env yolov8-env test test-fast images test-images lint lint-kubernetes train-all wheels bench lock proto wheel release-api settings
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -21,10 +21,19 @@ train-env: .venv-train/.made ## make the environment for training, tests and dev
 # Two workers; each module's tests run on one of them, so that they share their fixtures.
 PYTEST = .venv-train/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
 test: train-env .venv-triton/.made ## run the whole test suite (PYTEST_ARGS=... adds options)
-	@$(PYTEST) $(PYTEST_ARGS)
+	@$(PYTEST) -m "not container" $(PYTEST_ARGS)
 
 test-fast: train-env ## run the tests that need no Triton and train no network (a minute)
-	@$(PYTEST) -m "not slow and not train and not triton" $(PYTEST_ARGS)
+	@$(PYTEST) -m "not slow and not train and not triton and not container" $(PYTEST_ARGS)
+
+# nuclei-training alone takes more space and time than the others together: IMAGES= builds it, too.
+IMAGES ?= nuclei-serving nuclei-triton
+images: ## build the container images IMAGES with podman or docker (minutes)
+	@k8s/images/build.sh $(IMAGES)
+
+test-images: train-env ## play a pod of the images, read-only and without rights (needs podman, runc and root)
+	@CONTAINERS_CONF=$(CURDIR)/k8s/images/containers.conf \
+		.venv-train/bin/python -m pytest -n 0 -m container tests/k8s/test_containers.py
 
 yolov8-env: .venv-train/.yolov8 ## add ultralytics (AGPL-3.0) to .venv-train, for `nuclei train yolov8`
 

@@ -14,30 +14,28 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import grpc
-import httpx
 import numpy as np
 import psutil
 from autoscaling import TILES_LARGE, Day, Fixed, Outcome, Service, simulate
 from load import CHANNEL_OPTIONS, unary_load
 from rich.console import Console
 from rich.table import Table
-from served import ROOT, example_pixels, request_of
+from served import ROOT, example_pixels, request_of, running_gateway
 
-from nuclei.process.child import Child
 from nuclei.process.ports import LOOPBACK, free_ports
 from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
 from serving.triton.server import TritonServer
 
 PODS = 2
-CALLERS = 8
-START_S = 60.0
+# As many large frames as are in work at once.
+CALLERS = 4
 TIMEOUT_S = 120.0
 # One host never has the last turn, and four fifths of the places (serving.gateway.admission).
 ONE_HOST = {"gateways": 1, "frames_in_work": 4, "frames_held": 51}
@@ -53,41 +51,18 @@ def running(folder: Path) -> Iterator[str]:
         sys.exit(f"this machine gives {len(cores)} core; two Tritons need one each")
     *metrics_ports, http_port, grpc_port = free_ports(PODS + 2)
     repository = ROOT / "model_repository"
-    tritons = [TritonServer(repository, folder, metrics_port=port) for port in metrics_ports]
-    environment = {
-        **os.environ,
-        "NUCLEI_TRITON_ADDRESS": ",".join(triton.address for triton in tritons),
-        "NUCLEI_HTTP_PORT": str(http_port),
-        "NUCLEI_GRPC_PORT": str(grpc_port),
-    }
-    command = [sys.executable, "-m", "serving.gateway"]
-    gateway = Child("gateway", command, environment, folder / "gateway.log")
-    try:
+    ports = {"NUCLEI_HTTP_PORT": str(http_port), "NUCLEI_GRPC_PORT": str(grpc_port)}
+    with ExitStack() as ending:
+        ending.callback(psutil.Process().cpu_affinity, cores)
+        tritons = [TritonServer(repository, folder, metrics_port=port) for port in metrics_ports]
         for triton, core in zip(tritons, cores, strict=False):
             # What is started now stays on this core.
             psutil.Process().cpu_affinity([core])
-            triton.start()
+            ending.enter_context(triton)
         psutil.Process().cpu_affinity(cores)
-        gateway.start()
-        _wait_ready(gateway, f"http://{LOOPBACK}:{http_port}/readyz")
+        addresses = [triton.address for triton in tritons]
+        ending.enter_context(running_gateway(folder, addresses, **ports))
         yield f"{LOOPBACK}:{grpc_port}"
-    finally:
-        psutil.Process().cpu_affinity(cores)
-        gateway.stop(START_S)
-        for triton in tritons:
-            triton.stop()
-
-
-def _wait_ready(gateway: Child, url: str) -> None:
-    deadline = time.monotonic() + START_S
-    while gateway.running and time.monotonic() < deadline:
-        try:
-            if httpx.get(url).is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.1)
-    sys.exit(f"the gateway is not ready:\n{gateway.last_lines(20)}")
 
 
 def measured_service(address: str, seconds: float) -> Service:

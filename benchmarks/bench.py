@@ -196,7 +196,7 @@ def main() -> None:
         found = list(track(measured, "Measuring", total, transient=True))
     text = PAGE.format(
         date=date.today(),
-        machine=_machine(),
+        machine=machine(),
         loads="\n".join(row.of_load() for row in found),
         steps="\n".join(r.of_steps() for r in found if (r.way, r.callers) == ("unary", 1)),
     )
@@ -208,7 +208,8 @@ def _mean(one: tuple[float, float], other: tuple[float, float]) -> tuple[float, 
     return (one[0] + other[0]) / 2, (one[1] + other[1]) / 2
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Its processors, memory and system."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text().splitlines()

@@ -56,6 +56,7 @@ from serving.promotion.state import read_state
 from serving.registry import Registry
 from serving.repository.export import collect_artifacts, export_version, set_routing
 from tests.serving.callers import Answer, Callers
+from tests.serving.promotion.servers import MLFLOW
 from tests.serving.promotion.swaps import (
     FAMILY,
     MIXED,
@@ -74,7 +75,6 @@ SIDE_PX, TILE_PX, HALO_PX = 256, 160, 32
 # Added to the network's answers before the sigmoid.
 SHIFTS = (0.0, 1.0, -1.0)
 SECRET = "a secret of the benchmark"
-FERNET_KEY = "QmVuY2htYXJrIG9mIHByb21vdGlvbnMsIDMyIGJ5dGU="
 RETIRE_S = 2.0
 PAUSE_S = (1.0, 4.0)
 # Share of the swaps.
@@ -159,18 +159,9 @@ class MlflowServer:
             *("--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"),
             *("--artifacts-destination", str(self._folder / "files")),
         ]
-        environment = {
-            "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
-            "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
-            # A webhook of before would be known for a minute, and a new one not.
-            "MLFLOW_WEBHOOK_CACHE_TTL": "0",
-            "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": FERNET_KEY,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
         with (self._folder / "mlflow.log").open("ab") as log:
             self._process = subprocess.Popen(
-                command, env={**os.environ, **environment}, stdout=log, stderr=log
+                command, env={**os.environ, **MLFLOW}, stdout=log, stderr=log
             )
         deadline = time.monotonic() + START_S
         while True:
@@ -192,8 +183,6 @@ class MlflowServer:
 
     def kill(self) -> None:
         """Kill it and the process that serves for it."""
-        import psutil
-
         assert self._process is not None
         with contextlib.suppress(psutil.NoSuchProcess):
             for each in psutil.Process(self._process.pid).children(recursive=True):

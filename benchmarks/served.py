@@ -6,17 +6,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import psutil
 from numpy.typing import NDArray
 
 from nuclei.imaging.images import read_frame
+from nuclei.process.child import Child
 from nuclei.process.ports import LOOPBACK, free_ports
 from nuclei.v1 import segmentation_pb2 as pb
 
@@ -68,6 +70,43 @@ def running_service(**settings: str) -> Iterator[Served]:
             process.wait(STOP_S)
 
 
+@contextmanager
+def running_gateway(
+    folder: Path, triton_addresses: Sequence[str], **settings: str
+) -> Iterator[Child]:
+    """A gateway alone, ready, until the block ends; settings are `NUCLEI_...` variables.
+
+    Args:
+        folder: for its log.
+        triton_addresses: of the Tritons, which run.
+        settings: its ports, and others.
+    """
+    environment = {
+        **os.environ,
+        "NUCLEI_TRITON_ADDRESS": ",".join(triton_addresses),
+        **settings,
+    }
+    command = [sys.executable, "-m", "serving.gateway"]
+    gateway = Child("gateway", command, environment, folder / "gateway.log")
+    try:
+        gateway.start()
+        host = settings.get("NUCLEI_HOST", LOOPBACK)
+        _wait_for(gateway, f"http://{host}:{settings['NUCLEI_HTTP_PORT']}/readyz")
+        yield gateway
+    finally:
+        gateway.stop(STOP_S)
+
+
+def _wait_for(gateway: Child, url: str) -> None:
+    deadline = time.monotonic() + START_S
+    while gateway.running and time.monotonic() < deadline:
+        with suppress(httpx.TransportError):
+            if httpx.get(url, trust_env=False).is_success:
+                return
+        time.sleep(0.1)
+    sys.exit(f"the gateway is not ready:\n{gateway.last_lines(20)}")
+
+
 def part_of(process: psutil.Process) -> str:
     """The part of the service that a process below it is."""
     command = process.cmdline()
@@ -75,6 +114,8 @@ def part_of(process: psutil.Process) -> str:
         return "decoders"
     if "serving.gateway" in command:
         return "gateway"
+    if "serving.promotion" in command:
+        return "sync"
     if any("triton_python_backend_stub" in word for word in command):
         return "stubs"
     return "triton" if "tritonserver" in process.name() else "others"

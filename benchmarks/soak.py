@@ -160,7 +160,8 @@ def sample(pid: int) -> dict[str, float]:
     for process in psutil.Process(pid).children(recursive=True):
         with contextlib.suppress(psutil.Error):
             role = part_of(process)
-            found[f"{role}_mb"] += process.memory_info().rss / 2**20
+            # A page that processes share counts once.
+            found[f"{role}_mb"] += process.memory_full_info().pss / 2**20
             found[f"{role}_threads"] += process.num_threads()
             found[f"{role}_files"] += process.num_fds()
     shared = [path.stat() for path in Path("/dev/shm").glob("nuclei_*")]

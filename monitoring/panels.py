@@ -52,13 +52,12 @@ class Kind(StrEnum):
 class Source(StrEnum):
     """Where a panel's data is from, and so how its queries can be tested."""
 
-    # The service that the test starts.
+    # The service, and the exporter of the machine: the test starts both.
     SERVICE = "service"
     # What no test starts: text such as that part writes is served to Prometheus instead.
     CERTIFICATE = "certificate"
     GPU = "gpu"
     KUBERNETES = "kubernetes"
-    MACHINE = "machine"
 
 
 @dataclass(frozen=True)

@@ -26,12 +26,26 @@ def scaling_rules(thresholds: Thresholds) -> Iterator[Recording]:
     executed = _rate(f"nv_inference_request_success{{{_NETWORK}}}", window)
     yield Recording(
         "namespace:nv_inference_queue_seconds_per_execution:rate",
-        f"{queued} / 1e6 / ({executed} > 0)\nor {executed} * 0",
+        f"{queued} / 1e6 / ({executed} > 0)\nor {queued} * {executed} * 0",
+    )
+    computed, succeeded, executions = (
+        f"rate(nv_inference_{counter}{{{_NETWORK}}}[{window}])"
+        for counter in ("compute_infer_duration_us", "request_success", "exec_count")
+    )
+    # A batch is executed once, and its time counted for each of its requests.
+    yield Recording(
+        "namespace:nv_inference_busy_instances:rate",
+        f"sum by (namespace) ({computed} / ({succeeded} > 0) * {executions}) / 1e6\n"
+        f"or sum by (namespace) ({computed} * {succeeded} * {executions}) * 0",
     )
     yield Recording(
         "namespace:nuclei_frames_waiting:sum",
         f"sum by (namespace) (avg_over_time(nuclei_frames_in_flight[{window}])"
         f" - avg_over_time(nuclei_frames_in_work[{window}]))",
+    )
+    yield Recording(
+        "namespace:triton_pods_wanted_by_work:count",
+        f"namespace:nv_inference_busy_instances:rate / {triton.busy_instances:g}",
     )
     # Only pods that have their network loaded: those that start must not multiply what is wanted.
     loaded = (

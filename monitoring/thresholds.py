@@ -137,6 +137,7 @@ class BurnRates(Section):
 
 
 class TritonScaling(Section):
+    busy_instances: Annotated[float, Field(gt=0)]
     queue_seconds: Annotated[float, Field(gt=0)]
     waiting_frames: Annotated[float, Field(gt=0)]
 

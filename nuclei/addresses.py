@@ -6,6 +6,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from nuclei.whole_file import write_whole
+
 NAME = "addresses.json"
 
 
@@ -51,9 +53,7 @@ _ADDRESSES: TypeAdapter[Addresses] = TypeAdapter(Addresses)
 def note(home: Path, addresses: Addresses) -> None:
     """Write them down in the folder of a gateway; raises OSError when that is impossible."""
     home.mkdir(parents=True, exist_ok=True)
-    written = home / f"{NAME}.new"
-    written.write_text(dumps(asdict(addresses), default=str, indent=1) + "\n")
-    written.replace(home / NAME)
+    write_whole(home / NAME, dumps(asdict(addresses), default=str, indent=1) + "\n")
 
 
 def forget(home: Path) -> None:

@@ -132,6 +132,7 @@ def fit(
         return best_network(learner, folder), finished_progress(folder)
     optimisation = _Optimisation(learner, schedule, rank)
     progress = optimisation.resume(checkpoint)
+    told_to_stop = False
     with _Bar(validate is not None, rank.leads) as bar, rank.stop.deferred():
         for images, targets in _crops(learner, samples, schedule, progress.step, rank):
             told_to_stop = optimisation.step(images, targets)
@@ -146,14 +147,15 @@ def fit(
                 optimisation.keep_best(scores, folder / BEST_FILE)
             if due or told_to_stop:
                 optimisation.save(checkpoint)
-            if due and optimisation.has_ended():
+            if told_to_stop or optimisation.has_ended():
                 break
-            if told_to_stop:
-                raise TrainingInterrupted(
-                    f"the training was told to stop (SIGTERM), and has after step {progress.step}; "
-                    f"continue it with --resume {folder}"
-                )
-    rank.of_first(lambda: finish(folder, progress, schedule))
+        if not told_to_stop or optimisation.has_ended():
+            rank.of_first(lambda: finish(folder, progress, schedule))
+        if told_to_stop:
+            raise TrainingInterrupted(
+                f"the training was told to stop (SIGTERM), and has after step {progress.step}; "
+                f"continue it with --resume {folder}"
+            )
     return best_network(learner, folder), progress
 
 

@@ -139,9 +139,8 @@ def joined(schedule: Schedule) -> Iterator[Rank]:
         if size == 1:
             yield Rank(stop=stop)
             return
-        group = _connected(schedule.device)
         try:
-            yield Rank(number, size, stop, group)
+            yield Rank(number, size, stop, _connected(schedule.device))
         except RuntimeError as error:
             if not _is_lost_connection(error):
                 raise

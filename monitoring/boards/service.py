@@ -367,7 +367,6 @@ def _saturation(thresholds: Thresholds) -> Row:
                 Unit.SHARE,
                 highest=1,
                 limit=Limit(bounds.DiskFull.free_share, below=True),
-                source=Source.MACHINE,
             ),
             Panel(
                 "Memory of the machines",
@@ -381,7 +380,6 @@ def _saturation(thresholds: Thresholds) -> Row:
                 Unit.SHARE,
                 highest=1,
                 limit=Limit(bounds.MemoryHigh.machine_share),
-                source=Source.MACHINE,
             ),
             Panel(
                 "The certificate expires in",

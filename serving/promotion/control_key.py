@@ -1,10 +1,10 @@
 """The key of the control API of a Triton in a pod, where others reach its port, too."""
 
-import os
 import secrets
 from pathlib import Path
 
 from nuclei.errors import MissingPrerequisite
+from nuclei.whole_file import write_whole
 
 
 def make_control_key(file: Path) -> None:
@@ -13,12 +13,8 @@ def make_control_key(file: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    if file.exists():
-        return
-    incoming = file.with_name(f".{file.name}.incoming")
-    incoming.touch(mode=0o600)
-    incoming.write_text(f"{secrets.token_hex(32)}\n")
-    os.replace(incoming, file)
+    if not file.exists():
+        write_whole(file, f"{secrets.token_hex(32)}\n", 0o600)
 
 
 def read_control_key(file: Path) -> str:

@@ -20,6 +20,7 @@ from nuclei.names import is_name
 from nuclei.process.backoff import Backoff
 from nuclei.quoting import sentence
 from nuclei.registry import registered_name
+from nuclei.whole_file import write_whole
 from serving.logs import Event
 from serving.promotion import metrics
 from serving.promotion.adoption import adopt_served
@@ -246,6 +247,4 @@ class Loop:
         line = f"sync: {'failing, ' if self._problem else ''}last in step with the registry {last}"
         with suppress(OSError):  # a full disk
             self._health.parent.mkdir(parents=True, exist_ok=True)
-            incoming = self._health.with_name(f".{self._health.name}.incoming")
-            incoming.write_text(f"{line}\n")
-            incoming.replace(self._health)
+            write_whole(self._health, f"{line}\n")

@@ -4,7 +4,6 @@ A version is whole once the folder of its ensemble has the file `digest`, which 
 that it was made of and is written last.
 """
 
-import os
 import shutil
 from dataclasses import dataclass
 from filecmp import cmp
@@ -21,6 +20,7 @@ from nuclei.inference.model_config import (
 )
 from nuclei.inference.routing import Routing
 from nuclei.registry import registered_name
+from nuclei.whole_file import write_whole
 from serving.promotion.store import StoredVersion
 from serving.repository.export import export_version, remove_version, set_routing
 from serving.repository.listing import exported_versions, model_names
@@ -87,10 +87,7 @@ class SyncedRepository:
         if not self._is_same(stored, family, version):
             self.remove(family, version)
             export_version(stored.folder, self.folder, version, registered_model=registered_model)
-        mark = self._mark(family, version)
-        incoming = mark.with_name(f".{_DIGEST}.incoming")
-        incoming.write_text(stored.digest)
-        os.replace(incoming, mark)
+        write_whole(self._mark(family, version), stored.digest)
         return family
 
     def _is_same(self, stored: StoredVersion, family: str, version: int) -> bool:

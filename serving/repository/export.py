@@ -38,6 +38,7 @@ from nuclei.inference.model_config import (
 from nuclei.inference.routing import Routing
 from nuclei.names import MAX_VERSION, is_name
 from nuclei.quoting import quoted
+from nuclei.whole_file import write_whole
 from serving.repository.checks import check_models
 from serving.repository.configuration import (
     DEFAULT_CPU_ACCELERATOR,
@@ -338,7 +339,5 @@ def _write_config(model: Path, config: ModelConfig) -> bool:
     path = model / CONFIG_FILE
     if path.exists() and path.read_text() == text:
         return False
-    written = model / f".{CONFIG_FILE}.incoming"
-    written.write_text(text)
-    os.replace(written, path)
+    write_whole(path, text)
     return True

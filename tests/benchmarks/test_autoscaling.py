@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def test_waiting_is_that_of_theory(pods: int, share: float) -> None:
 def test_every_frame_is_answered_or_refused(seed: int, frames_held: int) -> None:
     day = day_of(seed, 6)
     service = Service(frames_held=frames_held)
-    outcome = simulate(day, service, Autoscaler(Policy(0.115, 3.0)))
+    outcome = simulate(day, service, Autoscaler(Policy(0.75, 0.13, 5.0)))
     assert len(outcome.latency_s) + outcome.shed == len(day.tiles)
     assert (outcome.shed > 0) == (frames_held == 2)
     assert outcome.latency_s.min() >= service.tile_s
@@ -91,11 +92,24 @@ def test_missing_metrics_never_scale_down() -> None:
     """The load ends while Prometheus is away; pods go only after it is back."""
     day = day_of(0, 12)
     silent = (12 * HOUR_S, 15 * HOUR_S)
-    outcome = simulate(day, Service(), Autoscaler(Policy(0.07, 3.0)), silent_s=silent)
+    outcome = simulate(day, Service(), Autoscaler(Policy(0.8, 0.07, 3.0)), silent_s=silent)
     during = slice(int(silent[0] / TICK_S), int(silent[1] / TICK_S) - 1)
     assert (np.diff(outcome.pods[during]) == 0).all()
     assert outcome.pods[during].min() > 1
     assert outcome.pods.min() == 1
+
+
+def test_overload_is_refused_and_latency_stays_bounded() -> None:
+    """Twice the frames that all pods can do: who gets a place waits as long as the places take."""
+    service, most = Service(), 3
+    rate = 2 * most / service.tile_s / 25
+    arrivals = np.arange(0, 3 * HOUR_S, 1 / rate)
+    day = Day(arrivals, np.arange(len(arrivals)) % 40, np.full(len(arrivals), 25))
+    outcome = simulate(day, service, replace(shipped(), most=most), pods=most)
+    assert outcome.pods.max() == most
+    assert outcome.shed == pytest.approx(len(arrivals) / 2, rel=0.1)
+    places = service.gateways * service.frames_held
+    assert outcome.latency_s.max() < 1.1 * places * 25 * service.tile_s / most
 
 
 def test_scaling_is_fast_up_and_slow_down() -> None:

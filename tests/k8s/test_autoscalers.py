@@ -101,9 +101,15 @@ def test_no_overlay_sets_replicas_of_what_is_scaled() -> None:
             assert not names & set(PARTS), file
 
 
-def test_gateways_are_added_long_before_frames_are_refused() -> None:
-    places = GatewaySettings.model_fields["max_frames_in_flight"].default
-    assert read_thresholds().scaling.gateway.held_frames <= places / 2
+def test_pods_are_added_long_before_frames_are_refused() -> None:
+    """Frames are refused only once there are as many pods as there may be."""
+    settings = GatewaySettings.model_fields
+    places = settings["max_frames_in_flight"].default
+    scaling = read_thresholds().scaling
+    gateways, tritons = (spec_of("keda", part)["maxReplicaCount"] for part in PARTS)
+    assert scaling.gateway.held_frames <= places / 2
+    waiting = places - settings["max_frames_in_work"].default
+    assert gateways * waiting / scaling.triton.waiting_frames >= tritons
 
 
 def test_the_cluster_records_what_prometheus_of_a_machine_does() -> None:

@@ -50,3 +50,23 @@ def test_the_headless_service_selects_the_pods_of_the_gateway() -> None:
     assert service["spec"]["ports"] == gateway["spec"]["ports"]
     labels = in_base("Deployment", "gateway")["spec"]["selector"]["matchLabels"]
     assert service["spec"]["selector"] == labels
+
+
+def test_envoy_finds_the_pods_by_the_headless_service() -> None:
+    envoy = yaml.safe_load((ROOT / "k8s" / "envoy.yaml").read_text())["static_resources"]
+    (cluster,) = envoy["clusters"]
+    (endpoints,) = cluster["load_assignment"]["endpoints"]
+    (endpoint,) = endpoints["lb_endpoints"]
+    address = endpoint["endpoint"]["address"]["socket_address"]
+    service = in_base("Service", "gateway-pods")
+    assert address["address"] == "gateway-pods.nuclei.svc.cluster.local"
+    assert address["port_value"] in {port["port"] for port in service["spec"]["ports"]}
+    (listener,) = envoy["listeners"]
+    (chain,) = listener["filter_chains"]
+    (manager,) = chain["filters"]
+    (host,) = manager["typed_config"]["route_config"]["virtual_hosts"]
+    (route,) = host["routes"]
+    assert route["route"]["cluster"] == cluster["name"]
+    # Envoy ends a call after 15 s where nothing is said, and a stream lasts for hours.
+    assert route["route"]["timeout"] == "0s"
+    assert route["route"]["retry_policy"]["retry_on"] == "connect-failure,refused-stream"

@@ -20,6 +20,7 @@ INSTALL = "apt install prometheus prometheus-alertmanager"
 FOREIGN = {
     *("nv_inference_request_success", "nv_inference_request_failure"),
     *("nv_inference_pending_request_count", "nv_inference_queue_duration_us"),
+    *("nv_inference_compute_infer_duration_us", "nv_inference_exec_count"),
     *("node_memory_MemAvailable_bytes", "node_memory_MemTotal_bytes"),
     *("node_filesystem_avail_bytes", "node_filesystem_size_bytes"),
     *("process_resident_memory_bytes", "process_start_time_seconds"),

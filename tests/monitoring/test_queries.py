@@ -31,6 +31,7 @@ from tests.monitoring.expressions import selectors
 from tests.monitoring.prometheus import Prometheus, running_prometheus
 from tests.monitoring.test_boards import STANDINS
 from tests.monitoring.traffic import SETTINGS, Traffic, registered
+from tests.prerequisites import require_programs
 from tests.serving.served import NUCLEI, Served
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
@@ -74,8 +75,9 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 @contextmanager
 def watching(folder: Path) -> Iterator[Watched]:
     """Start all of it, and let it happen."""
+    require_programs("prometheus-node-exporter", install="apt install prometheus-node-exporter")
     registry = registered(folder)
-    sync, probe, others = free_ports(3)
+    sync, probe, node, others = free_ports(4)
     served = Served(
         ROOT / "model_repository",
         folder,
@@ -85,6 +87,8 @@ def watching(folder: Path) -> Iterator[Watched]:
     )
     command = [NUCLEI, "probe", "--address", served.grpc_address, "--every", "1"]
     probing = Child("probe", [*command, "--port", str(probe)], os.environ, folder / "probe.log")
+    command = ["prometheus-node-exporter", f"--web.listen-address={LOOPBACK}:{node}"]
+    exporter = Child("node exporter", command, os.environ, folder / "node_exporter.log")
     configuration = folder / "prometheus"
     write(rendered(_every_second(THRESHOLDS)), configuration)
     (configuration / "gateway.token").touch()
@@ -95,10 +99,12 @@ def watching(folder: Path) -> Iterator[Watched]:
         triton=served.triton_metrics_port,
         sync=sync,
         probe=probe,
+        node=node,
     )
     try:
         served.wait_ready()
         probing.start()
+        exporter.start()
         with running_prometheus(configuration, os.environ) as prometheus, _standins(others):
             since = time.time()
             # Targets are found some seconds after the start; what happened before has no rate.
@@ -112,6 +118,7 @@ def watching(folder: Path) -> Iterator[Watched]:
             yield Watched(prometheus, since)
     finally:
         probing.stop(10.0)
+        exporter.stop(10.0)
         served.process.terminate()
         served.finish()
 
@@ -210,14 +217,14 @@ def _every_second(thresholds: Thresholds) -> Thresholds:
 
 
 def _list_targets(folder: Path, standins: int, **ports: int) -> None:
-    """Let Prometheus find the parts of the service, and the stand-ins as machines."""
+    """Let Prometheus find the parts of the service, the machine, and stand-ins for more."""
     folder.mkdir()
     for job in get_args(Job):
         targets: list[dict[str, Any]] = []
         if job in ports:
             targets = [{"targets": [f"{LOOPBACK}:{ports[job]}"]}]
         if job == "node":
-            targets = [
+            targets += [
                 {
                     "targets": [f"{LOOPBACK}:{standins}"],
                     "labels": {"__metrics_path__": f"/{each.name}"},

@@ -350,9 +350,17 @@ def test_draining_answers_what_was_received_and_ends_the_stream(
         with pytest.raises(grpc.RpcError) as raised:
             answers.extend(call)
         assert time.monotonic() - started < 10
+        again = SegmentationStub(channel).SegmentStream(endless())
+        assert status_of(again)[0] is grpc.StatusCode.UNAVAILABLE
     assert raised.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "shutting down" in raised.value.details()
+    # All that it had taken, and none left out.
     assert all(answer.HasField("result") for answer in answers)
+    assert sorted(answer.sequence for answer in answers) == list(range(len(answers)))
+    while gateway.process.running:
+        assert time.monotonic() - started < 15
+        time.sleep(0.1)
+    assert gateway.process.exit_code == 0
 
 
 def test_errors_are_of_the_tree_when_triton_dies(

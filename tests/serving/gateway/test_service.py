@@ -93,11 +93,17 @@ def test_sigterm_lets_running_requests_finish(
         running = pool.submit(client.segment, histology, tta=True)
         time.sleep(0.3)
         os.kill(gateway.process.pid, signal.SIGTERM)
+        time.sleep(0.1)
+        # A new one is told to go elsewhere while that is worked on.
+        with pytest.raises(EngineUnavailable):
+            client.segment(histology)
+        assert not running.done()
         assert len(running.result().nuclei) == expected
         deadline = time.monotonic() + 15
         while gateway.process.running:
             assert time.monotonic() < deadline
             time.sleep(0.1)
+        assert gateway.process.exit_code == 0
         with pytest.raises(EngineUnavailable):
             client.segment(histology)
 

@@ -24,7 +24,16 @@ BUCKET = "models"
 BIN = Path(sys.executable).parent
 POSTGRESQL = Path("/usr/lib/postgresql")
 START_S = 120.0
-FERNET_KEY = base64.urlsafe_b64encode(bytes(32)).decode()
+# Of an MLflow server whose webhooks reach sync on this machine.
+MLFLOW = {
+    "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.urlsafe_b64encode(bytes(32)).decode(),
+    "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
+    "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+    # A webhook of before would be known for a minute, and a new one not.
+    "MLFLOW_WEBHOOK_CACHE_TTL": "0",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
 
 
 @dataclass(frozen=True)
@@ -56,18 +65,7 @@ def production_registry(folder: Path) -> Iterator[ProductionRegistry]:
             *("--workers", "1", "--backend-store-uri", database.replace("://", "+psycopg://")),
             *("--artifacts-destination", f"s3://{BUCKET}/artifacts"),
         ]
-        environment = {
-            **os.environ,
-            **keys,
-            "MLFLOW_S3_ENDPOINT_URL": s3,
-            "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": FERNET_KEY,
-            "MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http,https",
-            "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
-            # A server asks its database for webhooks once a minute, by default.
-            "MLFLOW_WEBHOOK_CACHE_TTL": "0",
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-            "MLFLOW_DISABLE_TELEMETRY": "true",
-        }
+        environment = {**os.environ, **keys, "MLFLOW_S3_ENDPOINT_URL": s3, **MLFLOW}
         server = Child("MLflow", command, environment, folder / "mlflow.log")
         stack.enter_context(_running(server))
         uri = f"http://{LOOPBACK}:{port}"
