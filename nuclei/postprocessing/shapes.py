@@ -85,14 +85,15 @@ def shapes(
         check: called every few megapixels; an exception that it raises ends the work.
     """
     count, (height, width) = len(nuclei), labels.shape
-    box = nuclei.box_px.astype(np.int64)
+    # The columns of a reply lie in memory one after the other.
+    box = np.ascontiguousarray(nuclei.box_px, np.int64)
     row = np.zeros(int(nuclei.label.max(initial=0)) + 1, np.int64)
     row[nuclei.label] = np.arange(count)
     # The leftmost and rightmost pixel in each row of each box, one box after the other.
     start = np.concatenate([[0], np.cumsum(box[:, 2] - box[:, 0])])
     extent = np.empty((start[-1], 2), np.int64)
     extent[:] = width, -1
-    origin = np.rint(nuclei.centroid_px).astype(np.int64)
+    origin = np.ascontiguousarray(np.rint(nuclei.centroid_px), np.int64)
     sums = np.zeros((count, len(SUMS)), np.int64)
     intensity = np.zeros((count, frame.pixels.shape[2], len(INTENSITY)), np.int64)
     intensity[:, :, INTENSITY.index("min")] = np.iinfo(np.int64).max

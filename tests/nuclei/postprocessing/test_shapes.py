@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -90,3 +92,14 @@ def test_intensities_are_in_the_units_of_the_frame() -> None:
         found.intensity_std,
     )
     assert [*lowest[0], *mean[0], *highest[0], *std[0]] == pytest.approx([0, 1, 2, 1])
+
+
+def test_it_does_not_matter_how_columns_lie_in_memory() -> None:
+    """Those of a gateway's reply lie one after the other."""
+    labels = scattered(1)
+    frame = Frame(np.zeros((*labels.shape, 1), np.uint8))
+    nuclei = measure(labels, frame.pixels, None)
+    columns = {name: np.asfortranarray(getattr(nuclei, name)) for name in ("box_px", "centroid_px")}
+    found, same = shapes(labels, nuclei, frame), shapes(labels, replace(nuclei, **columns), frame)
+    for name, values in vars(found).items():
+        np.testing.assert_array_equal(getattr(same, name), values)
