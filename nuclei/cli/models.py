@@ -171,24 +171,36 @@ def _local(time: datetime) -> str:
 def _exported(repository: Path) -> Table:
     from serving.repository.listing import list_models
 
-    table = _table(f"exported to {repository}", "model", "versions", "champion", "validation")
+    columns = ("model", "versions", "champion", "validation", "tuned to")
+    table = _table(f"exported to {repository}", *columns)
     for entry in list_models(repository):
         versions = ", ".join(map(str, entry.versions))
-        scores = _scores(entry.contract.validation)
-        table.add_row(entry.name, versions, str(entry.champion), scores)
+        scores, contract = _scores(entry.contract.validation), entry.contract
+        tuned = contract.postprocessing.threshold, contract.postprocessing.min_area_px
+        told = _tuned(*tuned, contract.diameters_px)
+        table.add_row(entry.name, versions, str(entry.champion), scores, told)
     return table
 
 
 def _served(gateway: Gateway) -> Table:
     with gateway.client() as client:
         info = client.server_info()
-    table = _table(
-        f"served at {gateway.address}", "model", "version", "tta", "precision", "validation"
-    )
+    columns = ("model", "version", "tta", "precision", "validation", "tuned to")
+    table = _table(f"served at {gateway.address}", *columns)
     for entry in info.models:
         tta, precision = "yes" if entry.tta else "no", entry.precision or "unknown"
-        table.add_row(entry.name, entry.version, tta, precision, _scores(entry.validation))
+        scores, tuned = _scores(entry.validation), entry.tuned
+        told = _tuned(tuned.threshold, tuned.min_area_px, tuned.diameter_px)
+        table.add_row(entry.name, entry.version, tta, precision, scores, told)
     return table
+
+
+def _tuned(threshold: float, min_area_px: int, diameters_px: Mapping[str, float]) -> str:
+    """What `nuclei segment --threshold`, `--min-area` and `--diameter` change."""
+    diameters = (
+        f"diameter {size:.0f} px ({group})" for group, size in sorted(diameters_px.items())
+    )
+    return ", ".join([f"threshold {threshold:g}", f"min area {min_area_px} px", *diameters])
 
 
 def _scores(validation: Mapping[str, float]) -> str:

@@ -34,10 +34,13 @@ from nuclei.cli.reading import (
 from nuclei.cli.results_folder import ResultsFolder
 from nuclei.cli.segmenter import (
     DEFAULT_REPOSITORY,
+    DiameterOption,
     LocalOption,
+    MinAreaOption,
     ModelOption,
     RepositoryOption,
     Segmenter,
+    ThresholdOption,
     TtaOption,
     VersionOption,
     open_segmenter,
@@ -51,6 +54,7 @@ from nuclei.errors import (
     NucleiError,
     Unauthenticated,
 )
+from nuclei.results.adjustments import Adjustments
 
 if TYPE_CHECKING:
     from nuclei.formats import Format
@@ -79,6 +83,8 @@ nuclei segment plate_7/ --out results --local --save csv    (without a server; o
 nuclei segment '*.tif' --out results --tta --address gpu-server:50051
 
 nuclei segment stack.ome.tif --out results --channel DAPI --project max --pixel-size 0.325
+
+nuclei segment faint.tif --out results --threshold 0.4 --min-area 50   (more, but no specks)
 """
 
 Formats = dict[str, "Format"]
@@ -129,6 +135,9 @@ def segment(
     pixel_size: PixelSizeOption = "",
     intensity_range: IntensityRangeOption = "",
     intensity_percentiles: IntensityPercentilesOption = "",
+    threshold: ThresholdOption = "",
+    min_area: MinAreaOption = "",
+    diameter: DiameterOption = "",
     address: AddressOption = DEFAULT_ADDRESS,
     token: TokenOption = "",
     tls_ca: TlsCaOption = None,
@@ -162,6 +171,7 @@ def segment(
     options = FrameOptions.of_text(
         channel, plane, project, pixel_size, intensity_range, intensity_percentiles
     )
+    adjustments = Adjustments.of_text(threshold, min_area, diameter)
     inputs = find_inputs(paths)
     _check_names(inputs, formats)
     folder = ResultsFolder(out)
@@ -170,7 +180,9 @@ def segment(
     tally = Tally(_table())
     gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
     try:
-        with open_segmenter(model, version, tta, local, gateway, repository) as segmenter:
+        with open_segmenter(
+            model, version, tta, local, gateway, repository, adjustments
+        ) as segmenter:
             for job in _tracked(inputs.jobs, console):
                 _segment_one(job, folder, options, formats, segmenter, tally, console)
     finally:

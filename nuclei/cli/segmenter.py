@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,7 @@ import typer
 from nuclei.cli.gateway import Gateway
 from nuclei.errors import EngineUnavailable
 from nuclei.repository import default_repository
+from nuclei.results.adjustments import AS_TUNED, Adjustments
 
 if TYPE_CHECKING:
     from nuclei.client import Client
@@ -33,12 +35,44 @@ TtaOption = Annotated[
 LocalOption = Annotated[
     bool, typer.Option("--local", help="Run the model in this process, without a server.")
 ]
+_ADJUSTING = "Sensitivity; without them the model is used as it was tuned"
+ThresholdOption = Annotated[
+    str,
+    typer.Option(
+        help="Foreground probability from which a pixel belongs to a nucleus (of models that find "
+        "nuclei one by one: the least score of one), 0 to 1. Lower finds more, and more that is "
+        "none; `nuclei models` names the tuned one.",
+        metavar="P",
+        rich_help_panel=_ADJUSTING,
+    ),
+]
+MinAreaOption = Annotated[
+    str,
+    typer.Option(
+        help="Leave out nuclei of fewer pixels.", metavar="PIXELS", rich_help_panel=_ADJUSTING
+    ),
+]
+DiameterOption = Annotated[
+    str,
+    typer.Option(
+        help="What nuclei measure across, pixels: the frame is resampled so that they have the "
+        "size that the model was tuned to. For nuclei that are far larger or smaller.",
+        metavar="PIXELS",
+        rich_help_panel=_ADJUSTING,
+    ),
+]
 RepositoryOption = Annotated[Path, typer.Option(help="Model repository used by --local.")]
 
 
 @contextmanager
 def open_segmenter(
-    model: str, version: int | None, tta: bool, local: bool, gateway: Gateway, repository: Path
+    model: str,
+    version: int | None,
+    tta: bool,
+    local: bool,
+    gateway: Gateway,
+    repository: Path,
+    adjustments: Adjustments = AS_TUNED,
 ) -> Iterator[Segmenter]:
     """A function that segments one frame.
 
@@ -49,6 +83,7 @@ def open_segmenter(
         local: run the files of `repository` in this process instead of asking the gateway.
         gateway: its address and credentials.
         repository: folder of Triton models.
+        adjustments: in place of what the model was tuned to.
 
     Raises:
         InvalidData: `repository` holds no model. The function raises what
@@ -62,20 +97,32 @@ def open_segmenter(
 
         def segment(frame: "Frame") -> "Segmentation":
             served = engine.find(model, version)
-            return asyncio.run(pipeline.segment(frame, engine, served, tta=tta))
+            return asyncio.run(
+                pipeline.segment(frame, engine, served, tta=tta, adjustments=adjustments)
+            )
 
         yield segment
     else:
         with gateway.client() as client:
-            yield lambda frame: _ask(client, frame, model, version, tta)
+            yield lambda frame: _ask(client, frame, model, version, tta, adjustments)
 
 
 def _ask(
-    client: "Client", frame: "Frame", model: str, version: int | None, tta: bool
+    client: "Client",
+    frame: "Frame",
+    model: str,
+    version: int | None,
+    tta: bool,
+    adjustments: Adjustments,
 ) -> "Segmentation":
     try:
         return client.segment(
-            frame, model=model, version=version, tta=tta, timeout_s=GATEWAY_TIMEOUT_S
+            frame,
+            model=model,
+            version=version,
+            tta=tta,
+            timeout_s=GATEWAY_TIMEOUT_S,
+            **asdict(adjustments),
         )
     except EngineUnavailable as error:
         raise EngineUnavailable(f"{error}; or do without a gateway: --local") from error

@@ -15,6 +15,7 @@ from nuclei import errors
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.selection import Projection, Selection
 from nuclei.quoting import quoted
+from nuclei.results.adjustments import Adjustments
 from nuclei.v1 import segmentation_pb2 as pb
 
 OUTPUTS = {
@@ -95,6 +96,26 @@ def frame_options(
         intensity_range=_bounds("intensity_range", intensity_range),
         intensity_percentiles=_bounds("intensity_percentiles", intensity_percentiles),
     )
+
+
+def adjustments(
+    threshold: float | None, min_area_px: int | None, diameter_px: float | None
+) -> Adjustments:
+    """What is set in place of what a model was tuned to; raises InvalidOption."""
+    with checked("min_area_px", min_area_px, "a whole number of pixels from 0"):
+        min_area_px = None if min_area_px is None else index(min_area_px)
+    return Adjustments(
+        _number("threshold", threshold, "a probability above 0 and below 1"),
+        min_area_px,
+        _number("diameter_px", diameter_px, "a number of pixels"),
+    )
+
+
+def _number(name: str, given: float | None, expected: str) -> float | None:
+    with checked(name, given, expected):
+        if isinstance(given, str | bytes | bytearray):
+            raise TypeError(given)
+        return None if given is None else float(given)
 
 
 def _bounds(name: str, given: Iterable[float] | None) -> tuple[float, float] | None:

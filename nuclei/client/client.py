@@ -28,7 +28,13 @@ from nuclei.client.acquisition import (
     StagePosition,
     StreamFrame,
 )
-from nuclei.client.arguments import DEFAULT_OUTPUTS, check_frames, frame_options, seconds
+from nuclei.client.arguments import (
+    DEFAULT_OUTPUTS,
+    adjustments,
+    check_frames,
+    frame_options,
+    seconds,
+)
 from nuclei.client.connection import (
     DEFAULT_ADDRESS,
     authorization,
@@ -92,6 +98,9 @@ class Client:
         version: int | str | None = None,
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
+        threshold: float | None = None,
+        min_area_px: int | None = None,
+        diameter_px: float | None = None,
         channel: int | str | None = None,
         plane: int | None = None,
         project: Projection | None = None,
@@ -115,6 +124,13 @@ class Client:
             outputs: what to fetch, of `centroids`, `boxes`, `features`, `labels` and `polygons`.
                 What is left out is empty in the result: `labels` is [0, 0], columns have no rows,
                 `outlines` is None.
+            threshold: the foreground probability from which a pixel belongs to a nucleus, above 0
+                and below 1; lower finds more, and more that is none. None for what the model was
+                tuned to, as for the next two; `server_info` names it.
+            min_area_px: nuclei of fewer pixels are left out.
+            diameter_px: what nuclei are expected to measure across, pixels of the frame: the model
+                sees it resampled, so that they have the size that it was tuned to. None segments it
+                as it is.
             channel: the channel that is segmented, its number from 0 or its name; None for all
                 channels of an image in colour, and the only one of any other.
             plane: the plane of a stack that is segmented, from 0.
@@ -139,7 +155,8 @@ class Client:
         asked = StreamFrame(
             frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
         )
-        request = request_with(model, version, tta, outputs)
+        tuning = adjustments(threshold, min_area_px, diameter_px)
+        request = request_with(model, version, tta, outputs, tuning)
         options = frame_options(channel, plane, project, intensity_range, intensity_percentiles)
         warnings = write_frame(request, asked, options)
         timeout_s = seconds(timeout_s)
@@ -157,6 +174,9 @@ class Client:
         version: int | str | None = None,
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
+        threshold: float | None = None,
+        min_area_px: int | None = None,
+        diameter_px: float | None = None,
         channel: int | str | None = None,
         plane: int | None = None,
         project: Projection | None = None,
@@ -183,8 +203,8 @@ class Client:
                 wait, the oldest is skipped. `latest_only`: of each position only the newest waits,
                 the others are skipped.
             queue_size: for `drop_oldest`; 0 for the server's default.
-            model, version, tta, outputs, channel, plane, project, intensity_range,
-                intensity_percentiles: as in `segment`, for all frames.
+            model, version, tta, outputs, threshold, min_area_px, diameter_px, channel, plane,
+                project, intensity_range, intensity_percentiles: as in `segment`, for all frames.
             timeout_s: time that each frame has from its arrival at the server, seconds.
 
         Raises:
@@ -201,6 +221,7 @@ class Client:
             version=version,
             tta=tta,
             outputs=outputs,
+            adjustments=adjustments(threshold, min_area_px, diameter_px),
             options=frame_options(channel, plane, project, intensity_range, intensity_percentiles),
             timeout_s=timeout_s,
         )
@@ -288,6 +309,9 @@ class AsyncClient:
         version: int | str | None = None,
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
+        threshold: float | None = None,
+        min_area_px: int | None = None,
+        diameter_px: float | None = None,
         channel: int | str | None = None,
         plane: int | None = None,
         project: Projection | None = None,
@@ -304,7 +328,8 @@ class AsyncClient:
         asked = StreamFrame(
             frame, index, stage_position, pixel_size_um, pixel_to_stage, request_id, timeout_s
         )
-        request = request_with(model, version, tta, outputs)
+        tuning = adjustments(threshold, min_area_px, diameter_px)
+        request = request_with(model, version, tta, outputs, tuning)
         options = frame_options(channel, plane, project, intensity_range, intensity_percentiles)
         warnings = write_frame(request, asked, options)
         timeout_s = seconds(timeout_s)
@@ -322,6 +347,9 @@ class AsyncClient:
         version: int | str | None = None,
         tta: bool = False,
         outputs: Collection[str] = DEFAULT_OUTPUTS,
+        threshold: float | None = None,
+        min_area_px: int | None = None,
+        diameter_px: float | None = None,
         channel: int | str | None = None,
         plane: int | None = None,
         project: Projection | None = None,
@@ -342,6 +370,7 @@ class AsyncClient:
             version=version,
             tta=tta,
             outputs=outputs,
+            adjustments=adjustments(threshold, min_area_px, diameter_px),
             options=frame_options(channel, plane, project, intensity_range, intensity_percentiles),
             timeout_s=timeout_s,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -28,6 +28,7 @@ from nuclei.imaging.scaling import AS_STORED, Scale
 from nuclei.imaging.selection import EVERYTHING, Projection
 from nuclei.names import check_id, check_name, version_number
 from nuclei.quoting import quoted
+from nuclei.results.adjustments import AS_TUNED, Adjustments
 from nuclei.results.coordinates import PixelSize
 from nuclei.results.label_codec import decompress_labels
 from nuclei.results.nuclei import Nuclei
@@ -62,7 +63,11 @@ MAX_IMAGE_BYTES = 2**31 - 2**20
 
 
 def request_with(
-    model: str, version: int | str | None, tta: bool, outputs: Collection[str]
+    model: str,
+    version: int | str | None,
+    tta: bool,
+    outputs: Collection[str],
+    adjustments: Adjustments = AS_TUNED,
 ) -> pb.SegmentRequest:
     """The message that asks for a frame, without the frame; raises InvalidOption."""
     request = pb.SegmentRequest()
@@ -73,6 +78,9 @@ def request_with(
         request.version = version_number(version)
     set_field(request, "tta", tta, "True or False")
     request.outputs.extend(output_values(outputs))
+    if adjustments != AS_TUNED:
+        # What is None stays absent.
+        request.adjustments.CopyFrom(pb.Adjustments(**asdict(adjustments)))
     return request
 
 

@@ -20,6 +20,7 @@ from nuclei.client.messages import (
     write_frame,
 )
 from nuclei.imaging.frame_options import FrameOptions
+from nuclei.results.adjustments import Adjustments
 from nuclei.v1 import segmentation_pb2 as pb
 
 OVERFLOW = {
@@ -41,6 +42,7 @@ class StreamMessages:
         version: int | str | None,
         tta: bool,
         outputs: Collection[str],
+        adjustments: Adjustments,
         options: FrameOptions,
         timeout_s: float,
     ) -> None:
@@ -49,7 +51,7 @@ class StreamMessages:
         with checked("overflow", overflow, f"one of {', '.join(OVERFLOW)}"):
             self._settings.overflow = OVERFLOW[overflow]
         set_field(self._settings, "queue_size", queue_size, "a number of frames")
-        self._request = request_with(model, version, tta, outputs)
+        self._request = request_with(model, version, tta, outputs, adjustments)
         self._timeout_s = seconds(timeout_s)
         self._options = options
         self._count = 0

@@ -1,6 +1,7 @@
 """The contract of a model version: all that inference needs to know besides the ONNX graphs."""
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -92,6 +93,20 @@ class Contract:
     held_out: Annotated[tuple[Text, ...], Field(max_length=2**20)] = ()
     training: Numbers = field(default_factory=dict)
     quality: QualityReference | None = None
+
+    @property
+    def diameters_px(self) -> dict[str, float]:
+        """What nuclei measure across in most frames that it was calibrated with, pixels.
+
+        The diameter of a circle with the median of the frames' median areas, of grey frames and of
+        those in colour; empty when it was not calibrated.
+        """
+        groups = {} if self.quality is None else self.quality.groups
+        return {
+            group: math.sqrt(4 / math.pi * frames.features["median_area_px"].quantile(0.5))
+            for group, frames in groups.items()
+            if "median_area_px" in frames.features
+        }
 
     def to_json(self) -> str:
         """The text of its file; raises InvalidData as `from_json` would of the same."""

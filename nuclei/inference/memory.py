@@ -1,8 +1,11 @@
 """How much memory a frame takes while it is segmented."""
 
+from nuclei.inference.adjusting import largest_shape
+from nuclei.inference.contract import Contract
 from nuclei.inference.method import WATERSHED, Method
 from nuclei.inference.pipeline import TILES_IN_FLIGHT_PX
 from nuclei.postprocessing.bands import BAND_PX
+from nuclei.results.adjustments import Adjustments
 
 # For a pixel of a band: its height before and after smoothing, and its share of the saddle lists.
 LANDSCAPE_BYTES = 16
@@ -37,3 +40,26 @@ def memory_bytes(
     of_tile_px = 2 * channels + 3 + of_views
     tiles = min(pixels + MIRRORED_PX, TILES_IN_FLIGHT_PX) * of_tile_px * TILE_COPIES
     return whole + max(band + tiles, method.bytes_per_px * pixels)
+
+
+def adjusted_memory_bytes(
+    height: int,
+    width: int,
+    channels: int,
+    itemsize: int,
+    contract: Contract,
+    adjustments: Adjustments,
+    *,
+    tta: bool = False,
+) -> int:
+    """The same for a frame that is segmented with adjustments.
+
+    Raises:
+        InvalidOption: the model cannot be adjusted so.
+    """
+    seen = largest_shape(height, width, adjustments, contract)
+    needed = memory_bytes(*seen, channels, itemsize, contract.method, tta=tta)
+    if adjustments.diameter_px is None:
+        return needed
+    # The caller's frame and its labels are there besides.
+    return needed + height * width * (channels * itemsize + 4)

@@ -9,8 +9,8 @@ with the pixels of the nuclei, not with those of the frame.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 from numba import boolean, float32, float64, int64, types, uint8, uint32, void
@@ -48,6 +48,15 @@ class RenderingParameters:
     min_score: Fraction = 0.5
     overlap: Fraction = 0.4
     min_area_px: Area = 8
+
+    @property
+    def threshold(self) -> float:
+        """What decides how much is found."""
+        return self.min_score
+
+    def with_threshold(self, threshold: float) -> Self:
+        """The same with another threshold, in (0, 1)."""
+        return replace(self, min_score=threshold)
 
 
 def render_masks(

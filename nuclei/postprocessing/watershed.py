@@ -15,9 +15,9 @@ little more memory than its labels, and there are no seams between the bands.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import cv2
 import numpy as np
@@ -27,7 +27,7 @@ from pydantic import Field
 
 from nuclei.jit import FLOAT32_2D, UINT8_2D, UINT32_2D, kernel
 from nuclei.postprocessing.bands import bands
-from nuclei.postprocessing.parameters import CHECKED, Area, Fraction
+from nuclei.postprocessing.parameters import CHECKED, Area, Fraction, moved_along
 from nuclei.postprocessing.probability import LEVELS
 
 # cv2's kernel for float images reaches four standard deviations.
@@ -58,6 +58,19 @@ class WatershedParameters:
     border_weight: Annotated[float, Field(ge=0, le=8)] = 0.75
     min_area_px: Area = 8
     min_score: Fraction = 0.8
+
+    @property
+    def threshold(self) -> float:
+        """What decides how much is found."""
+        return self.foreground_threshold
+
+    def with_threshold(self, threshold: float) -> Self:
+        """The same with another threshold, in (0, 1); the least score is moved along.
+
+        Else a lower threshold would find faint nuclei, and the score leave them out again.
+        """
+        min_score = moved_along(self.min_score, self.foreground_threshold, threshold)
+        return replace(self, foreground_threshold=threshold, min_score=min_score)
 
 
 def label_nuclei(

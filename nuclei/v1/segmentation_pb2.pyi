@@ -530,6 +530,7 @@ class SegmentRequest(_message.Message):
     TTA_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    ADJUSTMENTS_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Names this request in replies and logs: up to 128 printable ASCII characters without spaces.
     Empty: the server makes one.
@@ -552,6 +553,10 @@ class SegmentRequest(_message.Message):
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[Global___Output.ValueType]:
         """The parts of the reply. Empty: centroids, boxes and features."""
 
+    @_builtins.property
+    def adjustments(self) -> Global___Adjustments:
+        """Absent: the model is used as it was tuned."""
+
     def __init__(
         self,
         *,
@@ -561,14 +566,65 @@ class SegmentRequest(_message.Message):
         tta: _builtins.bool = ...,
         outputs: _abc.Iterable[Global___Output.ValueType] | None = ...,
         version: _builtins.int = ...,
+        adjustments: Global___Adjustments | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["adjustments", b"adjustments", "frame", b"frame"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frame", b"frame", "model", b"model", "outputs", b"outputs", "request_id", b"request_id", "tta", b"tta", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adjustments", b"adjustments", "frame", b"frame", "model", b"model", "outputs", b"outputs", "request_id", b"request_id", "tta", b"tta", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SegmentRequest: _TypeAlias = SegmentRequest  # noqa: Y015
+
+@_typing.final
+class Adjustments(_message.Message):
+    """What a caller sets in place of what a model was tuned to (ModelInfo.tuned); what is absent stays as
+    tuned. The warnings of the reply say what was changed.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    MIN_AREA_PX_FIELD_NUMBER: _builtins.int
+    DIAMETER_PX_FIELD_NUMBER: _builtins.int
+    threshold: _builtins.float
+    """The foreground probability from which a pixel belongs to a nucleus; of models that find nuclei
+    one by one, the least score of a nucleus. Above 0 and below 1. Lower finds more, and more that
+    is none; the least mean probability of a nucleus moves along.
+    """
+    min_area_px: _builtins.int
+    """Nuclei of fewer pixels of the frame are left out. At most 2^31."""
+    diameter_px: _builtins.float
+    """What nuclei are expected to measure across, pixels of the frame, 2 to 4096. The model sees the
+    frame resampled, so that they have the size that it was tuned to (Tuned.diameter_px); labels are
+    those of the frame. InvalidOption where the model was not calibrated, and where the frame would
+    become too large.
+    """
+    def __init__(
+        self,
+        *,
+        threshold: _builtins.float | None = ...,
+        min_area_px: _builtins.int | None = ...,
+        diameter_px: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_diameter_px", b"_diameter_px", "_min_area_px", b"_min_area_px", "_threshold", b"_threshold", "diameter_px", b"diameter_px", "min_area_px", b"min_area_px", "threshold", b"threshold"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_diameter_px", b"_diameter_px", "_min_area_px", b"_min_area_px", "_threshold", b"_threshold", "diameter_px", b"diameter_px", "min_area_px", b"min_area_px", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__diameter_px: _TypeAlias = _typing.Literal["diameter_px"]  # noqa: Y015
+    _WhichOneofArgType__diameter_px: _TypeAlias = _typing.Literal["_diameter_px", b"_diameter_px"]  # noqa: Y015
+    _WhichOneofReturnType__min_area_px: _TypeAlias = _typing.Literal["min_area_px"]  # noqa: Y015
+    _WhichOneofArgType__min_area_px: _TypeAlias = _typing.Literal["_min_area_px", b"_min_area_px"]  # noqa: Y015
+    _WhichOneofReturnType__threshold: _TypeAlias = _typing.Literal["threshold"]  # noqa: Y015
+    _WhichOneofArgType__threshold: _TypeAlias = _typing.Literal["_threshold", b"_threshold"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__diameter_px) -> _WhichOneofReturnType__diameter_px | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_area_px) -> _WhichOneofReturnType__min_area_px | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__threshold) -> _WhichOneofReturnType__threshold | None: ...
+
+Global___Adjustments: _TypeAlias = Adjustments  # noqa: Y015
 
 @_typing.final
 class Nuclei(_message.Message):
@@ -997,7 +1053,7 @@ class SegmentResponse(_message.Message):
     @_builtins.property
     def stage_ms(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """Time of each step on the server, by name (wait, decode, tile, infer, postprocess, measure,
-        quality, encode), milliseconds.
+        quality, encode; with Adjustments.diameter_px resample and restore), milliseconds.
         """
 
     @_builtins.property
@@ -1310,6 +1366,7 @@ class ModelInfo(_message.Message):
     VALIDATION_FIELD_NUMBER: _builtins.int
     PRECISION_FIELD_NUMBER: _builtins.int
     VERSIONS_FIELD_NUMBER: _builtins.int
+    TUNED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.str
     """The version that answers requests without a version."""
@@ -1331,6 +1388,10 @@ class ModelInfo(_message.Message):
     def versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """All versions that are loaded, ascending: what a request may ask for."""
 
+    @_builtins.property
+    def tuned(self) -> Global___Tuned:
+        """What it does without Adjustments."""
+
     def __init__(
         self,
         *,
@@ -1341,16 +1402,70 @@ class ModelInfo(_message.Message):
         validation: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
         precision: _builtins.str = ...,
         versions: _abc.Iterable[_builtins.int] | None = ...,
+        tuned: Global___Tuned | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um", "pixel_size_um", b"pixel_size_um"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um", "pixel_size_um", b"pixel_size_um", "tuned", b"tuned"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um", "name", b"name", "pixel_size_um", b"pixel_size_um", "precision", b"precision", "tta", b"tta", "validation", b"validation", "version", b"version", "versions", b"versions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um", "name", b"name", "pixel_size_um", b"pixel_size_um", "precision", b"precision", "tta", b"tta", "tuned", b"tuned", "validation", b"validation", "version", b"version", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__pixel_size_um: _TypeAlias = _typing.Literal["pixel_size_um"]  # noqa: Y015
     _WhichOneofArgType__pixel_size_um: _TypeAlias = _typing.Literal["_pixel_size_um", b"_pixel_size_um"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__pixel_size_um) -> _WhichOneofReturnType__pixel_size_um | None: ...
 
 Global___ModelInfo: _TypeAlias = ModelInfo  # noqa: Y015
+
+@_typing.final
+class Tuned(_message.Message):
+    """What a model was tuned to, as Adjustments name it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class DiameterPxEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    THRESHOLD_FIELD_NUMBER: _builtins.int
+    MIN_AREA_PX_FIELD_NUMBER: _builtins.int
+    DIAMETER_PX_FIELD_NUMBER: _builtins.int
+    threshold: _builtins.float
+    min_area_px: _builtins.int
+    @_builtins.property
+    def diameter_px(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """What nuclei measure across in most frames that it was calibrated with, by their kind: grey,
+        colour. Nuclei of about this size need no Adjustments.diameter_px. Empty: not calibrated, and
+        Adjustments.diameter_px cannot be used.
+        """
+
+    def __init__(
+        self,
+        *,
+        threshold: _builtins.float = ...,
+        min_area_px: _builtins.int = ...,
+        diameter_px: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diameter_px", b"diameter_px", "min_area_px", b"min_area_px", "threshold", b"threshold"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tuned: _TypeAlias = Tuned  # noqa: Y015
 
 @_typing.final
 class Limits(_message.Message):

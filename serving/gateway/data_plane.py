@@ -29,10 +29,10 @@ from nuclei.inference import pipeline
 from nuclei.inference.deadline import Deadline
 from nuclei.inference.engine import ServedVersion
 from nuclei.inference.graph import TTA_VIEWS, with_views
-from nuclei.inference.memory import memory_bytes
-from nuclei.inference.method import Method
+from nuclei.inference.memory import adjusted_memory_bytes
 from nuclei.inference.threads import in_thread
 from nuclei.names import check_id, check_name, version_number
+from nuclei.results.adjustments import AS_TUNED, Adjustments
 from nuclei.results.quality import Quality
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import installed_version
@@ -75,6 +75,7 @@ class Options:
         key: what frames have in common that one version is to answer, such as an acquisition;
             empty for a frame by itself.
         index: place of the frame in its acquisition.
+        adjustments: in place of what the model was tuned to.
     """
 
     request_id: str = ""
@@ -84,6 +85,7 @@ class Options:
     deadline: Deadline | None = None
     key: str = ""
     index: FrameIndex = field(default_factory=FrameIndex)
+    adjustments: Adjustments = AS_TUNED
 
     def __post_init__(self) -> None:
         """Raises InvalidOption for an id, a name or a version that is none."""
@@ -262,14 +264,15 @@ class DataPlane:
             async with asyncio.timeout(timeout_s), AsyncExitStack() as stack:
                 model = options.model or self._settings.default_model
                 # First: an unknown model or a dead server is answered before any work.
-                route = await self.router.route(model, options.version, options.key)
-                methods = {each.contract.method for each in (route.champion, route.served)}
+                route = await self._route(model, options)
                 observation.graph = with_views(model, options.tta)
+                observation.as_tuned = options.adjustments == AS_TUNED
                 with observation.timed("wait"):
                     await stack.enter_async_context(permit.turn())
                 deadline.check("while the frame waited")
                 with observation.timed("decode"):
-                    needed = partial(_segmenting_bytes, methods=methods, tta=options.tta)
+                    either = route.champion, route.served
+                    needed = partial(_segmenting_bytes, served=either, options=options)
                     frame = await self._read(source, permit, needed, stack)
                 work = _Work(frame, options, observation, permit)
                 # Before the work, which would be for nothing: for a frame full of nuclei.
@@ -277,7 +280,7 @@ class DataPlane:
                 permit.resize(max(permit.n_bytes, encoding.memory_bytes(work.header, nuclei)))
                 self.progress.note_step()
                 observation.note_frame(frame.pixels)
-                route = await self.router.route(model, options.version, options.key)
+                route = await self._route(model, options)
                 segmentation = await self._segment(work, route, deadline)
                 observation.note_result(segmentation)
                 with observation.timed("encode"):
@@ -306,6 +309,11 @@ class DataPlane:
                 f"the frame was not done within {timeout_s:.3g} s; allow more time or send fewer "
                 "frames at once"
             ) from error
+
+    async def _route(self, model: str, options: Options) -> Route:
+        route = await self.router.route(model, options.version, options.key)
+        # A trial compares versions as they were tuned.
+        return route if options.adjustments == AS_TUNED else Route(route.champion)
 
     async def _segment(self, work: _Work, route: Route, deadline: Deadline) -> Segmentation:
         """The nuclei of a frame, by one version; by the champion where the challenger fails."""
@@ -353,17 +361,17 @@ class DataPlane:
 
     async def _by(self, served: ServedVersion, work: _Work, deadline: Deadline) -> Segmentation:
         """The nuclei of a frame, by this version."""
-        method = served.contract.method
         # It may be another than those that the frame was read for.
-        needed_bytes = _segmenting_bytes(work.header, [method], work.options.tta)
+        needed_bytes = _segmenting_bytes(work.header, [served], work.options)
         work.permit.resize(max(work.permit.n_bytes, needed_bytes))
-        work.observation.method = method.name
+        work.observation.method = served.contract.method.name
         work.observation.reference = served.contract.quality
         return await pipeline.segment(
             work.frame,
             self._engine,
             served,
             tta=work.options.tta,
+            adjustments=work.options.adjustments,
             deadline=deadline,
             executor=self._executor,
             stopwatch=work.observation,
@@ -480,11 +488,19 @@ class DataPlane:
         self.progress.note_frame()
 
 
-def _segmenting_bytes(header: Header, methods: Iterable[Method], tta: bool) -> int:
+def _segmenting_bytes(header: Header, served: Iterable[ServedVersion], options: Options) -> int:
     """Memory that the frame takes, whichever of them answers."""
     return max(
-        memory_bytes(header.height, header.width, header.channels, header.itemsize, method, tta=tta)
-        for method in methods
+        adjusted_memory_bytes(
+            header.height,
+            header.width,
+            header.channels,
+            header.itemsize,
+            each.contract,
+            options.adjustments,
+            tta=options.tta,
+        )
+        for each in served
     )
 
 

@@ -22,6 +22,7 @@ from nuclei.imaging.selection import Projection, Selection
 from nuclei.inference.deadline import Deadline
 from nuclei.names import check_id, check_name
 from nuclei.quoting import sentence
+from nuclei.results.adjustments import Adjustments
 from nuclei.results.coordinates import PixelSize, StageTransform
 from nuclei.results.label_codec import compress_labels
 from nuclei.results.nuclei import Nuclei
@@ -69,6 +70,8 @@ class FrameRequest:
         self._model = message.model
         self._version = message.version or None
         self._tta = message.tta
+        self._adjustments = pb.Adjustments()
+        self._adjustments.CopyFrom(message.adjustments)
         self._outputs = tuple(message.outputs)
         self._kind = message.frame.WhichOneof("image")
         self.file: bytes | None = None
@@ -106,7 +109,16 @@ class FrameRequest:
         sent = self.frame.index
         index = FrameIndex(sent.acquisition_uid, sent.position, sent.t, sent.c, sent.z)
         key = index.acquisition_uid or stream
-        return Options(self.request_id, self._model, self._version, self._tta, deadline, key, index)
+        return Options(
+            request_id=self.request_id,
+            model=self._model,
+            version=self._version,
+            tta=self._tta,
+            deadline=deadline,
+            key=key,
+            index=index,
+            adjustments=_adjustments(self._adjustments),
+        )
 
     def frame_options(self) -> FrameOptions:
         """How the frame is to be read; raises InvalidOption for what is impossible."""
@@ -248,6 +260,10 @@ def _frame_options(frame: pb.Frame) -> FrameOptions:
         _pixel_size_um(frame),
         **intensity,
     )
+
+
+def _adjustments(message: pb.Adjustments) -> Adjustments:
+    return Adjustments(**{field.name: value for field, value in message.ListFields()})
 
 
 def _scale(raw: pb.RawPixels) -> Scale:
@@ -400,6 +416,11 @@ def server_info_message(info: ServerInfo) -> pb.GetServerInfoResponse:
                 pixel_size_um=served.champion.contract.pixel_size_um,
                 validation=served.champion.contract.validation,
                 precision=served.precision,
+                tuned=pb.Tuned(
+                    threshold=served.champion.contract.postprocessing.threshold,
+                    min_area_px=served.champion.contract.postprocessing.min_area_px,
+                    diameter_px=served.champion.contract.diameters_px,
+                ),
             )
             for served in info.models
         ],

@@ -9,6 +9,7 @@ from nuclei.formats import FORMATS, format_named
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.names import version_number
 from nuclei.quoting import quoted
+from nuclei.results.adjustments import Adjustments
 from serving.gateway.data_plane import Options
 
 REQUEST_ID_HEADER = "X-Request-ID"
@@ -23,7 +24,9 @@ FRAME_PARAMETERS = (
     "intensity_range",
     "intensity_percentiles",
 )
-PARAMETERS = ("model", "version", "tta", "format", *FRAME_PARAMETERS)
+# What the model was tuned to: the arguments of Adjustments.of_text.
+ADJUSTING_PARAMETERS = ("threshold", "min_area", "diameter")
+PARAMETERS = ("model", "version", "tta", "format", *FRAME_PARAMETERS, *ADJUSTING_PARAMETERS)
 
 
 @dataclass(frozen=True)
@@ -71,6 +74,9 @@ class HttpOptions:
                 model=given.get("model", ""),
                 version=version_number(given["version"]) if "version" in given else None,
                 tta=_flag(given, "tta"),
+                adjustments=Adjustments.of_text(
+                    *(given.get(name, "") for name in ADJUSTING_PARAMETERS)
+                ),
             ),
             FrameOptions.of_text(*(given.get(name, "") for name in FRAME_PARAMETERS)),
             _format_name(given.get("format", ""), headers.get("accept", "")),

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,7 +32,8 @@ from nuclei.formats.tables import named_quality
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
-from nuclei.quoting import printable
+from nuclei.inference.contract import Contract
+from nuclei.quoting import printable, shortened
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import DISTRIBUTION, installed_version
 from serving import rollout_report
@@ -65,6 +66,8 @@ MAX_WARNINGS_LENGTH = 4000
 FORM_FIELD = "file"
 MAX_SYNC_LINE = 200
 MAX_FIELD_BYTES = 4096
+# Characters of the name of a file.
+MAX_NAME = 255
 # Of an answer as it is handed to the server, which waits for the caller between two of them.
 CHUNK_BYTES = 2**18
 # Logged by proxies only, the caller has left; nginx's number.
@@ -204,8 +207,10 @@ class SegmentationResponse(Response):
 class EncodedFrame:
     """The file of a frame: a `serving.gateway.data_plane.FrameSource`."""
 
-    def __init__(self, file: bytes, options: FrameOptions) -> None:
+    def __init__(self, file: bytes, name: str, options: FrameOptions) -> None:
+        """Args: name: of the file, as its caller calls it; empty when unknown."""
         self.file: bytes | None = file
+        self._name = name
         self._options = options
         self._decoded: Frame | None = None
 
@@ -213,7 +218,7 @@ class EncodedFrame:
         return self._options
 
     def take(self, decoded: Frame) -> None:
-        self._decoded = decoded
+        self._decoded = replace(decoded, name=self._name)
 
     def probe(self, limits: FrameLimits) -> Header:
         height, width, channels = self.read(limits).pixels.shape
@@ -269,14 +274,14 @@ async def _segment(
 ) -> SegmentationResponse:
     query = request.query_params.multi_items()
     HttpOptions.of(query, (), request.headers)  # before the body is received
-    body, form = await first_completed(
+    body, name, form = await first_completed(
         _body(request, max_request_bytes, permit), _stopping(request)
     )
     permit.place()
     options = HttpOptions.of(query, form, request.headers)
     chosen = FORMATS[options.format_name]
     observation.bytes_in = len(body)
-    source = EncodedFrame(body, options.frame)
+    source = EncodedFrame(body, name, options.frame)
     del body  # only the source holds it, until it is decoded
 
     def encode(
@@ -344,8 +349,11 @@ def _doubts(segmentation: Segmentation) -> dict[str, str]:
 
 async def _body(
     request: Request, max_bytes: int, permit: Permit
-) -> tuple[bytes, list[tuple[str, str]]]:
-    """The encoded frame, the body itself or the field `file` of a multipart form; other fields."""
+) -> tuple[bytes, str, list[tuple[str, str]]]:
+    """The encoded frame, its file's name and other fields.
+
+    It is the body itself, without a name, or the field `file` of a multipart form.
+    """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     is_form = media_type == "multipart/form-data"
     allowed = max_bytes + ENVELOPE_BYTES if is_form else max_bytes
@@ -357,13 +365,14 @@ async def _body(
     try:
         async with asyncio.timeout(UPLOAD_S):
             if not is_form:
-                return await _joined(limited), []
+                return await _joined(limited), "", []
             async with limited.form(
                 max_files=1, max_fields=len(PARAMETERS), max_part_size=MAX_FIELD_BYTES
             ) as form:
                 upload = form.get(FORM_FIELD)
                 if isinstance(upload, UploadFile):
-                    return await upload.read(), _text_fields(form)
+                    name = shortened(printable(upload.filename or ""), MAX_NAME)
+                    return await upload.read(), name, _text_fields(form)
     except TimeoutError as error:
         raise too_long() from error
     except ClientDisconnect as error:
@@ -417,6 +426,15 @@ def _too_large(max_bytes: int) -> FrameTooLarge:
     )
 
 
+def _tuned(contract: Contract) -> dict[str, Any]:
+    """What the parameters that adjust a model are without them."""
+    return {
+        "threshold": contract.postprocessing.threshold,
+        "min_area": contract.postprocessing.min_area_px,
+        "diameter": contract.diameters_px,
+    }
+
+
 def _server_info(info: ServerInfo) -> dict[str, Any]:
     return {
         "server_version": info.server_version,
@@ -429,6 +447,7 @@ def _server_info(info: ServerInfo) -> dict[str, Any]:
                 "pixel_size_um": served.champion.contract.pixel_size_um,
                 "validation": served.champion.contract.validation,
                 "precision": served.precision or None,
+                "tuned": _tuned(served.champion.contract),
             }
             for served in info.models
         ],

@@ -61,6 +61,7 @@ class Observation(Stopwatch):
         quality: measures of the frame, once it is segmented.
         doubtful: names of those that made a warning.
         reference: what the version measures quality against; None when it was not calibrated.
+        as_tuned: whether the caller left the model as it was tuned.
         bytes_in: length of the frame as it was received.
         bytes_out: length of the result as it is sent.
         stage_ms: time of each step, milliseconds.
@@ -81,6 +82,7 @@ class Observation(Stopwatch):
         self.quality = Quality()
         self.doubtful: tuple[str, ...] = ()
         self.reference: QualityReference | None = None
+        self.as_tuned = True
         self.bytes_in = 0
         self.bytes_out = 0
         self._context = trace.set_span_in_context(span)
@@ -212,12 +214,15 @@ def _measure(request: Observation, code: str, seconds: float, span: trace.Span) 
     metrics.NUCLEI.labels(*labels).inc(request.nuclei)
     for stage, milliseconds in request.stage_ms.items():
         metrics.STAGE_SECONDS.labels(*labels, stage).observe(milliseconds / 1e3, exemplar)
-    if request.protocol != PROBE:
+    if request.protocol != PROBE and request.as_tuned:
         _measure_quality(request, exemplar)
 
 
 def _measure_quality(request: Observation, exemplar: dict[str, str]) -> None:
-    """Count a frame of a caller: no probe, no check of our own, no challenger's in shadow."""
+    """Count a frame of a caller: no probe, no check of our own, no challenger's in shadow.
+
+    Nor one whose caller adjusted the model: its result says little about the model.
+    """
     labels = (request.graph, request.version)
     metrics.QUALITY_FRAMES.labels(*labels, request.group).inc()
     for name, value in _known(request.quality):

@@ -4,6 +4,7 @@ from dataclasses import fields
 from typing import Any
 
 from nuclei.formats import FORMATS
+from nuclei.results.adjustments import MAX_AREA_PX, MAX_DIAMETER_PX, MIN_DIAMETER_PX
 from nuclei.results.quality import Quality
 from serving import rollout_report
 from serving.gateway.observation import UNEXPECTED
@@ -34,7 +35,7 @@ _HEADERS = {
     "X-Nuclei-Quality": "how good the frame and its segmentation look: the object Quality in JSON",
     "Server": "version of the service, such as nuclei-serving/0.2.0",
     "Server-Timing": "time of each step (wait, decode, tile, infer, postprocess, measure, quality, "
-    "encode) on the server, milliseconds",
+    "encode; resample and restore with a diameter) on the server, milliseconds",
 }
 
 _NUMBERS = {"type": "string", "pattern": "^[-+.0-9e]+(,[-+.0-9e]+)?$"}
@@ -68,6 +69,27 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
     },
     "intensity_percentiles": _NUMBERS
     | {"description": "lo,hi: the same as percentiles of all pixels, 0 to 100"},
+    "threshold": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "exclusiveMaximum": 1,
+        "description": "foreground probability from which a pixel belongs to a nucleus (of models "
+        "that find nuclei one by one, the least score of a nucleus); lower finds more, and more "
+        "that is none; absent: what the model was tuned to",
+    },
+    "min_area": {
+        "type": "integer",
+        "minimum": 0,
+        "maximum": MAX_AREA_PX,
+        "description": "nuclei of fewer pixels are left out; absent: what the model was tuned to",
+    },
+    "diameter": {
+        "type": "number",
+        "minimum": MIN_DIAMETER_PX,
+        "maximum": MAX_DIAMETER_PX,
+        "description": "what nuclei are expected to measure across, pixels: the frame is resampled "
+        "so that they have the size that the model was tuned to; absent: it is segmented as it is",
+    },
     "format": {
         "enum": list(FORMATS),
         "description": "what to answer; absent: what the header Accept prefers, else json",

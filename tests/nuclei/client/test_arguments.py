@@ -50,7 +50,7 @@ FRAME_OPTIONS = (
 INDEX = ("acquisition_uid", "position", "t", "c", "z")
 CALL_OPTIONS = (
     *("model", "tta", "outputs", "timeout_s", "channel", "plane", "project"),
-    *("intensity_range", "intensity_percentiles"),
+    *("intensity_range", "intensity_percentiles", "threshold", "min_area_px", "diameter_px"),
 )
 odd = st.sampled_from(ODD)
 
@@ -174,6 +174,9 @@ REFUSED: dict[str, tuple[dict[str, Any], type[errors.NucleiError], str]] = {
     "time": ({"timeout_s": math.nan}, errors.InvalidOption, "timeout_s is nan; expected seconds"),
     "no time": ({"timeout_s": 0}, errors.InvalidOption, "timeout_s is 0"),
     "three sizes": ({"pixel_size_um": (1, 2, 3)}, errors.InvalidOption, "one number, or the two"),
+    "threshold": ({"threshold": "0.5"}, errors.InvalidOption, "threshold is '0.5'; expected a pro"),
+    "area": ({"min_area_px": 1.5}, errors.InvalidOption, "min_area_px is 1.5; expected a whole"),
+    "diameter": ({"diameter_px": 0}, errors.InvalidOption, "diameter is 0; expected what nuclei"),
     "output": ({"outputs": ["volume"]}, errors.InvalidOption, "some of centroids"),
     "request id": ({"request_id": 7}, errors.InvalidOption, "request_id is 7; expected at most"),
     "model": ({"model": None}, errors.InvalidOption, "model is None; expected a name"),

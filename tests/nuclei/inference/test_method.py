@@ -53,3 +53,18 @@ def test_nothing_is_found_in_an_empty_accumulator_of_any_method(method: Method) 
         foreground, disagreement = accumulator.foreground, accumulator.disagreement
         assert foreground is None or foreground.shape == (32, 64)
         assert (disagreement is not None) == (tta and bool(method.outputs_of_views))
+
+
+@every_method
+def test_a_threshold_moves_what_is_found_and_nothing_else(method: Method) -> None:
+    tuned = method.parameters()
+    assert tuned.with_threshold(tuned.threshold) == tuned
+    scores = []
+    for threshold in (0.01, 0.3, 0.7, 0.99):
+        moved = tuned.with_threshold(threshold)
+        assert moved.threshold == threshold
+        assert moved.min_area_px == tuned.min_area_px
+        scores.append(moved.min_score)
+    assert 0 < scores[0] < scores[1] < scores[2] < scores[3] < 1
+    assert scores[0] < 0.05
+    assert scores[3] > 0.95

@@ -14,20 +14,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from nuclei.errors import DeadlineExceeded
+from nuclei.errors import DeadlineExceeded, InvalidOption
 from nuclei.evaluation.metrics import score_image
 from nuclei.imaging.images import Frame
 from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
 from nuclei.inference.engine import ServedVersion
-from nuclei.inference.memory import memory_bytes
+from nuclei.inference.memory import adjusted_memory_bytes, memory_bytes
 from nuclei.inference.method import CONSENSUS, WATERSHED, Method
 from nuclei.inference.pipeline import Stopwatch, predict, segment
 from nuclei.postprocessing import bands
 from nuclei.postprocessing.accumulation import Maps, Outputs
 from nuclei.postprocessing.consensus import ConsensusParameters
 from nuclei.postprocessing.watershed import WatershedParameters
+from nuclei.quality.reference import (
+    LEVELS,
+    FeatureReference,
+    GroupReference,
+    QualityReference,
+)
+from nuclei.results.adjustments import AS_TUNED, Adjustments
 from nuclei.results.coordinates import PixelSize
+from nuclei.results.segmentation import Segmentation
 
 REACH_PX = 12
 NOISE = np.random.default_rng(0).integers(0, 65536, (2500, 3000, 1), dtype=np.uint16)
@@ -246,3 +254,117 @@ def test_the_estimate_of_memory_is_not_exceeded(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert 0.5 * estimate < peak + pixels.nbytes < estimate
+
+
+LOW = WatershedParameters(foreground_threshold=0.5, min_score=0.5, min_area_px=16)
+
+
+def adjusted(frame: Frame, contract: Contract, **asked: Any) -> Segmentation:
+    engine = BlurEngine(contract)
+    return asyncio.run(segment(frame, engine, engine.served, adjustments=Adjustments(**asked)))
+
+
+def calibrated(grey_area_px: float) -> Contract:
+    """A contract whose nuclei typically have this area in grey frames."""
+    limits: tuple[None, None] = (None, None)
+    feature = FeatureReference((grey_area_px,) * len(LEVELS), limits, 1.0)
+    group = GroupReference(10, 0.0, {"median_area_px": feature})
+    reference = QualityReference({"grey": group}, 100, 100, 1.0)
+    return Contract("unet", halo=REACH_PX + 4, postprocessing=LOW, quality=reference)
+
+
+def test_a_lower_threshold_finds_fainter_nuclei_and_says_so() -> None:
+    pixels = np.full((100, 200, 1), 100, np.uint16)
+    cv2.circle(pixels, (50, 50), 20, 4000, -1)
+    cv2.circle(pixels, (150, 50), 20, 1500, -1)
+    frame, contract = Frame(pixels), Contract("unet", postprocessing=LOW)
+    counts = {}
+    for threshold in (None, 0.9, 0.5, 0.2):
+        found = adjusted(frame, contract, threshold=threshold)
+        counts[threshold] = len(found.nuclei)
+        said = [f"the threshold was {threshold:g}; the model was tuned to 0.5"] if threshold else []
+        assert list(found.warnings) == said
+    assert counts == {None: 1, 0.9: 1, 0.5: 1, 0.2: 2}
+
+
+@pytest.mark.parametrize("diameter", [None, 15.0])
+def test_nuclei_under_the_least_area_are_left_out_and_counted(diameter: float | None) -> None:
+    frame, contract = spots(300, 400, 3), calibrated(grey_area_px=700)
+    every = adjusted(frame, contract, diameter_px=diameter)
+    area = np.median(every.nuclei.area_px)
+    few = adjusted(frame, contract, diameter_px=diameter, min_area_px=int(area))
+    assert few.nuclei.area_px.min() >= area
+    assert 0 < len(few.nuclei) < len(every.nuclei)
+    left_out = len(every.nuclei) - len(few.nuclei)
+    assert f"fewer than {area:.0f} pixels were left out, {left_out} of those" in few.warnings[-1]
+    np.testing.assert_array_equal(np.bincount(few.labels.flat)[1:], few.nuclei.area_px)
+    assert few.quality is not None
+    assert few.quality.median_area_px == np.median(few.nuclei.area_px)
+
+
+def test_a_larger_least_area_fills_no_holes() -> None:
+    pixels = np.full((120, 120, 1), 100, np.uint16)
+    cv2.circle(pixels, (60, 60), 50, 4000, 25)
+    contract = Contract("unet", postprocessing=replace(LOW, h=1.0))
+    frame = Frame(pixels)
+    ring, same = adjusted(frame, contract), adjusted(frame, contract, min_area_px=1500)
+    assert ring.labels[60, 60] == 0
+    np.testing.assert_array_equal(same.labels, ring.labels)
+
+
+@pytest.mark.parametrize("diameter", [8, 80])
+def test_the_model_sees_nuclei_of_the_size_that_it_was_tuned_to(diameter: int) -> None:
+    """Whose size is not that of the frame; the result is."""
+    side, typical = diameter * 8, 40
+    pixels, truth = (
+        np.full((side, side + 5, 1), 100, np.uint16),
+        np.zeros((side, side + 5), np.int32),
+    )
+    for x in (2, 6):
+        for drawn, value in ((pixels, 4000), (truth, x)):
+            cv2.circle(drawn, (x * diameter, 4 * diameter), diameter // 2, value, -1)
+    frame = Frame(pixels, PixelSize(0.5, 0.25))
+    contract = calibrated(grey_area_px=np.pi / 4 * typical**2)
+    found = adjusted(frame, contract, diameter_px=diameter)
+    assert found.labels.shape == truth.shape
+    assert score_image(truth, found.labels)["ap_0.75"] == 1
+    assert found.pixel_size_um == (0.5, 0.25)
+    seen = round(side * typical / diameter), round((side + 5) * typical / diameter)
+    assert f"from {side} x {side + 5} to {seen[0]} x {seen[1]} pixels" in found.warnings[-1]
+    assert ("as coarse as its pixels" in found.warnings[-1]) == (diameter > typical)
+    assert list(found.stage_ms)[::6] == ["resample", "restore"]
+    assert (found.nuclei.score > 0.5).all()
+    assert found.nuclei.mean_intensity == pytest.approx(4000, rel=0.1)
+
+
+def test_nuclei_of_the_tuned_size_are_found_alike() -> None:
+    frame = spots(200, 300, 2)
+    contract = calibrated(grey_area_px=np.pi / 4 * 30**2)
+    plain, same = adjusted(frame, contract), adjusted(frame, contract, diameter_px=30)
+    np.testing.assert_array_equal(same.labels, plain.labels)
+    np.testing.assert_array_equal(same.nuclei.score, plain.nuclei.score)
+
+
+@pytest.mark.parametrize(
+    ("contract", "diameter", "why"),
+    [
+        (Contract("unet"), 30, "was not calibrated"),
+        (calibrated(700), 30, "the frame is colour"),
+        (calibrated(1e9), 2, "would be resampled to"),
+    ],
+)
+def test_a_diameter_that_cannot_be_used_is_refused(
+    contract: Contract, diameter: int, why: str
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    frame = Frame(pixels if "colour" in why else pixels[:, :, :1])
+    with pytest.raises(InvalidOption, match=f"{why}.*leave the diameter out"):
+        adjusted(frame, contract, diameter_px=diameter)
+
+
+def test_memory_of_a_frame_covers_how_the_model_sees_it() -> None:
+    contract = calibrated(grey_area_px=np.pi / 4 * 40**2)
+    plain = adjusted_memory_bytes(1000, 1000, 1, 2, contract, AS_TUNED)
+    assert plain == memory_bytes(1000, 1000, 1, 2)
+    larger = adjusted_memory_bytes(1000, 1000, 1, 2, contract, Adjustments(diameter_px=10))
+    assert larger > memory_bytes(4000, 4000, 1, 2)

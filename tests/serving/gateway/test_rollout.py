@@ -214,6 +214,8 @@ def test_a_caller_who_asks_for_a_version_takes_no_part(
             f"{rollouts.url}/v1/segment?version={asked}", content=fluorescence.read_bytes()
         )
         assert answer.headers["X-Model-Version"] == str(asked)
+    # Nor one who adjusts the model: a trial compares versions as they were tuned.
+    assert version_of(client, fluorescence, threshold=0.5) == rollouts.shipped
     trial = rollouts.trial()
     assert (trial.canary.answered, trial.shadow.chosen) == (0, 0)
     assert version_of(client, fluorescence) == rollouts.shipped + SAME
