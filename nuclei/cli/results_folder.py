@@ -1,6 +1,9 @@
 """The folder that a command writes into: tried before the work, and without half files."""
 
+import io
 import os
+import shutil
+import zipfile
 from contextlib import suppress
 from pathlib import Path
 
@@ -48,6 +51,26 @@ class ResultsFolder:
             raise _unwritable(path, error) from error
         finally:
             _remove(aside)
+
+    def write_folder(self, name: Path | str, archive: bytes) -> None:
+        """Write a folder of the files in a zip; one of that name is replaced.
+
+        Raises:
+            InvalidOption: as `write`.
+        """
+        path = self.path / name
+        aside, before = path.parent / self._aside, path.parent / f"{self._aside}.before"
+        try:
+            with zipfile.ZipFile(io.BytesIO(archive)) as files:
+                files.extractall(aside)
+            if path.exists():
+                path.replace(before)
+            aside.replace(path)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        finally:
+            for left in (aside, before):
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def _unwritable(path: Path, error: OSError) -> InvalidOption:

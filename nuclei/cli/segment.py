@@ -125,8 +125,9 @@ def segment(
     save: Annotated[
         str,
         typer.Option(
-            help="Formats to write, separated by commas: labels.tif, labels.ome.tif, labels.png, "
-            "overlay.png, geojson (QuPath), rois.zip (ImageJ, Fiji), coco.json, csv, parquet, json."
+            help="Formats to write, separated by commas: labels.tif, labels.ome.tif, "
+            "labels.ome.zarr (a folder), labels.png, overlay.png, geojson (QuPath), rois.zip "
+            "(ImageJ, Fiji), coco.json, csv, parquet, json."
         ),
     ] = DEFAULT_SAVE,
     channel: ChannelOption = "",
@@ -266,7 +267,8 @@ def _write_results(
     failures: list[NucleiError] = []
     for name, form in formats.items():
         try:
-            folder.write(f"{job.stem}.{name}", form.encode(segmentation, frame, lambda: None))
+            write = folder.write_folder if form.is_folder else folder.write
+            write(f"{job.stem}.{name}", form.encode(segmentation, frame, lambda: None))
         except NucleiError as error:
             failures.append(error)
         except MemoryError:

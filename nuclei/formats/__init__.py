@@ -7,6 +7,7 @@ from nuclei.errors import InvalidOption
 from nuclei.formats.coco import coco_json
 from nuclei.formats.geojson import feature_collection
 from nuclei.formats.labels import label_ome_tiff, label_png, label_tiff
+from nuclei.formats.ome_zarr import label_ome_zarr
 from nuclei.formats.overlay import overlay
 from nuclei.formats.parquet import parquet_table
 from nuclei.formats.png import encode_png
@@ -29,18 +30,27 @@ class Format:
             check is called at intervals, and an exception that it raises ends the work.
         bytes_per_px, bytes_per_nucleus: memory that this takes, besides the frame and its labels;
             measured with 4,096 and 65,536 nuclei in 2048 x 2048 pixels.
+        is_folder: the bytes are a zip; on a disk it is the folder of the files in it.
     """
 
     media_type: str
     encode: Callable[[Segmentation, Frame, Check], bytes]
     bytes_per_px: int = 0
     bytes_per_nucleus: int = 0
+    is_folder: bool = False
 
 
 # Of a media type that several have, the first is the usual one.
 FORMATS = {
     "labels.tif": Format("image/tiff", lambda result, frame, check: label_tiff(result), 4),
     "labels.ome.tif": Format("image/tiff", lambda result, frame, check: label_ome_tiff(result), 4),
+    "labels.ome.zarr": Format(
+        "application/zip",
+        lambda result, frame, check: label_ome_zarr(result, check),
+        4,
+        600,
+        is_folder=True,
+    ),
     "labels.png": Format("image/png", lambda result, frame, check: label_png(result), 4),
     "overlay.png": Format(
         "image/png",

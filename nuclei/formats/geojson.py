@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from nuclei.formats.features import feature_columns
 from nuclei.formats.outlines import outlines
-from nuclei.formats.tables import json_bytes, named_quality, rows_of
+from nuclei.formats.tables import joined, json_bytes, named_quality, rows_of
 from nuclei.imaging.images import Frame
 from nuclei.results.segmentation import Segmentation
 
@@ -53,7 +53,7 @@ def feature_collection(
     """
     columns = feature_columns(segmentation, frame, check)
     frame_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{zlib.crc32(segmentation.labels.tobytes()):08x}")
-    features = [
+    features = joined(
         json_bytes(
             {
                 "type": "Feature",
@@ -70,10 +70,10 @@ def feature_collection(
         for (label, polygons), row in zip(
             outlines(segmentation.labels, check), rows_of(columns, check), strict=True
         )
-    ]
+    )
     # Warnings and quality are foreign members (RFC 7946, 6.1), which readers leave aside.
     return b'{"type":"FeatureCollection","features":[%b],"warnings":%b,"quality":%b}' % (
-        b",".join(features),
+        features,
         json_bytes(segmentation.warnings),
         json_bytes(named_quality(segmentation.quality)),
     )

@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 import pytest
 import tifffile
+import zarr
 from typer.testing import CliRunner, Result
 
 from nuclei.cli.app import app
 from nuclei.errors import EngineUnavailable, InvalidImage, InvalidOption, ModelNotFound, NucleiError
 from nuclei.evaluation.metrics import score_image
+from nuclei.formats import FORMATS
 from nuclei.imaging.images import read_frame, read_labels
 from nuclei.process.ports import LOOPBACK, free_ports
 
@@ -139,6 +141,9 @@ def test_planes_channels_and_sizes_are_chosen_and_doubts_are_said(
         ("--project", "mean", "max"),
         ("--intensity-range", "9,1", "lo below hi"),
         ("--intensity-percentiles", "0,200", "0 to 100"),
+        ("--threshold", "0", "above 0 and below 1"),
+        ("--min-area", "1e3", "whole number"),
+        ("--diameter", "wide", "no number"),
     ],
 )
 def test_impossible_options_are_refused_before_any_work(
@@ -148,6 +153,23 @@ def test_impossible_options_are_refused_before_any_work(
     assert isinstance(error, InvalidOption)
     assert said in str(error)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_is_adjusted_and_the_change_is_said(
+    repository: Path, gateway: "Gateway", tmp_path: Path
+) -> None:
+    asked = ("--threshold", "0.4", "--min-area", "400", "--diameter", "25", "--save", "json")
+    counts = []
+    for way in (("--local", "--repository", repository), ("--address", gateway.grpc_address)):
+        out = tmp_path / way[0].strip("-")
+        result = segment(EXAMPLES / "fluorescence.png", "--out", out, *way, *asked)
+        assert result.exit_code == 0, result.output
+        assert "the threshold was 0.4; the model was tuned to" in result.stderr
+        said = json.loads((out / "fluorescence.json").read_text())
+        assert min(nucleus["area_px"] for nucleus in said["nuclei"]) >= 400
+        counts.append(said["count"])
+    # Triton may compute in bfloat16.
+    assert abs(counts[0] - counts[1]) <= 1
 
 
 def test_save_chooses_the_files(repository: Path, tmp_path: Path) -> None:
@@ -170,6 +192,22 @@ def test_save_chooses_the_files(repository: Path, tmp_path: Path) -> None:
     assert 0 < said["tta_disagreement"] < 1
     assert f"{said['focus']:.2g}" in result.stdout
     assert json.loads((tmp_path / "fluorescence.json").read_text())["count"] > 10
+
+
+def test_every_format_is_written_and_replaced(repository: Path, tmp_path: Path) -> None:
+    for _ in range(2):
+        result = segment(
+            *(EXAMPLES / "fluorescence.png", "--out", tmp_path, "--local"),
+            *("--repository", repository, "--save", ",".join(FORMATS)),
+        )
+        assert result.exit_code == 0, result.output
+    written = {f"fluorescence.{name}" for name in FORMATS} | {"frames.csv"}
+    assert {path.name for path in tmp_path.iterdir()} == written
+    labels = read_labels(tmp_path / "fluorescence.labels.tif")
+    levels = zarr.open_group(tmp_path / "fluorescence.labels.ome.zarr", mode="r")
+    np.testing.assert_array_equal(levels["0"], labels)
+    (image,) = json.loads((tmp_path / "fluorescence.coco.json").read_text())["images"]
+    assert image["file_name"] == "fluorescence.png"
 
 
 def test_an_unknown_model_stops_at_once(repository: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import sys
 import uuid
 import zipfile
 from dataclasses import replace
@@ -12,13 +13,14 @@ import pyarrow
 import pytest
 import shapely.geometry
 import tifffile
+import zarr
 from numpy.typing import NDArray
 from pyarrow import parquet
 from pycocotools.coco import COCO
 from roifile import ROI_TYPE, ImagejRoi
 
-from nuclei.errors import InvalidOption
-from nuclei.formats import FORMATS, format_named
+from nuclei.errors import InvalidOption, MissingPrerequisite
+from nuclei.formats import FORMATS, format_named, tables
 from nuclei.formats.overlay import stretched
 from nuclei.formats.tables import FRAME_COLUMNS, failed_row, frame_row, frames_table
 from nuclei.imaging.frame_options import MAX_PIXEL_SIZE_UM, FrameOptions
@@ -237,6 +239,44 @@ def test_ome_tiff_carries_the_pixel_size() -> None:
     assert (pixels["PhysicalSizeX"], pixels["PhysicalSizeY"]) == (0.25, 0.5)
     assert pixels["PhysicalSizeXUnit"] == "µm"
     assert pixels["Type"] == "uint32"
+
+
+def test_ome_zarr_is_a_label_image_with_levels_and_colours(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    labels = rng.integers(0, 9, (1300, 700)).astype(np.uint32)
+    nuclei = measure(labels, np.zeros((*labels.shape, 1), np.uint8), None)
+    found = Segmentation(labels, nuclei, SIZE, "unet", "3")
+    path = tmp_path / "labels.zip"
+    path.write_bytes(encode("labels.ome.zarr", found))
+    group = zarr.open_group(zarr.storage.ZipStore(path, mode="r"), mode="r")
+    for level in range(3):
+        np.testing.assert_array_equal(group[str(level)], labels[:: 2**level, :: 2**level])
+    assert set(group) == {"0", "1", "2"}
+    (scales,) = group.attrs["multiscales"]
+    assert [(axis["name"], axis["unit"]) for axis in scales["axes"]] == [
+        ("y", "micrometer"),
+        ("x", "micrometer"),
+    ]
+    steps = [level["coordinateTransformations"][0]["scale"] for level in scales["datasets"]]
+    assert steps == [[0.5, 0.25], [1.0, 0.5], [2.0, 1.0]]
+    listed = group.attrs["image-label"]["colors"]
+    colours = {each["label-value"]: tuple(each["rgba"]) for each in listed}
+    assert set(colours) == set(range(1, 9))
+    assert len(set(colours.values())) == 8
+    assert encode("labels.ome.zarr", found) == path.read_bytes()
+
+
+def test_without_pyarrow_parquet_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(MissingPrerequisite, match="pip install pyarrow"):
+        encode("parquet", segmentation())
+
+
+@pytest.mark.parametrize("name", ["csv", "json", "geojson", "parquet"])
+def test_tables_of_many_blocks_are_whole(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    whole = encode(name, segmentation(SIZE))
+    monkeypatch.setattr(tables, "BLOCK_ROWS", 1)
+    assert encode(name, segmentation(SIZE)) == whole
 
 
 def test_json_names_model_and_nuclei() -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import socket
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -16,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 import tifffile
+from pyarrow import parquet
 
 from nuclei.client import Client
 from nuclei.results.quality import Quality
@@ -108,9 +110,30 @@ def test_every_format_describes_the_same_nuclei(
     )
     features = json.loads(fetch("geojson", "application/geo+json"))["features"]
     rows = list(csv.DictReader(io.StringIO(fetch("csv", "text/csv").decode())))
+    ome = tifffile.imread(io.BytesIO(fetch("labels.ome.tif", "image/tiff")))
+    with zipfile.ZipFile(io.BytesIO(fetch("rois.zip", "application/zip"))) as rois:
+        named = {int(name.removesuffix(".roi").partition("-")[0]) for name in rois.namelist()}
+    with zipfile.ZipFile(io.BytesIO(fetch("labels.ome.zarr", "application/zip"))) as zarr:
+        level = json.loads(zarr.read("0/.zarray"))
+    coco = json.loads(fetch("coco.json", "application/json"))
+    table = parquet.read_table(io.BytesIO(fetch("parquet", "application/vnd.apache.parquet")))
     np.testing.assert_array_equal(labels, png)
+    np.testing.assert_array_equal(labels, ome)
+    assert level["shape"] == list(labels.shape)
+    assert named == set(range(1, labels.max() + 1))
+    assert [each["area"] for each in coco["annotations"]] == table["area_px"].to_pylist()
+    assert table.column_names == list(rows[0])
     assert labels.max() == len(features) == len(rows) > 10
     assert [int(row["area_px"]) for row in rows] == np.bincount(labels.ravel())[1:].tolist()
+
+
+@pytest.mark.parametrize("name", ["plate 7 well é.png", ""])
+def test_coco_names_the_file_of_a_form(http: httpx.Client, fluorescence: Path, name: str) -> None:
+    files = {"file": (name, fluorescence.read_bytes()) if name else fluorescence.read_bytes()}
+    answer = http.post("/v1/segment", params={"format": "coco.json"}, files=files)
+    (image,) = answer.json()["images"]
+    assert image["file_name"] == (name or "upload")
+    assert answer.json()["annotations"]
 
 
 def test_tta_is_asked_for_by_query(http: httpx.Client, fluorescence: Path) -> None:
@@ -132,6 +155,9 @@ BAD_QUERIES = {
     "format=bmp": (400, "InvalidOption", "bmp"),
     "tta=perhaps": (400, "InvalidOption", "perhaps"),
     "tta=1&tta=0": (400, "InvalidOption", "more than once"),
+    "threshold=1.5": (400, "InvalidOption", "above 0 and below 1"),
+    "min_area=12.5": (400, "InvalidOption", "whole number of pixels"),
+    "diameter=0": (400, "InvalidOption", "from 2 to 4096"),
     "model=nosuch": (404, "ModelNotFound", "nosuch"),
     "model=merge": (404, "ModelNotFound", "merge"),
 }
@@ -218,7 +244,7 @@ def test_form_fields_are_taken_as_query_parameters_are(
 
 
 BAD_FIELDS: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
-    "unknown": ({"threshold": "1"}, {}, "threshold"),
+    "unknown": ({"thresh": "1"}, {}, "thresh"),
     "twice": ({"tta": ["1", "0"]}, {}, "more than once"),
     "other than the query": ({"format": "csv"}, {"format": "json"}, "send one of them"),
 }
@@ -278,11 +304,46 @@ def test_what_was_chosen_or_guessed_is_said_in_every_format(http: httpx.Client) 
         assert json.loads(other.headers["x-nuclei-warnings"]) == said
 
 
+def test_a_model_is_adjusted_alike_over_every_protocol(
+    http: httpx.Client, client: Client, fluorescence: Path
+) -> None:
+    """And its frames do not count as the model's own in what is watched for drift."""
+
+    def watched() -> float:
+        lines = http.get("/metrics").text.splitlines()
+        (line,) = (line for line in lines if line.startswith("nuclei_quality_frames_total{"))
+        return float(line.rpartition(" ")[2])
+
+    body = fluorescence.read_bytes()
+    plain, before = http.post("/v1/segment", content=body).json(), watched()
+    sent = {"threshold": "0.3", "min_area": "300", "diameter": "20", "format": "json"}
+    of_query = http.post("/v1/segment", params=sent, content=body)
+    of_form = http.post("/v1/segment", data=sent, files={"file": body})
+    asked = {"threshold": 0.3, "min_area_px": 300, "diameter_px": 20}
+    results = [client.segment(fluorescence, **asked)]
+    results += [outcome.segmentation for outcome in client.stream([fluorescence], **asked)]
+    said = of_query.json()
+    assert of_form.json()["nuclei"] == said["nuclei"] != plain["nuclei"]
+    assert min(nucleus["area_px"] for nucleus in said["nuclei"]) >= 300
+    for result in results:
+        areas = [nucleus["area_px"] for nucleus in said["nuclei"]]
+        assert result.nuclei.area_px.tolist() == areas
+        assert list(result.warnings) == said["warnings"]
+    for name in ("the threshold was 0.3", "the frame was resampled", "fewer than 300 pixels"):
+        assert any(name in warning for warning in said["warnings"])
+    assert {"resample", "restore"} < set(results[0].stage_ms)
+    assert watched() == before
+
+
 def test_models_are_listed(http: httpx.Client) -> None:
     said = http.get("/v1/models").json()
     assert said["default_model"] == "unet"
     assert [model["name"] for model in said["models"]] == ["unet"]
     assert said["models"][0]["precision"] in ("bf16", "fp32")
+    tuned = said["models"][0]["tuned"]
+    assert 0 < tuned["threshold"] < 1
+    assert tuned["min_area"] > 0
+    assert 10 < tuned["diameter"]["colour"] < tuned["diameter"]["grey"] < 50
     assert said["limits"]["max_bytes"] == LIMIT
 
 
