@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ TENSORRT_NAMES = {
     "int8_calibration_table_name": "trt_int8_calibration_table_name",
     "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
 }
+# Between the start and what can wait: a model that starts again after a failure answers first.
+SETTLED_S = 5.0
 OPENVINO = "OpenVINOExecutionProvider"
 OPENVINO_PRECISIONS = {"FP32": "f32", "BF16": "bf16"}
 
@@ -155,7 +157,7 @@ class OnCores:
     images on a core each are done sooner than one after the other on both cores, which wait for
     each other in every layer. There is a session for each shape that the configuration warms up,
     which takes a tenth off the time, and one for any shape. Those for a share of the cores change
-    the time, not the answers: they are compiled once the model is loaded.
+    the time, not the answers: they are compiled later, one by one, as answers wait meanwhile.
     """
 
     def __init__(
@@ -175,13 +177,13 @@ class OnCores:
         compiled = partial(_compiled, config, path, inputs)
         self._sessions = {(1, shapes): compiled(1, shapes) for shapes in warmed_up}
         self._sessions[1, ()] = session
-        self._closed = False
+        self._closed = Event()
         self._compiling = Thread(target=self._compile_shares, args=(compiled, warmed_up))
         self._compiling.start()
 
     def close(self) -> None:
         """End what is still being compiled."""
-        self._closed = True
+        self._closed.set()
         self._compiling.join()
 
     def run(self, wanted: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -209,7 +211,7 @@ class OnCores:
         if self._instances == 1:
             return
         for shapes in [*warmed_up, ()]:
-            if not self._closed:
+            if not self._closed.wait(SETTLED_S):
                 self._sessions[self._instances, shapes] = compiled(self._instances, shapes)
         # What compiling took from this thread's arena would never be used again: 95 MB of a U-Net.
         ctypes.CDLL(None).malloc_trim(0)
