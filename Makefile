@@ -79,6 +79,8 @@ lock: ## pin the dependencies of pyproject.toml; delete a lock first for newer v
 	$(COMPILE) --extra serve pyproject.toml -o requirements/serving.lock
 	$(COMPILE) --extra cluster --extra train --extra dev -c requirements/serving.lock \
 		pyproject.toml -o requirements/training.lock
+	$(COMPILE) --extra train --extra registry -c requirements/training.lock \
+		pyproject.toml -o requirements/training-image.lock
 	$(COMPILE) --no-deps requirements/yolov8.in -o requirements/yolov8.lock
 	$(COMPILE) --no-deps requirements/triton.in -o requirements/triton.lock
 	$(COMPILE) requirements/checkov.in -o requirements/checkov.lock

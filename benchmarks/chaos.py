@@ -40,7 +40,7 @@ from tests.serving.leftovers import living, regions
 from tests.serving.served import Served
 
 ROOT = Path(__file__).parents[1]
-SIDE_PX = 256
+SIDE_PX = 512
 DISK_MIB = 64
 # Of each caller, answered well after a failure.
 GOOD_FRAMES = 3

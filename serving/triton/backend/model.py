@@ -5,10 +5,10 @@ import json
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -37,6 +37,8 @@ TENSORRT_NAMES = {
     "int8_calibration_table_name": "trt_int8_calibration_table_name",
     "int8_use_native_calibration_table": "trt_int8_use_native_calibration_table",
 }
+# Between the start and what can wait: a model that starts again after a failure answers first.
+SETTLED_S = 5.0
 OPENVINO = "OpenVINOExecutionProvider"
 OPENVINO_PRECISIONS = {"FP32": "f32", "BF16": "bf16"}
 
@@ -57,13 +59,20 @@ class TritonPythonModel:
         version = Path(args["model_repository"]) / args["model_version"]
         path = version / (self._config.get("default_model_filename") or "model.onnx")
         providers = _providers(self._config, args)
-        self._session: onnxruntime.InferenceSession | OnCores = self._open(path, providers)
-        _say_precision(self._config, providers[0][0])
         # Whether requests of the same shapes run as one batch.
         self._joins = self._config.get("max_batch_size", 0) > 0
+        self._session: onnxruntime.InferenceSession | OnCores
         if self._joins and providers[0][0] == OPENVINO:
-            self._session = OnCores(self._config, path, self._session)
             self._joins = False
+            # Read without OpenVINO, which takes half a second of a core to compile a U-Net.
+            inputs = self._open(path, providers[1:]).get_inputs()
+            try:
+                self._session = OnCores(self._config, path, inputs)
+            except Exception as error:  # onnxruntime's errors share no base class
+                raise self._unloadable(path, error) from None
+        else:
+            self._session = self._open(path, providers)
+        _say_precision(self._config, providers[0][0])
         self._inputs = [tensor["name"] for tensor in self._config["input"]]
 
     def execute(self, requests: list[Any]) -> list[Any]:
@@ -92,7 +101,7 @@ class TritonPythonModel:
         except FileNotFoundError:
             raise self._refusal(f"there is no {path.name} in version {path.parent.name}") from None
         except Exception as error:  # onnxruntime's errors share no base class
-            raise self._refusal(f"{path.name} cannot be loaded: {_first_line(error)}") from None
+            raise self._unloadable(path, error) from None
         missing = {name for name, _ in providers} - set(session.get_providers())
         if missing:
             raise self._refusal(f"onnxruntime could not start {', '.join(sorted(missing))}")
@@ -100,6 +109,9 @@ class TritonPythonModel:
         if found:
             raise self._refusal("; ".join(found))
         return session
+
+    def _unloadable(self, path: Path, error: Exception) -> Exception:
+        return self._refusal(f"{path.name} cannot be loaded: {_first_line(error)}")
 
     def _refusal(self, reason: str) -> Exception:
         return pb_utils.TritonModelException(f"model '{self._name}': {reason}")
@@ -154,34 +166,33 @@ class OnCores:
     cores, or this instance's share of them while other instances of the model are at work: two
     images on a core each are done sooner than one after the other on both cores, which wait for
     each other in every layer. There is a session for each shape that the configuration warms up,
-    which takes a tenth off the time, and one for any shape. Those for a share of the cores change
-    the time, not the answers: they are compiled once the model is loaded.
+    which takes a tenth off the time, and one for any shape, compiled for the first image that needs
+    it. Those for a share of the cores change the time, not the answers: they are compiled later,
+    one by one, as answers wait meanwhile.
     """
 
-    def __init__(
-        self, config: dict[str, Any], path: Path, session: onnxruntime.InferenceSession
-    ) -> None:
+    def __init__(self, config: dict[str, Any], path: Path, inputs: list[Any]) -> None:
         """Compile the sessions.
 
         Args:
             config: the model's configuration.
             path: its ONNX file.
-            session: of one instance alone, for any shape.
+            inputs: what the file takes, as `InferenceSession.get_inputs`.
         """
         self._activity = Activity(path)
         self._instances = sum(group["count"] for group in config["instance_group"])
-        inputs = session.get_inputs()
-        warmed_up = _warmed_up(config)
-        compiled = partial(_compiled, config, path, inputs)
-        self._sessions = {(1, shapes): compiled(1, shapes) for shapes in warmed_up}
-        self._sessions[1, ()] = session
-        self._closed = False
-        self._compiling = Thread(target=self._compile_shares, args=(compiled, warmed_up))
+        self._warmed_up = _warmed_up(config)
+        self._compiled = partial(_compiled, config, path, inputs)
+        self._sessions = {
+            (1, shapes): self._compiled(1, shapes) for shapes in self._warmed_up or [()]
+        }
+        self._closed = Event()
+        self._compiling = Thread(target=self._compile_shares)
         self._compiling.start()
 
     def close(self) -> None:
         """End what is still being compiled."""
-        self._closed = True
+        self._closed.set()
         self._compiling.join()
 
     def run(self, wanted: list[str], feeds: dict[str, np.ndarray]) -> list[np.ndarray]:
@@ -197,20 +208,18 @@ class OnCores:
         shapes = _by_name((name, values.shape) for name, values in image.items())
         with self._activity.working() as others_work:
             share = self._instances if others_work else 1
-            shapes = shapes if (1, shapes) in self._sessions else ()
+            shapes = shapes if shapes in self._warmed_up else ()
+            if (1, shapes) not in self._sessions:
+                self._sessions[1, shapes] = self._compiled(1, shapes)
             session = self._sessions.get((share, shapes)) or self._sessions[1, shapes]
             return session.run(wanted, image)
 
-    def _compile_shares(
-        self,
-        compiled: Callable[[int, Shapes], onnxruntime.InferenceSession],
-        warmed_up: list[Shapes],
-    ) -> None:
+    def _compile_shares(self) -> None:
         if self._instances == 1:
             return
-        for shapes in [*warmed_up, ()]:
-            if not self._closed:
-                self._sessions[self._instances, shapes] = compiled(self._instances, shapes)
+        for shapes in [*self._warmed_up, ()]:
+            if not self._closed.wait(SETTLED_S):
+                self._sessions[self._instances, shapes] = self._compiled(self._instances, shapes)
         # What compiling took from this thread's arena would never be used again: 95 MB of a U-Net.
         ctypes.CDLL(None).malloc_trim(0)
 
