@@ -3,6 +3,7 @@
 import runpy
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,9 @@ def example() -> dict[str, Any]:
 def test_returns_to_the_positions_with_most_nuclei(example: dict[str, Any], client: Client) -> None:
     core = example["open_microscope"](None)
     scan = example["grid"](3, 400.0)
-    visits = list(example["acquire"](core, client, scan, n_best=2, returns=2))
-    first = {visit.index.position: visit.count for visit in visits if visit.index.t == 0}
+    choose = partial(example["most_nuclei"], n_best=2, returns=2)
+    visits = list(example["acquire"](core, client, scan, choose))
+    first = {v.index.position: len(v.nuclei) for v in visits if v.index.t == 0}
     again = [visit.index.position for visit in visits if visit.index.t > 0]
     assert sorted(first) == list(range(9))
     assert min(first.values()) > 20
@@ -35,11 +37,44 @@ def test_returns_to_the_positions_with_most_nuclei(example: dict[str, Any], clie
     assert sorted(again) == sorted(best * 2)
 
 
+def test_returns_to_rare_nuclei_with_another_objective(
+    example: dict[str, Any], client: Client
+) -> None:
+    core = example["open_microscope"](None)
+    scan = example["grid"](2, 1000.0, "10X")
+    query = "area_um2 > 60 and eccentricity < 0.7"
+    choose = partial(example["rare_nuclei"], query=query, n_most=3, objective="40X")
+    visits = list(example["acquire"](core, client, scan, choose))
+    found = [v.nuclei.query(query) for v in visits if v.index.t == 0]
+    rare = {(n.stage_x_um, n.stage_y_um) for table in found for n in table.itertuples()}
+    again = [visit for visit in visits if visit.index.t == 1]
+    assert len(again) == 3
+    for visit in again:
+        assert visit.stage_um in rare
+        # A pixel of the 40x is a quarter of one of the 10x.
+        assert visit.pixel_size_um == pytest.approx(scan_size(visits) / 4)
+
+
+def scan_size(visits: list[Any]) -> float:
+    (size,) = {visit.pixel_size_um for visit in visits if visit.index.t == 0}
+    return float(size)
+
+
+def test_where_nothing_is_rare_the_acquisition_ends_with_the_scan(
+    example: dict[str, Any], client: Client
+) -> None:
+    core = example["open_microscope"](None)
+    choose = partial(example["rare_nuclei"], query="area_um2 > 1e9", n_most=3, objective="40X")
+    visits = list(example["acquire"](core, client, example["grid"](2, 400.0), choose))
+    assert [visit.index.t for visit in visits] == [0] * 4
+
+
 def test_nuclei_are_where_the_stage_saw_them(example: dict[str, Any], client: Client) -> None:
     core = example["open_microscope"](None)
-    for visit in example["acquire"](core, client, example["grid"](2, 1000.0), 1, 1):
-        assert visit.centroids_um.shape == (visit.count, 2)
-        assert (np.abs(visit.centroids_um - visit.stage_um) <= 256).all()
+    choose = partial(example["most_nuclei"], n_best=1, returns=1)
+    for visit in example["acquire"](core, client, example["grid"](2, 1000.0), choose):
+        places = visit.nuclei[["stage_x_um", "stage_y_um"]].to_numpy()
+        assert (np.abs(places - visit.stage_um) <= 256 * visit.pixel_size_um).all()
 
 
 def test_affine_turns_around_the_middle_of_the_frame(example: dict[str, Any]) -> None:
@@ -52,14 +87,21 @@ def test_affine_turns_around_the_middle_of_the_frame(example: dict[str, Any]) ->
 def test_absent_gateway_ends_the_acquisition(example: dict[str, Any]) -> None:
     core = example["open_microscope"](None)
     with Client("127.0.0.1:1") as nobody, pytest.raises(EngineUnavailable):
-        list(example["acquire"](core, nobody, example["grid"](2, 400.0), 1, 1))
+        list(example["acquire"](core, nobody, example["grid"](2, 400.0), list))
     assert not core.mda.is_running()
 
 
-def test_example_runs_as_it_is(gateway: "Gateway") -> None:
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ("--returns", "1"),
+        ("--find", "area_um2 > 60", "--scan-objective", "10X", "--objective", "40X"),
+    ],
+)
+def test_example_runs_as_it_is(gateway: "Gateway", choice: tuple[str, ...]) -> None:
     command = [sys.executable, str(EXAMPLE), "--address", gateway.grpc_address, "--grid", "2"]
     run = subprocess.run(
-        [*command, "--best", "1", "--returns", "1"],
+        [*command, "--best", "1", *choice],
         capture_output=True,
         text=True,
         check=True,
