@@ -76,7 +76,7 @@ bench: env ## measure speed on this machine, into benchmarks/RESULTS.md (ten min
 COMPILE = $(UV) pip compile --quiet --python-version 3.11 --python-platform x86_64-manylinux_2_35 \
 	--generate-hashes --no-header --no-emit-index-url --no-emit-find-links
 lock: ## pin the dependencies of pyproject.toml; delete a lock first for newer versions (needs uv)
-	$(COMPILE) --extra serve pyproject.toml -o requirements/serving.lock
+	$(COMPILE) --extra serve --extra plates pyproject.toml -o requirements/serving.lock
 	$(COMPILE) --extra cluster --extra train --extra dev -c requirements/serving.lock \
 		pyproject.toml -o requirements/training.lock
 	$(COMPILE) --extra train --extra registry -c requirements/training.lock \

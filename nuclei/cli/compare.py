@@ -18,10 +18,10 @@ from nuclei.cli.predictions import (
     require_matplotlib,
     short_names,
 )
-from nuclei.cli.results_folder import ResultsFolder
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
 from nuclei.console import output
 from nuclei.errors import InvalidOption, ModelNotFound
+from nuclei.results_folder import ResultsFolder
 
 if TYPE_CHECKING:
     from training.data.dataset import Sample

@@ -29,16 +29,16 @@ from nuclei.cli.predictions import (
     require_matplotlib,
 )
 from nuclei.cli.predictions import held_out as held_out_of
-from nuclei.cli.results_folder import ResultsFolder
 from nuclei.cli.segmenter import (
     DEFAULT_REPOSITORY,
     LocalOption,
     ModelOption,
+    Opener,
     RepositoryOption,
     TtaOption,
-    open_segmenter,
 )
 from nuclei.console import messages, output, print_warnings
+from nuclei.results_folder import ResultsFolder
 
 if TYPE_CHECKING:
     from nuclei.evaluation.comparison import Comparison
@@ -128,7 +128,7 @@ def _ask_gateway(
     found = {}
     warnings: Counter[str] = Counter()
     console = messages()
-    with open_segmenter(model, None, tta, False, gateway, DEFAULT_REPOSITORY) as segmenter:
+    with Opener(model, None, tta, False, gateway, DEFAULT_REPOSITORY)() as segmenter:
         for sample in track(samples, "Segmenting", console=console, transient=True):
             segmentation = segmenter(frame_from_array(sample.pixels))
             found[sample.id] = segmentation.labels

@@ -1,5 +1,6 @@
 """How a command reaches a running gateway."""
 
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -63,6 +64,21 @@ class Gateway:
             tls_certificate=self.tls_certificate,
             tls_key=self.tls_key,
         )
+
+    def frames_in_flight(self) -> int:
+        """How many frames the gateways behind the address take at a time.
+
+        Raises:
+            EngineUnavailable, DeadlineExceeded, Unauthenticated: none answers.
+        """
+        with self.client() as client:
+            each = client.server_info().limits.max_frames_in_flight
+        host, _, port = self.address.rpartition("/")[2].rpartition(":")
+        try:
+            found = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+        except OSError:
+            return each
+        return each * (len({one[4][0] for one in found}) if self.address.startswith("dns:") else 1)
 
     def channel(self) -> "grpc.Channel":
         """A new channel; raises InvalidOption when the address or the TLS files cannot be used."""

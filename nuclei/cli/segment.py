@@ -1,16 +1,15 @@
 """`nuclei segment`: frames to label images, outlines and tables."""
 
-import time
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from nuclei.cli.gateway import (
@@ -22,7 +21,8 @@ from nuclei.cli.gateway import (
     TlsKeyOption,
     TokenOption,
 )
-from nuclei.cli.inputs import Inputs, Job, find_inputs, print_skipped
+from nuclei.cli.inputs import Inputs, find_inputs, print_skipped
+from nuclei.cli.progress import Progress
 from nuclei.cli.reading import (
     ChannelOption,
     IntensityPercentilesOption,
@@ -31,36 +31,35 @@ from nuclei.cli.reading import (
     PlaneOption,
     ProjectOption,
 )
-from nuclei.cli.results_folder import ResultsFolder
 from nuclei.cli.segmenter import (
     DEFAULT_REPOSITORY,
     DiameterOption,
     LocalOption,
     MinAreaOption,
     ModelOption,
+    Opener,
     RepositoryOption,
-    Segmenter,
     ThresholdOption,
     TtaOption,
     VersionOption,
-    open_segmenter,
+)
+from nuclei.cli.stacks import (
+    DaskOption,
+    FieldsOption,
+    SlicesOption,
+    TimesOption,
+    TrackOption,
+    WellsOption,
+    chosen,
 )
 from nuclei.console import messages, output, print_error, print_warning
-from nuclei.errors import (
-    EngineUnavailable,
-    FrameTooLarge,
-    InvalidOption,
-    ModelNotFound,
-    NucleiError,
-    Unauthenticated,
-)
+from nuclei.errors import ChoiceRequired, InvalidOption, NucleiError
 from nuclei.results.adjustments import Adjustments
+from nuclei.results_folder import ResultsFolder
 
 if TYPE_CHECKING:
-    from nuclei.formats import Format
-    from nuclei.imaging.frame_options import FrameOptions
-    from nuclei.imaging.images import Frame
-    from nuclei.results.segmentation import Segmentation
+    from nuclei.plates.run import Run, Runner, Work
+    from nuclei.plates.work import Outcome, Task
 
 DEFAULT_SAVE = "labels.tif,overlay.png,geojson,csv"
 
@@ -70,6 +69,8 @@ HEADINGS = (
     *("size", "nuclei", "median area", "mean score"),
     *("focus", "estimated score", "warnings", "ms"),
 )
+# Rows of the table that is printed.
+LISTED = 500
 # Of all frames, beside their results.
 FRAMES_FILE = "frames.csv"
 
@@ -85,12 +86,9 @@ nuclei segment '*.tif' --out results --tta --address gpu-server:50051
 nuclei segment stack.ome.tif --out results --channel DAPI --project max --pixel-size 0.325
 
 nuclei segment faint.tif --out results --threshold 0.4 --min-area 50   (more, but no specks)
+
+nuclei segment plate.ome.zarr --out results --wells 'B*,C03' --channel DAPI --z max --save csv
 """
-
-Formats = dict[str, "Format"]
-
-# What would fail for every other frame as well.
-STOPPING = (ModelNotFound, EngineUnavailable, Unauthenticated)
 
 
 @dataclass
@@ -98,20 +96,22 @@ class Tally:
     """What became of the frames so far.
 
     Attributes:
-        table: a row for each frame that was segmented.
+        table: a row for each frame that was segmented, as long as they are few.
+        done_before: number of frames that an earlier run has done.
+        rows: how many were.
         done: number of frames with all their results.
         failed: number of the others; one whose results were not all written has a row, too.
         doubtful: number of frames with warnings.
-        failures: why, at least one for each that failed.
-        rows: of the table of frames, `nuclei.formats.tables.FRAME_COLUMNS`.
+        first_failure: why the first that failed did.
     """
 
     table: Table
+    done_before: int = 0
+    rows: int = 0
     done: int = 0
     failed: int = 0
     doubtful: int = 0
-    failures: list[NucleiError] = field(default_factory=list)
-    rows: list[dict[str, Any]] = field(default_factory=list)
+    first_failure: NucleiError | None = None
 
 
 def segment(
@@ -139,6 +139,12 @@ def segment(
     threshold: ThresholdOption = "",
     min_area: MinAreaOption = "",
     diameter: DiameterOption = "",
+    wells: WellsOption = "",
+    fields: FieldsOption = "",
+    t: TimesOption = "",
+    z: SlicesOption = "",
+    track: TrackOption = None,
+    dask: DaskOption = "",
     address: AddressOption = DEFAULT_ADDRESS,
     token: TokenOption = "",
     tls_ca: TlsCaOption = None,
@@ -162,45 +168,73 @@ def segment(
     And one frames.csv: one line per frame, with the number of its nuclei, how good the frame and
     its result look, its warnings, and why it failed if it did.
 
+    Stacks, plates and slides (docs/plates.md): an OME-Zarr, CZI, ND2 or LIF, and with --wells,
+    --fields, --t or --z also a TIFF, is read frame by frame. The results of each are in the folder
+    NAME, with one table of all its nuclei, nuclei.csv, and of a plate wells.csv and a picture of
+    its counts, wells.heatmap.png and .svg.
+
+    A run that was killed goes on where it was when the same command is given again; one in which
+    frames failed tries those again.
+
     Files that are no frames are named and skipped. A frame that cannot be segmented, or one of its
     results that cannot be written, is named; the others are written, and the exit code is not 0.
     What is guessed or doubtful about a frame is printed, and is in its json and geojson.
     """
     from nuclei.imaging.frame_options import FrameOptions
+    from nuclei.plates.journal import Journal
+    from nuclei.plates.run import Run, find_work
+    from nuclei.plates.work import Settings
 
     formats = _formats(save)
     options = FrameOptions.of_text(
         channel, plane, project, pixel_size, intensity_range, intensity_percentiles
     )
     adjustments = Adjustments.of_text(threshold, min_area, diameter)
-    inputs = find_inputs(paths)
+    choice = chosen(wells, fields, t, z, plane, project)
+    inputs = find_inputs(paths, with_sources=True)
     _check_names(inputs, formats)
     folder = ResultsFolder(out)
     console = messages()
     print_skipped(inputs, console)
-    tally = Tally(_table())
     gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
-    try:
-        with open_segmenter(
-            model, version, tta, local, gateway, repository, adjustments
-        ) as segmenter:
-            for job in _tracked(inputs.jobs, console):
-                _segment_one(job, folder, options, formats, segmenter, tally, console)
-    finally:
-        _print_summary(inputs, tally, console)
-        _write_frames(folder, tally)
-    if tally.failures:
-        kind = type(tally.failures[0])
-        raise kind(f"{tally.failed} of {len(inputs.jobs)} frames failed, for the reasons above")
+    opener = Opener(model, version, tta, local, gateway, repository, adjustments)
+    asked = {
+        **{"paths": [os.path.abspath(path) for path in paths], "save": formats},
+        **{"model": model, "version": version, "tta": tta, "options": asdict(options)},
+        **{"adjustments": asdict(adjustments), "wells": wells, "fields": fields, "t": t, "z": z},
+    }
+    with closing(Journal(folder.path, asked)) as journal:
+        jobs = [(job.source, job.stem) for job in inputs.jobs]
+        work = find_work(jobs, Settings(formats, options), choice)
+        run = Run(work, folder, journal)
+        tally = Tally(_table(), run.done_before())
+        try:
+            with _runner(dask, opener) as runner:
+                _do(run, runner, tally, console)
+            _finish(run, track, tally, console)
+        finally:
+            _print_summary(inputs, work, tally, console)
+            if tally.done or tally.failed or tally.done_before:
+                run.write_frames()
+        journal.end(failed=tally.failed > 0)
+    if tally.first_failure is not None:
+        kind = type(tally.first_failure)
+        raise kind(
+            f"{tally.failed} of {len(work.tasks)} frames failed, for the reasons above; the same "
+            "command tries those again, and no others"
+        )
 
 
-def _formats(save: str) -> Formats:
+def _formats(save: str) -> tuple[str, ...]:
     from nuclei.formats import format_named
 
-    return {name: format_named(name) for name in save.replace(" ", "").split(",")}
+    names = tuple(save.replace(" ", "").split(","))
+    for name in names:
+        format_named(name)
+    return names
 
 
-def _check_names(inputs: Inputs, formats: Formats) -> None:
+def _check_names(inputs: Inputs, formats: Sequence[str]) -> None:
     for job in inputs.jobs:
         taken = {f"{job.stem}.{form}" for form in formats}
         if FRAMES_FILE in taken:
@@ -210,91 +244,78 @@ def _check_names(inputs: Inputs, formats: Formats) -> None:
             )
 
 
-def _tracked(jobs: list[Job], console: Console) -> Iterable[Job]:
-    quiet = not console.is_terminal
-    return track(jobs, "Segmenting", console=console, transient=True, disable=quiet)
+@contextmanager
+def _runner(dask: str, opener: Opener) -> "Iterator[Runner]":
+    from nuclei.plates.run import in_process
+
+    if not dask:
+        with opener() as segmenter:
+            yield in_process(segmenter)
+        return
+    from nuclei.plates.cluster import on_cluster
+
+    most = None if opener.local else opener.gateway.frames_in_flight()
+    with on_cluster(dask, opener, most) as runner:
+        yield runner
 
 
-def _segment_one(
-    job: Job,
-    folder: ResultsFolder,
-    options: "FrameOptions",
-    formats: Formats,
-    segmenter: Segmenter,
-    tally: Tally,
-    console: Console,
-) -> None:
-    """Segment a frame and write its results; raises only what would fail for every frame."""
-    from nuclei.formats.tables import failed_row, frame_row
-    from nuclei.imaging.images import read_frame
-
-    name = str(job.stem.with_name(job.source.name))
-    started = time.perf_counter()
-    try:
-        frame = read_frame(job.source, options=options)
-        segmentation = segmenter(frame)
-    except STOPPING:
-        raise
-    except NucleiError as error:
-        failures = [error]
-        tally.rows.append(failed_row(name, error))
-    except MemoryError:
-        failures = [_too_large()]
-        tally.rows.append(failed_row(name, failures[0]))
-    else:
-        milliseconds = (time.perf_counter() - started) * 1000
-        tally.rows.append(frame_row(name, segmentation))
-        tally.table.add_row(name, *_summary(segmentation), f"{milliseconds:.0f}")
-        failures = _write_results(job, folder, formats, segmentation, frame)
-        for warning in segmentation.warnings:
-            print_warning(f"{job.source}: {warning}", console)
-        tally.doubtful += bool(segmentation.warnings)
-    for failure in failures:
-        print_error(f"{job.source}: {str(failure).removeprefix(f'{job.source}: ')}", console)
-    tally.failures += failures
-    tally.failed += bool(failures)
-    tally.done += not failures
+def _do(run: "Run", runner: "Runner", tally: Tally, console: Console) -> None:
+    """Do what is left, and say what became of each frame."""
+    with Progress(run.left(), console) as progress:
+        for unit, outcome in run.outcomes(runner):
+            if unit.is_frame:
+                _count(unit.task, outcome, tally, console)
+            progress.advance(failed=tally.failed)
 
 
-def _write_results(
-    job: Job,
-    folder: ResultsFolder,
-    formats: Formats,
-    segmentation: "Segmentation",
-    frame: "Frame",
-) -> list[NucleiError]:
-    """Write each format; one that fails does not keep the others back."""
-    failures: list[NucleiError] = []
-    for name, form in formats.items():
-        try:
-            write = folder.write_folder if form.is_folder else folder.write
-            write(f"{job.stem}.{name}", form.encode(segmentation, frame, lambda: None))
-        except NucleiError as error:
-            failures.append(error)
-        except MemoryError:
-            failures.append(_too_large())
-    return failures
+def _count(task: "Task", outcome: "Outcome", tally: Tally, console: Console) -> None:
+    if "error" not in outcome.row:
+        tally.rows += 1
+        if tally.rows <= LISTED:
+            tally.table.add_row(task.name, *_summary(outcome))
+    for warning in outcome.warnings:
+        print_warning(f"{task.title}: {warning}", console)
+    tally.doubtful += bool(outcome.warnings)
+    for failure in outcome.failures:
+        said = str(failure).removeprefix(f"{task.path}: ")
+        print_error(f"{task.title}: {said}{_how_to_choose(failure, task)}", console)
+        tally.first_failure = tally.first_failure or failure
+    tally.failed += bool(outcome.failures)
+    tally.done += not outcome.failures
 
 
-def _write_frames(folder: ResultsFolder, tally: Tally) -> None:
-    from nuclei.formats.tables import frames_table
-
-    if tally.rows:
-        folder.write(FRAMES_FILE, frames_table(tally.rows))
-
-
-def _too_large() -> FrameTooLarge:
-    return FrameTooLarge("it needs more memory than this machine gives; crop it, or free memory")
+def _how_to_choose(failure: NucleiError, task: "Task") -> str:
+    """What else can be done about a stack that was taken for one frame."""
+    if not isinstance(failure, ChoiceRequired) or task.field is not None:
+        return ""
+    return "; all its frames are segmented with --t, --z or --fields, such as --t all"
 
 
-def _print_summary(inputs: Inputs, tally: Tally, console: Console) -> None:
+def _finish(run: "Run", gate_px: float | None, tally: Tally, console: Console) -> None:
+    """The tables of what was done."""
+    versions = run.versions()
+    if len(versions) > 1:
+        print_warning(
+            f"the frames were segmented by {', '.join(sorted(versions))}: the model in use changed "
+            "meanwhile; --version chooses one",
+            console,
+        )
+    for error in run.write_plates(gate_px):
+        print_error(error, console)
+        tally.first_failure = tally.first_failure or error
+
+
+def _print_summary(inputs: Inputs, work: "Work", tally: Tally, console: Console) -> None:
     """The table, and what became of every file where not all are in it."""
     if tally.table.rows:
         output().print(tally.table)
+    if tally.rows > LISTED:
+        console.print(f"the first {LISTED} of {tally.rows} frames; all are in {FRAMES_FILE}")
     counts = {
         "done": tally.done,
+        "done before": tally.done_before,
         "failed": tally.failed,
-        "not tried": len(inputs.jobs) - tally.done - tally.failed,
+        "not tried": len(work.tasks) - tally.done - tally.failed - tally.done_before,
         "skipped": sum(map(len, inputs.skipped.values())),
     }
     if tally.done < sum(counts.values()):
@@ -311,27 +332,26 @@ def _table() -> Table:
     return table
 
 
-def _summary(segmentation: "Segmentation") -> tuple[str, ...]:
-    """The cells of HEADINGS but the last."""
-    from nuclei.results.quality import Quality
-
-    height, width = segmentation.labels.shape
-    nuclei, quality = segmentation.nuclei, segmentation.quality or Quality()
+def _summary(outcome: "Outcome") -> tuple[str, ...]:
+    """The cells of HEADINGS."""
+    row = outcome.row
+    focus, estimated = row.get("focus"), row.get("estimated_score")
     return (
-        f"{height} x {width}",
-        str(len(nuclei)),
-        _median_area(segmentation),
-        f"{nuclei.score.mean():.3f}" if len(nuclei) else UNKNOWN,
-        UNKNOWN if quality.focus is None else f"{quality.focus:.2g}",
-        UNKNOWN if quality.estimated_score is None else f"{quality.estimated_score:.2f}",
-        str(len(segmentation.warnings)),
+        f"{row['height_px']} x {row['width_px']}",
+        str(row["count"]),
+        _median_area(row),
+        UNKNOWN if outcome.mean_score is None else f"{outcome.mean_score:.3f}",
+        UNKNOWN if focus is None else f"{focus:.2g}",
+        UNKNOWN if estimated is None else f"{estimated:.2f}",
+        str(len(outcome.warnings)),
+        f"{outcome.milliseconds:.0f}",
     )
 
 
-def _median_area(segmentation: "Segmentation") -> str:
-    nuclei = segmentation.nuclei
-    if not len(nuclei):
+def _median_area(row: dict[str, Any]) -> str:
+    area = row.get("median_area_px")
+    if area is None:
         return UNKNOWN
-    if segmentation.pixel_size_um is None:
-        return f"{np.median(nuclei.area_px):.0f} px"
-    return f"{np.median(nuclei.area_um2(segmentation.pixel_size_um)):.1f} µm²"
+    if "pixel_size_x_um" not in row:
+        return f"{area:.0f} px"
+    return f"{area * row['pixel_size_x_um'] * row['pixel_size_y_um']:.1f} µm²"

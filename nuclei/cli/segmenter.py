@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,65 +64,65 @@ DiameterOption = Annotated[
 RepositoryOption = Annotated[Path, typer.Option(help="Model repository used by --local.")]
 
 
-@contextmanager
-def open_segmenter(
-    model: str,
-    version: int | None,
-    tta: bool,
-    local: bool,
-    gateway: Gateway,
-    repository: Path,
-    adjustments: Adjustments = AS_TUNED,
-) -> Iterator[Segmenter]:
-    """A function that segments one frame.
+@dataclass(frozen=True)
+class Opener:
+    """Opens a function that segments one frame, here or in another process.
 
-    Args:
+    Attributes:
         model: name of the model.
         version: of the model; None for the one that its name means.
         tta: average over the eight rotated and mirrored views.
-        local: run the files of `repository` in this process instead of asking the gateway.
+        local: run the files of `repository` in the process that opens it instead of asking the
+            gateway.
         gateway: its address and credentials.
         repository: folder of Triton models.
         adjustments: in place of what the model was tuned to.
-
-    Raises:
-        InvalidData: `repository` holds no model. The function raises what
-            `nuclei.inference.pipeline.segment` does.
     """
-    if local:
-        from nuclei.inference import pipeline
-        from nuclei.inference.onnx_engine import LocalEngine
 
-        engine = LocalEngine(repository)
+    model: str
+    version: int | None
+    tta: bool
+    local: bool
+    gateway: Gateway
+    repository: Path
+    adjustments: Adjustments = AS_TUNED
 
-        def segment(frame: "Frame") -> "Segmentation":
-            served = engine.find(model, version)
-            return asyncio.run(
-                pipeline.segment(frame, engine, served, tta=tta, adjustments=adjustments)
+    @contextmanager
+    def __call__(self) -> Iterator[Segmenter]:
+        """Open it.
+
+        Raises:
+            InvalidData: `repository` holds no model. The function raises what
+                `nuclei.inference.pipeline.segment` does.
+        """
+        if self.local:
+            from nuclei.inference import pipeline
+            from nuclei.inference.onnx_engine import LocalEngine
+
+            engine = LocalEngine(self.repository)
+
+            def segment(frame: "Frame") -> "Segmentation":
+                served = engine.find(self.model, self.version)
+                return asyncio.run(
+                    pipeline.segment(
+                        frame, engine, served, tta=self.tta, adjustments=self.adjustments
+                    )
+                )
+
+            yield segment
+        else:
+            with self.gateway.client() as client:
+                yield lambda frame: self._ask(client, frame)
+
+    def _ask(self, client: "Client", frame: "Frame") -> "Segmentation":
+        try:
+            return client.segment(
+                frame,
+                model=self.model,
+                version=self.version,
+                tta=self.tta,
+                timeout_s=GATEWAY_TIMEOUT_S,
+                **asdict(self.adjustments),
             )
-
-        yield segment
-    else:
-        with gateway.client() as client:
-            yield lambda frame: _ask(client, frame, model, version, tta, adjustments)
-
-
-def _ask(
-    client: "Client",
-    frame: "Frame",
-    model: str,
-    version: int | None,
-    tta: bool,
-    adjustments: Adjustments,
-) -> "Segmentation":
-    try:
-        return client.segment(
-            frame,
-            model=model,
-            version=version,
-            tta=tta,
-            timeout_s=GATEWAY_TIMEOUT_S,
-            **asdict(adjustments),
-        )
-    except EngineUnavailable as error:
-        raise EngineUnavailable(f"{error}; or do without a gateway: --local") from error
+        except EngineUnavailable as error:
+            raise EngineUnavailable(f"{error}; or do without a gateway: --local") from error

@@ -4,9 +4,9 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,19 +73,25 @@ def json_report(
     return b'%b,"nuclei":[%b]}' % (head.removesuffix(b"}"), nuclei)
 
 
-def frames_table(rows: Iterable[Mapping[str, Any]]) -> bytes:
+def write_frames(
+    file: BinaryIO, rows: Iterable[Mapping[str, Any]], more_columns: Sequence[str] = ()
+) -> None:
     """CSV of one line per frame: what was found and how good it looks, or why it failed.
 
     What is not known is empty.
 
     Args:
-        rows: values by the names of FRAME_COLUMNS, as `frame_row` and `failed_row` make them.
+        file: written line by line.
+        rows: values by the names of the columns, as `frame_row` and `failed_row` make them; others
+            are left out.
+        more_columns: behind FRAME_COLUMNS.
     """
-    text = io.StringIO()
-    writer = csv.DictWriter(text, FRAME_COLUMNS, lineterminator="\n")
+    text = io.TextIOWrapper(file, "utf-8", newline="")
+    columns = (*FRAME_COLUMNS, *more_columns)
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
-    return text.getvalue().encode()
+    text.detach()
 
 
 def frame_row(name: str, segmentation: Segmentation) -> dict[str, Any]:

@@ -115,7 +115,8 @@ def read_frame(
         InvalidOption: there is no plane or channel such as the options choose.
     """
     frame = _naming(
-        source, lambda: _frame(_decode(source, limits, options.selection), options, limits)
+        source,
+        lambda: frame_of_decoded(_decode(source, limits, options.selection), options, limits),
     )
     return replace(frame, name=source.name) if isinstance(source, Path) else frame
 
@@ -193,7 +194,14 @@ def _naming(source: Path | File, read: Callable[[], T]) -> T:
         raise
 
 
-def _frame(decoded: Decoded, options: FrameOptions, limits: FrameLimits) -> Frame:
+def frame_of_decoded(
+    decoded: Decoded, options: FrameOptions, limits: FrameLimits = FrameLimits()
+) -> Frame:
+    """Make a frame of what a decoder gives, which has selected plane and channel.
+
+    Raises:
+        InvalidImage, ChoiceRequired, FrameTooLarge: as `frame_from_array`.
+    """
     pixels = decoded.pixels
     if decoded.palette is not None:
         pixels = _coloured(pixels, decoded.palette)

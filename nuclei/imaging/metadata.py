@@ -73,7 +73,7 @@ def tiff_pixel_size(
             sides = stated()
             if sides is None:
                 continue
-            if _is_plausible(sides):
+            if is_plausible(sides):
                 return PixelSize(*sides), tuple(warnings)
             warnings.append(
                 f"{name} gives pixels of {sides[0]:.6g} x {sides[1]:.6g} um (y, x), which is not "
@@ -85,7 +85,7 @@ def tiff_pixel_size(
             warnings.append(f"{name} cannot be read, so no pixel size was taken from it")
     # A print resolution is no statement about the specimen: it is left out without a word.
     sides = _resolution_tags(page)
-    if sides is None or not _is_plausible(sides):
+    if sides is None or not is_plausible(sides):
         return None, tuple(warnings)
     return PixelSize(*sides), tuple(warnings)
 
@@ -96,7 +96,7 @@ def png_pixel_size(chunk: bytes | memoryview | None) -> tuple[PixelSize | None, 
         return None, ()
     x, y, unit = struct.unpack(">IIB", chunk)
     sides = (1e6 / y, 1e6 / x) if unit == 1 and min(x, y) > 0 else None
-    return (PixelSize(*sides) if sides and _is_plausible(sides) else None), ()
+    return (PixelSize(*sides) if sides and is_plausible(sides) else None), ()
 
 
 def ome_root(description: str) -> ElementTree.Element | None:
@@ -260,7 +260,8 @@ def _both(y: float | None, x: float | None) -> Sides:
     return None if y is None or x is None else (y, x)
 
 
-def _is_plausible(sides: tuple[float, float]) -> bool:
+def is_plausible(sides: tuple[float, float]) -> bool:
+    """Whether a pixel of an image of nuclei may have these sides, micrometres."""
     smaller, larger = min(sides), max(sides)
     # NaN fails every comparison.
     return (

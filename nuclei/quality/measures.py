@@ -98,6 +98,15 @@ def measures(
     )
 
 
+def detail(frame: Frame) -> float:
+    """Variance of the Laplacian without the noise, in squared units of the frame, at least 0.
+
+    Compares slices of one stack, which have the same gain; `Quality.focus` compares any frames.
+    """
+    sums = _looked_at(frame.pixels, lambda: None).sums
+    return max(0.0, sums["bend_products"] / max(1, sums["pairs"]) * frame.scale.step**2)
+
+
 def _density(count: int, frame: Frame) -> float | None:
     """Nuclei for each square millimetre."""
     if frame.pixel_size_um is None:

@@ -4,7 +4,7 @@ import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,12 +33,16 @@ class Stack:
             file of its set.
         channel_names: "" for one without a name.
         are_contiguous: whether the file has one directory for planes that follow one another.
+        name: of the image, in OME-XML; "" where it has none.
+        well: of a plate in which the image is, as "B03"; "" where it is in none.
     """
 
     axes: str
     numbers: NDArray[np.int64]
     channel_names: tuple[str, ...]
     are_contiguous: bool = False
+    name: str = ""
+    well: str = ""
 
     def selected(self, selection: Selection) -> list[int]:
         """The numbers of the planes whose maximum is to be taken; mostly one.
@@ -123,6 +127,19 @@ def stack_of(tiff: tifffile.TiffFile, found: Directories) -> tuple[Stack, tuple[
     return Stack("I", pages, ("",)), warnings
 
 
+def stacks_of(tiff: tifffile.TiffFile, found: Directories) -> tuple[list[Stack], tuple[str, ...]]:
+    """Each image of which OME-XML has planes in this file, else the one of `stack_of`."""
+    pages = np.array([page.index for page in found.pages], np.int64)
+    try:
+        several = _ome_stacks(tiff, pages) or []
+    except Exception:  # `stack_of` says so
+        several = []
+    if len(several) > 1:
+        return several, ()
+    stack, warnings = stack_of(tiff, found)
+    return [stack], warnings
+
+
 def ome_channel_names(tiff: tifffile.TiffFile) -> tuple[str, ...]:
     """Names of the channels of the image that OME-XML has in this file; none for several."""
     try:
@@ -137,6 +154,16 @@ def ome_channel_names(tiff: tifffile.TiffFile) -> tuple[str, ...]:
 def _ome(tiff: tifffile.TiffFile, pages: NDArray[np.int64]) -> Stack | None:
     if len(pages) == 1:
         return None
+    here = _ome_stacks(tiff, pages)
+    if here is None:
+        return None
+    if len(here) != 1 or len(np.setdiff1d(pages, here[0].numbers)):
+        raise ValueError("it describes other planes")
+    return here[0]
+
+
+def _ome_stacks(tiff: tifffile.TiffFile, pages: NDArray[np.int64]) -> list[Stack] | None:
+    """The images with planes in this file; None without OME-XML."""
     root = ome_root(tiff.pages.first.description)
     if root is None:
         return None
@@ -146,11 +173,30 @@ def _ome(tiff: tifffile.TiffFile, pages: NDArray[np.int64]) -> Stack | None:
         or len(root.findall("{*}Image/{*}Pixels/{*}TiffData")) > 4 * MAX_PAGES
     ):
         raise ValueError("it describes too much")
-    stacks = [_ome_image(root, image, pages) for image in images]
-    here = [stack for stack in stacks if stack is not None]
-    if len(here) != 1 or len(np.setdiff1d(pages, here[0].numbers)):
-        raise ValueError("it describes other planes")
-    return here[0]
+    wells = _ome_wells(root)
+    stacks = []
+    for image in root.iterfind("{*}Image"):
+        pixels = image.find("{*}Pixels")
+        stack = _ome_image(root, pixels, pages) if pixels in images else None
+        if stack is not None:
+            well = wells.get(image.get("ID", ""), "")
+            stacks.append(replace(stack, name=image.get("Name", ""), well=well))
+    return stacks
+
+
+def _ome_wells(root: ElementTree.Element) -> dict[str, str]:
+    """The well of each image of a plate, by the image's id."""
+    return {
+        reference.get("ID", ""): well_name(int(well.get("Row", 0)), int(well.get("Column", 0)))
+        for well in root.iterfind("{*}Plate/{*}Well")
+        for reference in well.iterfind("{*}WellSample/{*}ImageRef")
+    }
+
+
+def well_name(row: int, column: int) -> str:
+    """As on a plate: (1, 2) is "B03", row 26 is AA."""
+    letters = chr(ord("A") + row % 26)
+    return f"{'' if row < 26 else chr(ord('A') + row // 26 - 1)}{letters}{column + 1:02d}"
 
 
 def _ome_image(

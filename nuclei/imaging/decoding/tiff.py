@@ -28,9 +28,10 @@ from nuclei.imaging.decoding.directories import (
     Directory,
     directories,
 )
-from nuclei.imaging.decoding.stacks import Stack, ome_channel_names, stack_of
+from nuclei.imaging.decoding.stacks import Stack, ome_channel_names, stack_of, stacks_of
 from nuclei.imaging.metadata import tiff_pixel_size
 from nuclei.imaging.selection import Selection, chosen_channel, described_channels
+from nuclei.results.coordinates import PixelSize
 
 _COMPRESSION, _PHOTOMETRIC = tifffile.COMPRESSION, tifffile.PHOTOMETRIC
 _JPEG, _CCITT = _COMPRESSION.JPEG, (2, 3, 4)
@@ -66,6 +67,7 @@ class _Opened:
         numbers: of all of them.
         samples: of a pixel that are kept.
         is_of_channel: whether the selected channel is theirs, not one of their colours.
+        selection: that chose them.
     """
 
     tiff: tifffile.TiffFile
@@ -75,6 +77,7 @@ class _Opened:
     numbers: list[int]
     samples: slice
     is_of_channel: bool
+    selection: Selection
     warnings: tuple[str, ...]
 
 
@@ -87,22 +90,95 @@ def probe(data: File, check_shape: CheckShape, selection: Selection) -> Header:
 def decode(data: File, check_shape: CheckShape, selection: Selection) -> Decoded:
     """As `nuclei.imaging.decoding.decode`."""
     with _opened(data, check_shape, selection) as file:
-        planes = (_plane(file, number, check_shape, data) for number in file.numbers)
-        pixels = next(planes)
-        for plane in planes:
-            np.maximum(pixels, plane, out=pixels)
-        size, doubts = tiff_pixel_size(file.tiff, file.page)
-        warnings = file.warnings + doubts
-        warnings += orientation_warning(_directory(file, file.numbers[0]).orientation)
-        if file.found.is_cut:
-            warnings += ("the file names a further page beyond its end: it may be truncated",)
-        palette = _palette(file)
-        if palette is not None and pixels.dtype == np.bool_:
-            pixels = pixels.view(np.uint8)
-        is_lossy = file.page.compression in (_JPEG, *_JPEG_2000)
-        is_turned = file.page.photometric == _PHOTOMETRIC.MINISWHITE
-        decoded = Decoded(pixels, size, palette, is_lossy, is_turned, warnings)
-        return decoded if file.is_of_channel else decoded.with_colour(selection)
+        return _decoded(file, check_shape, data, tiff_pixel_size(file.tiff, file.page))
+
+
+@dataclass(frozen=True, eq=False)
+class OpenPage:
+    """One plane of an open TIFF.
+
+    Attributes:
+        page: as tifffile reads it.
+        samples: of a pixel that are kept.
+        is_of_channel: whether the selected channel is theirs, not one of their colours.
+        has_windows: whether parts of it can be read as they are: its values are neither turned nor
+            the indices of a palette.
+    """
+
+    page: tifffile.TiffPage
+    samples: slice
+    is_of_channel: bool
+    has_windows: bool
+
+
+class OpenTiff:
+    """A TIFF that stays open, for many of its planes; not for several threads at once.
+
+    Attributes:
+        images: what the file holds: one stack, or one for each position of its OME-XML.
+    """
+
+    def __init__(self, data: File) -> None:
+        """Read the directories and the description of a whole file; nothing is decompressed.
+
+        Raises:
+            InvalidImage: more of something than any writer makes.
+            ValueError, and whatever tifffile raises: damaged.
+        """
+        self._data = data
+        self._found = directories(data)
+        self._tiff = tifffile.TiffFile(_stream(data), **NOT_FOLLOWED)
+        images, self._warnings = stacks_of(self._tiff, self._found)
+        self.images: tuple[Stack, ...] = tuple(images)
+        self._size = tiff_pixel_size(self._tiff, self._tiff.pages.first)
+
+    def decode(self, stack: Stack, check_shape: CheckShape, selection: Selection) -> Decoded:
+        """Decode what is selected of one of the images; arguments and errors as `decode`."""
+        file = _chosen(self._tiff, self._found, stack, self._warnings, check_shape, selection)
+        return _decoded(file, check_shape, self._data, self._size)
+
+    def page(self, stack: Stack, check_shape: CheckShape, selection: Selection) -> OpenPage:
+        """What is known of a plane, and its place; arguments and errors as `decode`."""
+        file = _chosen(self._tiff, self._found, stack, self._warnings, check_shape, selection)
+        is_plain = file.page.photometric in (_PHOTOMETRIC.MINISBLACK, *_COLOUR)
+        has_windows = is_plain and not stack.are_contiguous
+        return OpenPage(file.page, file.samples, file.is_of_channel, has_windows)
+
+    def size(self, stack: Stack) -> tuple[int, int]:
+        """Height and width of the planes of one of the images."""
+        page = _page(self._tiff, stack, int(stack.numbers.max()))
+        return page.imagelength, page.imagewidth
+
+    @property
+    def pixel_size_um(self) -> PixelSize | None:
+        return self._size[0]
+
+    def close(self) -> None:
+        self._tiff.close()
+
+
+def _decoded(
+    file: _Opened,
+    check_shape: CheckShape,
+    data: File,
+    size: tuple[PixelSize | None, tuple[str, ...]],
+) -> Decoded:
+    planes = (_plane(file, number, check_shape, data) for number in file.numbers)
+    pixels = next(planes)
+    for plane in planes:
+        np.maximum(pixels, plane, out=pixels)
+    pixel_size, doubts = size
+    warnings = file.warnings + doubts
+    warnings += orientation_warning(_directory(file, file.numbers[0]).orientation)
+    if file.found.is_cut:
+        warnings += ("the file names a further page beyond its end: it may be truncated",)
+    palette = _palette(file)
+    if palette is not None and pixels.dtype == np.bool_:
+        pixels = pixels.view(np.uint8)
+    is_lossy = file.page.compression in (_JPEG, *_JPEG_2000)
+    is_turned = file.page.photometric == _PHOTOMETRIC.MINISWHITE
+    decoded = Decoded(pixels, pixel_size, palette, is_lossy, is_turned, warnings)
+    return decoded if file.is_of_channel else decoded.with_colour(file.selection)
 
 
 class _View(io.RawIOBase):
@@ -140,26 +216,37 @@ def _opened(data: File, check_shape: CheckShape, selection: Selection) -> Iterat
     found = directories(data)
     with tifffile.TiffFile(_stream(data), **NOT_FOLLOWED) as tiff:
         stack, warnings = stack_of(tiff, found)
-        numbers = stack.selected(selection)
-        page = _page(tiff, stack, numbers[0])
-        _check_page(page, check_shape)
-        _check_projection(page, len(numbers))
-        if _are_channels(page):
-            names = _sample_names(page, stack, selection)
-            channel = selection.channel_among(names)
-            samples = slice(channel, channel + 1)
-        else:
-            names = stack.channel_names
-            if names == ("",) and selection.channel is not None:
-                names = _only_name(tiff)
-            samples = slice(0, _colours(page))
-            warnings += _dropped(page)
-        is_of_channel = len(names) > 1 or not _is_in_colour(page)
-        if is_of_channel and selection.channel is not None:
-            number = selection.channel_among(names)
-            if len(names) > 1:
-                warnings += (chosen_channel(number, names),)
-        yield _Opened(tiff, found, stack, page, numbers, samples, is_of_channel, warnings)
+        yield _chosen(tiff, found, stack, warnings, check_shape, selection)
+
+
+def _chosen(
+    tiff: tifffile.TiffFile,
+    found: Directories,
+    stack: Stack,
+    warnings: tuple[str, ...],
+    check_shape: CheckShape,
+    selection: Selection,
+) -> _Opened:
+    numbers = stack.selected(selection)
+    page = _page(tiff, stack, numbers[0])
+    _check_page(page, check_shape)
+    _check_projection(page, len(numbers))
+    if _are_channels(page):
+        names = _sample_names(page, stack, selection)
+        channel = selection.channel_among(names)
+        samples = slice(channel, channel + 1)
+    else:
+        names = stack.channel_names
+        if names == ("",) and selection.channel is not None:
+            names = _only_name(tiff)
+        samples = slice(0, _colours(page))
+        warnings += _dropped(page)
+    is_of_channel = len(names) > 1 or not _is_in_colour(page)
+    if is_of_channel and selection.channel is not None:
+        number = selection.channel_among(names)
+        if len(names) > 1:
+            warnings += (chosen_channel(number, names),)
+    return _Opened(tiff, found, stack, page, numbers, samples, is_of_channel, selection, warnings)
 
 
 def _page(tiff: tifffile.TiffFile, stack: Stack, number: int) -> tifffile.TiffPage:

@@ -17,6 +17,7 @@ from nuclei.errors import EngineUnavailable, InvalidImage, InvalidOption, ModelN
 from nuclei.evaluation.metrics import score_image
 from nuclei.formats import FORMATS
 from nuclei.imaging.images import read_frame, read_labels
+from nuclei.plates.journal import FOLDER
 from nuclei.process.ports import LOOPBACK, free_ports
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def test_a_bad_frame_is_named_and_the_others_go_on(repository: Path, tmp_path: P
     assert result.stderr.count("cut.png: the image is truncated") == 1
     assert result.stderr.count("text.tif: not an image") == 1
     written = {path.name for path in out.iterdir()}
-    assert written == {"frames.csv", "good.csv", "histology.csv"}
+    assert written == {FOLDER, "frames.csv", "good.csv", "histology.csv"}
     with (out / "frames.csv").open() as table:
         rows = {row["frame"]: row for row in csv.DictReader(table)}
     assert list(rows) == ["cut.png", "good.png", "histology.png", "text.tif"]
@@ -244,7 +245,7 @@ def test_a_result_that_cannot_be_written_keeps_no_other_back(
     assert "fluorescence.csv cannot be written: Is a directory" in result.stderr
     assert result.stderr.endswith("1 done, 1 failed\n")
     names = {f"{name}.{form}" for name in ("fluorescence", "histology") for form in FORMS}
-    assert {path.name for path in tmp_path.iterdir()} == {"frames.csv", *names}
+    assert {path.name for path in tmp_path.iterdir()} == {FOLDER, "frames.csv", *names}
     assert "fluorescence.png" in result.stdout
 
 
@@ -260,7 +261,7 @@ def test_every_file_is_accounted_for(repository: Path, tmp_path: Path) -> None:
     frames = tmp_path / "frames"
     frames.mkdir()
     shutil.copy(EXAMPLES / "histology.png", frames / "[dapi] A01.png")
-    for name in ("plate.czi", "stack.nd2", "[dapi] A01.overlay.png", ".DS_Store"):
+    for name in ("plate.oib", "[dapi] A01.overlay.png", ".DS_Store"):
         (frames / name).touch()
     (frames / "gone.tif").symlink_to(tmp_path / "nosuch.tif")
     os.mkfifo(frames / "pipe.png")
@@ -271,11 +272,11 @@ def test_every_file_is_accounted_for(repository: Path, tmp_path: Path) -> None:
     assert result.stderr.splitlines() == [
         f"skipped 1, hidden: {frames}/.DS_Store",
         f"skipped 1, results of this command: {frames}/[dapi] A01.overlay.png",
-        "skipped 2, not PNG, JPEG or TIFF (export a microscope's own files as OME-TIFF): "
-        f"{frames}/plate.czi, {frames}/stack.nd2",
+        f"skipped 1, not PNG, JPEG or TIFF (export a microscope's own files as OME-TIFF): "
+        f"{frames}/plate.oib",
         f"{frames}/gone.tif: cannot be read: No such file or directory",
         f"{frames}/pipe.png: not a file; expected an image file",
-        "1 done, 2 failed, 4 skipped",
+        "1 done, 2 failed, 3 skipped",
     ]
 
 

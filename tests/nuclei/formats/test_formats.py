@@ -22,7 +22,7 @@ from roifile import ROI_TYPE, ImagejRoi
 from nuclei.errors import InvalidOption, MissingPrerequisite
 from nuclei.formats import FORMATS, format_named, tables
 from nuclei.formats.overlay import stretched
-from nuclei.formats.tables import FRAME_COLUMNS, failed_row, frame_row, frames_table
+from nuclei.formats.tables import FRAME_COLUMNS, failed_row, frame_row, write_frames
 from nuclei.imaging.frame_options import MAX_PIXEL_SIZE_UM, FrameOptions
 from nuclei.imaging.images import Frame, frame_from_array, read_labels
 from nuclei.postprocessing.measurement import measure
@@ -306,7 +306,9 @@ def test_the_table_of_frames_has_a_line_for_each() -> None:
         frame_row("b.tif", segmentation()),
         failed_row("c.tif", InvalidOption("is\nodd, and long")),
     ]
-    first, second, third = csv.DictReader(io.StringIO(frames_table(rows).decode()))
+    file = io.BytesIO()
+    write_frames(file, rows)
+    first, second, third = csv.DictReader(io.StringIO(file.getvalue().decode()))
     assert tuple(first) == FRAME_COLUMNS
     assert (first["frame"], first["model"], first["version"]) == ("sub/a.tif", "unet", "3")
     assert (first["height_px"], first["width_px"], first["count"]) == ("20", "30", "2")

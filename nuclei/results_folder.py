@@ -1,11 +1,12 @@
 """The folder that a command writes into: tried before the work, and without half files."""
 
 import io
-import os
 import shutil
 import zipfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from nuclei.errors import InvalidOption
 
@@ -20,19 +21,18 @@ class ResultsFolder:
             InvalidOption: it cannot be written.
         """
         self.path = path
-        # In the folder itself: a rename is only whole within a file system.
-        self._aside = f".nuclei-{os.getpid()}.part"
+        tried = aside(path / "nuclei")
         try:
             path.mkdir(parents=True, exist_ok=True)
-            (path / self._aside).write_bytes(b"\n")
+            tried.write_bytes(b"\n")
         except FileExistsError as error:
             raise InvalidOption(
                 f"{error.filename} is not a folder, so {path} cannot be written: name another one"
             ) from error
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         finally:
-            _remove(path / self._aside)
+            _remove(tried)
 
     def write(self, name: Path | str, data: bytes) -> None:
         """Write a file, also into a subfolder; one of that name is replaced.
@@ -41,16 +41,23 @@ class ResultsFolder:
             InvalidOption: it cannot be written; nothing of it is left, and one that was there is
                 as it was.
         """
+        with self.writing(name) as file:
+            file.write(data)
+
+    @contextmanager
+    def writing(self, name: Path | str) -> Iterator[BinaryIO]:
+        """A file to write piece by piece, which is there once the block has ended; as `write`."""
         path = self.path / name
-        aside = path.parent / self._aside
+        incoming = aside(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            aside.write_bytes(data)
-            aside.replace(path)
+            with incoming.open("wb") as file:
+                yield file
+            incoming.replace(path)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         finally:
-            _remove(aside)
+            _remove(incoming)
 
     def write_folder(self, name: Path | str, archive: bytes) -> None:
         """Write a folder of the files in a zip; one of that name is replaced.
@@ -59,21 +66,33 @@ class ResultsFolder:
             InvalidOption: as `write`.
         """
         path = self.path / name
-        aside, before = path.parent / self._aside, path.parent / f"{self._aside}.before"
+        incoming = aside(path)
+        before = incoming.with_suffix(".before")
         try:
+            for left in (incoming, before):
+                shutil.rmtree(left, ignore_errors=True)
             with zipfile.ZipFile(io.BytesIO(archive)) as files:
-                files.extractall(aside)
+                files.extractall(incoming)
             if path.exists():
                 path.replace(before)
-            aside.replace(path)
+            incoming.replace(path)
         except OSError as error:
-            raise _unwritable(path, error) from error
+            raise unwritable(path, error) from error
         finally:
-            for left in (aside, before):
+            for left in (incoming, before):
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def _unwritable(path: Path, error: OSError) -> InvalidOption:
+def aside(path: Path) -> Path:
+    """Where a file is written before it is renamed.
+
+    In the folder itself, as a rename is only whole within a file system. It is the same each time:
+    what a process that was killed has left is overwritten by the one that does its work again.
+    """
+    return path.with_name(f".{path.name}.part")
+
+
+def unwritable(path: Path, error: OSError) -> InvalidOption:
     return InvalidOption(f"{path} cannot be written: {error.strerror}")
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from nuclei.cli.results_folder import ResultsFolder
 from nuclei.errors import InvalidOption
+from nuclei.results_folder import ResultsFolder
 from tests.full_disk import nearly_full_disk
 
 

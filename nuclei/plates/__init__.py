@@ -1,0 +1,1 @@
+"""Stacks, plates and slides: files that hold many frames, or one that no memory holds."""
