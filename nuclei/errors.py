@@ -32,6 +32,7 @@ Each class carries its gRPC status name, its HTTP status and the exit code of th
 exit code names the branch: subclasses share it. The base class has no codes and is never raised.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 
@@ -66,11 +67,17 @@ class FrameTooLarge(InvalidImage):
 class ChoiceRequired(InvalidImage):
     """Attributes:
     holds: what the image holds, without how to choose.
+    channels: names of its channels, "" for one without a name.
+    planes: number of planes of a channel.
     """
 
-    def __init__(self, holds: str, how: str = "") -> None:
+    def __init__(
+        self, holds: str, how: str = "", channels: Sequence[str] = ("",), planes: int = 1
+    ) -> None:
         super().__init__(f"{holds}: {how}" if how else holds)
         self.holds = holds
+        self.channels = tuple(channels)
+        self.planes = planes
 
 
 class InvalidOption(InvalidInput):

@@ -42,6 +42,7 @@ def one_plane(pixels: NDArray[Any], selection: Selection) -> tuple[NDArray[Any],
             raise ChoiceRequired(
                 f"the image has shape {list(pixels.shape)}, a stack of {len(pixels)} planes",
                 "choose one with `plane`, or all with `project`",
+                planes=len(pixels),
             )
         pixels = pixels.max(axis=0) if selection.project else pixels[_plane(selection, pixels)]
     elif pixels.ndim in (2, 3):

@@ -83,6 +83,7 @@ def one_image(pixels: Pixels) -> tuple[Pixels, tuple[str, ...]]:
         f"the image has {described_channels(COLOURS)}, and its colours on a dark background look "
         "like several channels of fluorescence",
         "choose that of the nuclei with `channel`, for example `channel` 'blue'",
+        COLOURS,
     )
 
 

@@ -15,7 +15,14 @@ from nuclei.imaging.colour import one_image
 from nuclei.imaging.decoding import Decoded, File, Header, decode, probe
 from nuclei.imaging.frame_options import AS_IT_IS, FrameOptions
 from nuclei.imaging.scaling import AS_STORED, Scale, scaled
-from nuclei.imaging.selection import EVERYTHING, Selection, described_channels
+from nuclei.imaging.selection import (
+    COLOURS,
+    EVERYTHING,
+    ONE_OF_EACH,
+    Choices,
+    Selection,
+    described_channels,
+)
 from nuclei.results.coordinates import PixelSize
 
 FRAME_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff")
@@ -38,6 +45,7 @@ class Frame:
         intensity_range: (lo, hi), the values that are to become black and white for the network;
             None leaves that to `nuclei.imaging.intensity`.
         name: of its file, empty when it came as pixels.
+        choices: the channels and planes of its file; one of each when it came as pixels.
     """
 
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
@@ -46,6 +54,7 @@ class Frame:
     scale: Scale = AS_STORED
     intensity_range: tuple[float, float] | None = None
     name: str = ""
+    choices: Choices = ONE_OF_EACH
 
 
 @dataclass(frozen=True)
@@ -207,9 +216,13 @@ def frame_of_decoded(
         pixels = _coloured(pixels, decoded.palette)
     size = options.pixel_size_um or decoded.pixel_size_um
     # The decoder has selected.
-    options = replace(options, selection=EVERYTHING, pixel_size_um=size)
-    frame = frame_from_array(pixels, options, limits)
-    return replace(frame, warnings=(*decoded.warnings, *frame.warnings))
+    of_plane = replace(options, selection=EVERYTHING, pixel_size_um=size)
+    frame = frame_from_array(pixels, of_plane, limits)
+    choices = decoded.choices
+    is_grey = frame.pixels.shape[2] == 1
+    if choices.channels == COLOURS and is_grey and options.selection.channel is None:
+        choices = Choices(planes=choices.planes)  # its colours are all the same, or a tint
+    return replace(frame, warnings=(*decoded.warnings, *frame.warnings), choices=choices)
 
 
 def _coloured(indices: NDArray[Any], palette: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -238,6 +251,7 @@ def _frame_of(
         raise ChoiceRequired(
             f"the image has {described_channels(names)}; expected 1, 3 (RGB) or 4 (RGBA)",
             "choose one with `channel`",
+            names,
         )
     elif count == COLOUR_CHANNELS and pixels[:, :, 3].min() != pixels[:, :, 3].max():
         warnings.append(

@@ -74,6 +74,22 @@ class Selection:
         return channel
 
 
+@dataclass(frozen=True)
+class Choices:
+    """What an image holds to choose from.
+
+    Attributes:
+        channels: their names, "" for one without a name.
+        planes: of each channel.
+    """
+
+    channels: tuple[str, ...] = ("",)
+    planes: int = 1
+
+
+ONE_OF_EACH = Choices()
+
+
 def described_channels(names: Sequence[str]) -> str:
     """The number of channels and how each is chosen, as in "2 channels (0 'DAPI', 1)"."""
     if len(names) == 1:

@@ -1,6 +1,6 @@
 """The nuclei of a frame: their features, in columns."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,10 @@ class Nuclei:
 
     def __len__(self) -> int:
         return len(self.label)
+
+    def where(self, kept: NDArray[np.bool_]) -> "Nuclei":
+        """Some of them, in the same order; `kept` is bool [N]."""
+        return Nuclei(*(getattr(self, field.name)[kept] for field in fields(self)))
 
     def area_um2(self, pixel_size_um: tuple[float, float]) -> NDArray[np.float32]:
         """Areas, float32 [N], square micrometres; pixel size as (y, x)."""

@@ -1,10 +1,13 @@
 """The result of segmenting one frame."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from nuclei.errors import InvalidOption
 from nuclei.results.coordinates import PixelSize
 from nuclei.results.nuclei import Nuclei
 from nuclei.results.quality import Quality
@@ -49,6 +52,43 @@ class Segmentation:
     group: str = ""
     centroids_stage_um: NDArray[np.float64] | None = None
     outlines: list[tuple[int, list[NDArray[np.int32]]]] | None = None
+
+    def without(self, labels: Sequence[tuple[int, int]]) -> Self:
+        """The result without some nuclei; the others keep their labels.
+
+        Measures of quality stay those of the whole result, and a warning says what is left out.
+
+        Args:
+            labels: first and last label of ranges, both included; itself where there are none.
+
+        Raises:
+            InvalidOption: there is no nucleus of a label.
+        """
+        if not labels:
+            return self
+        label = self.nuclei.label
+        kept = np.ones(len(label), bool)
+        for first, last in labels:
+            within = (label >= first) & (label <= last)
+            if first > last or np.count_nonzero(within) != last - first + 1:
+                raise InvalidOption(
+                    f"there is no nucleus {first} to {last} among the {len(label)} of this result; "
+                    "discard nuclei of a result of the same frame, options and version"
+                )
+            kept &= ~within
+        keeps = np.zeros(int(label.max(initial=0)) + 1, bool)
+        keeps[label[kept]] = True
+        left_out = len(label) - int(np.count_nonzero(kept))
+        said = f"{left_out} of {len(label)} nuclei were left out, as `discard` says"
+        stage, outlines = self.centroids_stage_um, self.outlines
+        return replace(
+            self,
+            labels=np.where(keeps[self.labels], self.labels, np.uint32(0)),
+            nuclei=self.nuclei.where(kept),
+            warnings=(*self.warnings, said),
+            centroids_stage_um=None if stage is None else stage[kept],
+            outlines=None if outlines is None else [each for each in outlines if keeps[each[0]]],
+        )
 
     def __repr__(self) -> str:
         """Short: the arrays of a frame fill several screens."""

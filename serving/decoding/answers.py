@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field, create_model
 
 from nuclei import errors
-from nuclei.errors import InvalidImage, InvalidInput
+from nuclei.errors import ChoiceRequired, InvalidImage, InvalidInput
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.images import Frame
+from nuclei.imaging.selection import ONE_OF_EACH, Choices
 
 _Side = Annotated[int, Field(ge=1)]
 # All fields of a frame but its pixels.
@@ -31,6 +32,7 @@ _REFUSALS: dict[str, type[InvalidInput]] = {
 class _Refusal(BaseModel):
     name: str
     message: str
+    choices: Choices = ONE_OF_EACH
 
 
 class _Answer(BaseModel):
@@ -69,5 +71,13 @@ def _checked(answer: bytes) -> _Answer:
     if checked.failure:
         raise ValueError(f"a decoder failed: {checked.failure}")
     if checked.refusal is not None:
-        raise _REFUSALS.get(checked.refusal.name, InvalidImage)(checked.refusal.message)
+        raise _refused(checked.refusal)
     return checked
+
+
+def _refused(refusal: _Refusal) -> InvalidInput:
+    kind = _REFUSALS.get(refusal.name, InvalidImage)
+    if kind is ChoiceRequired:
+        choices = refusal.choices
+        return ChoiceRequired(refusal.message, "", choices.channels, choices.planes)
+    return kind(refusal.message)

@@ -6,17 +6,21 @@ taken over the process that answers.
 
 import json
 import pickle
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from typing import Any
 
-from nuclei.errors import NucleiError
+from nuclei.errors import ChoiceRequired, NucleiError
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
+from nuclei.imaging.selection import Choices
 
 # A longer answer is none: files cannot make the gateway read more.
-MAX_MESSAGE_BYTES = 2**16
+MAX_MESSAGE_BYTES = 2**17
 MAX_TEXT_LENGTH = 2**12
+# Of the channels of a file, which names as many as it likes.
+MAX_NAMES, MAX_NAME_LENGTH = 256, 64
 
 
 @dataclass(frozen=True)
@@ -67,17 +71,27 @@ def packed_frame(frame: Frame) -> bytes:
     """All of a frame but the values of its pixels."""
     rest = {field.name: getattr(frame, field.name) for field in fields(frame)}
     pixels = rest.pop("pixels")
+    rest["choices"] = Choices(_shown(frame.choices.channels), frame.choices.planes)
     return _packed({"frame": rest | {"shape": pixels.shape, "dtype": pixels.dtype.str}})
 
 
 def packed_error(error: NucleiError) -> bytes:
-    refusal = {"name": type(error).__name__, "message": str(error)[:MAX_TEXT_LENGTH]}
+    refusal: dict[str, Any] = {
+        "name": type(error).__name__,
+        "message": str(error)[:MAX_TEXT_LENGTH],
+    }
+    if isinstance(error, ChoiceRequired):
+        refusal["choices"] = Choices(_shown(error.channels), error.planes)
     return _packed({"refusal": refusal})
 
 
 def packed_failure(trace: str) -> bytes:
     """What an unforeseen exception was; its end says most."""
     return _packed({"failure": trace[-MAX_TEXT_LENGTH:]})
+
+
+def _shown(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name[:MAX_NAME_LENGTH] for name in names[:MAX_NAMES])
 
 
 def _packed(answer: dict[str, Any]) -> bytes:

@@ -30,6 +30,7 @@ from nuclei.inference.deadline import Deadline
 from nuclei.inference.engine import ServedVersion
 from nuclei.inference.graph import TTA_VIEWS, with_views
 from nuclei.inference.memory import adjusted_memory_bytes
+from nuclei.inference.pipeline import Stopwatch
 from nuclei.inference.threads import in_thread
 from nuclei.names import check_id, check_name, version_number
 from nuclei.results.adjustments import AS_TUNED, Adjustments
@@ -259,51 +260,85 @@ class DataPlane:
         """
         observation.request_id = options.request_id
         deadline = options.deadline or Deadline.after(self._settings.default_timeout_s)
+        async with self._in_time(deadline) as stack:
+            model = options.model or self._settings.default_model
+            # First: an unknown model or a dead server is answered before any work.
+            route = await self._route(model, options)
+            observation.graph = with_views(model, options.tta)
+            observation.as_tuned = options.adjustments == AS_TUNED
+            with observation.timed("wait"):
+                await stack.enter_async_context(permit.turn())
+            deadline.check("while the frame waited")
+            with observation.timed("decode"):
+                either = route.champion, route.served
+                needed = partial(_segmenting_bytes, served=either, options=options)
+                frame = await self._read(source, permit, needed, stack)
+            work = _Work(frame, options, observation, permit)
+            # Before the work, which would be for nothing: for a frame full of nuclei.
+            nuclei = work.header.height * work.header.width // SMALLEST_NUCLEUS_PX
+            permit.resize(max(permit.n_bytes, encoding.memory_bytes(work.header, nuclei)))
+            self.progress.note_step()
+            observation.note_frame(frame.pixels)
+            route = await self._route(model, options)
+            segmentation = await self._segment(work, route, deadline)
+            observation.note_result(segmentation)
+            with observation.timed("encode"):
+                encoded: tuple[Segmentation, Result] = await in_thread(
+                    self._executor,
+                    deadline,
+                    self._encode,
+                    encoding,
+                    segmentation,
+                    frame,
+                    options.index,
+                    observation.graph,
+                )
+            segmentation, reply = encoded
+            observation.note_result(segmentation)
+            self.progress.note_frame()
+            if route.trial is not None and route.shadow:
+                self.shadows.offer(
+                    ShadowedFrame(options.request_id, frame, segmentation, options.tta, route.trial)
+                )
+            return reply
+
+    async def read(
+        self,
+        source: FrameSource,
+        deadline: Deadline | None,
+        encode: Callable[[Frame, Check], Result],
+        stopwatch: Stopwatch,
+        permit: Permit,
+    ) -> Result:
+        """Read one frame as it would be segmented, once it is its turn.
+
+        Args:
+            source: the frame.
+            deadline: when the caller gives up; None for the default.
+            encode: makes the reply, no larger than the pixels; called in the executor.
+            stopwatch: times the steps.
+            permit: the frame's place; covers all of its memory from here on.
+
+        Raises:
+            NucleiError: any of the tree.
+        """
+        deadline = deadline or Deadline.after(self._settings.default_timeout_s)
+        async with self._in_time(deadline) as stack:
+            with stopwatch.timed("wait"):
+                await stack.enter_async_context(permit.turn())
+            with stopwatch.timed("decode"):
+                frame = await self._read(source, permit, _reply_bytes, stack)
+            self.progress.note_step()
+            with stopwatch.timed("encode"):
+                return await in_thread(self._executor, deadline, encode, frame)
+
+    @asynccontextmanager
+    async def _in_time(self, deadline: Deadline) -> AsyncIterator[AsyncExitStack]:
+        """A stack for what a frame holds; raises DeadlineExceeded inside once its time is over."""
         timeout_s = deadline.left_s()
         try:
             async with asyncio.timeout(timeout_s), AsyncExitStack() as stack:
-                model = options.model or self._settings.default_model
-                # First: an unknown model or a dead server is answered before any work.
-                route = await self._route(model, options)
-                observation.graph = with_views(model, options.tta)
-                observation.as_tuned = options.adjustments == AS_TUNED
-                with observation.timed("wait"):
-                    await stack.enter_async_context(permit.turn())
-                deadline.check("while the frame waited")
-                with observation.timed("decode"):
-                    either = route.champion, route.served
-                    needed = partial(_segmenting_bytes, served=either, options=options)
-                    frame = await self._read(source, permit, needed, stack)
-                work = _Work(frame, options, observation, permit)
-                # Before the work, which would be for nothing: for a frame full of nuclei.
-                nuclei = work.header.height * work.header.width // SMALLEST_NUCLEUS_PX
-                permit.resize(max(permit.n_bytes, encoding.memory_bytes(work.header, nuclei)))
-                self.progress.note_step()
-                observation.note_frame(frame.pixels)
-                route = await self._route(model, options)
-                segmentation = await self._segment(work, route, deadline)
-                observation.note_result(segmentation)
-                with observation.timed("encode"):
-                    encoded: tuple[Segmentation, Result] = await in_thread(
-                        self._executor,
-                        deadline,
-                        self._encode,
-                        encoding,
-                        segmentation,
-                        frame,
-                        options.index,
-                        observation.graph,
-                    )
-                segmentation, reply = encoded
-                observation.note_result(segmentation)
-                self.progress.note_frame()
-                if route.trial is not None and route.shadow:
-                    self.shadows.offer(
-                        ShadowedFrame(
-                            options.request_id, frame, segmentation, options.tta, route.trial
-                        )
-                    )
-                return reply
+                yield stack
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"the frame was not done within {timeout_s:.3g} s; allow more time or send fewer "
@@ -502,6 +537,11 @@ def _segmenting_bytes(header: Header, served: Iterable[ServedVersion], options: 
         )
         for each in served
     )
+
+
+def _reply_bytes(header: Header) -> int:
+    """Memory of a frame, which has 8 or 16 bit, and of a reply with its pixels."""
+    return 2 * 2 * header.height * header.width * header.channels
 
 
 def _segmenting_ms(segmentation: Segmentation) -> float:

@@ -1,13 +1,17 @@
 """What an HTTP request asks for: its query, the fields of its form, and the header Accept."""
 
-from collections.abc import Iterable, Mapping
+import math
+import re
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 from nuclei.errors import InvalidOption, NotAcceptable
 from nuclei.formats import FORMATS, format_named
 from nuclei.imaging.frame_options import FrameOptions
-from nuclei.names import version_number
+from nuclei.inference.deadline import Deadline
+from nuclei.names import check_id, version_number
 from nuclei.quoting import quoted
 from nuclei.results.adjustments import Adjustments
 from serving.gateway.data_plane import Options
@@ -26,7 +30,13 @@ FRAME_PARAMETERS = (
 )
 # What the model was tuned to: the arguments of Adjustments.of_text.
 ADJUSTING_PARAMETERS = ("threshold", "min_area", "diameter")
-PARAMETERS = ("model", "version", "tta", "format", *FRAME_PARAMETERS, *ADJUSTING_PARAMETERS)
+PICTURE_PARAMETERS = (*FRAME_PARAMETERS, "timeout_s")
+PARAMETERS = (
+    *("model", "version", "tta", "format", "discard"),
+    *(*PICTURE_PARAMETERS, *ADJUSTING_PARAMETERS),
+)
+MAX_TIMEOUT_S = 86_400
+_LABELS = re.compile(r"[1-9][0-9]{0,9}(-[1-9][0-9]{0,9})?")
 
 
 @dataclass(frozen=True)
@@ -37,11 +47,13 @@ class HttpOptions:
         segmentation: options of the data plane.
         frame: how it is to be read.
         format_name: of `nuclei.formats.FORMATS`.
+        discard: first and last of the labels to leave out, both included.
     """
 
     segmentation: Options
     frame: FrameOptions
     format_name: str
+    discard: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def of(
@@ -61,13 +73,7 @@ class HttpOptions:
             InvalidOption: one is not known, given twice or impossible.
             NotAcceptable: the caller accepts none of the formats, or not the one it asks for.
         """
-        given = _given(query, "query parameter")
-        for name, value in _given(form, "form field").items():
-            if given.setdefault(name, value) != value:
-                raise InvalidOption(
-                    f"{name} is {quoted(given[name])} in the query and {quoted(value)} in the "
-                    "form; send one of them"
-                )
+        given = _given_once(query, form, PARAMETERS)
         return cls(
             Options(
                 request_id=headers.get(REQUEST_ID_HEADER, ""),
@@ -77,18 +83,61 @@ class HttpOptions:
                 adjustments=Adjustments.of_text(
                     *(given.get(name, "") for name in ADJUSTING_PARAMETERS)
                 ),
+                deadline=_deadline(given),
             ),
-            FrameOptions.of_text(*(given.get(name, "") for name in FRAME_PARAMETERS)),
+            _frame_options(given),
             _format_name(given.get("format", ""), headers.get("accept", "")),
+            _labels(given.get("discard", "")),
         )
 
 
-def _given(pairs: Iterable[tuple[str, str]], kind: str) -> dict[str, str]:
+@dataclass(frozen=True)
+class PictureOptions:
+    """How a frame is to be read.
+
+    Attributes:
+        request_id: names the request in the log.
+        frame: how it is to be read.
+        deadline: when the caller gives up; None for the default.
+    """
+
+    request_id: str
+    frame: FrameOptions
+    deadline: Deadline | None
+
+    @classmethod
+    def of(
+        cls,
+        query: Iterable[tuple[str, str]],
+        form: Iterable[tuple[str, str]],
+        headers: Mapping[str, str],
+    ) -> Self:
+        """Read the options; arguments and errors as `HttpOptions.of`."""
+        given = _given_once(query, form, PICTURE_PARAMETERS)
+        request_id = headers.get(REQUEST_ID_HEADER, "") or uuid.uuid4().hex
+        check_id(request_id, "request_id")
+        return cls(request_id, _frame_options(given), _deadline(given))
+
+
+def _given_once(
+    query: Iterable[tuple[str, str]], form: Iterable[tuple[str, str]], known: Sequence[str]
+) -> dict[str, str]:
+    given = _given(query, "query parameter", known)
+    for name, value in _given(form, "form field", known).items():
+        if given.setdefault(name, value) != value:
+            raise InvalidOption(
+                f"{name} is {quoted(given[name])} in the query and {quoted(value)} in the "
+                "form; send one of them"
+            )
+    return given
+
+
+def _given(pairs: Iterable[tuple[str, str]], kind: str, known: Sequence[str]) -> dict[str, str]:
     given: dict[str, str] = {}
     for name, value in pairs:
-        if name not in PARAMETERS:
+        if name not in known:
             raise InvalidOption(
-                f"{kind} {quoted(name)} is not known; expected some of {', '.join(PARAMETERS)}"
+                f"{kind} {quoted(name)} is not known; expected some of {', '.join(known)}"
             )
         if name in given:
             raise InvalidOption(f"{kind} {quoted(name)} is given more than once; send it once")
@@ -96,6 +145,40 @@ def _given(pairs: Iterable[tuple[str, str]], kind: str) -> dict[str, str]:
             raise InvalidOption(f"{kind} {quoted(name)} is empty; give a value or leave it out")
         given[name] = value
     return given
+
+
+def _frame_options(given: Mapping[str, str]) -> FrameOptions:
+    return FrameOptions.of_text(*(given.get(name, "") for name in FRAME_PARAMETERS))
+
+
+def _deadline(given: Mapping[str, str]) -> Deadline | None:
+    text = given.get("timeout_s", "")
+    if not text:
+        return None
+    try:
+        timeout_s = float(text)
+    except ValueError:
+        timeout_s = math.nan
+    if not 0 < timeout_s <= MAX_TIMEOUT_S:
+        raise InvalidOption(
+            f"timeout_s={quoted(text)} is no time; expected seconds, above 0 and at most "
+            f"{MAX_TIMEOUT_S}"
+        )
+    return Deadline.after(timeout_s)
+
+
+def _labels(text: str) -> tuple[tuple[int, int], ...]:
+    """First and last of each range in a list such as `3,7,10-19`."""
+    ranges = []
+    for part in text.split(",") if text else ():
+        if not _LABELS.fullmatch(part.strip()):
+            raise InvalidOption(
+                f"discard has {quoted(part)}; expected labels of nuclei and ranges of them, such "
+                "as 3,7,10-19"
+            )
+        first, _, last = part.strip().partition("-")
+        ranges.append((int(first), int(last or first)))
+    return tuple(ranges)
 
 
 def _flag(given: Mapping[str, str], name: str) -> bool:

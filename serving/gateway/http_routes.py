@@ -1,56 +1,52 @@
 """The HTTP side of the data plane: from bodies and query strings to files and problems."""
 
 import asyncio
-import io
 import json
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.applications import Starlette
-from starlette.datastructures import FormData, MutableHeaders, UploadFile
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from nuclei.errors import (
-    EngineUnavailable,
-    FrameTooLarge,
-    InternalError,
-    InvalidImage,
-    NucleiError,
-)
+from nuclei.errors import EngineUnavailable, InternalError, NucleiError
 from nuclei.formats import FORMATS, Check
 from nuclei.formats.tables import named_quality
-from nuclei.imaging.decoding import Header
-from nuclei.imaging.frame_options import FrameOptions
-from nuclei.imaging.images import Frame, FrameLimits
+from nuclei.imaging.images import Frame
 from nuclei.inference.contract import Contract
-from nuclei.quoting import printable, shortened
+from nuclei.quoting import printable
 from nuclei.results.segmentation import Segmentation
 from nuclei.version import DISTRIBUTION, installed_version
 from serving import rollout_report
 from serving.gateway import metrics
 from serving.gateway.admission import Permit
-from serving.gateway.completion import Ending, first_completed
+from serving.gateway.completion import first_completed
 from serving.gateway.data_plane import DataPlane, Encoding, ServerInfo
-from serving.gateway.draining import frame_given_up
-from serving.gateway.http_encoding import decoded
-from serving.gateway.http_options import PARAMETERS, REQUEST_ID_HEADER, HttpOptions
+from serving.gateway.http_frames import (
+    EncodedFrame,
+    HeldResponse,
+    answered,
+    body_of,
+    left,
+    server_timing,
+    stopping,
+)
+from serving.gateway.http_options import REQUEST_ID_HEADER, HttpOptions
+from serving.gateway.http_pictures import observed_picture, picture
 from serving.gateway.observation import Observation, observed, only_known_errors
 from serving.gateway.openapi import openapi_document
-from serving.gateway.peers import name_of
+from serving.gateway.pages import page_routes
 from serving.gateway.problems import answer_problem
 from serving.gateway.security import Token, TokenMiddleware
-from serving.gateway.settings import ENVELOPE_BYTES, GatewaySettings
-from serving.gateway.upload import PACE_S, UPLOAD_S, Upload, too_long, too_slow
+from serving.gateway.settings import GatewaySettings
 from serving.rollout_report import RolloutReport
 
 RANGE_HEADER = "X-Nuclei-Intensity-Range"
@@ -63,22 +59,7 @@ EXPOSED_HEADERS = (
 )
 # Proxies refuse headers of 8 kB and more.
 MAX_WARNINGS_LENGTH = 4000
-FORM_FIELD = "file"
 MAX_SYNC_LINE = 200
-MAX_FIELD_BYTES = 4096
-# Characters of the name of a file.
-MAX_NAME = 255
-# Of an answer as it is handed to the server, which waits for the caller between two of them.
-CHUNK_BYTES = 2**18
-# Logged by proxies only, the caller has left; nginx's number.
-CLIENT_CLOSED_REQUEST = 499
-
-
-Result = TypeVar("Result")
-
-
-class CallerLeft(asyncio.CancelledError):
-    """The caller hung up while the frame was in work."""
 
 
 def http_app(settings: GatewaySettings, token: Token) -> Starlette:
@@ -92,22 +73,16 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
     """
 
     async def segment(request: Request) -> Response:
-        data_plane: DataPlane = request.app.state.data_plane
-        with ExitStack() as held:
-            try:
-                with observed("http", request.headers) as observation:
-                    admission = data_plane.admission
-                    permit = admission.admit(observation.protocol, _caller(request))
-                    held.enter_context(permit)
-                    answer = await _segment(
-                        request, data_plane, settings.max_request_bytes, observation, permit
-                    )
-            except CallerLeft:
-                return Response(status_code=CLIENT_CLOSED_REQUEST)
-            permit.resize(min(permit.n_bytes, observation.bytes_out))
-            # Until a slow caller has taken the answer, it is in memory.
-            answer.release = held.pop_all().close
-            return answer
+        return await answered(
+            request,
+            observed("http", request.headers),
+            partial(_segment, request, settings.max_request_bytes),
+        )
+
+    async def frame(request: Request) -> Response:
+        return await answered(
+            request, observed_picture(), partial(picture, request, settings.max_request_bytes)
+        )
 
     async def readyz(request: Request) -> Response:
         data_plane: DataPlane = request.app.state.data_plane
@@ -126,9 +101,11 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
             Route("/readyz", readyz, methods=["GET"]),
             Route("/metrics", _metrics, methods=["GET"]),
             Route("/openapi.json", _openapi, methods=["GET"]),
+            Route("/v1/frame", frame, methods=["POST"]),
             Route("/v1/segment", segment, methods=["POST"]),
             Route("/v1/models", _models, methods=["GET"]),
             Route(rollout_report.PATH, _rollout, methods=["GET"]),
+            *page_routes(),
         ],
         middleware=[
             Middleware(ServerHeader),
@@ -177,58 +154,6 @@ class ServerHeader:
         await self._app(scope, receive, send_with_header)
 
 
-class SegmentationResponse(Response):
-    """An answer that is sent as fast as its caller takes it.
-
-    Attributes:
-        release: called once it is sent, or the caller has left.
-    """
-
-    release: Callable[[], None]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
-            body = memoryview(self.body)
-            for start in range(0, len(body), CHUNK_BYTES):
-                chunk = body[start : start + CHUNK_BYTES].tobytes()
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        finally:
-            self.release()
-
-
-class EncodedFrame:
-    """The file of a frame: a `serving.gateway.data_plane.FrameSource`."""
-
-    def __init__(self, file: bytes, name: str, options: FrameOptions) -> None:
-        """Args: name: of the file, as its caller calls it; empty when unknown."""
-        self.file: bytes | None = file
-        self._name = name
-        self._options = options
-        self._decoded: Frame | None = None
-
-    def frame_options(self) -> FrameOptions:
-        return self._options
-
-    def take(self, decoded: Frame) -> None:
-        self._decoded = replace(decoded, name=self._name)
-
-    def probe(self, limits: FrameLimits) -> Header:
-        height, width, channels = self.read(limits).pixels.shape
-        return Header(height, width, channels, self.read(limits).pixels.itemsize)
-
-    def read(self, limits: FrameLimits) -> Frame:
-        assert self._decoded is not None
-        return self._decoded
-
-
 async def _livez(request: Request) -> Response:
     if not request.app.state.data_plane.progress.is_alive:
         raise InternalError("no work of this process is completed any more; start it again")
@@ -266,16 +191,13 @@ async def _rollout(request: Request) -> Response:
 
 
 async def _segment(
-    request: Request,
-    data_plane: DataPlane,
-    max_request_bytes: int,
-    observation: Observation,
-    permit: Permit,
-) -> SegmentationResponse:
+    request: Request, max_request_bytes: int, observation: Observation, permit: Permit
+) -> HeldResponse:
+    data_plane: DataPlane = request.app.state.data_plane
     query = request.query_params.multi_items()
     HttpOptions.of(query, (), request.headers)  # before the body is received
     body, name, form = await first_completed(
-        _body(request, max_request_bytes, permit), _stopping(request)
+        body_of(request, max_request_bytes, permit), stopping(request)
     )
     permit.place()
     options = HttpOptions.of(query, form, request.headers)
@@ -283,25 +205,28 @@ async def _segment(
     observation.bytes_in = len(body)
     source = EncodedFrame(body, name, options.frame)
     del body  # only the source holds it, until it is decoded
+    label_bytes = 4 if options.discard else 0
 
     def encode(
         segmentation: Segmentation, frame: Frame, check: Check
     ) -> tuple[bytes, Segmentation]:
-        return chosen.encode(segmentation, frame, check), segmentation
+        # What is compared with challengers, and with other frames, is the whole result.
+        kept = segmentation.without(options.discard)
+        return chosen.encode(kept, frame, check), kept
 
     content, segmentation = await first_completed(
         data_plane.segment(
             source,
             options.segmentation,
-            Encoding(encode, chosen.bytes_per_px, chosen.bytes_per_nucleus),
+            Encoding(encode, chosen.bytes_per_px + label_bytes, chosen.bytes_per_nucleus),
             observation,
             permit,
         ),
-        (_gone(request), CallerLeft()),
-        _stopping(request),
+        left(request),
+        stopping(request),
     )
     observation.bytes_out = len(content)
-    return SegmentationResponse(
+    return HeldResponse(
         content,
         media_type=chosen.media_type,
         headers={
@@ -309,29 +234,10 @@ async def _segment(
             "X-Model": segmentation.model,
             "X-Model-Version": segmentation.version,
             "X-Nuclei-Count": str(len(segmentation.nuclei)),
-            "Server-Timing": _server_timing(observation.stage_ms),
+            "Server-Timing": server_timing(observation.stage_ms),
             **_doubts(segmentation),
         },
     )
-
-
-def _caller(request: Request) -> str:
-    client = request.client
-    return "" if client is None else name_of(client.host, client.port)
-
-
-def _stopping(request: Request) -> Ending:
-    """The end of the time for draining."""
-    return request.app.state.drained.wait(), frame_given_up()
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _server_timing(stage_ms: Mapping[str, float]) -> str:
-    return ", ".join(f"{stage};dur={value:.1f}" for stage, value in stage_ms.items())
 
 
 def _doubts(segmentation: Segmentation) -> dict[str, str]:
@@ -345,85 +251,6 @@ def _doubts(segmentation: Segmentation) -> dict[str, str]:
     while len(listed := json.dumps(shown)) > MAX_WARNINGS_LENGTH:
         shown = [*shown[:-2], "..."] if len(shown) > 1 else ["..."]
     return headers | ({WARNINGS_HEADER: listed} if shown else {})
-
-
-async def _body(
-    request: Request, max_bytes: int, permit: Permit
-) -> tuple[bytes, str, list[tuple[str, str]]]:
-    """The encoded frame, its file's name and other fields.
-
-    It is the body itself, without a name, or the field `file` of a multipart form.
-    """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    is_form = media_type == "multipart/form-data"
-    allowed = max_bytes + ENVELOPE_BYTES if is_form else max_bytes
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > allowed:
-        raise _too_large(allowed)
-    inflated = decoded(request.receive, request.headers.get("content-encoding", ""))
-    limited = Request(request.scope, _limited(inflated, allowed, permit))
-    try:
-        async with asyncio.timeout(UPLOAD_S):
-            if not is_form:
-                return await _joined(limited), "", []
-            async with limited.form(
-                max_files=1, max_fields=len(PARAMETERS), max_part_size=MAX_FIELD_BYTES
-            ) as form:
-                upload = form.get(FORM_FIELD)
-                if isinstance(upload, UploadFile):
-                    name = shortened(printable(upload.filename or ""), MAX_NAME)
-                    return await upload.read(), name, _text_fields(form)
-    except TimeoutError as error:
-        raise too_long() from error
-    except ClientDisconnect as error:
-        raise InvalidImage("the caller hung up before the whole frame had arrived") from error
-    except (MultiPartException, HTTPException) as error:
-        raise InvalidImage(
-            f"the multipart form cannot be read ({error}); expected one file in the field "
-            f"'{FORM_FIELD}', and options as fields"
-        ) from error
-    raise InvalidImage(f"the form has no file in the field '{FORM_FIELD}'; send the image there")
-
-
-async def _joined(request: Request) -> bytes:
-    """The body; `request.body()` would hold it twice at its end."""
-    joined = io.BytesIO()
-    async for chunk in request.stream():
-        joined.write(chunk)
-    return joined.getvalue()
-
-
-def _text_fields(form: FormData) -> list[tuple[str, str]]:
-    return [(name, value) for name, value in form.multi_items() if isinstance(value, str)]
-
-
-def _limited(receive: Receive, max_bytes: int, permit: Permit) -> Receive:
-    """A receive that stops reading a body once it is longer than allowed, too slow, or no memory
-    is left for it."""
-    received = 0
-    upload = Upload(permit)
-
-    async def limited() -> Message:
-        nonlocal received
-        try:
-            async with asyncio.timeout(PACE_S):
-                message = await receive()
-        except TimeoutError:
-            raise too_slow() from None
-        received += len(message.get("body", b""))
-        if received > max_bytes:
-            raise _too_large(max_bytes)
-        upload.arrived(received, received)
-        return message
-
-    return limited
-
-
-def _too_large(max_bytes: int) -> FrameTooLarge:
-    return FrameTooLarge(
-        f"the request has more than {max_bytes} bytes; expected at most that: crop the frame or "
-        "compress it"
-    )
 
 
 def _tuned(contract: Contract) -> dict[str, Any]:

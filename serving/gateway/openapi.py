@@ -1,5 +1,6 @@
 """The OpenAPI document of the HTTP routes, for clients and for tests that explore them."""
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
@@ -7,6 +8,8 @@ from nuclei.formats import FORMATS
 from nuclei.results.adjustments import MAX_AREA_PX, MAX_DIAMETER_PX, MIN_DIAMETER_PX
 from nuclei.results.quality import Quality
 from serving import rollout_report
+from serving.gateway.http_options import MAX_TIMEOUT_S, PICTURE_PARAMETERS
+from serving.gateway.http_pictures import MEDIA_TYPE as PICTURE_TYPE
 from serving.gateway.observation import UNEXPECTED
 from serving.rollout_report import RolloutReport
 
@@ -39,6 +42,8 @@ _HEADERS = {
 }
 
 _NUMBERS = {"type": "string", "pattern": "^[-+.0-9e]+(,[-+.0-9e]+)?$"}
+
+_LABELS = "[1-9][0-9]{0,9}(-[1-9][0-9]{0,9})?"
 
 # In the query, or as fields of the form beside the file.
 _PARAMETERS: dict[str, dict[str, Any]] = {
@@ -94,6 +99,19 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
         "enum": list(FORMATS),
         "description": "what to answer; absent: what the header Accept prefers, else json",
     },
+    "discard": {
+        "type": "string",
+        "pattern": f"^{_LABELS}(,{_LABELS})*$",
+        "description": "labels of nuclei to leave out, such as 3,7,10-19; the others keep theirs. "
+        "Ask for the version and with the options of the result that they are of",
+    },
+    "timeout_s": {
+        "type": "number",
+        "exclusiveMinimum": 0,
+        "maximum": MAX_TIMEOUT_S,
+        "description": "when to give up, seconds after the frame has arrived; absent: "
+        "default_timeout_s of /v1/models",
+    },
 }
 
 
@@ -107,6 +125,7 @@ def openapi_document(server_version: str) -> dict[str, Any]:
         "openapi": "3.1.0",
         "info": {"title": "Nuclei segmentation", "version": server_version},
         "paths": {
+            "/v1/frame": {"post": _frame()},
             "/v1/segment": {"post": _segment()},
             "/v1/models": {
                 "get": {
@@ -142,16 +161,60 @@ def openapi_document(server_version: str) -> dict[str, Any]:
     }
 
 
+def _frame() -> dict[str, Any]:
+    return {
+        "summary": "The pixels of a frame as they would be segmented",
+        "description": "What a page shows before, or beside, the nuclei. A file with several "
+        "channels or planes of which none is chosen is refused with ChoiceRequired, whose problem "
+        "lists them.",
+        **_receiving(PICTURE_PARAMETERS),
+        "responses": {
+            "200": {
+                "description": "four bytes, the length of what follows (little-endian); a "
+                "description in JSON: height_px, width_px, channels (1 or 3), dtype (uint8 or "
+                "uint16), scale (a value of the file is offset + step * pixel), intensity_range, "
+                "pixel_size_um, choices (channels by name, number of planes), warnings; and the "
+                "pixels, [height, width, channels], little-endian",
+                "headers": {
+                    name: {"description": _HEADERS[name], "schema": {"type": "string"}}
+                    for name in ("X-Request-ID", "Server", "Server-Timing")
+                },
+                "content": {PICTURE_TYPE: {}},
+            },
+            **_problems(*(status for status in _PROBLEMS if status not in ("404", "406"))),
+        },
+    }
+
+
 def _segment() -> dict[str, Any]:
-    binary = {"type": "string", "contentMediaType": "application/octet-stream"}
-    fields = {"file": binary, **_PARAMETERS}
-    form = {"type": "object", "properties": fields, "required": ["file"]}
     return {
         "summary": "Segment the nuclei of one frame",
+        **_receiving(_PARAMETERS),
+        "responses": {
+            "200": {
+                "description": "the nuclei, in the chosen format",
+                "headers": {
+                    name: {"description": description, "schema": {"type": "string"}}
+                    for name, description in _HEADERS.items()
+                },
+                "content": {format_.media_type: {} for format_ in FORMATS.values()}
+                | {"application/json": {"schema": _report_schema()}},
+            },
+            **_problems(*_PROBLEMS),
+        },
+    }
+
+
+def _receiving(names: Iterable[str]) -> dict[str, Any]:
+    """A frame and the parameters beside it."""
+    binary = {"type": "string", "contentMediaType": "application/octet-stream"}
+    parameters = {name: _PARAMETERS[name] for name in names}
+    form = {"type": "object", "properties": {"file": binary, **parameters}, "required": ["file"]}
+    return {
         "parameters": [
             *(
                 {"name": name, "in": "query", "schema": schema}
-                for name, schema in _PARAMETERS.items()
+                for name, schema in parameters.items()
             ),
             {
                 "name": "X-Request-ID",
@@ -168,18 +231,6 @@ def _segment() -> dict[str, Any]:
                 "application/octet-stream": {"schema": binary},
                 "multipart/form-data": {"schema": form},
             },
-        },
-        "responses": {
-            "200": {
-                "description": "the nuclei, in the chosen format",
-                "headers": {
-                    name: {"description": description, "schema": {"type": "string"}}
-                    for name, description in _HEADERS.items()
-                },
-                "content": {format_.media_type: {} for format_ in FORMATS.values()}
-                | {"application/json": {"schema": _report_schema()}},
-            },
-            **_problems(*_PROBLEMS),
         },
     }
 
@@ -220,5 +271,14 @@ def _problem_schema() -> dict[str, Any]:
             "title": {"type": "string"},
             "status": {"type": "integer"},
             "detail": {"type": "string"},
+            "channels": {
+                "description": "of ChoiceRequired: names of the channels, empty for one without",
+                "type": "array",
+                "items": {"type": "string"},
+            },
+            "planes": {
+                "description": "of ChoiceRequired: number of planes of each channel",
+                "type": "integer",
+            },
         },
     }

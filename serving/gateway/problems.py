@@ -2,12 +2,14 @@
 
 import math
 from http import HTTPStatus
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from nuclei.errors import (
+    ChoiceRequired,
     EngineUnavailable,
     FrameTooLarge,
     InternalError,
@@ -35,6 +37,7 @@ def problem(error: NucleiError) -> Response:
             "title": name,
             "status": error.http_status,
             "detail": sentence(error),
+            **_choices(error),
         },
         status_code=error.http_status,
         headers=_headers(error),
@@ -63,6 +66,13 @@ def _routing_problem(status: HTTPStatus, error: HTTPException) -> Response:
         headers=error.headers,
         media_type="application/problem+json",
     )
+
+
+def _choices(error: NucleiError) -> dict[str, Any]:
+    """What there is to choose from, for a page that shows it."""
+    if not isinstance(error, ChoiceRequired):
+        return {}
+    return {"channels": error.channels, "planes": error.planes}
 
 
 def _headers(error: NucleiError) -> dict[str, str]:

@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from nuclei.client.messages import ERROR_METADATA
 from nuclei.errors import Unauthenticated
 from serving.gateway import metrics
+from serving.gateway.pages import is_page
 from serving.gateway.problems import problem
 from serving.gateway.settings import GatewaySettings
 
@@ -77,12 +78,16 @@ class TokenMiddleware:
         self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and not _is_open(scope["path"]):
             try:
                 self._token.check(Headers(scope=scope).get("authorization"), "http")
             except Unauthenticated as error:
                 return await problem(error)(scope, receive, send)
         await self._app(scope, receive, send)
+
+
+def _is_open(path: str) -> bool:
+    return path in OPEN_PATHS or is_page(path)
 
 
 def _refusal(error: Unauthenticated) -> "grpc.RpcMethodHandler[Any, Any]":

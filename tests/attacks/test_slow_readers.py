@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from nuclei.process.ports import LOOPBACK, free_ports
-from serving.gateway.http_routes import SegmentationResponse
+from serving.gateway.http_frames import HeldResponse
 from serving.gateway.http_server import HttpServer
 from serving.gateway.settings import GatewaySettings
 
@@ -23,7 +23,7 @@ async def serving(release: Callable[[], None]) -> AsyncIterator[tuple[Any, Any]]
     """A connection to a server that is asked for a long answer."""
 
     async def answer(request: Request) -> Response:
-        response = SegmentationResponse(BODY)
+        response = HeldResponse(BODY)
         response.release = release
         return response
 

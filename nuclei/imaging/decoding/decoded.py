@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.imaging.selection import COLOURS, Selection, chosen_channel
+from nuclei.imaging.selection import COLOURS, ONE_OF_EACH, Choices, Selection, chosen_channel
 from nuclei.results.coordinates import PixelSize
 
 CheckShape = Callable[[int, int], None]
@@ -52,6 +52,7 @@ class Decoded:
         is_lossy: the values of the pixels are only near to what was saved.
         is_turned: the file counts from white, and the pixels from black.
         warnings: what was guessed, dropped or is doubtful, one sentence each.
+        choices: the channels and planes of the file.
     """
 
     pixels: NDArray[Any]
@@ -60,6 +61,7 @@ class Decoded:
     is_lossy: bool = False
     is_turned: bool = False
     warnings: tuple[str, ...] = ()
+    choices: Choices = ONE_OF_EACH
 
     def __post_init__(self) -> None:
         if self.palette is None:
@@ -73,16 +75,18 @@ class Decoded:
         Raises:
             InvalidOption: it does not have the selected channel.
         """
-        if selection.channel is None:
-            return self
         in_colour = self.palette is not None or self.pixels.ndim == 3
-        channel = selection.channel_among(COLOURS if in_colour else ("",))
+        names = COLOURS if in_colour else ("",)
+        channel = None if selection.channel is None else selection.channel_among(names)
         if not in_colour:
             return self
-        warnings = (*self.warnings, chosen_channel(channel, COLOURS))
+        decoded = replace(self, choices=Choices(names, self.choices.planes))
+        if channel is None:
+            return decoded
+        warnings = (*self.warnings, chosen_channel(channel, names))
         if self.palette is not None:
-            return replace(self, palette=self.palette[:, channel], warnings=warnings)
-        return replace(self, pixels=self.pixels[:, :, channel], warnings=warnings)
+            return replace(decoded, palette=self.palette[:, channel], warnings=warnings)
+        return replace(decoded, pixels=self.pixels[:, :, channel], warnings=warnings)
 
 
 def with_samples(pixels: NDArray[Any], samples: slice) -> NDArray[Any]:

@@ -57,7 +57,12 @@ class Stack:
             channels.shape[1] > 1 and selection.plane is None and selection.project is None
         )
         if undecided:
-            raise ChoiceRequired(f"the TIFF holds {self._described()}", self._choose(channels))
+            raise ChoiceRequired(
+                f"the TIFF holds {self._described()}",
+                self._choose(channels),
+                self.channel_names,
+                channels.shape[1],
+            )
         channel = 0
         if len(channels) > 1:
             channel = selection.channel_among(self.channel_names)
@@ -75,6 +80,11 @@ class Stack:
                 "expected one in this file: send the other one"
             )
         return [int(number) for number in planes]
+
+    @property
+    def planes(self) -> int:
+        """How many each channel has."""
+        return len(self._by_channel()[0])
 
     def _by_channel(self) -> NDArray[np.int64]:
         """int [channels, planes]."""

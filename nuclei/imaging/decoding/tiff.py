@@ -30,7 +30,7 @@ from nuclei.imaging.decoding.directories import (
 )
 from nuclei.imaging.decoding.stacks import Stack, ome_channel_names, stack_of, stacks_of
 from nuclei.imaging.metadata import tiff_pixel_size
-from nuclei.imaging.selection import Selection, chosen_channel, described_channels
+from nuclei.imaging.selection import Choices, Selection, chosen_channel, described_channels
 from nuclei.results.coordinates import PixelSize
 
 _COMPRESSION, _PHOTOMETRIC = tifffile.COMPRESSION, tifffile.PHOTOMETRIC
@@ -68,6 +68,7 @@ class _Opened:
         samples: of a pixel that are kept.
         is_of_channel: whether the selected channel is theirs, not one of their colours.
         selection: that chose them.
+        choices: what the file holds, but for the colours of its pixels.
     """
 
     tiff: tifffile.TiffFile
@@ -78,6 +79,7 @@ class _Opened:
     samples: slice
     is_of_channel: bool
     selection: Selection
+    choices: Choices
     warnings: tuple[str, ...]
 
 
@@ -177,7 +179,7 @@ def _decoded(
         pixels = pixels.view(np.uint8)
     is_lossy = file.page.compression in (_JPEG, *_JPEG_2000)
     is_turned = file.page.photometric == _PHOTOMETRIC.MINISWHITE
-    decoded = Decoded(pixels, pixel_size, palette, is_lossy, is_turned, warnings)
+    decoded = Decoded(pixels, pixel_size, palette, is_lossy, is_turned, warnings, file.choices)
     return decoded if file.is_of_channel else decoded.with_colour(file.selection)
 
 
@@ -246,7 +248,10 @@ def _chosen(
         number = selection.channel_among(names)
         if len(names) > 1:
             warnings += (chosen_channel(number, names),)
-    return _Opened(tiff, found, stack, page, numbers, samples, is_of_channel, selection, warnings)
+    choices = Choices(names, stack.planes)
+    return _Opened(
+        *(tiff, found, stack, page, numbers, samples, is_of_channel, selection, choices, warnings)
+    )
 
 
 def _page(tiff: tifffile.TiffFile, stack: Stack, number: int) -> tifffile.TiffPage:
@@ -426,6 +431,8 @@ def _sample_names(page: tifffile.TiffPage, stack: Stack, selection: Selection) -
         raise ChoiceRequired(
             f"the TIFF holds {described_channels(names)}",
             "choose one with `channel` (number or name)",
+            names,
+            stack.planes,
         )
     return names
 

@@ -67,14 +67,26 @@ def test_fields_of_a_form_are_options() -> None:
     )
 
 
+def test_labels_to_leave_out_are_listed_as_ranges() -> None:
+    assert options(form={"discard": "3,7, 10-19"}).discard == ((3, 3), (7, 7), (10, 19))
+    assert options().discard == ()
+
+
+def test_a_caller_may_say_when_it_gives_up() -> None:
+    deadline = options({"timeout_s": "2.5"}).segmentation.deadline
+    assert deadline is not None
+    assert 0 < deadline.left_s() <= 2.5
+    assert options().segmentation.deadline is None
+
+
 def test_the_same_in_query_and_form_is_fine() -> None:
     assert options({"tta": "1"}, {"tta": "1", "format": "csv"}).segmentation.tta
 
 
 BAD = {
     "other values in the query and the form": ({"tta": "1"}, {"tta": "0"}, "send one of them"),
-    "unknown field": ({}, {"threshold": "3"}, "form field 'threshold'"),
-    "unknown parameter": ({"threshold": "3"}, {}, "query parameter 'threshold'"),
+    "unknown field": ({}, {"sigma": "3"}, "form field 'sigma'"),
+    "unknown parameter": ({"sigma": "3"}, {}, "query parameter 'sigma'"),
     "no version": ({"version": "newest"}, {}, "number of a version"),
     "no plane": ({"plane": "-1"}, {}, "plane"),
     "two numbers": ({"intensity_range": "5"}, {}, "lo,hi"),
@@ -85,6 +97,11 @@ BAD = {
     "not finite": ({"intensity_range": "0,inf"}, {}, "lo below hi"),
     "no size": ({"pixel_size": "0"}, {}, "above 0"),
     "three sizes": ({"pixel_size": "1,1,1"}, {}, "y,x"),
+    "no labels": ({"discard": "3,x"}, {}, "such as 3,7,10-19"),
+    "no label 0": ({"discard": "0"}, {}, "such as 3,7,10-19"),
+    "no time": ({"timeout_s": "soon"}, {}, "expected seconds"),
+    "not a number": ({"timeout_s": "nan"}, {}, "expected seconds"),
+    "no time at all": ({"timeout_s": "0"}, {}, "expected seconds"),
     "no projection": ({"project": "mean"}, {}, "max"),
     "plane and projection": ({"plane": "1", "project": "max"}, {}, "choose one"),
 }

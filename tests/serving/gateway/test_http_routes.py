@@ -20,6 +20,7 @@ import tifffile
 from pyarrow import parquet
 
 from nuclei.client import Client
+from nuclei.formats import FORMATS
 from nuclei.results.quality import Quality
 from nuclei.version import installed_version
 
@@ -243,6 +244,21 @@ def test_form_fields_are_taken_as_query_parameters_are(
     assert of_form.text == of_query.text
 
 
+def test_discarded_nuclei_are_in_no_format(http: httpx.Client, fluorescence: Path) -> None:
+    files = {"file": ("a.png", fluorescence.read_bytes())}
+    whole = http.post("/v1/segment", files=files).json()
+    for name in FORMATS:
+        if name == "parquet":  # pyarrow is not of the service
+            continue
+        form = {"format": name, "discard": "1,3-4"}
+        answer = http.post("/v1/segment", files=files, data=form)
+        assert answer.status_code == 200, answer.text
+        assert int(answer.headers["x-nuclei-count"]) == whole["count"] - 3
+        assert "3 of" in answer.headers["x-nuclei-warnings"]
+    beyond = http.post("/v1/segment", files=files, data={"discard": "9999"})
+    assert problem(beyond)[:2] == (400, "InvalidOption")
+
+
 BAD_FIELDS: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
     "unknown": ({"thresh": "1"}, {}, "thresh"),
     "twice": ({"tta": ["1", "0"]}, {}, "more than once"),
@@ -349,7 +365,7 @@ def test_models_are_listed(http: httpx.Client) -> None:
 
 def test_openapi_names_routes_and_formats(http: httpx.Client) -> None:
     said = http.get("/openapi.json").json()
-    assert set(said["paths"]) == {"/v1/segment", "/v1/models", "/v1/rollout"}
+    assert set(said["paths"]) == {"/v1/frame", "/v1/segment", "/v1/models", "/v1/rollout"}
     parameters = {
         parameter["name"]: parameter["schema"]
         for parameter in said["paths"]["/v1/segment"]["post"]["parameters"]

@@ -53,8 +53,18 @@ def answers(gateway: Any, request: bytes) -> str:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/", "/docs.json", "/schema.json", "/healthz", "/static_content/index.css", "/assets"),
-        *("/v1/segment/", "/v1", "/livez/", "/%2e%2e/etc/passwd", "/v1/models%00", "//", "/é"),
+        *(
+            "/index.html",
+            "/docs.json",
+            "/schema.json",
+            "/healthz",
+            "/static_content/index.css",
+            "/assets",
+            "/web",
+            "/web/",
+            "/web/index.html",
+        ),
+        *("/v1/segment/", "/v1", "/livez/", "/%2e%2e/etc/passwd", "/v1/models%00", "/é"),
         "/favicon.ico?url=http://example.org",
     ],
 )

@@ -44,7 +44,7 @@ CLOSED_PATHS = (
     "/v1/rollout",
     "/metrics",
     "/openapi.json",
-    "/",
+    "/v1/frame",
     "/docs.json",
     "/nothing",
 )
@@ -286,6 +286,11 @@ def test_without_the_token_http_reveals_nothing(
     assert (answer.status_code, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert answer.json()["title"] == "Unauthenticated"
+
+
+def test_pages_are_open_for_they_hold_nothing(public: Secured) -> None:
+    assert public.https.get("/").headers["Content-Security-Policy"].startswith("default-src 'none'")
+    assert public.https.get("/web/style.css").status_code == 200
 
 
 def test_health_is_open_and_refusals_are_counted(public: Secured) -> None:

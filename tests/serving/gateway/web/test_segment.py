@@ -1,0 +1,210 @@
+"""The page that segments a picture, in a real browser with a real gateway."""
+
+import csv
+import io
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tifffile
+from playwright.sync_api import Page, expect
+
+from nuclei.client import Client
+from nuclei.results.segmentation import Segmentation
+from tests.serving.gateway.web.conftest import violations
+
+OpenPage = Callable[..., AbstractContextManager[Page]]
+
+TOKEN = "a-token-of-thirty-two-characters"
+DESK = {"viewport": {"width": 1440, "height": 900}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
+WAIT_MS = 30_000
+
+
+def segment(page: Page, file: Path, count: int) -> None:
+    """Choose a file, and wait until its nuclei are shown."""
+    page.set_input_files("#file", file)
+    expect(page.locator("#count strong")).to_have_text(str(count), timeout=WAIT_MS)
+    expect(page.locator("#busy")).to_be_hidden(timeout=WAIT_MS)
+
+
+@pytest.fixture(scope="module")
+def found(client: Client, fluorescence: Path) -> Segmentation:
+    return client.segment(fluorescence)
+
+
+def place_of(page: Page, result: Segmentation, row: int) -> tuple[float, float]:
+    """Where a nucleus is on the screen while the whole picture is shown."""
+    box = page.locator("#pane-a .view").bounding_box()
+    height, width = result.labels.shape
+    scale = min(box["width"] / width, box["height"] / height)
+    y, x = (result.nuclei.centroid_px[row] + 0.5).tolist()
+    left = box["x"] + (box["width"] - width * scale) / 2
+    top = box["y"] + (box["height"] - height * scale) / 2
+    return left + x * scale, top + y * scale
+
+
+def saved(page: Page, format_name: str) -> bytes:
+    page.select_option("#format", format_name)
+    with page.expect_download(timeout=WAIT_MS) as download:
+        page.click("#save")
+    return Path(download.value.path()).read_bytes()
+
+
+def test_nuclei_are_shown_discarded_and_left_out_of_every_file(
+    open_page: OpenPage, fluorescence: Path, found: Segmentation
+) -> None:
+    count = len(found.nuclei)
+    with open_page(**DESK) as page:
+        segment(page, fluorescence, count)
+        row = int(np.argmax(found.nuclei.area_px))
+        x, y = place_of(page, found, row)
+        page.mouse.move(x, y)
+        expect(page.locator("#card")).to_contain_text(f"Nucleus {found.nuclei.label[row]}")
+        expect(page.locator("#card")).to_contain_text("Area px²")
+        page.mouse.click(x, y)
+        expect(page.locator("#count")).to_have_text(f"{count - 1} nuclei, 1 discarded")
+
+        # The next one by the keyboard alone.
+        page.locator("#rows tbody tr[aria-selected=true]").focus()
+        page.keyboard.press("ArrowDown")
+        other = int(page.locator("#rows tbody tr[aria-selected=true] td").first.inner_text())
+        page.keyboard.press("Delete")
+        expect(page.locator("#count")).to_have_text(f"{count - 2} nuclei, 2 discarded")
+
+        out = {int(found.nuclei.label[row]), other}
+        kept = set(found.nuclei.label.tolist()) - out
+        table = csv.DictReader(io.StringIO(saved(page, "csv").decode()))
+        assert {int(line["label"]) for line in table} == kept
+        labels = tifffile.imread(io.BytesIO(saved(page, "labels.tif")))
+        left = np.isin(found.labels, list(out))
+        np.testing.assert_array_equal(labels, np.where(left, 0, found.labels))
+        features = json.loads(saved(page, "geojson"))["features"]
+        assert len(features) == count - 2
+
+        page.click("#keep-all")
+        expect(page.locator("#count")).to_have_text(f"{count} nuclei")
+
+
+def test_a_range_of_a_feature_highlights_nuclei_and_discards_them(
+    open_page: OpenPage, fluorescence: Path, found: Segmentation
+) -> None:
+    count = len(found.nuclei)
+    with open_page(**DESK) as page:
+        segment(page, fluorescence, count)
+        page.select_option("#feature", "Area px^2")
+        limit = int(np.median(found.nuclei.area_px))
+        small = int(np.count_nonzero(found.nuclei.area_px <= limit))
+        page.fill("#to", str(limit))
+        page.press("#to", "Enter")
+        expect(page.locator("#brushed")).to_have_text(f"{small} of {count} nuclei are highlighted.")
+        page.click("#clear")
+        box = page.locator("#histogram svg").bounding_box()
+        page.mouse.move(box["x"] - 2, box["y"] + 30)
+        page.mouse.move(box["x"] + 1, box["y"] + 30)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] - 1, box["y"] + 30, steps=3)
+        page.mouse.up()
+        expect(page.locator("#brushed")).to_contain_text("are highlighted")
+        page.fill("#from", "")
+        page.fill("#to", str(limit))
+        page.press("#to", "Enter")
+        page.click("#discard-brushed")
+        expect(page.locator("#count")).to_have_text(f"{count - small} nuclei, {small} discarded")
+
+
+def test_two_models_are_compared_nucleus_by_nucleus(
+    open_page: OpenPage, fluorescence: Path, found: Segmentation, client: Client
+) -> None:
+    other = client.segment(fluorescence, tta=True)
+    pairs = np.stack([found.labels.ravel(), other.labels.ravel()])
+    pairs, overlap = np.unique(pairs[:, pairs.all(axis=0)], axis=1, return_counts=True)
+    areas = found.nuclei.area_px[pairs[0] - 1] + other.nuclei.area_px[pairs[1] - 1]
+    same = int(np.count_nonzero(overlap / (areas - overlap) > 0.5))
+    with open_page(**DESK) as page:
+        segment(page, fluorescence, len(found.nuclei))
+        page.select_option("#compare", index=1)
+        cells = page.locator("#difference td")
+        expect(cells).to_have_count(3, timeout=WAIT_MS)
+        numbers = [int(text) for text in cells.all_inner_texts()]
+        assert numbers == [same, len(found.nuclei) - same, len(other.nuclei) - same]
+        expect(page.locator("#pane-b .view canvas").first).to_be_visible()
+        expect(page.locator("#busy")).to_be_hidden()
+        assert not violations(page)
+
+
+def test_the_channel_of_the_nuclei_is_found_and_can_be_changed(
+    open_page: OpenPage, fluorescence_16bit: Path, client: Client, tmp_path: Path
+) -> None:
+    nuclei = tifffile.imread(fluorescence_16bit)
+    file = tmp_path / "two.ome.tif"
+    tifffile.imwrite(
+        file,
+        np.stack([nuclei // 8, nuclei]),
+        ome=True,
+        photometric="minisblack",
+        metadata={
+            "axes": "CYX",
+            "Channel": {"Name": ["GFP", "Hoechst"]},
+            "PhysicalSizeX": 0.65,
+            "PhysicalSizeY": 0.65,
+        },
+    )
+    count = len(client.segment(file, channel="Hoechst").nuclei)
+    with open_page(**DESK) as page:
+        segment(page, file, count)
+        assert page.input_value("#channel") == "Hoechst"
+        expect(page.locator("#about")).to_contain_text("0.65 µm")
+        expect(page.locator("#warnings")).to_contain_text("Channel 1 'Hoechst' of 2")
+        page.select_option("#channel", "GFP")
+        expect(page.locator("#warnings")).to_contain_text("Channel 0 'GFP' of 2", timeout=WAIT_MS)
+
+
+def test_a_file_that_is_no_picture_is_refused_in_words(open_page: OpenPage, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("a text, not an image")
+    with open_page(**DESK) as page:
+        page.set_input_files("#file", tmp_path / "notes.txt")
+        expect(page.locator("#problem")).to_contain_text("Not an image this service reads")
+        expect(page.locator("#open")).to_be_visible()
+
+
+def test_the_token_is_asked_for_and_kept_for_the_tab(
+    open_page: OpenPage,
+    run_gateway: Callable[..., AbstractContextManager[Any]],
+    triton: Any,
+    tmp_path: Path,
+    fluorescence: Path,
+    found: Segmentation,
+) -> None:
+    with run_gateway(tmp_path, triton.address, NUCLEI_TOKEN=TOKEN) as guarded:
+        guarded.wait_ready()
+        with open_page(url=guarded.url, **DESK) as page:
+            expect(page.locator("#token")).to_be_visible()
+            page.fill("#token-text", "wrong")
+            page.press("#token-text", "Enter")
+            expect(page.locator("#token-wrong")).to_be_visible()
+            assert not violations(page)
+            page.fill("#token-text", TOKEN)
+            page.press("#token-text", "Enter")
+            expect(page.locator("#model option")).not_to_have_count(0)
+            page.reload()
+            segment(page, fluorescence, len(found.nuclei))
+            expect(page.locator("#token")).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("device", [DESK, PHONE], ids=["desk", "phone"])
+def test_the_page_is_accessible(
+    open_page: OpenPage, histology: Path, client: Client, device: dict[str, Any], scheme: str
+) -> None:
+    with open_page(color_scheme=scheme, **device) as page:
+        if (device, scheme) == (DESK, "light"):
+            assert not violations(page)
+        segment(page, histology, len(client.segment(histology).nuclei))
+        assert not violations(page)
+        wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+        assert wide <= 0
