@@ -32,7 +32,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """All files below a folder but the table of frames, whose times differ."""
+    """All files below a folder, by their paths in it."""
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -66,6 +66,19 @@ def results(plate: Path, repository: Path, tmp_path_factory: pytest.TempPathFact
     assert f"{plate} B03_f1: nothing was written into this plane of B/03/1" in result.stderr
     assert result.stderr.endswith("11 done, 1 failed\n")
     return out
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    plate: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[tuple[object, ...], dict[str, bytes]]:
+    """A command, and the files that it writes by one process that nobody kills."""
+    out = tmp_path_factory.mktemp("uninterrupted")
+    saved = ("--save", "csv,labels.tif")
+    call = (plate, "--wells", "A*,C*", "--local", "--repository", repository, *saved)
+    result = segment(*call, "--out", out)
+    assert result.exit_code == 0, result.output
+    return call, files(out)
 
 
 def test_one_table_of_nuclei_for_a_plate(results: Path) -> None:
@@ -129,11 +142,9 @@ def test_only_what_failed_is_tried_again(plate: Path, results: Path, repository:
 
 
 def test_a_killed_run_goes_on_without_doing_anything_twice(
-    plate: Path, repository: Path, tmp_path: Path
+    uninterrupted: tuple[tuple[object, ...], dict[str, bytes]], tmp_path: Path
 ) -> None:
-    saved = ("--save", "csv,labels.tif")
-    call = (plate, "--wells", "A*,C*", "--local", "--repository", repository, *saved)
-    assert segment(*call, "--out", tmp_path / "whole").exit_code == 0
+    call, whole = uninterrupted
     out = tmp_path / "killed"
     command = [sys.executable, "-c", "from nuclei.cli.main import main; main()", "segment"]
     command += [*map(str, call), "--out", str(out)]
@@ -157,8 +168,7 @@ def test_a_killed_run_goes_on_without_doing_anything_twice(
     result = segment(*call, "--out", out)
     assert result.exit_code == 0, result.output
     assert f"{len(keys)} done before" in result.stderr
-    whole, killed = files(tmp_path / "whole"), files(out)
-    assert killed == whole
+    assert files(out) == whole
 
 
 def _lines(journal: Path) -> list[str]:
@@ -244,14 +254,11 @@ def test_a_slide_is_segmented_by_region_without_seams(repository: Path, tmp_path
 
 @pytest.mark.slow
 def test_two_workers_give_what_one_process_gives_though_one_is_killed(
-    plate: Path, repository: Path, tmp_path: Path
+    uninterrupted: tuple[tuple[object, ...], dict[str, bytes]], tmp_path: Path
 ) -> None:
-    pytest.importorskip("distributed") if not os.environ.get("NUCLEI_CI") else None
     from distributed import LocalCluster
 
-    saved = ("--save", "csv,labels.tif")
-    call = (plate, "--wells", "A*,C*", "--local", "--repository", repository, *saved)
-    assert segment(*call, "--out", tmp_path / "one").exit_code == 0
+    call, whole = uninterrupted
     with LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
     ) as cluster:
@@ -265,4 +272,4 @@ def test_two_workers_give_what_one_process_gives_though_one_is_killed(
         os.kill(victim, signal.SIGKILL)
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said.decode()
-    assert files(out) == files(tmp_path / "one")
+    assert files(out) == whole
