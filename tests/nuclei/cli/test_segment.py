@@ -128,7 +128,7 @@ def test_planes_channels_and_sizes_are_chosen_and_doubts_are_said(
         assert said["count"] > 10
         assert said["pixel_size_um"] == {"x": 0.5, "y": 0.5}
         assert said["intensity_range"] == pytest.approx({"lo": 0.01, "hi": 0.15})
-        assert all(0 < nucleus["mean_intensity"] < 1 for nucleus in said["nuclei"])
+        assert all(0 < nucleus["intensity_mean"] < 1 for nucleus in said["nuclei"])
         told.append(said["warnings"])
     assert told[0] == told[1]
 
