@@ -3,7 +3,7 @@ UV ?= uv
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve monitor train-env yolov8-env test test-fast images test-images lint lint-kubernetes train-all wheels bench lock proto wheel release-api settings
+.PHONY: help env serve monitor train-env yolov8-env napari-env test test-fast images test-images lint lint-kubernetes train-all wheels bench lock proto wheel release-api settings
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -36,6 +36,8 @@ test-images: train-env ## play a pod of the images, read-only and without rights
 		.venv-train/bin/python -m pytest -n 0 -m container tests/k8s/test_containers.py
 
 yolov8-env: .venv-train/.yolov8 ## add ultralytics (AGPL-3.0) to .venv-train, for `nuclei train yolov8`
+
+napari-env: .venv-napari/.made ## make an environment with napari and Qt for the tests of the plugin (.venv-napari)
 
 lint: train-env lint-kubernetes ## check style, types, imports, the API and what is deployed
 	@.venv-train/bin/ruff check .
@@ -83,6 +85,8 @@ lock: ## pin the dependencies of pyproject.toml; delete a lock first for newer v
 		pyproject.toml -o requirements/training-image.lock
 	$(COMPILE) --no-deps requirements/yolov8.in -o requirements/yolov8.lock
 	$(COMPILE) --no-deps requirements/triton.in -o requirements/triton.lock
+	$(COMPILE) --extra napari-nuclei \
+		pyproject.toml requirements/napari.in -o requirements/napari.lock
 	$(COMPILE) requirements/checkov.in -o requirements/checkov.lock
 
 wheel: env ## build the wheel for clients in dist/
@@ -133,6 +137,13 @@ SERVING = import nuclei.cli.serve, serving.decoding.decoder, serving.gateway.ser
 .venv-train/.yolov8: requirements/yolov8.lock .venv-train/.made
 	@echo "Installing ultralytics into .venv-train"
 	@.venv-train/bin/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes -r $<
+	@touch $@
+
+.venv-napari/.made: requirements/napari.lock pyproject.toml
+	@$(call make_environment,.venv-napari)
+	@echo "Installing napari into .venv-napari"
+	@.venv-napari/bin/python $(PIP_INSTALL) --no-deps --no-compile --require-hashes -r $<
+	@.venv-napari/bin/python $(PIP_INSTALL) --no-deps -e .
 	@touch $@
 
 .venv-checkov/.made: requirements/checkov.lock

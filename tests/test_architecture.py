@@ -121,12 +121,14 @@ watch(onnxruntime, "disable_telemetry_events")
 
 path = importlib.import_module(package).__path__
 for module in pkgutil.walk_packages(path, f"{package}."):
-    # Run by Triton's interpreter; and programs: the supervisor, the gateway, and BentoML's worker,
-    # which has to leave a variable out before it imports the Prometheus client.
+    # Run by Triton's interpreter, and by that of napari; and programs: the supervisor, the gateway,
+    # and BentoML's worker, which has to leave a variable out before it imports the Prometheus
+    # client.
     programs = (
         "serving.supervision.__main__", "serving.gateway.__main__", "serving.gateway.service"
     )
-    if not module.name.startswith("serving.triton.backend.") and module.name not in programs:
+    elsewhere = ("serving.triton.backend.", "nuclei.napari.")
+    if not module.name.startswith(elsewhere) and module.name not in programs:
         importlib.import_module(module.name)
 """
 
