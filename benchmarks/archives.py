@@ -6,11 +6,13 @@
 
 `archive` segments a folder of small frames and a stack of as many, and prints the memory of the
 process (RSS without what is mapped from files) in tenths of the run. `slide` does the same for one
-large plane. `dask` segments a plate by one process and by two workers in turn, and prints how much
-of twice the speed they reach. All with --local; frames are parts of examples/.
+large plane. `dask` segments a time series by one process on one processor and by two workers on
+one each, in turn, and prints how much of twice the speed they reach. All with --local; frames are
+parts of examples/.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import tempfile
@@ -128,24 +130,28 @@ def memory_of(command: list[str]) -> list[float]:
 
 
 def compare_workers(folder: Path, frames: int, side: int, repeats: int) -> None:
-    """One process and two workers on a cluster that is there, in turn."""
+    """One process and two workers of a cluster that is there, in turn, a processor for each."""
     from distributed import LocalCluster
 
     call = archives(folder, frames, side)["series"]
     seconds: dict[str, list[float]] = {"one process": [], "two workers": []}
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
+        for processor, worker in enumerate(cluster.workers.values()):
+            os.sched_setaffinity(worker.process.pid, {processor})
         ways = {"one process": [], "two workers": ["--dask", cluster.scheduler_address]}
         warm_up(call, ways["two workers"], folder)
         for number in range(repeats):
             for name, way in ways.items():
                 out = ["--out", str(folder / f"{name}{number}")]
                 started = time.perf_counter()
-                subprocess.run([*COMMAND, *call, *out, *way], check=True, capture_output=True)
+                on_one = ["taskset", "-c", "0"] * (not way)
+                command = [*on_one, *COMMAND, *call, *out, *way]
+                subprocess.run(command, check=True, capture_output=True)
                 seconds[name].append(time.perf_counter() - started)
     one, two = (median(times) for times in seconds.values())
     Console().print(
         f"{frames} frames of {side} x {side}: {one:.1f} s by one process, {two:.1f} s by two "
-        f"workers, {one / two:.2f} times as fast: {one / two / 2:.0%} of two processes"
+        f"workers, {one / two:.2f} times as fast: {one / two / 2:.0%} of two processors"
     )
 
 

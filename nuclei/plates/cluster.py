@@ -5,6 +5,7 @@ is written and noted by the run's own process alone, so a worker that is killed 
 what it was doing is done by another.
 """
 
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -82,7 +83,7 @@ def _local(address: str) -> Any:
         threads_per_worker=1,
         processes=True,
         dashboard_address=None,
-        silence_logs=True,
+        silence_logs=logging.ERROR,
     )
 
 

@@ -10,20 +10,26 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pyarrow.parquet
 import pytest
 import tifffile
+from numpy.typing import NDArray
 
 from nuclei.errors import ChoiceRequired, InvalidImage, InvalidOption
 from nuclei.evaluation.metrics import score_image
 from nuclei.imaging.images import read_frame, read_labels
-from nuclei.plates.journal import FOLDER, JOURNAL
+from nuclei.plates.journal import FOLDER, JOURNAL, SLIDES
 from tests.nuclei.cli.test_segment import EXAMPLES, failure, segment
 from tests.nuclei.plates.made import chunks, crops, write_image, write_plate
+
+COMMAND = [sys.executable, "-c", "from nuclei.cli.main import main; main()", "segment"]
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -68,17 +74,40 @@ def results(plate: Path, repository: Path, tmp_path_factory: pytest.TempPathFact
     return out
 
 
+@dataclass(frozen=True)
+class Uninterrupted:
+    """A command, and what it writes by one process that nobody kills.
+
+    Attributes:
+        call: its arguments but --out.
+        written: by the paths in the output folder.
+        slide: pixels of the first input, uint8 [H, W].
+        warnings: what it printed.
+        out: its output folder.
+    """
+
+    call: tuple[object, ...]
+    written: dict[str, bytes]
+    slide: NDArray[Any]
+    warnings: str
+    out: Path
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(
-    plate: Path, repository: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[tuple[object, ...], dict[str, bytes]]:
-    """A command, and the files that it writes by one process that nobody kills."""
-    out = tmp_path_factory.mktemp("uninterrupted")
-    saved = ("--save", "csv,labels.tif")
-    call = (plate, "--wells", "A*,C*", "--local", "--repository", repository, *saved)
+def uninterrupted(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Uninterrupted:
+    """A slide of three regions, and a plate with eight frames."""
+    inputs, out = tmp_path_factory.mktemp("inputs"), tmp_path_factory.mktemp("uninterrupted")
+    pixels = read_frame(EXAMPLES / "fluorescence.png").pixels[:, :, 0]
+    slide = np.tile(pixels[:128, :300], (1, 28))[:, :8300]
+    tifffile.imwrite(inputs / "s.tif", slide, tile=(64, 256), compression="zlib")
+    images = crops(8)
+    wells = {f"A/0{well + 1}": images[2 * well : 2 * well + 2] for well in range(4)}
+    plate = write_plate(inputs / "p8.ome.zarr", wells, version="0.5")
+    saved = ("--save", "csv,labels.tif,overlay.png")
+    call = (inputs / "s.tif", plate, "--t", "all", "--local", "--repository", repository, *saved)
     result = segment(*call, "--out", out)
     assert result.exit_code == 0, result.output
-    return call, files(out)
+    return Uninterrupted(call, files(out), slide, result.stderr, out)
 
 
 def test_one_table_of_nuclei_for_a_plate(results: Path) -> None:
@@ -142,33 +171,40 @@ def test_only_what_failed_is_tried_again(plate: Path, results: Path, repository:
 
 
 def test_a_killed_run_goes_on_without_doing_anything_twice(
-    uninterrupted: tuple[tuple[object, ...], dict[str, bytes]], tmp_path: Path
+    uninterrupted: Uninterrupted, tmp_path: Path
 ) -> None:
-    call, whole = uninterrupted
     out = tmp_path / "killed"
-    command = [sys.executable, "-c", "from nuclei.cli.main import main; main()", "segment"]
-    command += [*map(str, call), "--out", str(out)]
-    entries: list[str] = []
-    for _ in range(2):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        journal = out / FOLDER / JOURNAL
-        while process.poll() is None and len(_lines(journal)) < len(entries) + 2:
+    journal, slides = out / FOLDER / JOURNAL, out / FOLDER / SLIDES
+
+    def killed(until: Callable[[], bool]) -> None:
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, uninterrupted.call), "--out", str(out)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and not until():
             time.sleep(0.002)
         time.sleep(random.uniform(0, 0.03))
         process.kill()
-        process.communicate()
-        assert process.returncode == -signal.SIGKILL
-        # What was noted stays as it was, and each frame is noted once.
-        now = _lines(journal)
-        assert now[: len(entries)] == entries
-        entries = now
-        keys = [json.loads(line)["key"] for line in entries[1:]]
-        assert len(keys) == len(set(keys)) < 8
+        assert process.wait() == -signal.SIGKILL
         assert not (out / "frames.csv").exists()
-    result = segment(*call, "--out", out)
+
+    killed(lambda: any(slides.rglob("y*")))
+    parts = {path: path.stat().st_mtime_ns for path in slides.rglob("y*")}
+    assert 0 < len(parts) < 3
+    entries = _lines(journal)
+    assert len(entries) == 1  # the options
+    killed(lambda: len(_lines(journal)) >= 3)
+    # What was noted stays as it was, and each frame is noted once.
+    assert _lines(journal)[:1] == entries
+    noted = [json.loads(line)["key"] for line in _lines(journal)[1:]]
+    assert noted[0] == "s/s"
+    assert len(noted) == len(set(noted)) < 9
+    assert {path: path.stat().st_mtime_ns for path in parts} == parts
+    result = segment(*uninterrupted.call, "--out", out)
     assert result.exit_code == 0, result.output
-    assert f"{len(keys)} done before" in result.stderr
-    assert files(out) == whole
+    assert f"{len(noted)} done before" in result.stderr
+    assert files(out) == uninterrupted.written
 
 
 def _lines(journal: Path) -> list[str]:
@@ -226,27 +262,23 @@ def test_a_stack_without_a_choice_is_refused_as_one_frame(tmp_path: Path, reposi
     assert isinstance(both, InvalidOption)
 
 
-def test_a_slide_is_segmented_by_region_without_seams(repository: Path, tmp_path: Path) -> None:
-    pixels = read_frame(EXAMPLES / "fluorescence.png").pixels[:, :, 0]
-    part = pixels[:128, :300]
-    slide = np.tile(part, (1, 28))[:, :8300]
-    tifffile.imwrite(tmp_path / "s.tif", slide, tile=(64, 256), compression="zlib")
-    call = ("--out", tmp_path / "out", "--local", "--repository", repository)
-    saved = ("--save", "labels.tif,csv,overlay.png")
-    result = segment(tmp_path / "s.tif", *call, *saved, "--t", "all")
-    assert result.exit_code == 0, result.output
-    assert "segmented in 3 regions" in result.stderr
-    labels = read_labels(tmp_path / "out" / "s" / "s.labels.tif")
+def test_a_slide_is_segmented_by_region_without_seams(
+    uninterrupted: Uninterrupted, repository: Path, tmp_path: Path
+) -> None:
+    slide, out = uninterrupted.slide, uninterrupted.out
+    assert "segmented in 3 regions" in uninterrupted.warnings
+    labels = read_labels(out / "s" / "s.labels.tif")
     assert labels.shape == slide.shape
-    table = rows(tmp_path / "out" / "s" / "s.csv")
+    table = rows(out / "s" / "s.csv")
     assert np.bincount(labels.ravel())[1:].tolist() == [int(row["area_px"]) for row in table]
-    assert cv2.imread(str(tmp_path / "out" / "s" / "s.overlay.png")) is not None
-    assert not (tmp_path / "out" / FOLDER).exists()
+    assert cv2.imread(str(out / "s" / "s.overlay.png")) is not None
+    assert not (out / FOLDER).exists()
     # The plane around a border of regions, at 2767, is as that part of it is by itself.
     border = round(8300 / 3)
     tifffile.imwrite(tmp_path / "part.tif", slide[:, border - 300 : border + 300])
-    result = segment(tmp_path / "part.tif", *call, "--save", "labels.tif")
-    alone = read_labels(tmp_path / "out" / "part.labels.tif")[:, 50:-50]
+    call = ("--out", tmp_path, "--local", "--repository", repository, "--save", "labels.tif")
+    assert segment(tmp_path / "part.tif", *call).exit_code == 0
+    alone = read_labels(tmp_path / "part.labels.tif")[:, 50:-50]
     assert alone.max() > 10
     found = score_image(alone, labels[:, border - 250 : border + 250])
     assert found["f1_0.75"] > 0.9
@@ -254,22 +286,24 @@ def test_a_slide_is_segmented_by_region_without_seams(repository: Path, tmp_path
 
 @pytest.mark.slow
 def test_two_workers_give_what_one_process_gives_though_one_is_killed(
-    uninterrupted: tuple[tuple[object, ...], dict[str, bytes]], tmp_path: Path
+    uninterrupted: Uninterrupted, tmp_path: Path
 ) -> None:
     from distributed import LocalCluster
 
-    call, whole = uninterrupted
     with LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
     ) as cluster:
         victim = next(iter(cluster.workers.values())).process.pid
         out = tmp_path / "two"
-        command = [sys.executable, "-c", "from nuclei.cli.main import main; main()", "segment"]
-        command += [*map(str, call), "--out", str(out), "--dask", cluster.scheduler_address]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        while process.poll() is None and len(_lines(out / FOLDER / JOURNAL)) < 2:
+        command = [*COMMAND, *map(str, uninterrupted.call), "--out", str(out)]
+        process = subprocess.Popen(
+            [*command, "--dask", cluster.scheduler_address],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        while process.poll() is None and not any((out / FOLDER / SLIDES).rglob("y*")):
             time.sleep(0.005)
         os.kill(victim, signal.SIGKILL)
         said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said.decode()
-    assert files(out) == whole
+    assert files(out) == uninterrupted.written
