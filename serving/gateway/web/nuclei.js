@@ -95,8 +95,9 @@ export class Nuclei {
   trace(path, row, step) {
     for (let ring = this.parts[row]; ring < this.parts[row + 1]; ring++) {
       const first = this.rings[ring], end = this.rings[ring + 1];
+      const each = Math.min(step, Math.max(1, (end - first) >> 3)); // eight points are round enough
       path.moveTo(this.points[2 * first], this.points[2 * first + 1]);
-      for (let at = first + step; at < end; at += step) path.lineTo(this.points[2 * at], this.points[2 * at + 1]);
+      for (let at = first + each; at < end; at += each) path.lineTo(this.points[2 * at], this.points[2 * at + 1]);
       path.closePath();
     }
   }

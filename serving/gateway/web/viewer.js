@@ -11,11 +11,16 @@ document.head.append(written);
 export const COLOURS = { kept: "#ffd600", out: "#b9c4cc", only: "#ff5cc8", brushed: "#00e5ff", chosen: "#ffffff" };
 // Nuclei smaller than this on the screen are dots.
 const DOT_PX = 3;
+const SLOW_MS = 12, MANY = 3000, REST_MS = 120;
 const CASING = "rgba(0,0,0,.75)";
 
 export class Viewer {
   #osd;
-  #marks = document.createElement("canvas");
+  #marks = document.createElement("canvas"); // of all nuclei
+  #tops = document.createElement("canvas"); // of the chosen ones
+  #drawn = null; // where the picture was when all were drawn
+  #slow = false; // whether that takes long
+  #resting = 0;
   #item = null;
   #smooth = true;
   #next = null; // of a picture that replaces the one of before
@@ -37,12 +42,12 @@ export class Viewer {
       gestureSettingsTouch: { clickToZoom: false, dblClickToZoom: false },
       gestureSettingsPen: { clickToZoom: false },
     });
-    this.#marks.className = "marks";
-    this.#osd.canvas.append(this.#marks);
+    this.#marks.className = this.#tops.className = "marks";
+    this.#osd.canvas.append(this.#marks, this.#tops);
     const canvas = this.#osd.canvas;
     canvas.setAttribute("role", "application");
     canvas.setAttribute("aria-label", "Picture: arrow keys pan, plus and minus zoom, 0 fits it in");
-    this.#osd.addHandler("update-viewport", () => this.#draw());
+    this.#osd.addHandler("update-viewport", () => this.#follow());
     this.#osd.addHandler("viewport-change", () => this.on.move(this));
     this.#osd.addHandler("animation", () => this.on.move(this));
     this.#osd.addHandler("canvas-click", ({ quick, position }) => {
@@ -75,6 +80,7 @@ export class Viewer {
         success: ({ item }) => {
           if (!this.#item) {
             this.#item = item;
+            this.#drawn = null;
             this.fit();
             return resolve();
           }
@@ -94,7 +100,10 @@ export class Viewer {
   }
 
   /** Draw again: something about the nuclei has changed. */
-  redraw() { this.#osd.forceRedraw(); }
+  redraw() {
+    this.#draw();
+    this.#drawChosen();
+  }
 
   /** Show the whole picture. */
   fit() {
@@ -130,24 +139,46 @@ export class Viewer {
   #hover(row, position) {
     if (row !== this.hovered) {
       this.hovered = row;
-      this.redraw();
+      this.#drawChosen();
     }
     this.on.hover(row, position?.x, position?.y, this);
   }
 
-  #draw() {
-    const canvas = this.#marks, dense = window.devicePixelRatio;
-    const width = Math.round(canvas.clientWidth * dense), height = Math.round(canvas.clientHeight * dense);
-    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-    const context = canvas.getContext("2d");
-    context.setTransform(1, 0, 0, 1, 0, 0);
-    context.clearRect(0, 0, width, height);
-    if (!this.#item) return;
+  /** Where the picture is, in pixels of the canvases. */
+  #place() {
+    const dense = window.devicePixelRatio;
     const corner = this.#item.imageToViewerElementCoordinates(new OpenSeadragon.Point(0, 0));
     const along = this.#item.imageToViewerElementCoordinates(new OpenSeadragon.Point(1, 0));
-    const scale = (along.x - corner.x) * dense, left = corner.x * dense, top = corner.y * dense;
+    return { dense, scale: (along.x - corner.x) * dense, left: corner.x * dense, top: corner.y * dense };
+  }
+
+  #follow() {
+    if (!this.#item) return;
+    const place = this.#place(), { dense, scale, left, top } = place;
     // Pixels are squares once they are seen, and smooth where several are one of the screen.
     if (this.#smooth !== (this.#smooth = scale < 2 * dense)) this.#osd.drawer.setImageSmoothingEnabled(this.#smooth);
+    const { style, clientWidth, clientHeight } = this.#marks;
+    const before = this.#drawn, resized = before?.width !== clientWidth || before?.height !== clientHeight;
+    if (!resized && this.#slow && (before.scale !== scale || before.left !== left || before.top !== top)) {
+      // Many outlines move as a picture, and are drawn once the view rests.
+      const times = scale / before.scale;
+      style.transform = `matrix(${times},0,0,${times},${(left - before.left * times) / dense},${(top - before.top * times) / dense})`;
+      clearTimeout(this.#resting);
+      this.#resting = setTimeout(() => this.#draw(), REST_MS);
+    } else if (resized || before.scale !== scale || before.left !== left || before.top !== top) {
+      this.#draw();
+    }
+    this.#drawChosen(place);
+  }
+
+  /** Draw all nuclei in view. */
+  #draw() {
+    clearTimeout(this.#resting);
+    const started = performance.now(), context = cleared(this.#marks);
+    this.#marks.style.transform = "";
+    if (!this.#item) return;
+    const place = this.#place(), { scale, left, top } = place, { width, height } = this.#marks;
+    this.#drawn = { ...place, width: this.#marks.clientWidth, height: this.#marks.clientHeight };
     if (!this.nuclei || !this.outlines) return;
     const rows = this.nuclei.within(-left / scale, -top / scale, (width - left) / scale, (height - top) / scale);
     const groups = new Map();
@@ -156,41 +187,48 @@ export class Viewer {
       if (groups.has(style)) groups.get(style).push(row);
       else groups.set(style, [row]);
     }
-    const draw = (style) => groups.has(style) && this.#drawRows(context, style, groups.get(style), scale, left, top, dense);
-    ["out", "kept", "only", "brushed", "chosen"].forEach(draw);
+    for (const style of ["out", "kept", "only", "brushed"]) {
+      if (groups.has(style)) this.#drawRows(context, style, groups.get(style), place);
+    }
+    this.#slow = performance.now() - started > SLOW_MS || rows.length > MANY;
+  }
+
+  /** Draw the nucleus under the pointer, and the selected one. */
+  #drawChosen(place = this.#item && this.#place()) {
+    const context = cleared(this.#tops);
+    if (!this.#item || !this.nuclei || !this.outlines) return;
+    const rows = [this.hovered, this.nuclei.selected].filter((row) => row >= 0 && row < this.nuclei.count);
+    if (rows.length) this.#drawRows(context, "chosen", rows, place);
   }
 
   #style(row) {
     const { nuclei } = this;
-    if (row === this.hovered || row === nuclei.selected) return "chosen";
     if (nuclei.discarded[row]) return "out";
     if (nuclei.brushed?.[row]) return "brushed";
     return nuclei.matched && !nuclei.matched[row] ? "only" : "kept";
   }
 
-  #drawRows(context, style, rows, scale, left, top, dense) {
+  #drawRows(context, style, rows, { scale, left, top, dense }) {
     const { nuclei } = this, path = new Path2D();
-    let dots = true;
-    const step = Math.max(1, Math.floor(0.5 / scale));
+    const step = Math.max(1, Math.floor(dense / scale));
     for (const row of rows) {
       const [x0, y0, x1, y1] = nuclei.boxes.subarray(4 * row, 4 * row + 4);
       if (Math.max(x1 - x0, y1 - y0) * scale < DOT_PX * dense) {
         const side = 2 * dense / scale;
         path.rect((x0 + x1 - side) / 2, (y0 + y1 - side) / 2, side, side);
-      } else {
-        dots = false;
-        nuclei.trace(path, row, step);
-      }
+      } else nuclei.trace(path, row, step);
     }
     context.setTransform(scale, 0, 0, scale, left, top);
     context.lineJoin = "round";
-    const wide = style === "chosen" || style === "only" || style === "brushed" ? 2.5 : 1.5;
+    // Thin where nuclei are small, so that they are seen inside.
+    const thin = Math.min(1, Math.max(0.5, 2 * scale / dense));
+    const wide = (style === "kept" || style === "out" ? 1.5 : 2.5) * thin;
     context.setLineDash(style === "out" ? [4 * dense / scale, 4 * dense / scale] : []);
     if (style === "brushed") {
       context.fillStyle = "rgba(0,229,255,.3)";
       context.fill(path);
     }
-    if (!dots) {
+    if (thin === 1) {
       context.lineWidth = (wide + 2) * dense / scale;
       context.strokeStyle = CASING;
       context.stroke(path);
@@ -199,4 +237,14 @@ export class Viewer {
     context.strokeStyle = COLOURS[style];
     context.stroke(path);
   }
+}
+
+/** The context of a canvas that is as large as it is seen, and empty. */
+function cleared(canvas) {
+  const width = Math.round(canvas.clientWidth * devicePixelRatio), height = Math.round(canvas.clientHeight * devicePixelRatio);
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  const context = canvas.getContext("2d");
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return context;
 }
