@@ -40,6 +40,7 @@ from nuclei.version import installed_version
 from serving.decoding.decoders import Decoder, Decoders, decoding_bytes, probing_bytes
 from serving.engine import TritonEngine
 from serving.gateway.admission import Admission, Permit
+from serving.gateway.live import Live
 from serving.gateway.observation import Observation, only_known_errors
 from serving.gateway.progress import Progress
 from serving.gateway.quality import PreviousFrames
@@ -207,6 +208,7 @@ class DataPlane:
         resolver: follows the addresses of Triton's name.
         router: which version of a model answers.
         shadows: show frames to challengers.
+        live: tells watchers of the frames of streams.
     """
 
     def __init__(
@@ -231,6 +233,7 @@ class DataPlane:
         self.resolver = Resolver(settings.triton_names, engine.reach)
         self.router = Router(engine, settings.rollout_bounds)
         self.shadows = Shadows(engine, self.admission)
+        self.live = Live()
         self._previous = PreviousFrames()
         self._name = uuid.uuid4().hex
         self._engine = engine

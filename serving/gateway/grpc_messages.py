@@ -93,6 +93,12 @@ class FrameRequest:
         """Length of the pixels that were read from the file; 0 before."""
         return 0 if self._decoded is None else self._decoded.pixels.nbytes
 
+    @property
+    def index(self) -> FrameIndex:
+        """Its place in its acquisition."""
+        sent = self.frame.index
+        return FrameIndex(sent.acquisition_uid, sent.position, sent.t, sent.c, sent.z)
+
     def options(self, deadline: Deadline | None, stream: str = "") -> Options:
         """Options of the data plane.
 
@@ -106,8 +112,7 @@ class FrameRequest:
         if self._refused is not None:
             raise self._refused
         checked_outputs(self._outputs)
-        sent = self.frame.index
-        index = FrameIndex(sent.acquisition_uid, sent.position, sent.t, sent.c, sent.z)
+        index = self.index
         key = index.acquisition_uid or stream
         return Options(
             request_id=self.request_id,

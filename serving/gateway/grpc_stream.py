@@ -48,6 +48,7 @@ class StreamCall:
         metadata: what the caller sent with the call.
         overflow: what happens when frames come faster than they are segmented.
         caller: names the stream.
+        live: tells watchers of its frames.
     """
 
     def __init__(self, call: Call, data_plane: DataPlane, settings: GatewaySettings) -> None:
@@ -59,6 +60,7 @@ class StreamCall:
         self._call = call
         # One connection may carry several streams.
         self.caller = f"{call.caller}#{id(self)}"
+        self.live = data_plane.live.stream()
         # Of the message that arrives, then of its frame.
         self._permit = self._new_permit()
         # Done, with the reason, once too much has come of a message for which there is no memory.
@@ -174,8 +176,9 @@ class GrpcFrame:
         self.deadline = Deadline.after(
             message.timeout_ms / 1e3 or stream.settings.default_timeout_s
         )
-        index = self._request.frame.index
+        index = self._request.index
         self.position = (index.acquisition_uid, index.position)
+        self._live = stream.live.frame(index)
         self.n_bytes = self._request.n_bytes
         self.permit = permit
         # One that finds no room for all of it waits for that, as the stream's policy says.
@@ -192,11 +195,14 @@ class GrpcFrame:
                     answer = await self._segment(options, observation, permit)
                 observation.bytes_out = answer.ByteSize()
                 permit.resize(min(permit.n_bytes, observation.bytes_out))
+                self._live.answered()
                 return answer
         except Skipped as skipped:
+            self._live.skipped(str(skipped))
             answer = self._new_answer()
             answer.skipped.reason = str(skipped)
         except NucleiError as error:
+            self._live.failed(error)
             answer = self._new_answer()
             write_error(answer.error, error)
         return answer
@@ -230,6 +236,7 @@ class GrpcFrame:
     ) -> pb.SegmentStreamResponse:
         answer = self._new_answer()
         self._request.write_result(answer.result, segmentation, frame, check)
+        self._live.segmented(segmentation, frame)
         return answer
 
     def _new_answer(self) -> pb.SegmentStreamResponse:

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,6 +49,7 @@ from serving.gateway.security import Token, TokenMiddleware
 from serving.gateway.settings import GatewaySettings
 from serving.rollout_report import RolloutReport
 
+LIVE_PATH = "/v1/live"
 RANGE_HEADER = "X-Nuclei-Intensity-Range"
 WARNINGS_HEADER = "X-Nuclei-Warnings"
 QUALITY_HEADER = "X-Nuclei-Quality"
@@ -105,6 +106,7 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
             Route("/v1/segment", segment, methods=["POST"]),
             Route("/v1/models", _models, methods=["GET"]),
             Route(rollout_report.PATH, _rollout, methods=["GET"]),
+            *([Route(LIVE_PATH, _live, methods=["GET"])] if settings.live else []),
             *page_routes(),
         ],
         middleware=[
@@ -183,6 +185,14 @@ async def _openapi(request: Request) -> Response:
 async def _models(request: Request) -> Response:
     with only_known_errors():
         return JSONResponse(_server_info(await request.app.state.data_plane.server_info()))
+
+
+async def _live(request: Request) -> Response:
+    data_plane: DataPlane = request.app.state.data_plane
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(
+        data_plane.live.events(), media_type="text/event-stream", headers=headers
+    )
 
 
 async def _rollout(request: Request) -> Response:

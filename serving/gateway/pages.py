@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 FOLDER = Path(__file__).parent / "web"
 ASSETS = "/web/"
-PAGES = {"/": "index.html"}
+PAGES = {"/": "index.html", "/live": "live.html", "/models": "models.html"}
 HEADERS = {
     "Content-Security-Policy": "; ".join(
         [

@@ -144,6 +144,7 @@ class NucleiGateway:
 
     def _begin_draining(self) -> None:
         self._grpc.begin_draining()
+        self._data_plane.live.close()
         asyncio.get_running_loop().call_later(settings.drain_s, app.state.drained.set)
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]

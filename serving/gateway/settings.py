@@ -179,6 +179,11 @@ class GatewaySettings(ProcessSettings):
         "`https://viewer.example.org`, separated by commas; `*` for all. Without it browsers keep "
         "answers from other pages.",
     )
+    live: bool = Field(
+        default=True,
+        description="Answer `/v1/live`, by which the page `/live` shows small pictures of the "
+        "frames of streams to whoever may call the service.",
+    )
     insecure: bool = Field(
         default=False,
         description="Listen on a public address although callers need neither token nor "

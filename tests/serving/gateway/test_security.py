@@ -45,6 +45,7 @@ CLOSED_PATHS = (
     "/metrics",
     "/openapi.json",
     "/v1/frame",
+    "/v1/live",
     "/docs.json",
     "/nothing",
 )

@@ -1,0 +1,44 @@
+"""The pages that watch streams and models, in a real browser with a real gateway."""
+
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from playwright.sync_api import Page, expect
+
+from nuclei.client import Client, FrameIndex, StreamFrame
+from tests.serving.gateway.web.conftest import violations
+
+OpenPage = Callable[..., AbstractContextManager[Page]]
+
+
+def test_frames_are_shown_as_they_are_acquired(
+    open_page: OpenPage, client: Client, fluorescence: Path
+) -> None:
+    count = len(client.segment(fluorescence).nuclei)
+    frames = [
+        StreamFrame(fluorescence, FrameIndex("plate-3-well-B7-" + "0" * 30, position, t))
+        for t in range(2)
+        for position in (1, 0)
+    ]
+    with open_page("/live", viewport={"width": 390, "height": 844}, is_mobile=True) as page:
+        expect(page.locator("#status")).to_have_text("Watching.")
+        assert not violations(page)
+        assert len(list(client.stream(frames))) == len(frames)
+        positions = page.locator("article")
+        expect(positions.locator("h3")).to_have_text(["Position 0", "Position 1"])
+        expect(positions.locator("strong")).to_have_text([str(count)] * 2)
+        expect(page.locator("#streams h2")).to_contain_text("well-B7")
+        expect(page.locator("#streams h2")).to_contain_text("4 frames")
+        expect(page.locator("article img").first).to_have_attribute("src", re.compile("^blob:"))
+        assert not violations(page)
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+def test_models_are_listed_with_their_scores(open_page: OpenPage, version: str) -> None:
+    with open_page("/models") as page:
+        expect(page.locator("#models h2")).to_have_text("unet (the default)")
+        expect(page.locator("#models")).to_contain_text(f"Version in use{version}")
+        expect(page.locator("#change")).to_contain_text("nuclei promote unet")
+        assert not violations(page)
