@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
+def write_whole(path: Path, content: str | bytes, mode: int = 0o666) -> None:
     """Write a file aside and put it in its place, so that nobody reads a part of it.
 
     Args:
         path: in a folder that is there; a file of that name is replaced.
-        text: what it is to hold.
+        content: what it is to hold.
         mode: of the file, less the umask.
 
     Raises:
@@ -18,7 +18,7 @@ def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
     incoming = path.with_name(f".{path.name}.incoming")
     try:
         incoming.touch(mode)
-        incoming.write_text(text)
+        incoming.write_bytes(content.encode() if isinstance(content, str) else content)
         os.replace(incoming, path)
     finally:
         incoming.unlink(missing_ok=True)

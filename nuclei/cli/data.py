@@ -7,7 +7,8 @@ import typer
 from rich.table import Table
 
 from nuclei.cli.dataset import CategoryOption
-from nuclei.console import output
+from nuclei.cli.reading import ChannelOption, PlaneOption, ProjectOption
+from nuclei.console import output, print_warning
 
 app = typer.Typer(help="Fetch, check and convert data sets.", no_args_is_help=True)
 
@@ -27,6 +28,19 @@ nuclei data convert stage1_train.zip nuclei_coco/ --to coco
 nuclei data convert my_coco_export/ my_images/ --to labels
 
 nuclei data convert my_images/ nuclei_yolo/ --to yolo      (with data.yaml, for ultralytics)
+"""
+
+
+ADD_EPILOG = """
+**Examples**
+
+nuclei data add my_images/ --image slide_1.tif --truth slide_1.geojson      (exported by QuPath)
+
+nuclei data add my_images/ --image a.tif --truth a.labels.tif --image b.tif --truth b.rois.zip
+
+nuclei data add my_images/ --image big.tif --truth big.labels.tif --region 0,0,1024,1024
+
+Then: nuclei train unet my_images/ --from champion --name mylab
 """
 
 
@@ -80,6 +94,99 @@ def check(
         table.add_row(modality, str(n_images), str(n_nuclei))
     output().print(table)
     output().print(f"fingerprint {fingerprint(samples)}")
+
+
+@app.command(epilog=ADD_EPILOG)
+def add(
+    folder: Annotated[Path, typer.Argument(help="Folder of the data set; made when missing.")],
+    image: Annotated[list[Path], typer.Option(help="An image; repeat for several.")],
+    truth: Annotated[
+        list[Path],
+        typer.Option(
+            help="Its corrected nuclei, in the order of the images: a label image (TIFF, PNG; "
+            "napari's labels), GeoJSON (QuPath's or ours), coco.json, labelme's JSON, or a zip of "
+            "ImageJ's ROI Manager."
+        ),
+    ],
+    by: Annotated[
+        str, typer.Option(help="Who corrected them [the user of this machine].", show_default=False)
+    ] = "",
+    corrected_from: Annotated[
+        str,
+        typer.Option(
+            help="Model and version whose answer was corrected: unet:3.", show_default=False
+        ),
+    ] = "",
+    modality: Annotated[
+        str,
+        typer.Option(
+            help="What the images are: fluorescence, histology, brightfield, or a word of your own "
+            "[guessed].",
+            show_default=False,
+        ),
+    ] = "",
+    region: Annotated[
+        str,
+        typer.Option(
+            help="The part of the image in which all nuclei are outlined, as X,Y,WIDTH,HEIGHT in "
+            "pixels; only this is added [all, or the rectangle around QuPath's detections].",
+            show_default=False,
+        ),
+    ] = "",
+    category: CategoryOption = None,
+    channel: ChannelOption = "",
+    plane: PlaneOption = "",
+    project: ProjectOption = "",
+) -> None:
+    """Add images with corrected nuclei to a data set that `nuclei train` takes.
+
+    Everything that is not outlined is learned as background: outline all nuclei of an image, or say
+    with --region where you did. An image that is there already is refused, whatever its name.
+    provenance.csv notes of each image who corrected what, when, and from which files.
+
+    Files that cannot be used are named, and the others are added; the exit code is not 0 then.
+    """
+    import getpass
+
+    from nuclei.errors import InvalidData, InvalidInput, InvalidOption
+    from nuclei.imaging.frame_options import FrameOptions
+    from nuclei.quoting import listed
+    from training.data.corrections import CorrectedSet, Correction, Region
+    from training.folders import writing
+
+    if len(image) != len(truth):
+        raise InvalidOption(
+            f"{len(image)} images and {len(truth)} files with nuclei were named; expected --truth "
+            "for each --image"
+        )
+    options = FrameOptions.of_text(channel, plane, project)
+    part = Region.of_text(region) if region else None
+    console, failed = output(), []
+    with writing(folder):
+        data = CorrectedSet(folder)
+        for one, its_truth in zip(image, truth, strict=True):
+            correction = Correction(
+                image=one,
+                truth=its_truth,
+                by=by or getpass.getuser(),
+                corrected_from=corrected_from,
+                modality=modality,
+                categories=tuple(category or ()),
+                region=part,
+                options=options,
+            )
+            try:
+                added = data.add(correction)
+            except InvalidInput as error:
+                failed.append(str(error))
+                continue
+            console.print(f"{one}: added as {added.id}, {added.n_nuclei} nuclei", soft_wrap=True)
+            for note in added.notes:
+                print_warning(note)
+    if failed:
+        raise InvalidData(
+            f"{len(failed)} of {len(image)} images were not added to {folder}{listed(failed)}"
+        )
 
 
 @app.command(epilog=CONVERT_EPILOG)

@@ -81,7 +81,7 @@ def read_dataset(path: Path, categories: Sequence[str] = ()) -> list[Sample]:
             modality = modality or guess_modality(pixels)
             for warning in frame.warnings:
                 doubts[warning].append(pair.id)
-            samples.append(Sample(pair.id, modality, pixels, _numbered(labels)))
+            samples.append(Sample(pair.id, modality, pixels, numbered(labels)))
         except InvalidInput as error:
             problems.append(f"{pair.id}: {error}")
     problems += modalities.problems()
@@ -203,7 +203,7 @@ def _taken(found: Counter[str], chosen: Collection[str]) -> Iterator[str]:
         yield f"outlines taken as nuclei: {counted(taken)}{rest}"
 
 
-def _numbered(labels: NDArray[np.uint32]) -> NDArray[np.uint16]:
+def numbered(labels: NDArray[np.uint32]) -> NDArray[np.uint16]:
     """The same nuclei as 1..N, uint16."""
     values, numbers = np.unique(labels, return_inverse=True)
     if values[0] != 0:

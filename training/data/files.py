@@ -8,7 +8,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TypeVar
 
 import numpy as np
@@ -21,6 +21,8 @@ from training.data.names import OVERLAY_SUFFIX, is_image
 T = TypeVar("T")
 
 MANIFEST = "manifest.csv"
+# Where corrected images and their truth are from (`training.data.corrections`).
+PROVENANCE = "provenance.csv"
 JSON_SUFFIXES = (".json", ".geojson")
 YOLO_SUFFIX = ".txt"
 YOLO_FOLDER = "labels"
@@ -96,7 +98,7 @@ class Files:
             Path(folder, name) for folder, _, names in os.walk(path, onerror=note) for name in names
         ]
         return cls(
-            {PurePosixPath(file.relative_to(path).as_posix()): _file(file) for file in found},
+            {PurePosixPath(file.relative_to(path).as_posix()): reader(file) for file in found},
             problems,
         )
 
@@ -136,7 +138,7 @@ def is_yolo(name: PurePosixPath) -> bool:
     )
 
 
-def naming(name: PurePosixPath, read: Callable[[], T]) -> T:
+def naming(name: PurePath, read: Callable[[], T]) -> T:
     """The result of `read`; errors name the file.
 
     Raises:
@@ -148,7 +150,9 @@ def naming(name: PurePosixPath, read: Callable[[], T]) -> T:
         raise InvalidData(f"{name}: {error}") from error
 
 
-def _file(path: Path) -> Callable[[], bytes]:
+def reader(path: Path) -> Callable[[], bytes]:
+    """Reads a file, and raises InvalidData, without its name, where it cannot be read."""
+
     def read() -> bytes:
         with _refusing_what_cannot_be_read():
             found = path.stat()

@@ -68,6 +68,25 @@ def test_what_cannot_be_used_is_named_before_anything_is_written(
     assert not (tmp_path / "back").exists()
 
 
+def test_images_are_added_and_those_that_cannot_be_are_named(images: Path, tmp_path: Path) -> None:
+    pairs = [(images / "images" / f"{name}.png", images / "masks" / "a.png") for name in "ab"]
+    cv2.imwrite(str(pairs[1][0]), np.uint8(90) + cv2.imread(str(pairs[1][0])))
+    arguments = [
+        *("--image", pairs[0][0], "--truth", pairs[0][1]),
+        *("--image", pairs[0][0], "--truth", images / "manifest.txt"),
+        *("--image", pairs[1][0], "--truth", pairs[1][1], "--by", "ada"),
+    ]
+    added = data("add", tmp_path / "set", *arguments)
+    assert isinstance(added.exception, InvalidData)
+    assert "1 of 3 images were not added" in str(added.exception)
+    assert "manifest.txt is not read as truth" in str(added.exception)
+    assert "a.png: added as a, 2 nuclei" in added.stdout
+    assert "b.png: added as b, 2 nuclei" in added.stdout
+    assert data("check", tmp_path / "set").exit_code == 0
+    unpaired = data("add", tmp_path / "set", *arguments[:2])
+    assert unpaired.exit_code != 0
+
+
 def test_an_unknown_form_is_refused(images: Path, tmp_path: Path) -> None:
     failed = data("convert", images, tmp_path / "out", "--to", "voc")
     assert isinstance(failed.exception, InvalidOption)
