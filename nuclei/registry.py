@@ -13,6 +13,13 @@ REGISTERED_PREFIX = "nuclei-"
 # licence nobody named.
 LICENCE_TAG = "licence"
 DATA_NOT_STATED = "LicenseRef-data-not-stated"
+# The alias of the version of a model that answers.
+CHAMPION = "champion"
+# Tags of a model version: of what network it is, and from which version its training started, as
+# `nuclei-unet:3`.
+ARCHITECTURE_TAG = "architecture"
+ENCODER_TAG = "encoder"
+PARENT_TAG = "parent"
 
 
 def default_tracking_uri() -> str:
@@ -32,7 +39,9 @@ def registered_name(family: str) -> str:
     return f"{REGISTERED_PREFIX}{family.replace('_', '-')}"
 
 
-DEFAULT_MODEL = registered_name("unet")
+# The model that ships, and that a request without a name gets.
+DEFAULT_FAMILY = "unet"
+DEFAULT_MODEL = registered_name(DEFAULT_FAMILY)
 
 
 def experiment_id(tracking_uri: str, name: str) -> str:

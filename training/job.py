@@ -23,7 +23,7 @@ from nuclei.evaluation.coco import Candidates
 from nuclei.evaluation.comparison import Comparison, Entry
 from nuclei.evaluation.report import report
 from nuclei.evaluation.scores import Evaluation
-from nuclei.evaluation.unseen import TRAINED_ON_FILE, write_trained_on
+from nuclei.evaluation.unseen import TRAINED_ON_FILE, Trained
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
@@ -32,6 +32,7 @@ from nuclei.quality.reference import QualityReference
 from nuclei.registry import DATA_NOT_STATED, LICENCE_TAG
 from training.curves import learning_curves
 from training.data.dataset import Sample, fingerprint, read_dataset, summary
+from training.data.files import PROVENANCE
 from training.data.split import split_samples
 from training.engine import TorchEngine
 from training.folders import writing
@@ -111,6 +112,14 @@ class Recipe(ABC):
         """The licences of the code that the trained model falls under, SPDX."""
         return frozenset({CODE_LICENCE})
 
+    def licences_before(self) -> tuple[str, ...]:
+        """The licences of what the network was before this training, SPDX."""
+        return ()
+
+    def trained_before(self) -> Trained:
+        """What the network was trained on before this training."""
+        return Trained.on([])
+
     @abstractmethod
     def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
         """Write the ONNX files of the graphs; gives the largest difference of each from torch."""
@@ -161,8 +170,8 @@ class Recipe(ABC):
             augmentation = Augmentation(**schedule.pop("augmentation"))
             schedule = Schedule(**schedule, augmentation=augmentation)
             options["categories"] = tuple(options.get("categories", ()))
-            for path in (one.name for one in fields(cls) if one.type is Path):
-                options[path] = Path(options[path])
+            for path in (one.name for one in fields(cls) if one.type in (Path, Path | None)):
+                options[path] = options[path] and Path(options[path])
             return cls(**options, schedule=schedule)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InvalidData(
@@ -183,6 +192,10 @@ class LearnedRecipe(Recipe):
     @abstractmethod
     def loss_of(self, network: nn.Module, images: Tensor, targets: Any) -> Tensor:
         """`training.optimisation.Learner.loss_of`."""
+
+    def first_weights(self) -> Mapping[str, Tensor] | None:
+        """`training.optimisation.Learner.first_weights`."""
+        return None
 
     def fit(
         self,
@@ -235,7 +248,10 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str, rank: Rank = ALONE) -
         folder.mkdir(parents=True, exist_ok=True)
         (folder / OPTIONS_FILE).write_text(recipe.to_json())
     with tracked_run(folder, tracking_uri, folder.name, _parameters(recipe)) as run:
-        run.tags({**_data_tags(training, validation), "n_processes": rank.size})
+        run.tags({**_data_tags(training, validation), **recipe.tags(), "n_processes": rank.size})
+        provenance = recipe.data / PROVENANCE
+        if provenance.is_file():
+            run.text(provenance.read_text(), PROVENANCE)
         network, progress = recipe.fit(
             training, folder, partial(_validate, recipe, validation), run.metrics, rank
         )
@@ -334,7 +350,7 @@ def _tune(
     engine = recipe.engine(network.to(schedule.device), contract, FP32)
     _say(f"tuning the post-processing on the {len(validation)} validation images")
     answers = predict_all(validation, engine, engine.served, tta=False)
-    tuner = Tuner(contract.method, validation, answers)
+    tuner = Tuner(contract.method, validation, answers, contract.postprocessing)
     parameters = tuner.best(np.arange(len(validation)))
     _say("scoring, without and with TTA")
     views = (answers, predict_all(validation, engine, engine.served, tta=True))
@@ -404,7 +420,8 @@ def _register(
         _say("exporting the ONNX graphs, and comparing them with torch")
         parity = recipe.export(network, artifacts)
         (artifacts / CONTRACT_FILE).write_text(contract.to_json())
-        write_trained_on(artifacts / TRAINED_ON_FILE, (sample.pixels for sample in training))
+        trained = Trained.on(sample.pixels for sample in training).after(recipe.trained_before())
+        trained.write(artifacts / TRAINED_ON_FILE)
         _say("answering the reference image with torch")
         reference_of(recipe, network, contract, validation).write(artifacts / REFERENCE_FILE)
         run.metrics(progress.step, {f"parity/{name}": value for name, value in parity.items()})
@@ -439,7 +456,9 @@ def reference_of(
 
 def licence_of(recipe: Recipe) -> str:
     """The licence of the models a recipe makes: that of its code and of its data, SPDX."""
-    return " AND ".join([*sorted(recipe.code_licences()), recipe.data_licence or DATA_NOT_STATED])
+    stated = (*sorted(recipe.code_licences()), recipe.data_licence or DATA_NOT_STATED)
+    parts = [part for one in (*stated, *recipe.licences_before()) for part in one.split(" AND ")]
+    return " AND ".join(dict.fromkeys(parts))
 
 
 def n_parameters(network: nn.Module) -> int:

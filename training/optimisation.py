@@ -43,6 +43,10 @@ class Learner(Protocol):
         """The network with random weights."""
         ...
 
+    def first_weights(self) -> Mapping[str, Tensor] | None:
+        """The state of the network that training starts from; None for random weights."""
+        ...
+
     def targets(self, labels: NDArray[np.uint16]) -> Any:
         """The targets of a crop, from its label image uint16 [S, S].
 
@@ -225,12 +229,18 @@ class _Optimisation:
         """Resume from a checkpoint if there is one, and prepare the first step.
 
         Raises:
-            InvalidData: it belongs to another schedule or network, or is not that of all processes.
+            InvalidData: it belongs to another schedule or network, or is not that of all processes;
+                or the weights to start from are of another network.
         """
         if checkpoint.exists():
             self._load(checkpoint)
+        elif (weights := self._learner.first_weights()) is not None:
+            for network in (self._network, self.ema.network):
+                network.load_state_dict(weights)
         self._rank.check_same("the checkpoints", self.progress.step)
         self._network.train()
+        if self._schedule.frozen_statistics:
+            _freeze_statistics(self._network)
         fixed = self._learner.captures_graph
         if fixed and self._schedule.device == "cuda" and self._rank.size == 1:
             _capture_cuda_graph(self._network, self._schedule)
@@ -392,6 +402,13 @@ def _capture_cuda_graph(network: nn.Module, schedule: Schedule) -> None:
         torch.cuda.make_graphed_callables(network, (images,), allow_unused_input=True)
     # The batch statistics now contain the random images.
     network.load_state_dict(before)
+
+
+def _freeze_statistics(network: nn.Module) -> None:
+    for module in network.modules():
+        # The base class of all batch norms, in one process or several.
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def _placed(network: nn.Module, device: torch.device) -> nn.Module:

@@ -58,6 +58,9 @@ class Together:
     def build(self) -> _Together:
         return _Together({name: recipe.build() for name, recipe in self.recipes.items()})
 
+    def first_weights(self) -> None:
+        return None
+
     def targets(self, labels: NDArray[np.uint16]) -> Tensor:
         return next(iter(self.recipes.values())).targets(labels)
 

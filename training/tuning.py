@@ -125,10 +125,22 @@ class Tuner:
     """
 
     def __init__(
-        self, method: Method, samples: Sequence[Sample], predicted: Sequence[Accumulator]
+        self,
+        method: Method,
+        samples: Sequence[Sample],
+        predicted: Sequence[Accumulator],
+        known: Parameters | None = None,
     ) -> None:
-        """Take validation samples and what a model answers to them."""
+        """Take validation samples and what a model answers to them.
+
+        Args:
+            method: of post-processing.
+            samples: with their nuclei.
+            predicted: answers to them.
+            known: parameters that are good already: of equal ones they are kept.
+        """
         self._method = method
+        self._known = known
         self._samples = samples
         self._predicted = predicted
         counts = Counter(sample.modality for sample in samples)
@@ -154,7 +166,8 @@ class Tuner:
             return float(np.average(scores, weights=self._weights[chosen]))
 
         search = SEARCHES[self._method]
-        start = max(search.starts, key=mean)
+        starts = search.starts if self._known is None else (self._known, *search.starts)
+        start = max(starts, key=mean)
         return coordinate_search(start, search.grid, _changed, mean, ROUNDS)
 
     def cross_validated_score(self, seed: int) -> float:

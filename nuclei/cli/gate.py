@@ -10,14 +10,16 @@ from rich.table import Table
 from rich.text import Text
 
 from nuclei.cli.dataset import CategoryOption
+from nuclei.cli.versions import SEPARATOR, find_version, number_of
 from nuclei.console import messages, output, print_warning
-from nuclei.errors import InvalidOption, ModelNotFound, VersionRefused
-from nuclei.registry import DEFAULT_MODEL, default_tracking_uri
+from nuclei.errors import InvalidOption, VersionRefused
+from nuclei.registry import CHAMPION, DEFAULT_MODEL, PARENT_TAG, default_tracking_uri
 
 if TYPE_CHECKING:
     from serving.promotion.accuracy import Bounds
     from serving.promotion.gates import Judgement
-    from serving.promotion.state import ModelState
+    from serving.promotion.state import ModelState, VersionState
+    from serving.registry import Registry
 
 EPILOG = """
 **Examples**
@@ -27,6 +29,8 @@ nuclei gate 5 --data evaluation/                     (against the champion)
 nuclei gate 5 --data evaluation/ --floor 0.6 --floor histology=0.4
 
 nuclei gate 5 --data evaluation/ --against 3         (against version 3)
+
+nuclei gate 1 --model mylab --data evaluation/       (against the model that it was trained from)
 
 nuclei gate 2 --model nuclei-yolov8 --data evaluation/ --accept-licence AGPL-3.0
 
@@ -46,10 +50,11 @@ def gate(
     against: Annotated[
         str,
         typer.Option(
-            help="Alias or version to compare with; `none` leaves the floors only, as for the "
-            "first version."
+            help="Alias or version to compare with, of another model as MODEL:VERSION or "
+            "MODEL:ALIAS. The first version is compared with the one that it was trained from, if "
+            "there is one. `none` leaves the floors only."
         ),
-    ] = "champion",
+    ] = CHAMPION,
     name: Annotated[
         str | None,
         typer.Option(help="Name of the evaluation set [that of the folder].", show_default=False),
@@ -90,14 +95,14 @@ def gate(
     policy = Policy(_bounds(floor or ()), LICENCES | set(accept_licence or ()))
     registry = Registry(tracking_uri or default_tracking_uri())
     state = read_state(registry, model)
-    other = _other(state, against)
     judged = state.find(version)
+    other = _other(registry, state, judged, against)
     samples = read_dataset(data, category or ())
     evaluation_set = EvaluationSet(name or data.resolve().stem, fingerprint(samples), samples)
     with TemporaryDirectory() as scratch:
         judge = Judge(registry, state, evaluation_set, policy, Path(scratch))
         judgement = judge.judge(version, other)
-    title = f"{state.name} {version}"
+    title = judged.title
     gates = record(registry, judged, judgement, page(title, judgement))
     output().print(_table(title, judgement))
     if judgement.passed and judgement.against == NO_VERSION:
@@ -107,27 +112,31 @@ def gate(
         raise VersionRefused(f"{title} is refused: {judgement.reason}")
 
 
-def _other(state: "ModelState", against: str) -> int | None:
+def _other(
+    registry: "Registry", state: "ModelState", judged: "VersionState", against: str
+) -> "VersionState | None":
     """The version to compare with."""
     from serving.promotion.state import NO_VERSION
 
-    aliases = {alias: one.version for one in state.versions for alias in one.registered.aliases}
     if against == NO_VERSION:
         return None
-    if against.isascii() and against.isdecimal():
-        return state.find(int(against)).version
-    if against in aliases:
-        return aliases[against]
-    if against == "champion":
+    if SEPARATOR in against:
+        return find_version(registry, against)
+    if against != CHAMPION or state.champion is not None:
+        return state.find(number_of(state, against))
+    parent = judged.registered.tags.get(PARENT_TAG, "")
+    if SEPARATOR in parent:
         messages().print(
-            f"{state.name} has no champion yet: the version is compared with floors only",
+            f"{state.name} has no champion yet: the version is compared with {parent}, from which "
+            "its training started",
             soft_wrap=True,
         )
-        return None
-    raise ModelNotFound(
-        f"'{state.name}' has no alias {against!r}; expected one of "
-        f"{', '.join(sorted(aliases)) or 'none yet'}, a version, or `none`"
+        return find_version(registry, parent)
+    messages().print(
+        f"{state.name} has no champion yet: the version is compared with floors only",
+        soft_wrap=True,
     )
+    return None
 
 
 def _bounds(floors: Sequence[str]) -> "Bounds":

@@ -7,7 +7,7 @@ say little: the same picture is in many data sets under many names.
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
@@ -46,42 +46,61 @@ def image_digest(pixels: Pixels) -> str:
     return digest.hexdigest()[:32]
 
 
-def write_trained_on(path: Path, images: Iterable[Pixels]) -> None:
-    """Write the digests of the images that a model was trained on."""
-    path.write_text(json.dumps(sorted({image_digest(pixels) for pixels in images})))
-
-
 @dataclass(frozen=True)
 class Trained:
-    """What a model's files tell of its training.
+    """What a model's files tell of its training, and of that of the model that it started from.
 
     Attributes:
-        digests: of the images it was trained on; None when it does not say.
-        held_out: names of the images it was not trained on, which were of the same data set.
+        digests: of images it was trained on.
+        complete: whether these are all.
+        held_out: where they are not, names of images it was not trained on, of the data set of the
+            others.
     """
 
-    digests: frozenset[str] | None
-    held_out: frozenset[str]
+    digests: frozenset[str]
+    complete: bool = True
+    held_out: frozenset[str] = frozenset()
+
+    @classmethod
+    def on(cls, images: Iterable[Pixels]) -> Self:
+        """That of a model that was trained on these images, and on no others."""
+        return cls(frozenset(image_digest(pixels) for pixels in images))
+
+    def after(self, before: "Trained") -> "Trained":
+        """That of a model that was trained so after it had been trained before."""
+        return Trained(
+            self.digests | before.digests,
+            self.complete and before.complete,
+            self.held_out | before.held_out,
+        )
+
+    def write(self, path: Path) -> None:
+        """Write `trained_on.json`: a list of digests, or an object where they are not all."""
+        digests = sorted(self.digests)
+        told = digests if self.complete else {"digests": digests, "held_out": sorted(self.held_out)}
+        path.write_text(json.dumps(told))
 
     @classmethod
     def read(cls, folder: Path, contract: Contract) -> Self:
         """Read them beside the contract.
 
         Raises:
-            InvalidData: the file is a link, too large, or no list of digests.
+            InvalidData: the file is a link, too large, or holds no digests.
         """
         path = folder / TRAINED_ON_FILE
         if not path.exists() and not path.is_symlink():
-            return cls(None, frozenset(contract.held_out))
+            return cls(frozenset(), complete=False, held_out=frozenset(contract.held_out))
         try:
             if path.is_symlink() or path.stat().st_size > MAX_BYTES:
                 raise ValueError("a link, or too large")
-            digests: Any = json.loads(path.read_bytes())
-            if not isinstance(digests, list) or not all(map(_is_digest, digests)):
+            told: Any = json.loads(path.read_bytes())
+            complete = isinstance(told, list)
+            digests, held_out = (told, []) if complete else (told["digests"], told["held_out"])
+            if not _are(digests, _is_digest) or not _are(held_out, lambda name: type(name) is str):
                 raise ValueError("expected a list of digests")
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise InvalidData(f"{path} cannot be used ({error}); train the model again") from error
-        return cls(frozenset(digests), frozenset(contract.held_out))
+        return cls(frozenset(digests), complete, frozenset(held_out))
 
     def is_unseen(self, image: Image, of_same_set: bool) -> bool:
         """Whether the model was not trained on an image, as far as its files tell.
@@ -90,9 +109,9 @@ class Trained:
             image: the image.
             of_same_set: whether some image of its set has a name that was held out.
         """
-        if self.digests is not None:
-            return image_digest(image.pixels) not in self.digests
-        return not of_same_set or image.id in self.held_out
+        if image_digest(image.pixels) in self.digests:
+            return False
+        return self.complete or not of_same_set or image.id in self.held_out
 
 
 def unseen(images: Sequence[I], models: Sequence[Trained]) -> list[I]:
@@ -104,6 +123,10 @@ def unseen(images: Sequence[I], models: Sequence[Trained]) -> list[I]:
     same = [any(image.id in model.held_out for image in images) for model in models]
     pairs = list(zip(models, same, strict=True))
     return [image for image in images if all(model.is_unseen(image, of) for model, of in pairs)]
+
+
+def _are(values: object, kind: Callable[[object], bool]) -> bool:
+    return isinstance(values, list) and all(map(kind, values))
 
 
 def _is_digest(value: object) -> bool:

@@ -33,9 +33,14 @@ MAX_BYTES = 2**26
 REQUIRED = ("family", "method", "maps", "tile_size", "halo", "stride", "postprocessing")
 
 
-def _family(name: str) -> str:
+def is_family(name: str) -> bool:
+    """Whether this may be the name of a family."""
     # What follows a dot is a version (`nuclei.inference.graph.graph_name`).
-    if not is_name(name) or name.endswith(TTA_SUFFIX) or "." in name:
+    return is_name(name) and not name.endswith(TTA_SUFFIX) and "." not in name
+
+
+def _family(name: str) -> str:
+    if not is_family(name):
         raise ValueError(f"{quoted(name)} is no name of a family")
     return name
 

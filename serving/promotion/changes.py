@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 
 from nuclei.errors import Conflict, ModelNotFound, VersionRefused
 from nuclei.quoting import sentence
+from nuclei.registry import CHAMPION
 from serving.promotion.artifacts import digest
 from serving.promotion.lock import Lock, locked
 from serving.promotion.state import (
     ABORTED_TAG,
     CHALLENGER,
-    CHAMPION,
     REFUSED_TAG,
     ROLLOUT_TAG,
     SYNC_PREFIX,

@@ -99,7 +99,7 @@ class Opened:
 
     @property
     def title(self) -> str:
-        return f"{self.state.registered.model} {self.state.version}"
+        return self.state.title
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,19 +168,21 @@ class Judge:
         self._policy = policy
         self._scratch = scratch
 
-    def judge(self, version: int, against: int | None) -> Judgement:
+    def judge(self, version: int, against: VersionState | None) -> Judgement:
         """Run all gates.
 
         Args:
             version: to be judged.
-            against: the version that it is compared with; None for floors only.
+            against: the version that it is compared with, of this model or of another; None for
+                floors only.
 
         Raises:
             ModelNotFound, RegistryUnavailable: as the registry does.
             VersionRefused: the champion was judged on other images, or cannot be run.
         """
         state = self._model.find(version)
-        champion = None if against in (None, version) else self._champion(self._model.find(against))
+        other = None if against is None or against.title == state.title else against
+        champion = None if other is None else self._champion(other)
         gates: list[Gate] = []
         opened = self._open(state, gates)
         if opened is None:
@@ -193,9 +195,9 @@ class Judge:
 
     def _open(self, state: VersionState, gates: list[Gate]) -> Opened | None:
         """Download a version and make it a repository: its files, contract and signature."""
-        folder = self._scratch / str(state.version)
+        folder = self._scratch / state.registered.model / str(state.version)
         try:
-            folder.mkdir()
+            folder.mkdir(parents=True)
             artifacts = self._registry.download(state.registered, folder)
             of_files = digest(artifacts)
         except InvalidData as error:
@@ -217,14 +219,16 @@ class Judge:
         """The version to compare with."""
         failed: list[Gate] = []
         opened = self._open(state, failed)
-        title = f"{state.registered.model} {state.version}"
+        title = state.title
         if opened is None:
             raise VersionRefused(
                 f"{title} cannot be compared with: {reason(failed)}; roll back, or name another "
                 "with --against"
             )
         gates = state.gates
-        judged_on = gates.evaluation_set if gates and gates.digest == opened.digest else ""
+        # Another model is judged on images of its own.
+        kept = gates and gates.digest == opened.digest and self._is_own(state)
+        judged_on = gates.evaluation_set if gates and kept else ""
         if judged_on and fingerprint_in(judged_on) != self._set.fingerprint:
             raise VersionRefused(
                 f"{title} was judged on {judged_on}, and this is {self._set}: scores on other "
@@ -232,6 +236,9 @@ class Judge:
                 "these first"
             )
         return opened
+
+    def _is_own(self, state: VersionState) -> bool:
+        return state.registered.model == self._model.name
 
     def _measure(self, opened: Opened, champion: Opened | None, gates: list[Gate]) -> Judgement:
         """The gates of a version that can be run."""
@@ -438,7 +445,7 @@ def _same_labels(expected: Labels, found: Labels) -> float:
 
 def _unseen_gate(images: EvaluationSet, kept: int, trained: Sequence[Trained]) -> Gate:
     said = f"{kept} of {len(images.images)} images of {images.name} were in no training"
-    if any(model.digests is None for model in trained):
+    if not all(model.complete for model in trained):
         said += "; a model does not say on which it was trained, so its held-out names were used"
     if not kept:
         said += ": scores of images that a model was trained on say nothing; use others"

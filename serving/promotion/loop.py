@@ -19,7 +19,7 @@ from nuclei.errors import (
 from nuclei.names import is_name
 from nuclei.process.backoff import Backoff
 from nuclei.quoting import sentence
-from nuclei.registry import registered_name
+from nuclei.registry import CHAMPION, registered_name
 from nuclei.whole_file import write_whole
 from serving.logs import Event
 from serving.promotion import metrics
@@ -27,7 +27,7 @@ from serving.promotion.adoption import adopt_served
 from serving.promotion.rollouts import Rollouts
 from serving.promotion.servers import Server, ThisProcess
 from serving.promotion.settings import SyncSettings
-from serving.promotion.state import CHAMPION, ModelState, read_state
+from serving.promotion.state import ModelState, read_state
 from serving.promotion.store import Store
 from serving.promotion.sync import ModelSync
 from serving.promotion.synced import SyncedRepository

@@ -28,10 +28,9 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field
 from nuclei.errors import ModelNotFound
 from nuclei.names import is_name
 from nuclei.quoting import printable, quoted, sentence
-from nuclei.registry import LICENCE_TAG, registered_name
+from nuclei.registry import CHAMPION, LICENCE_TAG, registered_name
 from serving.registry import RegisteredModel, RegisteredVersion, Registry
 
-CHAMPION = "champion"
 CHALLENGER = "challenger"
 ROLLOUT_TAG = "rollout"
 AUDIT_PREFIX = "audit."
@@ -220,6 +219,11 @@ class VersionState:
     def version(self) -> int:
         """Its number."""
         return self.registered.version
+
+    @property
+    def title(self) -> str:
+        """Its model and number: `nuclei-unet 3`."""
+        return f"{self.registered.model} {self.version}"
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import pytest
+import torch
 from mlflow import MlflowClient
 from torch import Tensor, nn
 
@@ -18,13 +19,14 @@ from nuclei.errors import InvalidData, InvalidOption, NucleiError, TrainingInter
 from nuclei.evaluation.unseen import Trained
 from nuclei.inference.contract import Contract
 from nuclei.inference.reference import Reference
+from tests.training.conftest import MakeSample
 from training.data.conversion import write_dataset
 from training.data.dataset import Sample
 from training.families.unet import UNet
 from training.hardware import chosen_precision
 from training.job import TrainedModel, train
 from training.ranks import joined
-from training.schedule import Schedule
+from training.schedule import FINE_TUNING, Schedule
 
 SCHEDULE = Schedule(steps=4, batch_size=2, crop_px=64, validate_every=2, workers=0)
 ENCODER = "tu-regnetx_002"
@@ -179,6 +181,89 @@ def test_a_finished_training_is_not_opened_again(
     assert run.info.status == "FINISHED"
 
 
+@pytest.fixture(scope="module")
+def parent(
+    trained: TrainedModel, tracking_uri: str, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The files of a version, and its licence."""
+    mlflow.set_tracking_uri(tracking_uri)
+    return Path(
+        mlflow.artifacts.download_artifacts(
+            f"models:/nuclei-unet/{trained.version.version}",
+            dst_path=str(tmp_path_factory.mktemp("parent")),
+        )
+    )
+
+
+def going_on(data: Path, parent: Path) -> UNet:
+    return replace(
+        recipe(data),
+        name="mylab",
+        parent="nuclei-unet:1",
+        parent_files=parent,
+        parent_licence="Apache-2.0 AND CC-BY-4.0",
+        schedule=replace(FINE_TUNING, steps=2, batch_size=2, crop_px=64, workers=0),
+    )
+
+
+def test_a_training_goes_on_from_a_version_under_a_name_of_its_own(
+    trained: TrainedModel,
+    parent: Path,
+    make_sample: MakeSample,
+    tracking_uri: str,
+    tmp_path: Path,
+) -> None:
+    own = [make_sample(f"own-{seed}", "fluorescence", (96, 128), seed) for seed in range(50, 55)]
+    data = written(tmp_path / "data", own)
+    (data / "provenance.csv").write_text("id,by\n")
+    model = train(going_on(data, parent), tmp_path / "run", tracking_uri)
+    assert (model.version.name, model.version.version) == ("nuclei-mylab", "1")
+    assert model.contract.family == "mylab"
+    client = MlflowClient(tracking_uri)
+    tags = client.get_model_version("nuclei-mylab", "1").tags
+    assert (tags["parent"], tags["architecture"]) == ("nuclei-unet:1", "unet")
+    assert tags["licence"] == "Apache-2.0 AND CC0-1.0 AND CC-BY-4.0"
+    run = client.get_run(model.version.run_id)
+    assert run.data.tags["parent"] == "nuclei-unet:1"
+    assert "provenance.csv" in {file.path for file in client.list_artifacts(run.info.run_id)}
+    files = Path(mlflow.artifacts.download_artifacts("models:/nuclei-mylab/1"))
+    before = Trained.read(parent, trained.contract)
+    after = Trained.read(files, model.contract)
+    assert after.complete
+    assert before.digests < after.digests
+    assert len(after.digests) == len(before.digests) + 4
+
+
+def test_it_begins_with_the_parents_answers_and_keeps_its_statistics(
+    parent: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    asked = going_on(tmp_path, parent)
+    weights = asked.first_weights()
+    assert weights is not None
+    still = replace(asked, schedule=replace(asked.schedule, learning_rate=0.0))
+    network, _ = still.fit(samples, tmp_path / "still", None, lambda *_: None)
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, weights[name])
+    network, _ = asked.fit(samples, tmp_path / "learns", None, lambda *_: None)
+    changed = {
+        name.rpartition(".")[2]
+        for name, value in network.state_dict().items()
+        if not torch.equal(value, weights[name])
+    }
+    assert changed == {"weight", "bias"}
+
+
+def test_another_network_than_the_parents_leaves_nothing_behind(
+    parent: Path, samples: list[Sample], tracking_uri: str, tmp_path: Path
+) -> None:
+    asked = going_on(written(tmp_path / "data", samples), parent)
+    with pytest.raises(InvalidData, match="name the --architecture and the --encoder"):
+        train(replace(asked, architecture="linknet"), tmp_path / "run", tracking_uri)
+    with pytest.raises(InvalidOption, match=r"--name is 'my\.lab'"):
+        train(replace(asked, name="my.lab"), tmp_path / "run", tracking_uri)
+    assert not (tmp_path / "run").exists()
+
+
 UNUSABLE: list[tuple[dict[str, Any], type[NucleiError], str]] = [
     ({"data": Path("nowhere")}, InvalidData, "nowhere does not exist"),
     ({"loss": "l2"}, InvalidOption, "'l2' is unknown"),
@@ -235,5 +320,6 @@ def test_a_folder_of_no_training_is_refused(text: str | None, tmp_path: Path) ->
 
 def test_options_survive_their_file(tmp_path: Path) -> None:
     asked = replace(recipe(tmp_path), pixel_size_um=0.5, loss="dice", categories=("a", "b"))
-    (tmp_path / "options.json").write_text(asked.to_json())
-    assert UNet.read(tmp_path) == asked
+    for one in (asked, going_on(tmp_path, tmp_path)):
+        (tmp_path / "options.json").write_text(one.to_json())
+        assert UNet.read(tmp_path) == one

@@ -3,12 +3,14 @@
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 from typing import ClassVar, Self
 
 from torch import nn
 
 from nuclei.errors import InvalidData
+from nuclei.evaluation.unseen import Trained
 from training.data.dataset import Sample
 from training.job import LearnedRecipe, Recipe
 from training.optimisation import (
@@ -67,6 +69,12 @@ class EnsembleRecipe(Recipe):
 
     def code_licences(self) -> frozenset[str]:
         return frozenset().union(*(recipe.code_licences() for recipe in self.recipes()))
+
+    def licences_before(self) -> tuple[str, ...]:
+        return tuple(one for recipe in self.recipes() for one in recipe.licences_before())
+
+    def trained_before(self) -> Trained:
+        return reduce(Trained.after, (recipe.trained_before() for recipe in self.recipes()))
 
     @abstractmethod
     def combine(self, networks: Sequence[nn.Module]) -> nn.Module:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from nuclei.inference.contract import Contract
 from nuclei.inference.method import STARS
 from nuclei.postprocessing.rendering import RenderingParameters
+from nuclei.registry import ENCODER_TAG
 from training.data.stars import N_RAYS, star_targets
 from training.families.unet import DECODER_CHANNELS, build_network
 from training.graphs.stars import star_modules, star_steps
@@ -66,7 +67,7 @@ class StarDist(LearnedRecipe):
         return export_steps(star_steps(network), folder)
 
     def tags(self) -> Mapping[str, Any]:
-        return {"encoder": self.encoder}
+        return {ENCODER_TAG: self.encoder}
 
 
 class _Head(nn.Sequential):

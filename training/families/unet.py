@@ -15,13 +15,18 @@ from segmentation_models_pytorch.encoders import get_encoder, get_encoder_names
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nuclei.errors import InvalidOption
-from nuclei.inference.contract import Contract
+from nuclei.errors import InvalidData, InvalidOption
+from nuclei.evaluation.unseen import Trained
+from nuclei.inference.contract import CONTRACT_FILE, Contract, is_family
+from nuclei.inference.graph import MAP_NETWORK, TTA_SUFFIX
+from nuclei.inference.method import WATERSHED
 from nuclei.quoting import quoted
+from nuclei.registry import ARCHITECTURE_TAG, DATA_NOT_STATED, ENCODER_TAG, PARENT_TAG
 from training.data.targets import MAPS, border_closeness, target_maps
 from training.families.losses import loss_by_name, weighted_bce
 from training.graphs.maps import map_modules, map_steps
 from training.graphs.step import export_steps
+from training.graphs.weights import read_weights
 from training.job import LearnedRecipe
 
 # Light decoders, suited to a CPU; and those of segmentation_models_pytorch, for a deep encoder.
@@ -37,30 +42,60 @@ class UNet(LearnedRecipe):
     """A U-Net, or another architecture in its place.
 
     Attributes:
-        architecture: its name (see `build_network`); the model is registered by it.
+        name: of the model's family, by which it is registered; empty for its parent's, or else its
+            architecture's.
+        architecture: its name (see `build_network`).
         encoder: the name of its encoder.
         loss: a name of `training.families.losses`.
         border_weight: how much more the pixels between two close nuclei weigh in a cross-entropy
             that is added to the loss (w0 of Ronneberger et al. 2015, equation 2, who use 10).
+        parent: the model that it starts from, as people name it; empty for random weights.
+        parent_files: folder of its files, as training registers them; None for random weights.
+        parent_licence: of the parent, SPDX; empty when it is not stated.
     """
 
+    name: str = ""
     architecture: str = "unet"
     encoder: str = "tu-regnetx_004"
     loss: str = "bce+dice"
     border_weight: float = 0.0
+    parent: str = ""
+    parent_files: Path | None = None
+    parent_licence: str = ""
 
     family = "unet"
     captures_graph = True
 
     def contract(self) -> Contract:
-        return Contract(self.architecture, pixel_size_um=self.pixel_size_um)
+        if self.parent_files is None:
+            return Contract(self.name or self.architecture, pixel_size_um=self.pixel_size_um)
+        parent = self._parent_contract(self.parent_files)
+        return Contract(
+            self.name or parent.family,
+            tile_size=parent.tile_size,
+            halo=parent.halo,
+            pixel_size_um=self.pixel_size_um,
+            postprocessing=parent.postprocessing,
+        )
 
     def build(self) -> nn.Module:
         return build_network(self.architecture, self.encoder)
 
+    def first_weights(self) -> Mapping[str, Tensor] | None:
+        if self.parent_files is None:
+            return None
+        return read_weights(self.build(), self.parent_files / MAP_NETWORK.filename)
+
     def check(self) -> None:
         super().check()
         loss_by_name(self.loss)
+        if self.name and not is_family(self.name):
+            raise InvalidOption(
+                f"--name is {quoted(self.name)}; expected 1 to 64 of the characters A-Z a-z 0-9 _ -"
+                f" and no {TTA_SUFFIX} at the end"
+            )
+        self.contract()
+        self.first_weights()
 
     def targets(self, labels: NDArray[np.uint16]) -> Tensor:
         maps = target_maps(labels)
@@ -84,7 +119,27 @@ class UNet(LearnedRecipe):
         return export_steps(map_steps(network), folder)
 
     def tags(self) -> Mapping[str, Any]:
-        return {"encoder": self.encoder}
+        made_of = {ARCHITECTURE_TAG: self.architecture, ENCODER_TAG: self.encoder}
+        return {**made_of, PARENT_TAG: self.parent} if self.parent else made_of
+
+    def licences_before(self) -> tuple[str, ...]:
+        if self.parent_files is None:
+            return ()
+        return (self.parent_licence or DATA_NOT_STATED,)
+
+    def trained_before(self) -> Trained:
+        if self.parent_files is None:
+            return super().trained_before()
+        return Trained.read(self.parent_files, self._parent_contract(self.parent_files))
+
+    def _parent_contract(self, files: Path) -> Contract:
+        contract = Contract.read(files / CONTRACT_FILE)
+        if contract.method is not WATERSHED or contract.maps != MAPS:
+            raise InvalidData(
+                f"{self.parent} is a {contract.method.name} model of {len(contract.maps)} maps; "
+                f"expected one of the maps {', '.join(MAPS)}, as `nuclei train unet` makes them"
+            )
+        return contract
 
 
 class Fcn(nn.Module):

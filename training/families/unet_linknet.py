@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from nuclei.errors import InvalidData
 from nuclei.inference.contract import Contract
+from nuclei.registry import ENCODER_TAG
 from training.families.ensembles import EnsembleRecipe
 from training.families.unet import UNet
 from training.graphs.maps import map_modules, map_steps
@@ -70,4 +71,4 @@ class UNetLinkNet(EnsembleRecipe):
         return export_steps(map_steps(network), folder)
 
     def tags(self) -> Mapping[str, Any]:
-        return {"encoder": "+".join(recipe.tags()["encoder"] for recipe in self.recipes())}
+        return {ENCODER_TAG: "+".join(recipe.tags()[ENCODER_TAG] for recipe in self.recipes())}

@@ -5,6 +5,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from torch.nn import functional
 
 from nuclei.inference.graph import MAP_NETWORK, MERGE, PREPROCESS, TTA, TTA_VIEWS
 from training.graphs.step import ExportedStep
@@ -21,6 +22,16 @@ from training.graphs.views import (
 
 # Sides of an example, unequal so that height and width are not confused.
 EXAMPLE_SHAPE = (96, 128)
+SPOT_PX = 16
+
+
+def example_images() -> Tensor:
+    """Spots of the size of nuclei with noise, float32 [2, 3, *EXAMPLE_SHAPE] in [0, 1]."""
+    random = torch.Generator().manual_seed(0)
+    coarse = torch.rand(2, 3, *(side // SPOT_PX for side in EXAMPLE_SHAPE), generator=random)
+    spots = functional.interpolate(coarse, EXAMPLE_SHAPE, mode="bicubic")
+    noise = torch.rand(2, 3, *EXAMPLE_SHAPE, generator=random)
+    return (0.9 * spots + 0.1 * noise).clamp(0, 1)
 
 
 class Network(nn.Module):
@@ -82,7 +93,7 @@ def map_steps(network: nn.Module) -> dict[str, ExportedStep]:
         MAP_NETWORK.name: ExportedStep(
             MAP_NETWORK,
             Network(network),
-            (torch.rand(2, 3, *EXAMPLE_SHAPE),),
+            (example_images(),),
             ({0: views, 1: channels, 2: 32 * rows, 3: 32 * columns},),
             # Shifts 0.3% of the pixels by one of the 255 levels.
             half_weights=True,

@@ -21,6 +21,8 @@ from nuclei.postprocessing.accumulation import Outputs
 
 OPSET = 20
 TRACED_OPSET = 17
+# Of the name of a weight in the file that is kept in half precision.
+HALF_SUFFIX = "_float16"
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +179,7 @@ def _halve_weights(model: onnx.ModelProto) -> None:
     casts = []
     for weights in model.graph.initializer:
         if weights.data_type == onnx.TensorProto.FLOAT and len(weights.dims) > 1:
-            name, half = weights.name, f"{weights.name}_float16"
+            name, half = weights.name, f"{weights.name}{HALF_SUFFIX}"
             values = onnx.numpy_helper.to_array(weights).astype(np.float16)
             weights.CopyFrom(onnx.numpy_helper.from_array(values, half))
             casts.append(onnx.helper.make_node("Cast", [half], [name], to=onnx.TensorProto.FLOAT))

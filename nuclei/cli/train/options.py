@@ -1,12 +1,13 @@
 """What all `nuclei train` commands share: their options, their start and their report."""
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.table import Table
@@ -55,7 +56,10 @@ TrackingUriOption = Annotated[
     str | None,
     typer.Option(help="MLflow tracking URI; by default MLFLOW_TRACKING_URI, or ~/.nuclei."),
 ]
-# Fields of a Schedule that a caller may set.
+# Of the images held out; the second where a training goes on from a model, with few images.
+VALIDATION_FRACTION, VALIDATION_FRACTION_OF_FEW = 0.1, 0.2
+FROM = "parent"
+# Fields of a Schedule that a caller may set; what is not given, the family has (`trains`).
 SCHEDULE_OPTIONS: dict[str, Any] = {
     "steps": Annotated[int, typer.Option(min=1, help="Optimiser steps.")],
     "batch_size": Annotated[int, typer.Option(min=2, help="Crops per step.")],
@@ -72,12 +76,12 @@ SCHEDULE_OPTIONS: dict[str, Any] = {
     ],
     "workers": Annotated[int, typer.Option(min=0, help="Processes that make crops.")],
 }
+FRACTION = "validation_fraction"
+FRACTION_OPTION = Annotated[
+    float, typer.Option(min=0.01, max=0.9, help="Share of the images held out.")
+]
 OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {
     "category": (CategoryOption, None),
-    "validation_fraction": (
-        Annotated[float, typer.Option(min=0.01, max=0.9, help="Share of the images held out.")],
-        0.1,
-    ),
     "pixel_size_um": (
         Annotated[
             float | None,
@@ -135,11 +139,15 @@ class Training:
         start(self.command, read, lambda data: make({"data": data, **shared}), *given)
 
 
-def trains(schedule: Schedule) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def trains(
+    schedule: Schedule, fine_tuning: Schedule | None = None
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the shared options; its first parameter is the `Training` that they describe.
 
     Args:
         schedule: the family's defaults for the options.
+        fine_tuning: the same where training goes on from a model, which the command's option
+            `FROM` names; None where it cannot.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -147,19 +155,24 @@ def trains(schedule: Schedule) -> Callable[[Callable[..., None]], Callable[..., 
         def run(**given: Any) -> None:
             require_training()
             asked = {name: given.pop(name) for name in ("data", *OTHER_OPTIONS)}
-            chosen = {name: given.pop(name) for name in SCHEDULE_OPTIONS}
+            chosen = {name: given.pop(name) for name in (FRACTION, *SCHEDULE_OPTIONS)}
+            chosen = {name: value for name, value in chosen.items() if value is not None}
+            goes_on = fine_tuning is not None and given[FROM] is not None
+            base = fine_tuning if fine_tuning is not None and goes_on else schedule
+            usual = VALIDATION_FRACTION_OF_FEW if goes_on else VALIDATION_FRACTION
+            fraction = chosen.pop(FRACTION, usual)
             device = asked["device"] or best_device()
-            command(
-                Training(command.__name__, replace(schedule, device=device, **chosen), **asked),
-                **given,
-            )
+            settings = replace(base, device=device, **chosen)
+            command(Training(command.__name__, settings, fraction, **asked), **given)
 
         own = list(signature(command).parameters.values())[1:]
-        defaults = {name: getattr(schedule, name) for name in SCHEDULE_OPTIONS}
         parameters = [
             _parameter("data", DataArgument, None),
             *(_parameter(one.name, one.annotation, one.default) for one in own),
-            *(_parameter(name, SCHEDULE_OPTIONS[name], value) for name, value in defaults.items()),
+            *(
+                _parameter(name, _unless_given(option, name, schedule, fine_tuning), None)
+                for name, option in {**SCHEDULE_OPTIONS, FRACTION: FRACTION_OPTION}.items()
+            ),
             *(_parameter(name, *option) for name, option in OTHER_OPTIONS.items()),
         ]
         # Typer reads a command's options from these two.
@@ -168,6 +181,19 @@ def trains(schedule: Schedule) -> Callable[[Callable[..., None]], Callable[..., 
         return run
 
     return decorate
+
+
+def _unless_given(option: Any, name: str, schedule: Schedule, fine_tuning: Schedule | None) -> Any:
+    """The option of a setting whose help tells what it is when it is not given."""
+    usual = getattr(schedule, name, VALIDATION_FRACTION)
+    told = f"{usual}"
+    if fine_tuning is not None:
+        of_few = getattr(fine_tuning, name, VALIDATION_FRACTION_OF_FEW)
+        told += "" if of_few == usual else f"; with --from {of_few}"
+    kind, described = get_args(option)
+    described = copy(described)
+    described.help, described.show_default = f"{described.help.rstrip('.')} [{told}].", False
+    return Annotated[kind | None, described]
 
 
 def _parameter(name: str, annotation: Any, default: Any) -> Parameter:

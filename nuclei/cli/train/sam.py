@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from nuclei.cli.train.options import Training, trains
+from nuclei.cli.versions import downloaded
 from nuclei.errors import InvalidOption
-from nuclei.registry import default_tracking_uri, home, registered_name
+from nuclei.registry import default_tracking_uri, registered_name
 from training.schedule import SAM
 
 if TYPE_CHECKING:
@@ -55,11 +56,8 @@ def sam(
 
 
 def _newest(model: str, tracking_uri: str) -> Path:
-    """The files of a registered model's newest version, kept so that a run can be resumed."""
+    """The files of a registered model's newest version."""
     from serving.registry import Registry
 
     registry = Registry(tracking_uri)
-    version = registry.find(model)
-    folder = home() / "downloads" / f"{model}-{version.version}"
-    folder.mkdir(parents=True, exist_ok=True)
-    return registry.download(version, folder)
+    return downloaded(registry, registry.find(model))

@@ -1,12 +1,17 @@
 """`nuclei train unet`."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
 from nuclei.cli.train.options import Training, trains
-from training.schedule import Augmentation, Schedule
+from nuclei.cli.train.parent import find_parent
+from nuclei.registry import ARCHITECTURE_TAG, ENCODER_TAG, default_tracking_uri
+from training.schedule import FINE_TUNING, Augmentation, Schedule
+
+ARCHITECTURE, ENCODER = "unet", "tu-regnetx_004"
 
 EPILOG = """
 **Examples**
@@ -19,25 +24,52 @@ nuclei train unet my_images/ --architecture linknet        (registered as nuclei
 
 nuclei train unet my_images/ --loss bce_log_dice+hard_pixels --seed 7
 
+nuclei train unet my_images/ --from champion --name mylab  (goes on from the model that serves;
+minutes, with as few as five images)
+
 nuclei train unet --resume runs/unet-20260101-120000    (after a kill or a power cut)
 
 Then: nuclei models; nuclei export --repository my_models/; nuclei serve --repository my_models/
 """
 
 
-@trains(Schedule())
+@trains(Schedule(), FINE_TUNING)
 def unet(
     asked: Training,
-    architecture: Annotated[
+    parent: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            help="Go on from a model instead of from random weights: `champion`, the one that "
+            "serves as unet; MODEL, MODEL:VERSION or MODEL:ALIAS of the registry; or a folder with "
+            "contract.json and network.onnx, named with a slash (./files).",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[
         str,
         typer.Option(
-            help="unet, linknet, fpn, unetplusplus, deeplabv3plus; fcn or cnn as baselines."
+            help="Name of the model: `mylab` is registered as nuclei-mylab, and served as mylab "
+            "beside the others [that of --from, or the architecture].",
+            show_default=False,
         ),
-    ] = "unet",
+    ] = "",
+    architecture: Annotated[
+        str | None,
+        typer.Option(
+            help="unet, linknet, fpn, unetplusplus, deeplabv3plus; fcn or cnn as baselines "
+            f"[that of --from, or {ARCHITECTURE}].",
+            show_default=False,
+        ),
+    ] = None,
     encoder: Annotated[
-        str,
-        typer.Option(help="Encoder of segmentation_models_pytorch, or a timm backbone as tu-NAME."),
-    ] = "tu-regnetx_004",
+        str | None,
+        typer.Option(
+            help="Encoder of segmentation_models_pytorch, or a timm backbone as tu-NAME "
+            f"[that of --from, or {ENCODER}].",
+            show_default=False,
+        ),
+    ] = None,
     loss: Annotated[
         str,
         typer.Option(
@@ -64,7 +96,9 @@ def unet(
     """Train a U-Net or a similar network, tune its post-processing, and register its ONNX graphs.
 
     Progress, curves, scores per modality and pictures go to MLflow. A run that was stopped
-    continues from its last validation with --resume.
+    continues from its last validation with --resume. With --from it learns from your images what
+    the model that it starts from gets wrong, and may forget what your images do not show: compare
+    both on images of all kinds that you have before it replaces the other.
     """
     from training.families.unet import UNet
 
@@ -72,12 +106,15 @@ def unet(
     schedule = replace(asked.schedule, balanced=balanced, augmentation=augmentation)
 
     def make(shared: dict[str, Any]) -> UNet:
-        return UNet(
-            **shared,
-            architecture=architecture,
-            encoder=encoder,
-            loss=loss,
-            border_weight=border_weight,
-        )
+        own: dict[str, Any] = {"name": name, "loss": loss, "border_weight": border_weight}
+        tags: Mapping[str, str] = {}
+        if parent is not None:
+            found = find_parent(parent, asked.tracking_uri or default_tracking_uri())
+            tags = found.tags
+            own |= {"parent": found.name, "parent_files": found.files}
+            own["parent_licence"] = found.licence
+        own["architecture"] = architecture or tags.get(ARCHITECTURE_TAG, ARCHITECTURE)
+        own["encoder"] = encoder or tags.get(ENCODER_TAG, ENCODER)
+        return UNet(**shared, **own)
 
     replace(asked, schedule=schedule).start(UNet.read, make)

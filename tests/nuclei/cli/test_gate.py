@@ -69,6 +69,8 @@ def test_floors_that_are_none_are_refused(text: str, uri: str, data: Path) -> No
         ((9,), "has no version 9"),
         ((1, "--against", "best"), "has no alias 'best'"),
         ((1, "--against", "7"), "has no version 7"),
+        ((1, "--against", "unet:7"), "has no version 7"),
+        ((1, "--against", "stardist:champion"), "stardist"),
         ((1, "--model", "linknet"), "linknet"),
     ],
 )

@@ -83,20 +83,21 @@ def write_reference(folder: Path) -> None:
     found.write(folder / REFERENCE_FILE)
 
 
-def register(uri: str, artifacts: Path, **tags: str) -> int:
+def register(uri: str, artifacts: Path, model: str = MODEL, **tags: str) -> int:
     """Register a version as training does; gives its number."""
     client = MlflowClient(uri, uri)
     experiment = client.get_experiment_by_name("nuclei")
     if experiment is None:
         files = Path(uri.removeprefix("sqlite:///")).parent / "files"
         made = client.create_experiment("nuclei", files.as_uri())
-        client.create_registered_model(MODEL)
     else:
         made = experiment.experiment_id
+    if not client.search_registered_models(f"name = '{model}'"):
+        client.create_registered_model(model)
     run = client.create_run(made)
     client.log_artifacts(run.info.run_id, str(artifacts), "model")
     version = client.create_model_version(
-        MODEL,
+        model,
         f"runs:/{run.info.run_id}/model",
         run.info.run_id,
         tags={"licence": LICENCE, **tags},

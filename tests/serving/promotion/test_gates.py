@@ -12,13 +12,13 @@ import pytest
 from mlflow import MlflowClient
 
 from nuclei.errors import VersionRefused
-from nuclei.evaluation.unseen import TRAINED_ON_FILE, write_trained_on
+from nuclei.evaluation.unseen import TRAINED_ON_FILE, Trained
 from nuclei.inference.contract import CONTRACT_FILE, MAX_BYTES
 from nuclei.inference.reference import REFERENCE_FILE, Reference
 from serving.promotion.accuracy import Bounds, EvaluationSet
 from serving.promotion.gates import Judge, Judgement, Policy, record
 from serving.promotion.report import page
-from serving.promotion.state import read_state
+from serving.promotion.state import VersionState, read_state
 from serving.promotion.verdict import Gate
 from serving.registry import Registry
 from tests.serving.promotion.made_models import CONTRACT, MODEL, discs, register, write_artifacts
@@ -65,18 +65,20 @@ def judge(uri: str, tmp_path: Path) -> Judging:
 
     def run(
         version: int,
-        against: int | None = None,
+        against: int | VersionState | None = None,
         images: EvaluationSet = SET,
         policy: Policy = NO_TRITON,
+        model: str = MODEL,
     ) -> Judgement:
         nonlocal count
         count += 1
         scratch = tmp_path / f"scratch-{count}"
         scratch.mkdir()
         registry = Registry(uri)
-        state = read_state(registry, MODEL)
-        judgement = Judge(registry, state, images, policy, scratch).judge(version, against)
-        record(registry, state.find(version), judgement, page(f"{MODEL} {version}", judgement))
+        state = read_state(registry, model)
+        other = state.find(against) if isinstance(against, int) else against
+        judgement = Judge(registry, state, images, policy, scratch).judge(version, other)
+        record(registry, state.find(version), judgement, page(f"{model} {version}", judgement))
         return judgement
 
     return run
@@ -181,17 +183,33 @@ def test_versions_judged_on_other_images_are_not_compared(
     assert f"nuclei gate {champion}" in str(raised.value)
 
 
+def test_a_model_is_compared_with_another_on_its_own_images(
+    good: Path, worse: Path, uri: str, judge: Judging, tmp_path: Path
+) -> None:
+    champion = register(uri, worse)
+    judge(champion, images=OTHER_SET)
+    folder = changed(good, tmp_path / "mylab")
+    (folder / CONTRACT_FILE).write_text(replace(CONTRACT, family="mylab").to_json())
+    # The numbers of both are 1.
+    own = register(uri, folder, "nuclei-mylab")
+    other = read_state(Registry(uri), MODEL).find(champion)
+    found = judge(own, other, model="nuclei-mylab")
+    assert found.against == f"{MODEL} {champion}"
+    assert gates(found)["accuracy"].passed
+    assert gates(found)["accuracy"].figure > 0.1
+
+
 def test_images_that_either_was_trained_on_do_not_count(
     good: Path, worse: Path, uri: str, judge: Judging, tmp_path: Path
 ) -> None:
     a, b = changed(good, tmp_path / "a"), changed(good, tmp_path / "b")
-    write_trained_on(a / TRAINED_ON_FILE, [IMAGES[0].pixels])
+    Trained.on([IMAGES[0].pixels]).write(a / TRAINED_ON_FILE)
     # The same picture under another name, and one that is elsewhere.
-    write_trained_on(b / TRAINED_ON_FILE, [IMAGES[1].pixels.copy(), discs("x", seed=99).pixels])
+    Trained.on([IMAGES[1].pixels.copy(), discs("x", seed=99).pixels]).write(b / TRAINED_ON_FILE)
     found = judge(register(uri, a), register(uri, b))
     assert list(found.images) == [image.id for image in IMAGES[2:]]
     assert gates(found)["unseen"].figure == 4
-    write_trained_on(a / TRAINED_ON_FILE, [image.pixels for image in IMAGES])
+    Trained.on([image.pixels for image in IMAGES]).write(a / TRAINED_ON_FILE)
     assert "unseen" in refused(judge(register(uri, a)))
 
 

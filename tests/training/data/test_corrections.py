@@ -62,7 +62,7 @@ def folder(tmp_path: Path) -> Path:
 
 def add(folder: Path, image: Path, truth: Path, **options: object) -> Added:
     correction = Correction(image, truth, "ada")
-    return CorrectedSet(folder).add(replace(correction, **options))  # type: ignore[arg-type]
+    return CorrectedSet(folder).add(replace(correction, **options))
 
 
 def provenance(folder: Path) -> list[dict[str, str]]:

@@ -63,7 +63,11 @@ def test_its_contract_survives_its_file(vote: Consensus) -> None:
 
 def test_its_options_survive_their_file(vote: Consensus, tmp_path: Path) -> None:
     assert Consensus.read(write(tmp_path, vote)) == vote
-    assert vote.tags() == {"encoder": "tu-regnetx_002", "backbone": "mobilenet_v3"}
+    assert vote.tags() == {
+        "architecture": "unet",
+        "encoder": "tu-regnetx_002",
+        "backbone": "mobilenet_v3",
+    }
 
 
 def test_networks_trained_on_different_images_are_refused(
