@@ -5,8 +5,11 @@ tensors: all of them by these names. Which graphs a model has depends on its met
 post-processing (`nuclei.inference.method`).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Self
+
+import numpy as np
 
 # A model's graph with test-time augmentation (TTA) is named after the model, with this suffix.
 TTA_SUFFIX = "_tta"
@@ -24,6 +27,19 @@ DISAGREEMENT = "DISAGREEMENT"
 # Tensors between steps.
 INPUT, VIEWS, SIDE, STARS, EMBEDDING = "INPUT", "VIEWS", "SIDE", "STARS", "EMBEDDING"
 BOXES_FOUND, SCORES_FOUND = "BOXES_FOUND", "SCORES_FOUND"
+
+# The type and the number of axes of each tensor that a graph takes or gives.
+TENSORS: Mapping[str, tuple[type[np.generic], int]] = {
+    IMAGE: (np.uint16, 3),
+    RANGE: (np.float32, 1),
+    MAPS: (np.uint8, 4),
+    BOXES: (np.float32, 2),
+    SCORES: (np.float32, 1),
+    MASKS: (np.uint8, 3),
+    POINTS: (np.float32, 2),
+    RAYS: (np.float32, 2),
+    DISAGREEMENT: (np.uint8, 2),
+}
 
 FOUND_MASKS = (BOXES, SCORES, MASKS)
 FOUND_STARS = (POINTS, SCORES, RAYS)

@@ -45,18 +45,8 @@ _UNREADABLE = (
     *(zlib.error, lzma.LZMAError, tokenize.TokenError),
 )
 
-# The type of each tensor, and its number of axes.
-_TENSORS: Mapping[str, tuple[type[np.generic], int]] = {
-    IMAGE: (np.uint16, 3),
-    RANGE: (np.float32, 1),
-    LABELS: (np.uint32, 2),
-    graph.MAPS: (np.uint8, 4),
-    graph.BOXES: (np.float32, 2),
-    graph.SCORES: (np.float32, 1),
-    graph.MASKS: (np.uint8, 3),
-    graph.POINTS: (np.float32, 2),
-    graph.RAYS: (np.float32, 2),
-}
+# The type of each array, and its number of axes.
+_ARRAYS: Mapping[str, tuple[type[np.generic], int]] = {**graph.TENSORS, LABELS: (np.uint32, 2)}
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,7 +179,7 @@ def _read_arrays(path: Path, contract: Contract) -> dict[str, NDArray[Any]]:
 
 def _array(name: str, data: bytes) -> NDArray[Any]:
     """An array from the bytes of its file, which is of the type of its tensor: never a pickle."""
-    kind, axes = _TENSORS[name.rpartition(".")[2]]
+    kind, axes = _ARRAYS[name.rpartition(".")[2]]
     file = io.BytesIO(data)
     read_header = _HEADERS.get(npy.read_magic(file))
     if read_header is None:

@@ -5,10 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from google.protobuf import json_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelEnsembling
+from tritonclient.grpc.model_config_pb2 import DataType, ModelConfig, ModelEnsembling
+from tritonclient.utils import np_to_triton_dtype
 
 from nuclei.errors import InvalidData, NucleiError
-from nuclei.inference.graph import TTA_SUFFIX, graph_name
+from nuclei.inference.contract import Contract
+from nuclei.inference.graph import (
+    IMAGE,
+    INPUT,
+    MAPS,
+    RANGE,
+    TENSORS,
+    TTA_SUFFIX,
+    VIEWS,
+    graph_name,
+)
 from nuclei.inference.model_config import (
     CONFIG_FILE,
     CONTRACT_PARAMETER,
@@ -125,9 +136,51 @@ def _ensemble_problems(config: ModelConfig, configs: Mapping[str, ModelConfig]) 
             yield f"{config.name}: no step makes output '{tensor.name}' with its type and shape"
     if CONTRACT_PARAMETER in config.parameters:
         try:
-            contract_of(config)
+            contract = contract_of(config)
         except InvalidData as error:
             yield f"{config.name}: {error}"
+        else:
+            for problem in (
+                *_outside_problems(config, contract),
+                *_network_problems(steps, configs),
+            ):
+                yield f"{config.name}: {problem}"
+
+
+def _outside_problems(config: ModelConfig, contract: Contract) -> Iterator[str]:
+    """Whether a graph takes what the pipeline gives, and gives what its post-processing reads."""
+    given = {tensor.name: tensor for tensor in (*config.input, *config.output)}
+    is_tta = config.name.endswith(TTA_SUFFIX)
+    for name in (IMAGE, RANGE, *contract.method.outputs_for(is_tta)):
+        kind, axes = TENSORS[name]
+        data_type = DataType.Value(f"TYPE_{np_to_triton_dtype(kind)}")
+        tensor = given.get(name)
+        if tensor is None:
+            yield f"there is no tensor '{name}', which {contract.method.name} needs"
+        elif tensor.data_type != data_type or len(tensor.dims) != axes:
+            yield (
+                f"'{name}' is {DataType.Name(tensor.data_type)} {list(tensor.dims)}; expected "
+                f"{DataType.Name(data_type)} with {axes} axes"
+            )
+        elif name == MAPS and tensor.dims[1] not in (-1, len(contract.maps)):
+            yield (
+                f"'{name}' has {tensor.dims[1]} maps, and the contract names {len(contract.maps)}: "
+                f"{', '.join(contract.maps)}"
+            )
+
+
+def _network_problems(
+    steps: Iterable[ModelEnsembling.Step], configs: Mapping[str, ModelConfig]
+) -> Iterator[str]:
+    """Whether networks take images of grey and of colour, and of all sizes."""
+    for step in steps:
+        for tensor in configs[step.model_name].input:
+            fixed = [dim for dim in tensor.dims[-3:] if dim != -1]
+            if step.input_map.get(tensor.name) in (INPUT, VIEWS) and fixed:
+                yield (
+                    f"step '{step.model_name}' takes '{tensor.name}' as {list(tensor.dims)} only; "
+                    "expected channels (1 or 3), height and width that vary"
+                )
 
 
 def _version_problems(

@@ -177,6 +177,21 @@ def with_weights_elsewhere(path: Path) -> None:
     path.write_bytes(model.SerializeToString())
 
 
+def with_maps_of_floats(path: Path) -> None:
+    model = onnx.load(path)
+    (maps,) = model.graph.output
+    (cast,) = [node for node in model.graph.node if maps.name in node.output]
+    assert cast.op_type == "Cast"
+    cast.attribute[0].i = maps.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    onnx.save(model, path)
+
+
+def for_colour_alone(path: Path) -> None:
+    model = onnx.load(path)
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
+    onnx.save(model, path)
+
+
 def in_contract(**fields: object) -> Callable[[Path], object]:
     def change(path: Path) -> None:
         path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
@@ -200,6 +215,17 @@ BROKEN_ARTIFACTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "the name of a step": ("contract.json", in_contract(family="merge"), "called 'merge'"),
     "too long a name": ("contract.json", in_contract(family="x" * 64), "would be called"),
     "a huge tile": ("contract.json", in_contract(tile_size=int(32e9)), "tile_size"),
+    "maps without names": (
+        "contract.json",
+        in_contract(maps=["foreground", "border"]),
+        "'MAPS' has 3 maps, and the contract names 2: foreground, border",
+    ),
+    "maps of floats": (
+        "network.onnx",
+        with_maps_of_floats,
+        r"'MAPS' is TYPE_FP32 .*; expected TYPE_UINT8 with 4 axes",
+    ),
+    "colour alone": ("network.onnx", for_colour_alone, r"'IMAGE' as \[3, -1, -1\] only"),
     "other graph": (
         "merge.onnx",
         lambda path: shutil.copy(path.with_name("preprocess.onnx"), path),
