@@ -197,14 +197,15 @@ def segment(
     console = messages()
     print_skipped(inputs, console)
     gateway = Gateway(address, token, tls_ca, tls_certificate, tls_key)
-    opener = Opener(model, version, tta, local, gateway, repository, adjustments)
+    opener = Opener(model, version, tta, local, gateway, repository.absolute(), adjustments)
     asked = {
         **{"paths": [os.path.abspath(path) for path in paths], "save": formats},
         **{"model": model, "version": version, "tta": tta, "options": asdict(options)},
         **{"adjustments": asdict(adjustments), "wells": wells, "fields": fields, "t": t, "z": z},
     }
     with closing(Journal(folder.path, asked)) as journal:
-        jobs = [(job.source, job.stem) for job in inputs.jobs]
+        # Workers have folders of their own to start from.
+        jobs = [(job.source.absolute() if dask else job.source, job.stem) for job in inputs.jobs]
         work = find_work(jobs, Settings(formats, options), choice)
         run = Run(work, folder, journal)
         tally = Tally(_table(), run.done_before())
@@ -216,12 +217,13 @@ def segment(
             _print_summary(inputs, work, tally, console)
             if tally.done or tally.failed or tally.done_before:
                 run.write_frames()
-        journal.end(failed=tally.failed > 0)
+        journal.end(failed=tally.first_failure is not None)
     if tally.first_failure is not None:
+        failed = f"{tally.failed} of {len(work.tasks)} frames" if tally.failed else "a table"
         kind = type(tally.first_failure)
         raise kind(
-            f"{tally.failed} of {len(work.tasks)} frames failed, for the reasons above; the same "
-            "command tries those again, and no others"
+            f"{failed} failed, for the reasons above; the same command tries again what failed, "
+            "and nothing else"
         )
 
 

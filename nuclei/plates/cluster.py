@@ -13,10 +13,16 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import lru_cache
 from typing import Any
 
-from nuclei.errors import EngineUnavailable, InternalError, InvalidOption, MissingPrerequisite
+from nuclei.errors import (
+    EngineUnavailable,
+    InternalError,
+    InvalidOption,
+    MissingPrerequisite,
+    NucleiError,
+)
 from nuclei.plates.run import Runner
 from nuclei.plates.work import Outcome, Segmenter, Unit, failed, perform
-from nuclei.quoting import quoted
+from nuclei.quoting import quoted, sentence
 
 OpenSegmenter = Callable[[], AbstractContextManager[Segmenter]]
 """Opens what segments frames; it is sent to the workers, and equal ones are opened once in each."""
@@ -127,6 +133,8 @@ def _next(client: Any, pending: deque[tuple[Unit, Any]]) -> tuple[Unit, Outcome]
                     "they may lack memory"
                 ),
             )
+        except NucleiError:
+            raise
         except TimeoutError as error:
             now = time.monotonic()
             alone_since = None if client.nthreads() else (alone_since or now)
@@ -135,6 +143,11 @@ def _next(client: Any, pending: deque[tuple[Unit, Any]]) -> tuple[Unit, Outcome]
                     "the Dask cluster has no workers any more; start some, and the same command "
                     "goes on"
                 ) from error
+        except Exception as error:  # of Dask, of the network, or of other versions there
+            raise EngineUnavailable(
+                f"the Dask cluster cannot go on ({sentence(error)}); expected a scheduler that "
+                "stays, and the packages of this machine where the workers run"
+            ) from error
 
 
 def _perform(unit: Unit, open_segmenter: OpenSegmenter) -> Outcome:

@@ -1,6 +1,7 @@
 """Planes that are too large to be segmented at once: region by region, in bounded memory."""
 
 import io
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from nuclei.plates.places import Place
 from nuclei.plates.sources import Source, Window
 from nuclei.plates.stitching import Region, Seen, regions, stitch
 from nuclei.postprocessing.measurement import measure
+from nuclei.quoting import LISTED
 from nuclei.results.label_codec import compress_labels, decompress_labels
 from nuclei.results.quality import Quality
 from nuclei.results.segmentation import Segmentation
@@ -127,18 +129,18 @@ def pack(segmentation: Segmentation) -> bytes:
         labels=np.frombuffer(compress_labels(labels), np.uint8),
         shape=np.array(labels.shape),
         scores=segmentation.nuclei.score,
-        served=np.array([segmentation.model, segmentation.version]),
+        said=np.array([segmentation.model, segmentation.version, *segmentation.warnings]),
     )
     return file.getvalue()
 
 
-def unpack(data: bytes) -> tuple[Seen, str, str]:
-    """The nuclei, the model and its version."""
+def unpack(data: bytes) -> tuple[Seen, tuple[str, str], list[str]]:
+    """The nuclei; the model and its version; warnings."""
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         height, width = file["shape"].tolist()
         labels = decompress_labels(file["labels"].tobytes(), height, width)
-        model, version = file["served"].tolist()
-        return Seen(labels, file["scores"]), model, version
+        model, version, *warnings = file["said"].tolist()
+        return Seen(labels, file["scores"]), (model, version), warnings
 
 
 @contextmanager
@@ -161,11 +163,12 @@ def stitched(
             part = read_region(source, field, place, options, slide, region.core)
             pixels[region.core] = part.pixels
             size = part.pixel_size_um
-        served: set[tuple[str, str]] = set()
+        served: dict[str, tuple[str, str]] = {}
+        doubts: dict[str, list[str]] = {}
 
         def seen(region: Region) -> Seen:
-            found, *by = unpack((folder / region.name).read_bytes())
-            served.add((by[0], by[1]))
+            data = (folder / region.name).read_bytes()
+            found, served[region.name], doubts[region.name] = unpack(data)
             return found
 
         scores, cut = stitch(slide.regions(), seen, labels)
@@ -174,9 +177,15 @@ def stitched(
             warnings += (
                 f"{cut} nuclei between regions are wider than {HALO_PX} pixels and may be cut",
             )
-        model, version = max(served)
-        if len(served) > 1:
-            warnings += (f"the model changed meanwhile: {sorted(served)}",)
+        times = Counter(doubt for of_region in doubts.values() for doubt in of_region)
+        warnings += tuple(
+            f"in {count} of {len(doubts)} regions: {doubt}"
+            for doubt, count in times.most_common(LISTED)
+        )
+        versions = sorted(set(served.values()))
+        if len(versions) > 1:
+            warnings += (f"the model changed between regions: {versions}",)
+        model, version = versions[-1]
         frame = Frame(pixels, size, intensity_range=slide.intensity_range, name=place.name)
         yield frame, _measured(frame, labels, scores, model, version, warnings)
     finally:

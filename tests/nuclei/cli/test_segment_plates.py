@@ -233,6 +233,30 @@ def test_another_command_does_not_take_over_an_unfinished_run(
     assert {path.name for path in out.iterdir()} == {FOLDER, "frames.csv", "histology.csv"}
 
 
+def test_inputs_that_cannot_be_opened_are_named_and_the_others_go_on(
+    repository: Path, tmp_path: Path
+) -> None:
+    frames = tmp_path / "frames"
+    (frames / "damaged.ome.zarr").mkdir(parents=True)
+    (frames / "damaged.ome.zarr" / ".zattrs").write_text('{"plate": {')
+    (frames / "empty.ome.zarr").mkdir()
+    (frames / "empty.ome.zarr" / ".zgroup").write_text("{}")
+    write_image(frames / "z.ome.zarr", np.stack(crops(3)), "zyx")
+    write_image(frames / "good.ome.zarr", crops(1)[0], "yx")
+    shutil.copy(EXAMPLES / "histology.png", frames)
+    call = ("--local", "--repository", repository, "--save", "csv")
+    result = segment(frames, "--out", tmp_path / "out", *call)
+    assert isinstance(failure(result), InvalidImage)
+    assert f"{frames}/damaged.ome.zarr: is truncated or damaged" in result.stderr
+    assert f"{frames}/empty.ome.zarr: holds no image; expected an OME-Zarr" in result.stderr
+    assert f"{frames}/z.ome.zarr: it holds 3 slices (z): choose some with --z" in result.stderr
+    assert result.stderr.endswith("2 done, 3 failed\n")
+    assert (tmp_path / "out" / "good" / "nuclei.csv").exists()
+    assert [row["frame"] for row in rows(tmp_path / "out" / "frames.csv") if row["error"]] == [
+        *("damaged.ome.zarr", "empty.ome.zarr", "z.ome.zarr"),
+    ]
+
+
 def test_a_time_series_gets_tracks(repository: Path, tmp_path: Path) -> None:
     pixels = read_frame(EXAMPLES / "fluorescence.png").pixels[:, :, 0]
     series = np.stack([pixels[20 + 3 * t : 148 + 3 * t, 20:148] for t in range(3)])
