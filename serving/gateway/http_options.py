@@ -36,6 +36,7 @@ PARAMETERS = (
     *(*PICTURE_PARAMETERS, *ADJUSTING_PARAMETERS),
 )
 MAX_TIMEOUT_S = 86_400
+_NUMBER = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]+)?")
 _LABELS = re.compile(r"[1-9][0-9]{0,9}(-[1-9][0-9]{0,9})?")
 
 
@@ -155,10 +156,7 @@ def _deadline(given: Mapping[str, str]) -> Deadline | None:
     text = given.get("timeout_s", "")
     if not text:
         return None
-    try:
-        timeout_s = float(text)
-    except ValueError:
-        timeout_s = math.nan
+    timeout_s = float(text) if _NUMBER.fullmatch(text) else math.nan
     if not 0 < timeout_s <= MAX_TIMEOUT_S:
         raise InvalidOption(
             f"timeout_s={quoted(text)} is no time; expected seconds, above 0 and at most "

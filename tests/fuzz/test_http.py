@@ -24,6 +24,7 @@ schema = schemathesis.openapi.from_dict(openapi_document("0"))
 cases = st.sampled_from(list(schemathesis.GenerationMode)).flatmap(
     lambda mode: st.one_of(
         schema["/v1/segment"]["POST"].as_strategy(generation_mode=mode),
+        schema["/v1/frame"]["POST"].as_strategy(generation_mode=mode),
         schema["/v1/models"]["GET"].as_strategy(generation_mode=mode),
     )
 )

