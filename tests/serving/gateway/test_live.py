@@ -5,7 +5,6 @@ import base64
 import json
 import threading
 from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,10 @@ import pytest
 
 from nuclei.client import Client, FrameIndex, StreamFrame
 from nuclei.errors import InvalidImage, Overloaded
+from serving.gateway.http_routes import http_app
 from serving.gateway.live import MAX_UNREAD, MAX_WATCHERS, PICTURE_PX, Live
+from serving.gateway.security import Token
+from serving.gateway.settings import GatewaySettings
 
 
 async def told(events: AsyncGenerator[bytes, None]) -> dict[str, Any]:
@@ -110,9 +112,8 @@ def test_frames_of_a_stream_are_told_with_their_nuclei_and_a_picture(
         assert (colour > 100).mean() > 0.01  # outlines on a grey picture
 
 
-def test_the_live_view_can_be_switched_off(
-    run_gateway: Callable[..., AbstractContextManager[Any]], triton: Any, tmp_path: Path
-) -> None:
-    with run_gateway(tmp_path, triton.address, NUCLEI_LIVE="false") as closed:
-        closed.wait_ready()
-        assert httpx.get(f"{closed.url}/v1/live").status_code == 404
+async def test_the_live_view_can_be_switched_off() -> None:
+    settings = GatewaySettings(live=False)
+    transport = httpx.ASGITransport(http_app(settings, Token(settings)))
+    async with httpx.AsyncClient(transport=transport, base_url="http://gateway") as http:
+        assert (await http.get("/v1/live")).status_code == 404
