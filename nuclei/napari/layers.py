@@ -50,13 +50,19 @@ def _pixel_size_um(layer: Image) -> tuple[float, float] | None:
     return y, x
 
 
-def show(found: Segmentation, shown: Shown, viewer: ViewerModel) -> Labels:
+def show(
+    found: Segmentation, shown: Shown, viewer: ViewerModel, into: Labels | None = None
+) -> Labels:
     """The nuclei as a layer of labels over the plane, with their features.
 
-    The layer is named after that of the image; one that is there already is updated.
+    Args:
+        found: the nuclei.
+        shown: the plane.
+        viewer: of the layers.
+        into: the layer that is to show them, if it is still there; else a new one, so that nothing
+            is lost that a person has corrected.
     """
     layer, lead = shown.layer, len(shown.index)
-    name = f"{layer.name} nuclei"
     at = np.array((*shown.index, 0, 0))
     given: dict[str, Any] = {
         "features": features(found),
@@ -69,13 +75,13 @@ def show(found: Segmentation, shown: Shown, viewer: ViewerModel) -> Labels:
         },
     }
     labels = found.labels.reshape((1,) * lead + found.labels.shape)
-    if name not in viewer.layers or not isinstance(viewer.layers[name], Labels):
+    if into is None or into not in viewer.layers:
+        name = f"{layer.name} nuclei"
         return viewer.add_labels(labels, name=name, affine=layer.affine, units=layer.units, **given)
-    updated = viewer.layers[name]
-    updated.data = labels
+    into.data = labels
     for attribute, value in given.items():
-        setattr(updated, attribute, value)
-    return updated
+        setattr(into, attribute, value)
+    return into
 
 
 def features(found: Segmentation) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from magicgui.widgets import CheckBox, ComboBox, Container, LineEdit, Password, PushButton, TextEdit
-from napari.layers import Image
+from napari.layers import Image, Labels
 from napari.qt.threading import create_worker
 from napari.utils.events import EventEmitter
 from napari.viewer import Viewer
@@ -113,15 +113,18 @@ class NucleiWidget(Container):
         shown = following.waiting.pop(outcome.sequence)
         found = outcome.segmentation or outcome.error
         if found is not None and following is self._following:
-            self._take(shown, found)
+            following.labels = self._take(shown, found, following.labels)
 
-    def _take(self, shown: Shown, found: Segmentation | NucleiError) -> None:
+    def _take(
+        self, shown: Shown, found: Segmentation | NucleiError, into: Labels | None = None
+    ) -> Labels | None:
+        """Show nuclei, in a new layer or an old one, or say why there are none."""
         if isinstance(found, NucleiError):
             self._say(found)
-            return
-        show(found, shown, self._viewer)
+            return into
         count = f"{len(found.nuclei)} nuclei by {found.model} {found.version}"
         self.said.value = "\n".join([count, *found.warnings])
+        return show(found, shown, self._viewer, into)
 
     def _say(self, error: NucleiError) -> None:
         self.said.value = f"{type(error).__name__}: {error}"
@@ -165,9 +168,11 @@ class _Following:
     Attributes:
         layer: that is followed.
         waiting: planes without an outcome, by their number in the stream.
+        labels: the layer that shows the nuclei; None before the first.
     """
 
     layer: Image
+    labels: Labels | None = None
     waiting: dict[int, Shown] = field(default_factory=dict)
     _frames: queue.SimpleQueue[Shown | None] = field(default_factory=queue.SimpleQueue)
     _sent: int = 0

@@ -64,7 +64,9 @@ def test_our_ome_zarr_is_valid() -> None:
     assert [axis.unit for axis in levels.axes] == ["micrometer"] * 2
 
 
-def test_the_image_that_is_shown_is_segmented(viewer: Any, widget: Any, labels: Any) -> None:
+def test_the_image_that_is_shown_is_segmented(
+    viewer: Any, widget: Any, labels: Any, qtbot: Any
+) -> None:
     viewer.add_image(PIXELS, name="cells", scale=(0.65, 0.65), units=("um", "um"))
     widget.segment.native.click()
     found = labels("cells nuclei")
@@ -76,6 +78,13 @@ def test_the_image_that_is_shown_is_segmented(viewer: Any, widget: Any, labels: 
     np.testing.assert_allclose(found.features["area_um2"], areas * 0.65**2, rtol=1e-5)
     np.testing.assert_array_equal(found.scale, (0.65, 0.65))
     assert widget.said.value.startswith(f"{len(areas)} nuclei by unet ")
+    # What a person has corrected meanwhile stays.
+    found.data[found.data == 1] = 0
+    qtbot.waitUntil(lambda: widget.segment.enabled, timeout=WAIT_MS)
+    widget.segment.native.click()
+    again = labels("cells nuclei [1]")
+    assert 1 in again.data
+    assert 1 not in found.data
 
 
 def test_options_and_warnings_pass_through(viewer: Any, widget: Any, labels: Any) -> None:
