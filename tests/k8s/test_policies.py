@@ -199,6 +199,37 @@ def test_nothing_is_reached_that_no_policy_names(name: str) -> None:
 
 
 @every_overlay
+def test_a_pod_is_measured_once_its_containers_run(name: str) -> None:
+    running = {
+        "sourceLabels": ["__meta_kubernetes_pod_phase"],
+        "action": "keep",
+        "regex": "Running",
+    }
+    for each in of_kind(name, "PodMonitor"):
+        for end in each["spec"]["podMetricsEndpoints"]:
+            assert running in end["relabelings"], each["metadata"]["name"]
+
+
+@every_overlay
+def test_alerts_are_about_targets_of_ours(name: str) -> None:
+    ends = [
+        end for each in of_kind(name, "PodMonitor") for end in each["spec"]["podMetricsEndpoints"]
+    ]
+    ours = {
+        rule["replacement"]
+        for end in ends
+        for rule in end["relabelings"]
+        if rule.get("targetLabel") == "job"
+    }
+    for each in of_kind(name, "PrometheusRule"):
+        for rule in [rule for group in each["spec"]["groups"] for rule in group["rules"]]:
+            for jobs in re.findall(r"\bup(?:\{(.*?)\})?[^\w{]", rule["expr"]):
+                asked = re.fullmatch(r'job=~?"([\w|]+)"', jobs)
+                assert asked, f"{rule['alert']} is about all that a cluster's Prometheus watches"
+                assert set(asked[1].split("|")) <= ours, rule["alert"]
+
+
+@every_overlay
 def test_only_gateways_reach_the_control_api_of_triton(name: str) -> None:
     all_pods = {pod.owner: pod for pod in pods(name)}
     triton = all_pods["Deployment/triton"]
