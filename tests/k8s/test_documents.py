@@ -6,11 +6,12 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+import yaml
 
 from serving.cluster.objects import containers, templates
 from serving.cluster.rendering import KUSTOMIZATION, render
 from serving.cluster.values import Values
-from tests.k8s.objects import K8S, OVERLAYS, ROOT, overlay
+from tests.k8s.objects import K8S, OVERLAYS, ROOT, of_kind, overlay, pods
 
 DOCUMENTS = sorted((ROOT / "docs").rglob("*.md"))
 # Up to the end of the command: a comment, another command, the end of code.
@@ -85,3 +86,20 @@ def test_an_overlay_of_a_site_changes_what_it_says(tmp_path: Path) -> None:
         if e["kind"] == "ScaledObject"
     }
     assert least == {"gateway": 2, "triton": 2}
+
+
+def test_the_pod_that_fills_a_volume_is_restricted_and_finds_it() -> None:
+    documented = (ROOT / "docs" / "kubernetes.md").read_text()
+    (shown,) = re.findall(r"```yaml\n# fill\.yaml\n(.*?)```", documented, re.DOTALL)
+    pod = yaml.safe_load(shown)
+    training = next(each for each in pods("production") if each.owner == "CronJob/training")
+    common = ("runAsNonRoot", "runAsUser", "runAsGroup", "fsGroup", "seccompProfile")
+    assert pod["spec"]["securityContext"] == {
+        each: training.spec["securityContext"][each] for each in common
+    }
+    (filling,), (trained,) = pod["spec"]["containers"], training.spec["containers"]
+    assert filling["securityContext"] == trained["securityContext"]
+    assert filling["image"] in {each["image"] for one in pods("cpu") for each in one.containers}
+    (volume,) = pod["spec"]["volumes"]
+    claims = {each["metadata"]["name"] for each in of_kind("production", "PersistentVolumeClaim")}
+    assert volume["persistentVolumeClaim"]["claimName"] in claims
