@@ -49,7 +49,7 @@ lint: train-env lint-kubernetes ## check style, types, imports, the API and what
 
 # What kustomize makes of each overlay, against the schemas of two versions of Kubernetes and public
 # policies. Those of CRDs are in tests/k8s/test_schemas.py.
-OVERLAYS = $(dir $(wildcard k8s/overlays/*/kustomization.yaml tests/k8s/overlays/*/kustomization.yaml))
+OVERLAYS = $(dir $(wildcard k8s/access/kustomization.yaml k8s/overlays/*/kustomization.yaml tests/k8s/overlays/*/kustomization.yaml))
 lint-kubernetes: train-env .venv-checkov/.made
 	@rm -rf build/k8s && mkdir -p build/k8s
 	@for overlay in $(OVERLAYS); do \

@@ -20,10 +20,21 @@ _LAST_ROUND = (
 )
 
 
-def alerts(thresholds: Thresholds) -> list[Alert]:
-    """All of them, as the thresholds have them."""
+# Whose targets `TargetMissing` is about; that a Triton does not answer is `TritonDown`.
+EVERY_JOB = '{job!="triton"}'
+# In a cluster's Prometheus, which watches what is not ours, too: those of the PodMonitors.
+OUR_JOBS = '{job=~"gateway|sync|probe"}'
+
+
+def alerts(thresholds: Thresholds, jobs: str = EVERY_JOB) -> list[Alert]:
+    """All of them, as the thresholds have them.
+
+    Args:
+        thresholds: of the alerts.
+        jobs: whose targets have to answer, as a selector of series.
+    """
     return [
-        *_service(thresholds),
+        *_service(thresholds, jobs),
         *_triton(thresholds),
         *_machine(thresholds),
         *_promotion(thresholds),
@@ -31,7 +42,7 @@ def alerts(thresholds: Thresholds) -> list[Alert]:
     ]
 
 
-def _service(thresholds: Thresholds) -> list[Alert]:
+def _service(thresholds: Thresholds, jobs: str) -> list[Alert]:
     bounds = thresholds.alerts
     probe, queue = bounds.ProbeFailing, bounds.QueueGrowing
     waiting = (
@@ -40,7 +51,7 @@ def _service(thresholds: Thresholds) -> list[Alert]:
     )
     refused = f'rate(nuclei_rejected_total{{reason!="unauthenticated"}}[{queue.window}])'
     requests = f'rate(nuclei_request_seconds_count{{protocol!="probe"}}[{queue.window}])'
-    expected = " or ".join(f'absent(up{{job="{job}"}})' for job in thresholds.scrape.expected)
+    expected = (f'absent(up{{job="{job}"}})' for job in thresholds.scrape.expected)
     return [
         Alert(
             "ServiceDown",
@@ -104,7 +115,7 @@ def _service(thresholds: Thresholds) -> list[Alert]:
         Alert(
             "TargetMissing",
             "ticket",
-            f'up{{job!="triton"}} == 0 or {expected}' if expected else 'up{job!="triton"} == 0',
+            " or ".join((f"up{jobs} == 0", *expected)),
             f"A target of the job {label('job')} is not there",
             f"{{{{ with $labels.instance }}}}{{{{ . }}}} has not answered{{{{ else }}}}The job has "
             f"had no target{{{{ end }}}} for {bounds.TargetMissing.lasting}: what it measures is "

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 import yaml
 
-from monitoring.alerts import alerts, champions
+from monitoring.alerts import EVERY_JOB, OUR_JOBS, alerts, champions
 from monitoring.inhibitions import INHIBITIONS
 from monitoring.objectives import objective_rules
 from monitoring.rule import Alert, Recording
@@ -38,7 +38,9 @@ def rendered(thresholds: Thresholds) -> dict[str, str]:
 def rendered_for_cluster(thresholds: Thresholds) -> dict[str, str]:
     """The rules for k8s/components: objects that the Prometheus operator takes."""
     return {
-        "monitoring/rules.yaml": _object("alerts", _objectives(thresholds), _alerts(thresholds)),
+        "monitoring/rules.yaml": _object(
+            "alerts", _objectives(thresholds), _alerts(thresholds, OUR_JOBS)
+        ),
         "scaling/rules.yaml": _object("scaling", _scaling(thresholds)),
     }
 
@@ -59,8 +61,8 @@ def _objectives(thresholds: Thresholds) -> dict[str, Any]:
     return _group("objectives", thresholds, objective_rules(thresholds))
 
 
-def _alerts(thresholds: Thresholds) -> dict[str, Any]:
-    return _group("alerts", thresholds, [*champions(), *alerts(thresholds)])
+def _alerts(thresholds: Thresholds, jobs: str = EVERY_JOB) -> dict[str, Any]:
+    return _group("alerts", thresholds, [*champions(), *alerts(thresholds, jobs)])
 
 
 def _scaling(thresholds: Thresholds) -> dict[str, Any]:

@@ -206,7 +206,8 @@ def promote(
 @app.command(epilog=LOGS_EPILOG)
 def logs(
     component: Annotated[
-        str | None, typer.Argument(help="gateway, triton, mlflow or training [all].")
+        str | None,
+        typer.Argument(help="gateway, triton, mlflow, probe, migration or training [all]."),
     ] = None,
     since: Annotated[
         float | None, typer.Option(min=0.1, help="Only the last minutes.", show_default=False)

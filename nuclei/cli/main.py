@@ -1,5 +1,7 @@
 """The entry point of the `nuclei` command."""
 
+import os
+import signal
 import sys
 
 from nuclei.cli.extras import named_extras
@@ -8,6 +10,9 @@ from nuclei.errors import InvalidOption, MissingPrerequisite, NucleiError
 
 def main() -> None:
     """Run the command line; an error becomes one red sentence and its exit code."""
+    if os.getpid() == 1:
+        # In a container, where the kernel keeps a signal from a process that has no handler for it.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with named_extras():
             from nuclei.cli.app import app

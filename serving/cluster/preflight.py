@@ -90,13 +90,23 @@ def _check_secrets(cluster: Cluster, items: Sequence[Object]) -> None:
         found = cluster.get("v1", "Secret", name, namespace)
         lacking = sorted(keys - set((found or {}).get("data") or {}))
         if found is None or lacking:
-            key = lacking[0] if lacking else "KEY"
             raise SecretMissing(
                 f"{users[namespace, name]} needs the secret {name}"
-                + (f" with the key {key}" if lacking else "")
-                + f", which namespace {namespace} does not have: kubectl -n {namespace} create "
-                f"secret generic {name} --from-file={key}=FILE"
+                + (f" with the key {', '.join(lacking)}" if lacking else "")
+                + f", which namespace {namespace} does not have: "
+                + _secret_cure(namespace, name, sorted(keys), found is not None)
             )
+
+
+def _secret_cure(namespace: str | None, name: str, keys: Sequence[str], exists: bool) -> str:
+    """The command that makes a secret with all of its keys."""
+    if any(key.startswith("tls.") for key in keys):
+        made = f"tls {name} --cert=FILE --key=FILE"
+    else:
+        values = (f"--from-literal={key}=VALUE" for key in keys or ("KEY",))
+        made = " ".join(("generic", name, *values))
+    cure = f"kubectl -n {namespace} create secret {made}"
+    return f"kubectl -n {namespace} delete secret {name}, then {cure}" if exists else cure
 
 
 def _check_devices(cluster: Cluster, items: Sequence[Object]) -> None:

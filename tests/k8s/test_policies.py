@@ -188,6 +188,38 @@ def test_selectors_match_pods_and_ports_exist(name: str) -> None:
 
 
 @every_overlay
+def test_mlflow_lets_in_who_asks_for_it_and_who_forwards_its_port(name: str) -> None:
+    asked = {
+        value.removeprefix("http://")
+        for pod in pods(name)
+        for container in pod.containers
+        for variable, value in variables(name, container).items()
+        if variable in ("NUCLEI_SYNC", "MLFLOW_TRACKING_URI")
+    }
+    (mlflow,) = (pod for pod in pods(name) if pod.owner == "Deployment/mlflow")
+    hosts = variables(name, mlflow.spec["containers"][0])["MLFLOW_SERVER_ALLOWED_HOSTS"].split(",")
+    assert {*asked, "localhost:5000", "127.0.0.1:5000"} <= set(hosts)
+
+
+# With a node that has to be started first (docs/kubernetes.md#scaling).
+GPU_COLD_START_S = 420
+
+
+@every_overlay
+def test_a_rollout_on_gpus_is_given_a_node_s_start_and_the_loading_of_models(name: str) -> None:
+    (triton,) = (e for e in of_kind(name, "Deployment") if e["metadata"]["name"] == "triton")
+    (container,) = (
+        each
+        for each in triton["spec"]["template"]["spec"]["containers"]
+        if each["name"] == "triton"
+    )
+    if "nvidia.com/gpu" in container["resources"]["limits"]:
+        starts = container["startupProbe"]
+        takes = GPU_COLD_START_S + starts["periodSeconds"] * starts["failureThreshold"]
+        assert triton["spec"].get("progressDeadlineSeconds", 600) > takes
+
+
+@every_overlay
 def test_nothing_is_reached_that_no_policy_names(name: str) -> None:
     policies = of_kind(name, "NetworkPolicy")
     (default,) = [each for each in policies if not each["spec"]["podSelector"]]
@@ -196,6 +228,37 @@ def test_nothing_is_reached_that_no_policy_names(name: str) -> None:
     for pod in pods(name):
         own = [each for each in policies if selected(each["spec"]["podSelector"], pod.labels)]
         assert len(own) >= 2, f"{pod.owner} has the default policy alone"
+
+
+@every_overlay
+def test_a_pod_is_measured_once_its_containers_run(name: str) -> None:
+    running = {
+        "sourceLabels": ["__meta_kubernetes_pod_phase"],
+        "action": "keep",
+        "regex": "Running",
+    }
+    for each in of_kind(name, "PodMonitor"):
+        for end in each["spec"]["podMetricsEndpoints"]:
+            assert running in end["relabelings"], each["metadata"]["name"]
+
+
+@every_overlay
+def test_alerts_are_about_targets_of_ours(name: str) -> None:
+    ends = [
+        end for each in of_kind(name, "PodMonitor") for end in each["spec"]["podMetricsEndpoints"]
+    ]
+    ours = {
+        rule["replacement"]
+        for end in ends
+        for rule in end["relabelings"]
+        if rule.get("targetLabel") == "job"
+    }
+    for each in of_kind(name, "PrometheusRule"):
+        for rule in [rule for group in each["spec"]["groups"] for rule in group["rules"]]:
+            for jobs in re.findall(r"\bup(?:\{(.*?)\})?[^\w{]", rule["expr"]):
+                asked = re.fullmatch(r'job=~?"([\w|]+)"', jobs)
+                assert asked, f"{rule['alert']} is about all that a cluster's Prometheus watches"
+                assert set(asked[1].split("|")) <= ours, rule["alert"]
 
 
 @every_overlay

@@ -22,7 +22,7 @@ from nuclei.process.ports import LOOPBACK, free_ports
 from serving.cluster.api import FIELD_MANAGER, Cluster
 from serving.cluster.changes import apply, differences
 from serving.cluster.objects import Object, base_name
-from tests.serving.cluster.api_server import ApiServer, Refusal, write_kubeconfig
+from tests.serving.cluster.api_server import CUSTOM, ApiServer, Refusal, write_kubeconfig
 
 
 def settings(items: list[Object], name: str) -> Object:
@@ -193,7 +193,24 @@ def test_missing_secrets_and_keys_are_named(
     with pytest.raises(SecretMissing, match=r"needs the secret nuclei-token.*create secret"):
         apply(cluster, items)
     server.put_secret("nuclei-token", "other")
-    with pytest.raises(SecretMissing, match=r"nuclei-token with the key token.*--from-file=token"):
+    cure = r"with the key token,.* delete secret nuclei-token, then .*--from-literal=token=VALUE$"
+    with pytest.raises(SecretMissing, match=cure):
+        apply(cluster, items)
+    assert server.writes == []
+
+
+def test_the_cure_makes_the_secret_with_all_of_its_keys(
+    server: ApiServer, cluster: Cluster, built: Callable[[str], list[Object]]
+) -> None:
+    server.install(*CUSTOM)
+    items = built("production")
+    server.put_secret("nuclei-token", "token")
+    server.put_secret("nuclei-database", "uri")
+    with pytest.raises(SecretMissing, match=r"create secret tls nuclei-tls --cert=FILE --key=FILE"):
+        apply(cluster, items)
+    server.put_secret("nuclei-tls", "tls.crt", "tls.key")
+    cure = r"nuclei-store --from-literal=access-key=VALUE --from-literal=secret-key=VALUE$"
+    with pytest.raises(SecretMissing, match=cure):
         apply(cluster, items)
     assert server.writes == []
 
