@@ -103,14 +103,14 @@ def part(side: int, number: int) -> NDArray[np.uint8]:
 
 
 def print_memory(calls: dict[str, list[str]]) -> None:
-    table = Table("", "seconds", "peak MB", *(f"{n + 1}/{PARTS}" for n in range(PARTS)))
     for name, call in calls.items():
+        table = Table("", "seconds", "peak MB", *(f"{n + 1}/{PARTS}" for n in range(PARTS)))
         started = time.perf_counter()
         memory = memory_of([*COMMAND, *call])
         seconds = time.perf_counter() - started
         parts = [max(one) for one in np.array_split(memory, PARTS)]
         table.add_row(name, f"{seconds:.0f}", f"{max(memory):.0f}", *(f"{mb:.0f}" for mb in parts))
-    Console(width=160).print(table)
+        Console(width=160).print(table)
 
 
 def memory_of(command: list[str]) -> list[float]:
