@@ -182,7 +182,7 @@ def add(
                 continue
             console.print(f"{one}: added as {added.id}, {added.n_nuclei} nuclei", soft_wrap=True)
             for note in added.notes:
-                print_warning(note)
+                print_warning(f"{added.id}: {note}")
     if failed:
         raise InvalidData(
             f"{len(failed)} of {len(image)} images were not added to {folder}{listed(failed)}"

@@ -24,6 +24,7 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
     uri = f"sqlite:///{folder / 'mlflow.db'}"
     register(uri, write_artifacts(folder / "good"))
     register(uri, write_artifacts(folder / "worse", reach_px=2))
+    register(uri, folder / "good", "nuclei-mylab", parent="nuclei-unet:9")
     return uri
 
 
@@ -72,6 +73,8 @@ def test_floors_that_are_none_are_refused(text: str, uri: str, data: Path) -> No
         ((1, "--against", "unet:7"), "has no version 7"),
         ((1, "--against", "stardist:champion"), "stardist"),
         ((1, "--model", "linknet"), "linknet"),
+        # The first version of a model is compared with its parent.
+        ((1, "--model", "mylab"), "'nuclei-unet' has no version 9"),
     ],
 )
 def test_what_is_not_registered_is_named(

@@ -12,6 +12,7 @@ from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 from nuclei.errors import InvalidData, InvalidOption, ModelNotFound
 from nuclei.inference.model_config import contract_of, read_model_config, routing_of
+from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.routing import Routing
 from serving.repository.checks import check_repository
 from serving.repository.export import (
@@ -253,6 +254,20 @@ def test_a_model_named_as_a_step_of_another_replaces_nothing(
     with pytest.raises(InvalidData, match=r"called 'unet_network\.3'"):
         export_version(named, repository, 3)
     assert files(repository) == before
+
+
+def test_a_model_of_another_name_is_served_beside(
+    repository: Path, artifacts: Path, tmp_path: Path
+) -> None:
+    named = shutil.copytree(artifacts, tmp_path / "named")
+    in_contract(family="mylab")(named / "contract.json")
+    export_version(named, repository, 1, registered_model="nuclei-mylab")
+    set_routing(repository, "mylab", Routing(1))
+    check_repository(repository)
+    engine = LocalEngine(repository)
+    assert engine.models() == ["mylab", "unet"]
+    assert engine.find("mylab").version == "1"
+    assert engine.find("unet").version == "3"
 
 
 def test_a_contract_changes_in_both_graphs_of_a_version_and_nothing_else(
