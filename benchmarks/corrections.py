@@ -196,7 +196,8 @@ def _row(what: str, shipped: Outcome, outcomes: Sequence[Outcome]) -> list[str]:
     """A line of the table; scores are means over the test images and the trainings."""
 
     def scores(name: str) -> NDArray[np.float64]:
-        return np.array([one.images[name] for one in outcomes]).mean(axis=0)
+        of_images: NDArray[np.float64] = np.mean([one.images[name] for one in outcomes], axis=0)
+        return of_images
 
     dsb_score = SCORES["DSB score"]
     test = paired_test(scores(dsb_score), np.array(shipped.images[dsb_score]))

@@ -6,6 +6,7 @@ import uuid
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -252,14 +253,15 @@ def test_ome_zarr_is_a_label_image_with_levels_and_colours(tmp_path: Path) -> No
     for level in range(3):
         np.testing.assert_array_equal(group[str(level)], labels[:: 2**level, :: 2**level])
     assert set(group) == {"0", "1", "2"}
-    (scales,) = group.attrs["multiscales"]
+    attributes: dict[str, Any] = group.attrs.asdict()
+    (scales,) = attributes["multiscales"]
     assert [(axis["name"], axis["unit"]) for axis in scales["axes"]] == [
         ("y", "micrometer"),
         ("x", "micrometer"),
     ]
     steps = [level["coordinateTransformations"][0]["scale"] for level in scales["datasets"]]
     assert steps == [[0.5, 0.25], [1.0, 0.5], [2.0, 1.0]]
-    listed = group.attrs["image-label"]["colors"]
+    listed = attributes["image-label"]["colors"]
     colours = {each["label-value"]: tuple(each["rgba"]) for each in listed}
     assert set(colours) == set(range(1, 9))
     assert len(set(colours.values())) == 8

@@ -24,7 +24,8 @@ def discs(side: int) -> NDArray[np.uint32]:
 def test_no_label_is_invented(h: int, w: int, height: int, width: int, seed: int) -> None:
     labels = np.random.default_rng(seed).choice([0, 3, 9, 2**32 - 1], (h, w)).astype(np.uint32)
     made = labels_at(labels, (height, width))
-    assert (made.shape, made.dtype) == ((height, width), np.uint32)
+    assert made.shape == (height, width)
+    assert made.dtype == np.uint32
     assert set(made.flat) <= set(labels.flat)
     np.testing.assert_array_equal(labels_at(labels, (h, w)), labels)
 
@@ -63,7 +64,8 @@ def test_pixels_keep_their_type_and_level(dtype: type, channels: int) -> None:
     pixels = np.full((30, 40, channels), level, dtype)
     for shape in ((60, 80), (15, 20), (1, 1)):
         made = resampled(pixels, shape)
-        assert (made.shape, made.dtype) == ((*shape, channels), dtype)
+        assert made.shape == (*shape, channels)
+        assert made.dtype == dtype
         assert made.flags.c_contiguous
         assert (made == level).all()
 

@@ -25,7 +25,7 @@ def test_what_is_not_typed_stays_as_tuned() -> None:
 )
 def test_the_impossible_is_refused(given: dict[str, float], named: str) -> None:
     with pytest.raises(InvalidOption, match=named):
-        Adjustments(**given)  # type: ignore[arg-type]
+        Adjustments(**given)
 
 
 @pytest.mark.parametrize(

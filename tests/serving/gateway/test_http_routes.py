@@ -337,7 +337,9 @@ def test_a_model_is_adjusted_alike_over_every_protocol(
     of_form = http.post("/v1/segment", data=sent, files={"file": body})
     asked = {"threshold": 0.3, "min_area_px": 300, "diameter_px": 20}
     results = [client.segment(fluorescence, **asked)]
-    results += [outcome.segmentation for outcome in client.stream([fluorescence], **asked)]
+    for outcome in client.stream([fluorescence], **asked):
+        assert outcome.segmentation is not None
+        results.append(outcome.segmentation)
     said = of_query.json()
     assert of_form.json()["nuclei"] == said["nuclei"] != plain["nuclei"]
     assert min(nucleus["area_px"] for nucleus in said["nuclei"]) >= 300

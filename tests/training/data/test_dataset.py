@@ -12,6 +12,7 @@ import tifffile
 
 from nuclei.errors import InvalidData, MissingPrerequisite
 from nuclei.formats.geojson import feature_collection
+from nuclei.imaging.images import Frame
 from nuclei.postprocessing.measurement import measure
 from nuclei.results.segmentation import Segmentation
 from training.data.coco import coco_json
@@ -688,7 +689,9 @@ def test_truth_may_be_the_geojson_that_we_write(samples: list[Sample], tmp_path:
     (tmp_path / "masks" / f"{samples[0].id}.png").unlink()
     labels = samples[0].labels.astype(np.uint32)
     nuclei = measure(labels, samples[0].pixels, np.full(labels.shape, 204, np.uint8))
-    text = feature_collection(Segmentation(labels, nuclei, None, "unet", "3"))
+    text = feature_collection(
+        Segmentation(labels, nuclei, None, "unet", "3"), Frame(samples[0].pixels)
+    )
     (tmp_path / "masks" / f"{samples[0].id}.geojson").write_bytes(text)
     assert fingerprint(read_dataset(tmp_path)) == fingerprint(samples[:1])
 
