@@ -135,8 +135,9 @@ def keep_probing(probe: Probe, every_s: float, host: str, port: int) -> None:
     due = time.monotonic()
     while True:
         _observe(probe)
-        due = max(due + every_s, time.monotonic())
-        time.sleep(due - time.monotonic())
+        now = time.monotonic()
+        due = max(due + every_s, now)
+        time.sleep(due - now)
 
 
 def synthetic_frame() -> ProbeFrame:

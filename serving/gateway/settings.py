@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import AfterValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, Field, SecretStr
 
 from nuclei.names import check_name
 from nuclei.process.ports import LOOPBACK, reachable
@@ -199,17 +199,6 @@ class GatewaySettings(ProcessSettings):
         description="OTLP/HTTP endpoint for traces, such as `http://127.0.0.1:4318/v1/traces`; "
         "without it no traces are made.",
     )
-
-    @field_validator("token")
-    @classmethod
-    def _can_be_sent(cls, token: SecretStr | None) -> SecretStr | None:
-        text = "" if token is None else token.get_secret_value()
-        if not (text.isascii() and text.isprintable()) or text != text.strip():
-            raise ValueError(
-                "expected printable ASCII without spaces around it, as callers can send; a line "
-                "break at its end is of the file that it was read from"
-            )
-        return token
 
     @property
     def triton_addresses(self) -> list[str]:

@@ -11,8 +11,10 @@ from google.protobuf.message import DecodeError
 # Modules with compiled loops cannot be instrumented.
 import nuclei.imaging.boxes
 import nuclei.imaging.intensity
+import nuclei.imaging.resampling
 import nuclei.postprocessing.measurement
 import nuclei.postprocessing.rendering
+import nuclei.postprocessing.shapes
 import nuclei.postprocessing.watershed
 import nuclei.quality.measures  # noqa: F401
 

@@ -9,7 +9,6 @@ from nuclei.cli.checkout import require_checkout
 from nuclei.cli.versions import SEPARATOR, downloaded, find_version
 from nuclei.console import messages
 from nuclei.errors import InvalidData, ModelNotFound
-from nuclei.inference.contract import CONTRACT_FILE
 from nuclei.registry import CHAMPION, DEFAULT_FAMILY, DEFAULT_MODEL, LICENCE_TAG
 from nuclei.repository import default_repository
 
@@ -64,6 +63,8 @@ def find_parent(text: str, tracking_uri: str) -> Parent:
 
 
 def _in_folder(folder: Path) -> Parent:
+    from nuclei.inference.contract import CONTRACT_FILE
+
     if not (folder / CONTRACT_FILE).is_file():
         raise InvalidData(
             f"{folder} holds no {CONTRACT_FILE}; expected a folder with {CONTRACT_FILE} and "

@@ -174,3 +174,23 @@ def test_ends_at_once_while_a_gateway_is_silent(tmp_path: Path, sent: signal.Sig
             code, seconds = probing.stop(sent)
     assert (code, seconds < 3) == (0, True)
     assert "Traceback" not in (tmp_path / "probe.log").read_text()
+
+
+NEVER_IN_TIME = """
+import sys
+import grpc
+from nuclei.probe import Probe, keep_probing, synthetic_frame
+
+probe = Probe(lambda: grpc.insecure_channel("127.0.0.1:1"), "", synthetic_frame(), "")
+keep_probing(probe, 1e-9, "127.0.0.1", int(sys.argv[1]))
+"""
+
+
+def test_an_answer_that_takes_longer_than_the_interval_only_delays_the_next_frame() -> None:
+    (port,) = free_ports(1)
+    command = [sys.executable, "-c", NEVER_IN_TIME, str(port)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        try:
+            Running(process, port).wait("nuclei_probe_frames_total UNAVAILABLE", 3)
+        finally:
+            process.kill()
