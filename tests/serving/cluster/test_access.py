@@ -44,12 +44,12 @@ def rules(*roles: str) -> list[Object]:
 def needed(server: ApiServer) -> Iterator[Right]:
     """What the requests so far needed; the discovery of kinds is everyone's."""
     for request in server:
-        resource, name, verb = request.resource, request.name or "", request.method.value
+        resource, verb, name = request.resource, request.method.value, request.name or ""
         if resource is None or (resource.plural is None and request.namespace is None):
             continue
         plural = "/".join(filter(None, (resource.plural, request.subresource)))
         if resource.plural is None:
-            plural, name = "namespaces", request.namespace
+            plural, name = "namespaces", request.namespace or ""
         yield Right(resource.group or "", plural, VERBS.get(verb, "get" if name else "list"), name)
         if verb == "PATCH":  # server-side apply
             yield Right(resource.group or "", plural, "create", name)
