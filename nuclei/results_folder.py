@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from nuclei.errors import InvalidOption
+from nuclei.whole_file import aside, writing_whole
 
 
 class ResultsFolder:
@@ -32,7 +33,8 @@ class ResultsFolder:
         except OSError as error:
             raise unwritable(path, error) from error
         finally:
-            _remove(tried)
+            with suppress(OSError):  # an error that says what is in the way is being raised
+                tried.unlink(missing_ok=True)
 
     def write(self, name: Path | str, data: bytes) -> None:
         """Write a file, also into a subfolder; one of that name is replaced.
@@ -48,16 +50,12 @@ class ResultsFolder:
     def writing(self, name: Path | str) -> Iterator[BinaryIO]:
         """A file to write piece by piece, which is there once the block has ended; as `write`."""
         path = self.path / name
-        incoming = aside(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with incoming.open("wb") as file:
+            with writing_whole(path) as file:
                 yield file
-            incoming.replace(path)
         except OSError as error:
             raise unwritable(path, error) from error
-        finally:
-            _remove(incoming)
 
     def write_folder(self, name: Path | str, archive: bytes) -> None:
         """Write a folder of the files in a zip; one of that name is replaced.
@@ -83,19 +81,5 @@ class ResultsFolder:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def aside(path: Path) -> Path:
-    """Where a file is written before it is renamed.
-
-    In the folder itself, as a rename is only whole within a file system. It is the same each time:
-    what a process that was killed has left is overwritten by the one that does its work again.
-    """
-    return path.with_name(f".{path.name}.part")
-
-
 def unwritable(path: Path, error: OSError) -> InvalidOption:
     return InvalidOption(f"{path} cannot be written: {error.strerror}")
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):  # an error that says what is in the way is being raised
-        path.unlink(missing_ok=True)

@@ -148,8 +148,7 @@ class Run:
         return [
             error
             for plate in self._work.plates
-            for write in (self._write_nuclei, self._write_wells)
-            for error in write(plate, gate_px)
+            for error in (*self._write_nuclei(plate, gate_px), *self._write_wells(plate))
         ]
 
     def versions(self) -> set[str]:
@@ -226,7 +225,7 @@ class Run:
                 errors.append(error)
         return errors
 
-    def _write_wells(self, plate: Plate, _: float | None) -> list[NucleiError]:
+    def _write_wells(self, plate: Plate) -> list[NucleiError]:
         if plate.grid is None:
             return []
         wells = wells_of(self._journal.entries(task.key for task in plate.tasks))
