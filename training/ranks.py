@@ -96,6 +96,18 @@ class Rank:
         distributed.broadcast_object_list(made, src=0, group=self.group)
         return cast(T, made[0])
 
+    def first_alone(self, make: Callable[[], T]) -> T:
+        """What each process makes for itself, once the first has, which may leave what they find.
+
+        Each has to call this, and the others wait for the first.
+        """
+        if self.leads:
+            made = make()
+            self.of_first(lambda: None)
+            return made
+        self.of_first(lambda: None)
+        return make()
+
     def check_same(self, what: str, value: object) -> None:
         """Raise InvalidData on all processes, each of which has to call this, if values differ.
 

@@ -14,8 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from nuclei.cli.train import app
 from nuclei.errors import InvalidData, InvalidOption, MissingPrerequisite, NucleiError
 from nuclei.process.ports import free_ports
+from serving.registry import Registry
+from training.data.conversion import write_dataset
 from training.data.dataset import Sample
 from training.families.mask_rcnn import MaskRCNN
 from training.families.unet import UNet
@@ -81,7 +84,18 @@ def learn(
     return [point["train_loss"] for point in progress.history]
 
 
-def in_two_processes(work: Callable[[Rank], object]) -> tuple[list[int | None], list[str]]:
+def together(work: Callable[[Rank], object]) -> tuple[list[int | None], list[str]]:
+    """As `in_two_processes`, with the rank of each."""
+
+    def joining() -> None:
+        with joined(SCHEDULE) as rank:
+            work(rank)
+            rank.part()
+
+    return in_two_processes(joining)
+
+
+def in_two_processes(work: Callable[[], object]) -> tuple[list[int | None], list[str]]:
     """Run something in two processes that train together; gives their exit codes and errors."""
     (port,) = free_ports(1)
     # Forked, because importing torch takes longer than all of this; by a process that has done no
@@ -109,9 +123,7 @@ def _one_of_two(number: int, port: int, given: bytes, errors: "SimpleQueue[str]"
     os.environ |= {"RANK": str(number), "LOCAL_RANK": str(number), "WORLD_SIZE": "2"}
     torch.set_num_threads(1)
     try:
-        with joined(SCHEDULE) as rank:
-            work(rank)
-            rank.part()
+        work()
     except NucleiError as error:
         errors.put(str(error))
         sys.exit(error.exit_code)
@@ -126,7 +138,7 @@ def whole(samples: list[Sample], tmp_path_factory: pytest.TempPathFactory) -> li
 def test_two_processes_learn_what_one_does(
     whole: list[float], samples: list[Sample], tmp_path: Path
 ) -> None:
-    codes, _ = in_two_processes(lambda rank: learn(network(), samples, tmp_path, rank))
+    codes, _ = together(lambda rank: learn(network(), samples, tmp_path, rank))
     assert codes == [0, 0]
     # It is finished: the losses are read.
     assert learn(network(), samples, tmp_path) == pytest.approx(whole, rel=1e-4)
@@ -137,7 +149,7 @@ def test_with_batch_norm_the_losses_are_the_same_within_noise(
 ) -> None:
     alone = learn(network(UNet), samples, tmp_path / "alone")
     both = tmp_path / "both"
-    codes, _ = in_two_processes(lambda rank: learn(network(UNet), samples, both, rank))
+    codes, _ = together(lambda rank: learn(network(UNet), samples, both, rank))
     assert codes == [0, 0]
     # The batch statistics are of two crops, not of four.
     assert learn(network(UNet), samples, both) == pytest.approx(alone, rel=0.05)
@@ -148,7 +160,7 @@ def test_a_network_of_which_steps_use_a_part_learns_in_two_processes(
 ) -> None:
     learner = MaskRCNN(data=Path(), backbone="mobilenet_v3")
     schedule = replace(SCHEDULE, steps=2)
-    codes, _ = in_two_processes(lambda rank: learn(learner, samples, tmp_path, rank, schedule))
+    codes, _ = together(lambda rank: learn(learner, samples, tmp_path, rank, schedule))
     assert codes == [0, 0]
     assert len(learn(learner, samples, tmp_path, schedule=schedule)) == 1
 
@@ -158,7 +170,7 @@ def test_a_killed_process_ends_the_other_and_the_training_goes_on(
     samples: list[Sample],
     tmp_path: Path,
 ) -> None:
-    codes, errors = in_two_processes(lambda rank: learn(network(Killed), samples, tmp_path, rank))
+    codes, errors = together(lambda rank: learn(network(Killed), samples, tmp_path, rank))
     assert codes == [INTERRUPTED, -signal.SIGKILL]
     (error,) = errors
     assert "process 0 of 2 ends, because another one did" in error
@@ -171,7 +183,7 @@ def test_processes_of_which_one_is_told_to_stop_all_stop_after_the_same_step(
     samples: list[Sample],
     tmp_path: Path,
 ) -> None:
-    codes, errors = in_two_processes(lambda rank: learn(network(Stopped), samples, tmp_path, rank))
+    codes, errors = together(lambda rank: learn(network(Stopped), samples, tmp_path, rank))
     assert codes == [INTERRUPTED, INTERRUPTED]
     assert all("told to stop (SIGTERM), and has after step 3" in error for error in errors)
     # The third step counts in the loss at the fourth, in which it was not repeated.
@@ -182,9 +194,7 @@ def test_a_stop_in_the_last_step_leaves_nothing_to_learn(
     samples: list[Sample], tmp_path: Path
 ) -> None:
     schedule = replace(SCHEDULE, steps=3)
-    codes, _ = in_two_processes(
-        lambda rank: learn(network(Stopped), samples, tmp_path, rank, schedule)
-    )
+    codes, _ = together(lambda rank: learn(network(Stopped), samples, tmp_path, rank, schedule))
     assert codes == [INTERRUPTED, INTERRUPTED]
     assert finished_progress(tmp_path).step == 3
 
@@ -201,7 +211,27 @@ def test_processes_with_different_images_or_checkpoints_are_refused(
         with pytest.raises(InvalidData, match="the checkpoints of process 1 are not those"):
             learn(network(), samples, tmp_path / str(rank.number), rank)
 
-    assert in_two_processes(work) == ([0, 0], [])
+    assert together(work) == ([0, 0], [])
+
+
+def test_the_first_of_two_registers_what_both_start_from(
+    samples: list[Sample], tmp_path: Path
+) -> None:
+    data, uri = tmp_path / "data", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    write_dataset(samples, data, "labels")
+    # The parent is found, and then its weights are not for this architecture.
+    given = ("--from", "champion", "--architecture", "linknet", "--tracking-uri", uri)
+
+    def train() -> None:
+        os.environ["HOME"] = str(tmp_path)
+        command = ["unet", *map(str, (data, "--out", tmp_path / "run")), *given]
+        app(command, standalone_mode=False)
+
+    codes, errors = in_two_processes(train)
+    assert codes == [InvalidData.exit_code] * 2
+    assert all("name the --architecture" in error for error in errors)
+    (champion,) = Registry(uri).model("nuclei-unet").versions
+    assert champion.aliases == ("champion",)
 
 
 def told_by_torchrun(patch: pytest.MonkeyPatch, number: int, size: int) -> None:

@@ -17,6 +17,7 @@ from nuclei.cli.train.options import (
     start,
 )
 from nuclei.errors import InvalidOption
+from training.schedule import Schedule
 
 if TYPE_CHECKING:
     from training.families.ensembles import EnsembleRecipe
@@ -99,11 +100,13 @@ def _start(
     resume: Path | None,
     tracking_uri: str | None,
 ) -> None:
+    schedule = Schedule(device=device or best_device())
+
     def make(images: Path) -> "EnsembleRecipe":
         folders = {name: folder for name, folder in members.items() if folder is not None}
         if len(folders) < len(members):
             options = " ".join(f"--{name.replace('_', '-')} RUN" for name in members)
             raise InvalidOption(f"name the two trainings: {options}")
-        return ensemble.of(images, folders, device or best_device())
+        return ensemble.of(images, folders, schedule.device)
 
-    start(ensemble.family, ensemble.read, make, device, data, out, resume, tracking_uri)
+    start(ensemble.family, ensemble.read, make, schedule, device, data, out, resume, tracking_uri)

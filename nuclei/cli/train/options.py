@@ -136,7 +136,9 @@ class Training:
             "schedule": self.schedule,
         }
         given = (self.device, self.data, self.out, self.resume, self.tracking_uri)
-        start(self.command, read, lambda data: make({"data": data, **shared}), *given)
+        start(
+            self.command, read, lambda data: make({"data": data, **shared}), self.schedule, *given
+        )
 
 
 def trains(
@@ -204,6 +206,7 @@ def start(
     command: str,
     read: "Callable[[Path], Recipe]",
     make: "Callable[[Path], Recipe]",
+    schedule: Schedule,
     device: str | None,
     data: Path | None,
     out: Path | None,
@@ -215,15 +218,17 @@ def start(
     Args:
         command: the name of the family's command.
         read: the recipe of a training folder.
-        make: the recipe for a folder or zip of images.
+        make: the recipe for a folder or zip of images; it may register the model it starts from.
+        schedule: of a new run.
         device, data, out, resume, tracking_uri: as given on the command line; a device takes the
             place of the one that a run was started on.
     """
     from training.job import follow, train
     from training.ranks import joined
 
-    recipe = _recipe(read, make, device, data, out, resume)
-    with joined(recipe.schedule) as rank:
+    begun = _begun(read, device, data, out, resume)
+    with joined(schedule if begun is None else begun.schedule) as rank:
+        recipe = rank.first_alone(lambda: _recipe(begun, make, data, resume))
         folder = resume or out or rank.of_first(lambda: new_folder(command))
         if not rank.leads:
             follow(recipe, folder, rank)
@@ -239,15 +244,14 @@ def new_folder(command: str) -> Path:
     return Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _recipe(
+def _begun(
     read: "Callable[[Path], Recipe]",
-    make: "Callable[[Path], Recipe]",
     device: str | None,
     data: Path | None,
     out: Path | None,
     resume: Path | None,
-) -> "Recipe":
-    """The recipe of a new run, or the one that a run has been started with."""
+) -> "Recipe | None":
+    """What a run has been started with; None of a new one."""
     if out is not None and resume is not None:
         raise InvalidOption("--out is the folder of a new run, --resume that of any; give one")
     if data is None and resume is None:
@@ -255,13 +259,26 @@ def _recipe(
     if out is not None and _is_begun(out):
         raise InvalidOption(f"{out} holds a training already; name another folder, or --resume it")
     if resume is None or (data is not None and not _is_begun(resume)):
-        assert data is not None
-        return make(data.resolve())
+        return None
     begun = read(resume)
-    if data is not None:
-        _refuse_other_options(resume, begun, make(data.resolve()))
     if device is not None:
         begun = replace(begun, schedule=replace(begun.schedule, device=device))
+    return begun
+
+
+def _recipe(
+    begun: "Recipe | None",
+    make: "Callable[[Path], Recipe]",
+    data: Path | None,
+    resume: Path | None,
+) -> "Recipe":
+    """The recipe of a new run, or the one that a run has been started with."""
+    if begun is None:
+        assert data is not None
+        return make(data.resolve())
+    if data is not None:
+        assert resume is not None
+        _refuse_other_options(resume, begun, make(data.resolve()))
     return begun
 
 
