@@ -11,10 +11,10 @@ from rich.console import Console
 from rich.table import Table
 
 from nuclei.cli.checkout import require_checkout
+from nuclei.cli.segmenter import DEFAULT_REPOSITORY
 from nuclei.console import output
 from nuclei.errors import InvalidOption
 from nuclei.registry import DEFAULT_MODEL, default_tracking_uri
-from nuclei.repository import REPOSITORY
 
 if TYPE_CHECKING:
     from serving.parity import Parity
@@ -54,7 +54,7 @@ def export(
     ] = None,
     repository: Annotated[
         Path, typer.Option(help="Model repository, made when missing.")
-    ] = REPOSITORY,
+    ] = DEFAULT_REPOSITORY,
     cpu: Annotated[
         str | None,
         typer.Option(
