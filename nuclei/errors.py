@@ -24,7 +24,7 @@ NucleiError
 ├── Conflict                somebody else changes, or has just changed, the same
 │   └── OtherVersionServed  another version of this number is in use than the registry has
 ├── ClusterUnavailable      there is no Kubernetes cluster, or it does not answer
-├── NotPermitted            the cluster forbids a verb on a resource
+├── NotPermitted            the cluster forbids a verb on a resource, a token does not open this
 ├── TrainingInterrupted     a training was told to stop, or lost one of its processes: resume it
 └── InternalError           a fault of ours that nobody foresaw; the log of the service says more
 

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterable
 
 import psutil
+from pydantic import SecretStr
 
 from nuclei.errors import InvalidOption
 from serving.gateway.certificates import check_certificates
@@ -27,7 +28,7 @@ def check_exposure(settings: GatewaySettings, addresses: Iterable[str]) -> None:
             everybody who reaches it.
     """
     check_certificates(settings)
-    _check_token(settings)
+    _check_tokens(settings)
     public = sorted({address for address in addresses if not _is_loopback(address)})
     if not public or settings.insecure:
         return
@@ -54,13 +55,24 @@ def listening_addresses() -> set[str]:
     }
 
 
-def _check_token(settings: GatewaySettings) -> None:
-    if settings.token is None:
+def _check_tokens(settings: GatewaySettings) -> None:
+    administrators = settings.administrator_token
+    _check_token("NUCLEI_TOKEN", settings.token)
+    _check_token("NUCLEI_ADMINISTRATOR_TOKEN", administrators)
+    if administrators is not None and administrators == settings.token:
+        raise InvalidOption(
+            "NUCLEI_ADMINISTRATOR_TOKEN is NUCLEI_TOKEN, so that whoever may send frames could "
+            "change what is served; take another: `openssl rand -hex 32`"
+        )
+
+
+def _check_token(variable: str, secret: SecretStr | None) -> None:
+    if secret is None:
         return
-    token = settings.token.get_secret_value()
+    token = secret.get_secret_value()
     if len(token) < _MIN_TOKEN_LENGTH or not all("!" <= character <= "~" for character in token):
         raise InvalidOption(
-            f"NUCLEI_TOKEN has {len(token)} characters; expected at least {_MIN_TOKEN_LENGTH}, "
+            f"{variable} has {len(token)} characters; expected at least {_MIN_TOKEN_LENGTH}, "
             "printable ASCII without spaces: take `openssl rand -hex 32`"
         )
 

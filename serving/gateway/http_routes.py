@@ -41,6 +41,7 @@ from serving.gateway.http_frames import (
 )
 from serving.gateway.http_options import REQUEST_ID_HEADER, HttpOptions
 from serving.gateway.http_pictures import observed_picture, picture
+from serving.gateway.http_registry import registry_routes
 from serving.gateway.observation import Observation, observed, only_known_errors
 from serving.gateway.openapi import openapi_document
 from serving.gateway.pages import page_routes
@@ -64,7 +65,10 @@ MAX_SYNC_LINE = 200
 
 
 def http_app(settings: GatewaySettings, token: Token) -> Starlette:
-    """Everything that HTTP answers; `app.state.data_plane` is to be set before the first request.
+    """Everything that HTTP answers.
+
+    `app.state.data_plane`, and with a registry `app.state.registry`, are to be set before the first
+    request.
 
     Once the event `app.state.drained` is set, frames still in work are given up.
 
@@ -106,6 +110,7 @@ def http_app(settings: GatewaySettings, token: Token) -> Starlette:
             Route("/v1/segment", segment, methods=["POST"]),
             Route("/v1/models", _models, methods=["GET"]),
             Route(rollout_report.PATH, _rollout, methods=["GET"]),
+            *registry_routes(settings, token),
             *([Route(LIVE_PATH, _live, methods=["GET"])] if settings.live else []),
             *page_routes(),
         ],

@@ -4,28 +4,43 @@ from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any
 
+from pydantic import BaseModel
+
 from nuclei.formats import FORMATS
 from nuclei.results.adjustments import MAX_AREA_PX, MAX_DIAMETER_PX, MIN_DIAMETER_PX
 from nuclei.results.quality import Quality
-from serving import rollout_report
+from serving import registry_report, rollout_report
 from serving.gateway.http_options import MAX_TIMEOUT_S, PICTURE_PARAMETERS
 from serving.gateway.http_pictures import MEDIA_TYPE as PICTURE_TYPE
 from serving.gateway.observation import UNEXPECTED
+from serving.registry_report import (
+    Changed,
+    GatesReport,
+    Progress,
+    Promotion,
+    RegistryReport,
+    Rollback,
+)
 from serving.rollout_report import RolloutReport
 
 _PROBLEMS = {
     "400": "an option is wrong",
     "401": "the token is missing or wrong",
-    "404": "there is no such model",
+    "403": "the token is not the administrator's",
+    "404": "there is no such model; of a registry, or this gateway knows none, or changes none",
     "406": "the header Accept names no format of the answer",
+    "409": "the version is refused, or another one is in use by now than was expected",
     "413": "the frame is over a limit",
     "415": "the header Content-Encoding names another encoding than gzip",
     "422": "the body is not a frame that can be read",
     "429": "too much work at once; try again later",
     "500": UNEXPECTED,
-    "503": "the inference server does not answer",
+    "503": "the inference server, or the registry, does not answer",
     "504": "the time ran out",
 }
+
+# Of requests with a frame.
+_FRAME = [status for status in _PROBLEMS if status not in ("403", "409")]
 
 _HEADERS = {
     "X-Request-ID": "the request's name, or a new one",
@@ -44,6 +59,12 @@ _HEADERS = {
 _NUMBERS = {"type": "string", "pattern": "^[-+.0-9e]+(,[-+.0-9e]+)?$"}
 
 _LABELS = "[1-9][0-9]{0,9}(-[1-9][0-9]{0,9})?"
+
+# A registered model, or its family, and one of its versions.
+_IN_PATH = {
+    "model": {"type": "string", "pattern": "^[A-Za-z0-9_.-]{1,64}$"},
+    "version": {"type": "integer", "minimum": 1},
+}
 
 # In the query, or as fields of the form beside the file.
 _PARAMETERS: dict[str, dict[str, Any]] = {
@@ -117,10 +138,8 @@ _PARAMETERS: dict[str, dict[str, Any]] = {
 
 def openapi_document(server_version: str) -> dict[str, Any]:
     """OpenAPI 3.1 of `/v1`."""
-    schema = RolloutReport.model_json_schema(
-        ref_template="#/components/schemas/{model}", mode="serialization"
-    )
-    parts = schema.pop("$defs")
+    schema, parts = _schema(RolloutReport)
+    registry, registry_parts = _registry()
     return {
         "openapi": "3.1.0",
         "info": {"title": "Nuclei segmentation", "version": server_version},
@@ -151,14 +170,78 @@ def openapi_document(server_version: str) -> dict[str, Any]:
                     },
                 }
             },
+            **registry,
         },
         # A gateway without NUCLEI_TOKEN asks for none.
         "security": [{}, {"token": []}],
         "components": {
-            "schemas": {"Problem": _problem_schema(), "Quality": _quality_schema(), **parts},
+            "schemas": {"Problem": _problem_schema(), "Quality": _quality_schema()}
+            | parts
+            | registry_parts,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
     }
+
+
+def _schema(kind: type[BaseModel]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The schema of an answer or a body, and those that it refers to, by name."""
+    schema = kind.model_json_schema(
+        ref_template="#/components/schemas/{model}", mode="serialization"
+    )
+    return schema, schema.pop("$defs", {})
+
+
+def _registry() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The paths of the registry, and the schemas that they refer to."""
+    path, model = registry_report.PATH, f"{registry_report.PATH}/{{model}}"
+    reading = ("401", "404", "422", "429", "500", "503")
+    asked = [
+        (path, "get", "What is registered, and what the gates said", None, RegistryReport, ()),
+        (
+            f"{model}/{{version}}/gates",
+            *("get", "Each gate of a version", None, GatesReport, ("400",)),
+        ),
+        (
+            f"{model}/{{version}}/progress",
+            *("get", "How far a promoted version is; for the administrator", None, Progress),
+            ("400", "403", "409"),
+        ),
+        (
+            f"{model}/promote",
+            *("post", "Let a version answer; for the administrator", Promotion, Changed),
+            ("400", "403", "409"),
+        ),
+        (
+            f"{model}/rollback",
+            *("post", "Go back; for the administrator", Rollback, Changed),
+            ("400", "403", "409"),
+        ),
+    ]
+    paths: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
+    for where, method, summary, body, answer, problems in asked:
+        schema, found = _schema(answer)
+        parts |= found
+        content = {"application/json": {"schema": schema}}
+        operation: dict[str, Any] = {
+            "summary": summary,
+            "responses": {
+                "200": {"description": "as it is", "content": content},
+                **_problems(*sorted({*reading, *problems})),
+            },
+        }
+        if names := [name for name in _IN_PATH if f"{{{name}}}" in where]:
+            operation["parameters"] = [
+                {"name": name, "in": "path", "required": True, "schema": _IN_PATH[name]}
+                for name in names
+            ]
+        if body is not None:
+            schema, found = _schema(body)
+            parts |= found
+            content = {"application/json": {"schema": schema}}
+            operation["requestBody"] = {"required": True, "content": content}
+        paths[where] = {method: operation}
+    return paths, parts
 
 
 def _frame() -> dict[str, Any]:
@@ -181,7 +264,7 @@ def _frame() -> dict[str, Any]:
                 },
                 "content": {PICTURE_TYPE: {}},
             },
-            **_problems(*(status for status in _PROBLEMS if status not in ("404", "406"))),
+            **_problems(*(status for status in _FRAME if status not in ("404", "406"))),
         },
     }
 
@@ -200,7 +283,7 @@ def _segment() -> dict[str, Any]:
                 "content": {format_.media_type: {} for format_ in FORMATS.values()}
                 | {"application/json": {"schema": _report_schema()}},
             },
-            **_problems(*_PROBLEMS),
+            **_problems(*_FRAME),
         },
     }
 

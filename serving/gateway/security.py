@@ -6,11 +6,12 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health
+from pydantic import SecretStr
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from nuclei.client.messages import ERROR_METADATA
-from nuclei.errors import Unauthenticated
+from nuclei.errors import NotPermitted, Unauthenticated
 from serving.gateway import metrics
 from serving.gateway.pages import is_page
 from serving.gateway.problems import problem
@@ -26,29 +27,51 @@ Continuation = Callable[
 
 
 class Token:
-    """The bearer token that callers must send."""
+    """The bearer token that callers must send, and the administrator's, which opens all."""
 
     def __init__(self, settings: GatewaySettings) -> None:
-        token = settings.token
-        self._expected = None if token is None else b"Bearer " + token.get_secret_value().encode()
+        self._expected = _bearer(settings.token)
+        self._administrators = _bearer(settings.administrator_token)
+
+    @property
+    def has_administrator(self) -> bool:
+        """Whether anybody may change what is served."""
+        return self._administrators is not None
 
     def check(self, authorization: str | bytes | None, protocol: str) -> None:
         """Check a header or metadata `authorization`, in constant time.
 
         Raises:
-            Unauthenticated: it is not the token.
+            Unauthenticated: it is not a token.
         """
         if self._expected is None:
             return
-        given = authorization or b""
-        given = given if isinstance(given, bytes) else given.encode(errors="replace")
-        scheme, _, token = given.partition(b" ")
-        if not hmac.compare_digest(b"%s %s" % (scheme.capitalize(), token), self._expected):
+        if not _is(authorization, self._expected) and not _is(authorization, self._administrators):
             metrics.REJECTED.labels(protocol, "unauthenticated").inc()
             raise Unauthenticated(
                 "the token is missing or wrong; send 'authorization: Bearer TOKEN' with the token "
                 "of this service"
             )
+
+    def check_administrator(self, authorization: str | None) -> None:
+        """Check that a header `authorization` holds the administrator's token, in constant time.
+
+        Raises:
+            Unauthenticated: it holds no token of this service.
+            NotPermitted: it holds the token for frames.
+        """
+        if _is(authorization, self._administrators):
+            return
+        metrics.REJECTED.labels("http", "unauthenticated").inc()
+        if _is(authorization, self._expected):
+            raise NotPermitted(
+                "this token is for frames; to change what is served, send the administrator's "
+                "(NUCLEI_ADMINISTRATOR_TOKEN)"
+            )
+        raise Unauthenticated(
+            "the token is missing or wrong; send 'authorization: Bearer TOKEN' with the "
+            "administrator's token (NUCLEI_ADMINISTRATOR_TOKEN)"
+        )
 
 
 class TokenInterceptor(grpc.aio.ServerInterceptor):
@@ -84,6 +107,19 @@ class TokenMiddleware:
             except Unauthenticated as error:
                 return await problem(error)(scope, receive, send)
         await self._app(scope, receive, send)
+
+
+def _bearer(token: SecretStr | None) -> bytes | None:
+    return None if token is None else b"Bearer " + token.get_secret_value().encode()
+
+
+def _is(authorization: str | bytes | None, expected: bytes | None) -> bool:
+    if expected is None:
+        return False
+    given = authorization or b""
+    given = given if isinstance(given, bytes) else given.encode(errors="replace")
+    scheme, _, token = given.partition(b" ")
+    return hmac.compare_digest(b"%s %s" % (scheme.capitalize(), token), expected)
 
 
 def _is_open(path: str) -> bool:

@@ -35,6 +35,7 @@ from serving.gateway.exposure import check_exposure, listening_addresses
 from serving.gateway.grpc_server import GrpcServer
 from serving.gateway.http_routes import http_app
 from serving.gateway.memory import release_memory
+from serving.gateway.registry import RegistryProcess
 from serving.gateway.security import Token
 from serving.gateway.settings import GatewaySettings
 from serving.logs import Event, write_logs
@@ -124,6 +125,7 @@ class NucleiGateway:
         self._decoders.start()
         self._data_plane = DataPlane(self._engine, self._decoders, self._executor, settings)
         app.state.data_plane = self._data_plane
+        app.state.registry = self._registry = RegistryProcess(settings.registry)
         self._grpc = GrpcServer(self._data_plane, settings, token)
         with ending_the_service():
             provide_descriptors(settings)
@@ -154,6 +156,7 @@ class NucleiGateway:
         for each in self._upkeep:
             each.cancel()
         self._data_plane.shadows.close()
+        await self._registry.close()
         await self._engine.close()
         await self._decoders.close()
         self._executor.shutdown(wait=False, cancel_futures=True)

@@ -172,6 +172,17 @@ class GatewaySettings(ProcessSettings):
         "the way: that is logged as a warning and not refused, because TLS often ends in front of "
         "this process, at an ingress or a sidecar.",
     )
+    registry: str = Field(
+        default="",
+        description="MLflow registry that the page `/models` and `/v1/registry` show, such as "
+        "`http://mlflow:5000`; `nuclei serve --sync` sets it. Without it they know only what is "
+        "served.",
+    )
+    administrator_token: SecretStr | None = Field(
+        default=None,
+        description="What has to be sent as `authorization: Bearer TOKEN` to promote and roll back "
+        "on that page; it opens everything else, too. Without it nobody can, there.",
+    )
     cors_origins: str = Field(
         default="",
         pattern=r"^(\*|https?://[^/,\s]+(,https?://[^/,\s]+)*)?$",

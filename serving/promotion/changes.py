@@ -60,6 +60,7 @@ def promote(
     phases: Sequence[Phase] = (),
     why: str = "",
     who: str | None = None,
+    seen: ModelState | None = None,
 ) -> bool:
     """Make a version the champion: at once, or after a rollout. Made again, it changes nothing.
 
@@ -70,6 +71,7 @@ def promote(
         phases: of the rollout; none moves the champion at once.
         why: for the audit trail.
         who: for the audit trail; None is `myself()`.
+        seen: the state on which the caller has decided; None reads it.
 
     Returns:
         Whether anything was changed: False when it is the champion, or its rollout is under way.
@@ -81,7 +83,7 @@ def promote(
         InvalidData: its files cannot be fetched.
         RegistryUnavailable: the registry does not answer.
     """
-    seen = read_state(registry, model)
+    seen = seen or read_state(registry, model)
     entry = seen.find(version)
     wanted = tuple(phases)
     if seen.champion == version:
@@ -91,7 +93,7 @@ def promote(
         return False
     check_gates(registry, entry)
     with _changing(registry, seen, who) as change:
-        _check_verdicts(change.state.find(version))
+        check_verdicts(change.state.find(version))
         if wanted:
             change.start_rollout(version, wanted, why)
         else:
@@ -100,7 +102,11 @@ def promote(
 
 
 def rollback(
-    registry: Registry, model: str, why: str = "", who: str | None = None
+    registry: Registry,
+    model: str,
+    why: str = "",
+    who: str | None = None,
+    seen: ModelState | None = None,
 ) -> tuple[int | None, int | None]:
     """Go back: end the rollout that is under way, or else make the champion before champion again.
 
@@ -109,6 +115,7 @@ def rollback(
         model: name of the registered model or of its family.
         why: for the audit trail.
         who: for the audit trail; None is `myself()`.
+        seen: the state on which the caller has decided; None reads it.
 
     Returns:
         The version that was taken back, and the champion now.
@@ -118,21 +125,20 @@ def rollback(
         Conflict: somebody else changes the model.
         RegistryUnavailable: the registry does not answer.
     """
-    seen = read_state(registry, model)
+    seen = seen or read_state(registry, model)
     if seen.rollout is not None:
         with _changing(registry, seen, who) as change:
             change.abort_rollout(seen.rollout, why)
         return seen.rollout.version, seen.champion
-    former = map(seen.find, seen.former_champions())
-    usable = [one.version for one in former if one.refused is None and one.admitted is not None]
-    if not usable:
+    before = seen.champion_before()
+    if before is None:
         raise ModelNotFound(
             f"'{seen.name}' has no champion before {seen.champion or 'the first'} that could "
             "serve; promote another version: see `nuclei models`"
         )
     with _changing(registry, seen, who) as change:
-        change.move_champion("rollback", usable[0], why)
-    return seen.champion, usable[0]
+        change.move_champion("rollback", before, why)
+    return seen.champion, before
 
 
 def advance(registry: Registry, model: str, rollout: Rollout, who: str | None = None) -> bool:
@@ -159,7 +165,7 @@ def advance(registry: Registry, model: str, rollout: Rollout, who: str | None = 
     over = rollout.phase + 1 >= len(rollout.phases)
     with _changing(registry, seen, who) as change:
         if over:
-            _check_verdicts(seen.find(rollout.version))
+            check_verdicts(seen.find(rollout.version))
             change.move_champion("promote", rollout.version, rollout.why)
         else:
             change.next_phase(rollout)
@@ -256,7 +262,7 @@ def check_gates(registry: Registry, entry: VersionState) -> None:
         InvalidData: its files cannot be fetched, or are not what a version has.
         RegistryUnavailable: the registry does not answer.
     """
-    gates = _check_verdicts(entry)
+    gates = check_verdicts(entry)
     with TemporaryDirectory() as scratch:
         found = digest(registry.download(entry.registered, Path(scratch)))
     if found != gates.digest:
@@ -400,8 +406,15 @@ def _check_same(rollout: Rollout, version: int, phases: tuple[Phase, ...]) -> No
         )
 
 
-def _check_verdicts(entry: VersionState) -> Gates:
-    """Check what the tags of a version say; returns the gates that it passed."""
+def check_verdicts(entry: VersionState) -> Gates:
+    """Check what the tags of a version say; its files are not looked at.
+
+    Returns:
+        The gates that it passed.
+
+    Raises:
+        VersionRefused: it may not serve; the message says why.
+    """
     command = f"`nuclei gate {entry.version} --model {entry.registered.model}`"
     again = f"to judge it anew: {command}"
     if entry.refused is not None:

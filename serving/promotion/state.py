@@ -279,6 +279,12 @@ class ModelState:
         existing = {entry.version for entry in self.versions}
         return [version for version in reversed(stack[:-1]) if version in existing]
 
+    def champion_before(self) -> int | None:
+        """The version that a rollback makes champion: the last of them that could serve."""
+        former = map(self.find, self.former_champions())
+        usable = (one.version for one in former if one.refused is None and one.admitted is not None)
+        return next(usable, None)
+
     def _recorded(self) -> list[int]:
         stack: list[int] = []
         for entry in self.changes:

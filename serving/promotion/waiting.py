@@ -29,15 +29,19 @@ def follow(registry: Registry, model: str, version: int) -> Iterator[str]:
         RegistryUnavailable: the registry does not answer.
     """
     shown = None
-    while (sentence := _doing(read_state(registry, model), version)) is not None:
+    while (sentence := doing(read_state(registry, model), version)) is not None:
         if sentence != shown:
             yield sentence
         shown = sentence
         time.sleep(POLL_S)
 
 
-def _doing(state: ModelState, version: int) -> str | None:
-    """What is being done; None once nothing is left to do."""
+def doing(state: ModelState, version: int) -> str | None:
+    """What is being done for a version that was promoted; None once nothing is left to do.
+
+    Raises:
+        VersionRefused, Conflict, EngineUnavailable: as `follow`.
+    """
     entry = state.find(version)
     for reason in (entry.refused, entry.aborted):
         if reason is not None:

@@ -62,6 +62,7 @@ class GatewayProcess(AnsweringChild):
         }
         if settings.sync:
             environment["NUCLEI_SYNC_HEALTH_FILE"] = str(settings.sync_health.resolve())
+            environment["NUCLEI_REGISTRY"] = gateway.registry or settings.sync
         self._connection, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         for each in (self._connection, self._theirs):
             weakref.finalize(self, each.close)

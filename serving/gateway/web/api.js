@@ -1,6 +1,12 @@
-// Calls of the gateway: the token, which the page asks for once it is wanted, and its problems.
+// Calls of the gateway: the tokens, which the page asks for once they are wanted, and its problems.
 
-const TOKEN = "nuclei-token";
+const CALLER = {
+  key: "nuclei-token", title: "This server asks for a token", wrong: "That was not the token of this server.",
+};
+const ADMINISTRATOR = {
+  key: "nuclei-administrator", title: "Changing what is served takes the administrator's token",
+  wrong: "That was not the administrator's token of this server.", mayBeLeft: true,
+};
 const MOST_TRIES = 30;
 
 /** What the gateway says of a request that failed (RFC 9457). */
@@ -18,13 +24,16 @@ let asking = null;
  * Call the gateway; a busy one is asked again when it says.
  *
  * @param {string} path with its query.
- * @param {object} options of fetch, and `waiting`, which is told for how many seconds it waits.
+ * @param {object} options of fetch; `waiting`, which is told for how many seconds it waits;
+ *   `administrator`, for what takes the administrator's token; `patient`, whether to ask a busy one again.
  * @returns {Promise<Response>} an answer that is fine.
  * @throws {Problem} any other answer, or none.
+ * @throws {DOMException} an AbortError: it was given up, or nobody gave the administrator's token.
  */
-export async function call(path, { waiting = () => {}, ...options } = {}) {
+export async function call(path, { waiting = () => {}, administrator = false, patient = true, ...options } = {}) {
+  const wanted = administrator ? ADMINISTRATOR : CALLER;
   for (let tries = 1; ; tries++) {
-    const token = sessionStorage.getItem(TOKEN);
+    const token = sessionStorage.getItem(wanted.key);
     const headers = token === null ? {} : { Authorization: `Bearer ${token}` };
     let response;
     try {
@@ -34,13 +43,13 @@ export async function call(path, { waiting = () => {}, ...options } = {}) {
       throw new Problem({ title: "NoAnswer", detail: "the server does not answer; is it running, and is this computer connected to it?" });
     }
     if (response.ok) return response;
-    if (response.status === 401) {
-      asking ??= askToken(token !== null).finally(() => { asking = null; });
+    if (response.status === 401 || (administrator && response.status === 403)) {
+      asking ??= askToken(wanted, token !== null).finally(() => { asking = null; });
       await asking;
       continue;
     }
     const seconds = Number(response.headers.get("Retry-After"));
-    if (seconds && tries < MOST_TRIES) {
+    if (seconds && patient && tries < MOST_TRIES) {
       waiting(seconds);
       await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
       options.signal?.throwIfAborted();
@@ -58,28 +67,31 @@ async function said(response) {
   }
 }
 
-function askToken(wasWrong) {
+function askToken({ key, title, wrong, mayBeLeft }, wasWrong) {
   const dialog = document.createElement("dialog");
   dialog.id = "token";
   dialog.setAttribute("aria-labelledby", "token-title");
   dialog.innerHTML = `
     <form method="dialog">
-      <h2 id="token-title">This server asks for a token</h2>
-      <p id="token-wrong" role="alert">That was not the token of this server.</p>
+      <h2 id="token-title"></h2>
+      <p id="token-wrong" role="alert"></p>
       <label for="token-text">Token</label>
       <input type="password" id="token-text" autocomplete="off" required>
       <p class="quiet">Whoever runs the server has it. It is kept until this tab is closed.</p>
-      <p><button class="main">Go on</button></p>
+      <p><button class="main" value="go">Go on</button></p>
     </form>`;
   document.body.append(dialog);
   const text = dialog.querySelector("input");
-  dialog.querySelector("[role=alert]").hidden = !wasWrong;
+  dialog.querySelector("h2").textContent = title;
+  Object.assign(dialog.querySelector("[role=alert]"), { textContent: wrong, hidden: !wasWrong });
   dialog.showModal();
-  return new Promise((resolve) => {
+  return new Promise((resolve, reject) => {
     dialog.addEventListener("close", () => {
-      if (!text.value) return dialog.showModal(); // closed by Escape: nothing works without it
-      sessionStorage.setItem(TOKEN, text.value);
+      const left = dialog.returnValue !== "go" || !text.value;
+      if (left && !mayBeLeft) return dialog.showModal(); // closed by Escape: nothing works without it
       dialog.remove();
+      if (left) return reject(new DOMException("no token was given", "AbortError"));
+      sessionStorage.setItem(key, text.value);
       resolve();
     });
   });

@@ -1,6 +1,7 @@
-// The page that says which models are served, and how challengers do.
+// The page that says which models are served, how challengers do, and what is registered.
 
 import { call } from "./api.js";
+import { Registry } from "./registry.js";
 import { short } from "./histogram.js";
 
 const EVERY_MS = 5000;
@@ -36,9 +37,11 @@ function described(model, isDefault) {
       ["Precision", model.precision ?? "unknown"],
       ["Trained at", model.pixel_size_um ? `${short(model.pixel_size_um)} µm a pixel` : "pixels of any size"],
     ]),
-    make("h3", { textContent: "Scores on images held out of its training" }),
-    table(shown.map(([name, value]) => [name.replaceAll("_", " ").replace("dsb", "DSB").replace("/", ", "), short(value)])),
-    make("p", { className: "quiet", textContent: "The score of the Data Science Bowl 2018: 1 where every nucleus is found with its exact outline. Higher is better." }));
+    ...(shown.length ? [
+      make("h3", { textContent: "Scores on images held out of its training" }),
+      table(shown.map(([name, value]) => [name.replaceAll("_", " ").replace("dsb", "DSB").replace("/", ", "), short(value)])),
+      make("p", { className: "quiet", textContent: "The score of the Data Science Bowl 2018: 1 where every nucleus is found with its exact outline. Higher is better." }),
+    ] : []));
 }
 
 function trial(rollout) {
@@ -72,17 +75,13 @@ async function show() {
     ...rollout.models.map(trial),
     ...served.models.map((model) => described(model, model.name === served.default_model)));
   before.forEach((src) => URL.revokeObjectURL(src));
-  const name = served.default_model;
-  get("change").querySelector("pre").textContent = [
-    ["nuclei models", "versions, their scores, gates and aliases"],
-    [`nuclei gate VERSION --model ${name}`, "judge one"],
-    [`nuclei promote ${name} VERSION`, "put it in use"],
-    [`nuclei rollback ${name}`, "back to the one before"],
-  ].map(([command, what]) => `${command.padEnd(36)}# ${what}`).join("\n");
-  get("change").hidden = false;
+  registry.family = served.default_model;
   get("problem").hidden = true;
+  registry.show(); // it may take longer, and nobody waits for it here
   get("status").textContent = `Service ${served.server_version}; looked at ${new Date().toLocaleTimeString()}.`;
 }
+
+const registry = new Registry(get("registered"), get("change"));
 
 async function forever() {
   for (;;) {

@@ -515,6 +515,11 @@ BAD_SETTINGS = [
     ),
     BadSettings("short token", lambda pem: {"token": "short"}, "NUCLEI_TOKEN has 5 characters"),
     BadSettings("token of words", lambda pem: {"token": "a token " * 9}, "without spaces"),
+    BadSettings(
+        "one token for both",
+        lambda pem: {"token": TOKEN, "administrator_token": TOKEN},
+        "NUCLEI_ADMINISTRATOR_TOKEN is NUCLEI_TOKEN",
+    ),
 ]
 
 
