@@ -2,15 +2,16 @@
 
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.formats.features import feature_columns
-from nuclei.formats.outlines import outlines
-from nuclei.formats.tables import joined, json_bytes, named_quality, rows_of
+from nuclei.formats.outlines import PackedOutlines
+from nuclei.formats.pieces import Pieces, separated
+from nuclei.formats.tables import json_bytes, named_quality, rows_of
 from nuclei.imaging.images import Frame
 from nuclei.results.segmentation import Segmentation
 
@@ -40,7 +41,7 @@ MEASUREMENTS = {
 
 def feature_collection(
     segmentation: Segmentation, frame: Frame, check: Callable[[], None] = lambda: None
-) -> bytes:
+) -> Pieces:
     """FeatureCollection of one detection per nucleus.
 
     Coordinates are pixels, (0, 0) the upper left corner of the frame. Outlines follow the edges of
@@ -49,34 +50,44 @@ def feature_collection(
     Args:
         segmentation: the nuclei and their labels.
         frame: that they are of.
-        check: called for each nucleus; an exception that it raises ends the work.
+        check: called for each nucleus while they are measured and outlined, which is before this
+            returns; an exception that it raises ends the work.
     """
+    labels = segmentation.labels
     columns = feature_columns(segmentation, frame, check)
-    frame_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{zlib.crc32(segmentation.labels.tobytes()):08x}")
-    features = joined(
-        json_bytes(
-            {
-                "type": "Feature",
-                "id": str(uuid.uuid5(frame_id, str(label))),
-                "geometry": _geometry(polygons),
-                "properties": {
-                    "objectType": "detection",
-                    "name": f"Nucleus {label}",
-                    "classification": {"name": "Nucleus", "color": CLASS_COLOUR},
-                    "measurements": _measurements(row),
-                },
-            }
-        )
-        for (label, polygons), row in zip(
-            outlines(segmentation.labels, check), rows_of(columns, check), strict=True
-        )
-    )
+    packed = PackedOutlines(labels, check)
+    frame_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{zlib.crc32(np.ascontiguousarray(labels)):08x}")
     # Warnings and quality are foreign members (RFC 7946, 6.1), which readers leave aside.
-    return b'{"type":"FeatureCollection","features":[%b],"warnings":%b,"quality":%b}' % (
-        features,
+    about = b'"warnings":%b,"quality":%b' % (
         json_bytes(segmentation.warnings),
         json_bytes(named_quality(segmentation.quality)),
     )
+
+    def parts() -> Iterator[bytes]:
+        yield b'{"type":"FeatureCollection","features":['
+        yield from separated(
+            json_bytes(_feature(frame_id, label, polygons, row))
+            for (label, polygons), row in zip(packed, rows_of(columns), strict=True)
+        )
+        yield b"],%b}" % about
+
+    return Pieces(parts)
+
+
+def _feature(
+    frame_id: uuid.UUID, label: int, polygons: list[NDArray[Any]], row: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "type": "Feature",
+        "id": str(uuid.uuid5(frame_id, str(label))),
+        "geometry": _geometry(polygons),
+        "properties": {
+            "objectType": "detection",
+            "name": f"Nucleus {label}",
+            "classification": {"name": "Nucleus", "color": CLASS_COLOUR},
+            "measurements": _measurements(row),
+        },
+    }
 
 
 def _measurements(row: dict[str, Any]) -> dict[str, float]:
@@ -86,7 +97,7 @@ def _measurements(row: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _geometry(polygons: list[NDArray[np.int32]]) -> dict[str, Any]:
+def _geometry(polygons: list[NDArray[Any]]) -> dict[str, Any]:
     rings = [np.concatenate([polygon, polygon[:1]]).tolist() for polygon in polygons]
     if len(rings) == 1:
         return {"type": "Polygon", "coordinates": rings}

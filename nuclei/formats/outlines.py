@@ -1,6 +1,8 @@
 """Outlines of the nuclei of a label image, as polygons."""
 
+from array import array
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 import cv2
@@ -8,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.imaging.boxes import windows
+
+MAX_UINT16 = 65535
 
 
 def outlines(
@@ -33,6 +37,39 @@ def outlines(
         check()
         if box is not None:
             yield label, _polygons(labels[box] == label, box[1].start, box[0].start)
+
+
+class PackedOutlines:
+    """Outlines of all nuclei, in as little memory as they need, for what is written of them later.
+
+    Going through it yields what `outlines` does, with the vertices as uint16 or int32.
+    """
+
+    def __init__(
+        self, labels: NDArray[np.uint32], check: Callable[[], None] = lambda: None
+    ) -> None:
+        """Follow the outlines; arguments as of `outlines`."""
+        self._dtype = np.dtype(np.uint16 if max(labels.shape) <= MAX_UINT16 else np.int32)
+        self._vertices = array(self._dtype.char)
+        self._labels = array("I")
+        # How many polygons each nucleus has, and how many vertices each polygon.
+        self._parts, self._lengths = array("I"), array("I")
+        for label, polygons in outlines(labels, check):
+            self._labels.append(label)
+            self._parts.append(len(polygons))
+            for polygon in polygons:
+                self._lengths.append(len(polygon))
+                self._vertices.frombytes(polygon.astype(self._dtype).tobytes())
+
+    def __iter__(self) -> Iterator[tuple[int, list[NDArray[Any]]]]:
+        vertices = np.frombuffer(self._vertices, self._dtype).reshape(-1, 2)
+        lengths, start = iter(self._lengths), 0
+        for label, parts in zip(self._labels, self._parts, strict=True):
+            polygons = []
+            for length in islice(lengths, parts):
+                polygons.append(vertices[start : start + length])
+                start += length
+            yield label, polygons
 
 
 def _polygons(mask: NDArray[np.bool_], x0: int, y0: int) -> list[NDArray[np.int32]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nuclei.errors import NucleiError
 from nuclei.formats.features import Columns, feature_columns
+from nuclei.formats.pieces import Pieces, separated
 from nuclei.imaging.images import Frame
 from nuclei.results.coordinates import PixelSize
 from nuclei.results.quality import Quality
@@ -27,31 +28,27 @@ FRAME_COLUMNS = (
 )
 
 # Rows that are Python's numbers at a time: these take ten times the memory of the columns.
-BLOCK_ROWS = 4096
+BLOCK_ROWS = 1024
 
 
 def csv_table(
     segmentation: Segmentation, frame: Frame, check: Callable[[], None] = lambda: None
-) -> bytes:
+) -> Pieces:
     """One line per nucleus, columns as `feature_columns`; empty where something is not known.
 
     Args:
         segmentation: the nuclei.
         frame: that they are of.
-        check: called for each nucleus; an exception that it raises ends the work.
+        check: called at intervals while they are measured, which is before this returns; an
+            exception that it raises ends the work.
     """
     columns = feature_columns(segmentation, frame, check)
-    file = io.BytesIO()
-    with io.TextIOWrapper(file, "utf-8", newline="", write_through=True) as text:
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows_of(columns, check))
-        return file.getvalue()
+    return Pieces(lambda: _csv_blocks(columns))
 
 
 def json_report(
     segmentation: Segmentation, frame: Frame, check: Callable[[], None] = lambda: None
-) -> bytes:
+) -> Pieces:
     """Model, version, size, times, warnings, quality, and each nucleus; arguments as CSV."""
     height, width = segmentation.labels.shape
     columns = feature_columns(segmentation, frame, check)
@@ -69,8 +66,13 @@ def json_report(
             "count": len(segmentation.nuclei),
         }
     )
-    nuclei = joined(json_bytes(row) for row in rows_of(columns, check))
-    return b'%b,"nuclei":[%b]}' % (head.removesuffix(b"}"), nuclei)
+
+    def parts() -> Iterator[bytes]:
+        yield b'%b,"nuclei":[' % head.removesuffix(b"}")
+        yield from separated(json_bytes(row) for row in rows_of(columns))
+        yield b"]}"
+
+    return Pieces(parts)
 
 
 def write_frames(
@@ -127,23 +129,30 @@ def json_bytes(content: Any) -> bytes:
     return text.encode()
 
 
-def joined(parts: Iterable[bytes]) -> bytes:
-    """All parts with commas between them, without a list of them."""
-    file = io.BytesIO()
-    for number, part in enumerate(parts):
-        file.write(b"," * (number > 0) + part)
-    return file.getvalue()
-
-
-def rows_of(columns: Columns, check: Callable[[], None]) -> Iterator[dict[str, Any]]:
+def rows_of(columns: Columns) -> Iterator[dict[str, Any]]:
     """Each nucleus as Python's numbers, by the names of the columns; None for what is not known."""
-    count = len(columns["label"])
-    for start in range(0, count, BLOCK_ROWS):
-        block = slice(start, start + BLOCK_ROWS)
-        lists = {name: _numbers(name, values[block]) for name, values in columns.items()}
-        for row in zip(*lists.values(), strict=True):
-            check()
-            yield dict(zip(lists, row, strict=True))
+    for block in _blocks(columns):
+        for row in zip(*block.values(), strict=True):
+            yield dict(zip(block, row, strict=True))
+
+
+def _csv_blocks(columns: Columns) -> Iterator[bytes]:
+    yield _csv_lines([tuple(columns)])
+    for block in _blocks(columns):
+        yield _csv_lines(zip(*block.values(), strict=True))
+
+
+def _csv_lines(rows: Iterable[Iterable[Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+def _blocks(columns: Columns) -> Iterator[dict[str, list[Any]]]:
+    """Some rows at a time, as Python's numbers."""
+    for start in range(0, len(columns["label"]), BLOCK_ROWS):
+        rows = slice(start, start + BLOCK_ROWS)
+        yield {name: _numbers(name, values[rows]) for name, values in columns.items()}
 
 
 def _numbers(name: str, values: NDArray[Any]) -> list[Any]:

@@ -1,5 +1,6 @@
 """Where the objects of a label image lie."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -11,21 +12,20 @@ from nuclei.jit import UINT32_2D, kernel
 Window = tuple[slice, slice]
 
 
-def windows(labels: NDArray[np.uint32]) -> list[Window | None]:
+def windows(labels: NDArray[np.uint32]) -> Iterator[Window | None]:
     """The rows and columns that the pixels of each label span, as `scipy.ndimage.find_objects`.
 
     Args:
         labels: uint32 [H, W], contiguous, 0 is background.
 
-    Returns:
-        Those of label n at n - 1, None where no pixel has that label.
+    Yields:
+        Those of label 1, 2, ... up to the largest; None where no pixel has that label.
     """
     boxes = np.zeros((int(labels.max(initial=0)) + 1, 4), np.int32)
     _extend(labels, boxes)
-    return [
-        (slice(top, bottom), slice(left, right)) if bottom else None
-        for top, left, bottom, right in boxes[1:].tolist()
-    ]
+    for box in boxes[1:]:
+        top, left, bottom, right = box.tolist()
+        yield (slice(top, bottom), slice(left, right)) if bottom else None
 
 
 @kernel(void(UINT32_2D, int32[:, ::1]))

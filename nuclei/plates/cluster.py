@@ -152,7 +152,7 @@ def _next(client: Any, pending: deque[tuple[Unit, Any]]) -> tuple[Unit, Outcome]
 
 def _perform(unit: Unit, open_segmenter: OpenSegmenter) -> Outcome:
     _, segmenter = _kept_open(open_segmenter)
-    return perform(unit, segmenter)
+    return perform(unit, segmenter).whole()
 
 
 @lru_cache(maxsize=1)

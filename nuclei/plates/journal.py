@@ -95,16 +95,20 @@ class Journal:
         row: Mapping[str, Any],
         place: Iterable[Any],
         failed: bool,
-        table: bytes,
+        table: Iterable[bytes],
     ) -> None:
-        """Note a frame whose results are written; attributes as of `Entry`.
+        """Note a frame whose results are written.
+
+        Args:
+            table: its nuclei, in pieces of any length.
+            key, source, row, place, failed: attributes of `Entry`.
 
         Raises:
             InvalidOption: the disk is full.
         """
         try:
             start = self._nuclei.tell()
-            self._nuclei.write(table)
+            self._nuclei.writelines(table)
             self._nuclei.flush()
             entry = {
                 "key": key,
@@ -112,7 +116,7 @@ class Journal:
                 "row": dict(row),
                 "place": list(place),
                 "failed": failed,
-                "block": (start, len(table)),
+                "block": (start, self._nuclei.tell() - start),
             }
             offset = self._write(entry)
         except OSError as error:
@@ -127,12 +131,14 @@ class Journal:
                     lines.seek(self._offsets[key])
                     yield Entry(**json.loads(lines.readline()))
 
-    def table(self, entry: Entry) -> bytes:
-        """The nuclei of a frame, as they were added."""
+    def lines(self, entry: Entry) -> Iterator[str]:
+        """The lines of the table of a frame, one after the other, as they were added."""
         start, length = entry.block
         with (self.folder / NUCLEI).open("rb") as file:
             file.seek(start)
-            return file.read(length)
+            while line := file.readline(length):
+                length -= len(line)
+                yield line.decode()
 
     def end(self, failed: bool) -> None:
         """The run has tried every frame; with failures, the same options try those again."""

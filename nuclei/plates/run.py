@@ -22,7 +22,17 @@ from nuclei.plates.sources import (
     open_source,
 )
 from nuclei.plates.tables import PLACE, NucleiTable, wells_of, wells_table
-from nuclei.plates.work import Outcome, Segmenter, Settings, Task, Unit, encoded, failed, perform
+from nuclei.plates.work import (
+    Outcome,
+    Segmenter,
+    Settings,
+    Task,
+    Unit,
+    encoded,
+    failed,
+    perform,
+    too_large,
+)
 from nuclei.results_folder import ResultsFolder
 
 # A single TIFF of fewer bytes is no slide, whatever its compression.
@@ -197,13 +207,18 @@ class Run:
 
     def _noted(self, task: Task, outcome: Outcome) -> Outcome:
         """Write the files of a frame, and then that it is done."""
-        for name, data in outcome.files.items():
+        for name, pieces in outcome.files.items():
+            path = f"{task.stem}.{name}"
             try:
-                is_folder = format_named(name).is_folder
-                write = self._folder.write_folder if is_folder else self._folder.write
-                write(f"{task.stem}.{name}", data)
+                if format_named(name).is_folder:
+                    self._folder.write_folder(path, b"".join(pieces))
+                else:
+                    with self._folder.writing(path) as file:
+                        file.writelines(pieces)
             except NucleiError as error:
                 outcome.failures.append(error)
+            except MemoryError:
+                outcome.failures.append(too_large())
         is_failed = bool(outcome.failures)
         place = () if task.field is None else task.place
         source = fingerprint(task.path)

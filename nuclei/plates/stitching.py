@@ -133,7 +133,7 @@ class _Drawing:
                 [region.core[1].start > 0, region.core[1].stop < width],
             ]
         )
-        self._boxes = windows(seen.labels)
+        self._boxes = list(windows(seen.labels))
         # [N, 2, 2]: rows and columns, first and just beyond the last.
         self._sides = np.array(
             [

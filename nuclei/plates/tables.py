@@ -2,24 +2,24 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO
+from itertools import islice
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from nuclei.errors import MissingPrerequisite
+from nuclei.formats.parquet import BLOCK_ROWS, STRING, write_parquet
 from nuclei.plates.journal import Entry, Journal
 from nuclei.plates.tracks import Tracks
-
-if TYPE_CHECKING:
-    import pyarrow
 
 PLACE = ("well", "field", "t", "z")
 TRACK = "track"
 TEXT = ("well", "field", "z")
 WHOLE_NUMBERS = ("t", "label", "area_px", "on_border", "neighbor", TRACK)
 WELL_COLUMNS = ("well", "frames", "failed", "count", "count_per_frame")
+
+PARSERS: dict[str, Callable[[str], Any]] = {STRING: str, "int64": int, "float64": float}
 
 Cells = list[str]
 
@@ -47,7 +47,7 @@ class NucleiTable:
     """The nuclei of all frames of a source, in the order of the frames, read from the journal.
 
     The columns are those of `nuclei.formats.features`, behind well, field, t and z, and with the
-    track where there are tracks. One frame is in memory at a time.
+    track where there are tracks. One nucleus is in memory at a time, or some thousands.
     """
 
     def __init__(self, journal: Journal, keys: Sequence[str], gate_px: float | None = None) -> None:
@@ -57,65 +57,52 @@ class NucleiTable:
         self._gate_px = gate_px
         columns: dict[str, None] = {}
         for entry in journal.entries(keys):
-            header = journal.table(entry).partition(b"\n")[0].decode()
-            columns |= dict.fromkeys(header.split(",") if header else ())
+            columns |= dict.fromkeys(next(csv.reader(journal.lines(entry)), ()))
         self.columns = [*PLACE, *([] if gate_px is None else [TRACK]), *columns]
 
     def write_csv(self, file: BinaryIO) -> None:
         text = io.TextIOWrapper(file, "utf-8", newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self.columns)
-        for rows in self._rows():
-            writer.writerows(rows)
+        writer.writerows(self._rows())
         text.detach()
 
     def write_parquet(self, file: BinaryIO) -> None:
-        """A row group for each frame with nuclei; null where something is not known.
+        """Null where something is not known."""
+        types = {name: _type(name) for name in self.columns}
+        write_parquet(file, types, self._blocks(types), {})
 
-        Raises:
-            MissingPrerequisite: pyarrow is not installed.
-        """
-        try:
-            import pyarrow
-            from pyarrow import csv as arrow_csv
-            from pyarrow import parquet
-        except ModuleNotFoundError:
-            raise MissingPrerequisite(
-                "Parquet needs pyarrow, which is not installed: `pip install pyarrow`, or choose "
-                "csv"
-            ) from None
-        schema = pyarrow.schema([(name, _type(pyarrow, name)) for name in self.columns])
-        options = arrow_csv.ConvertOptions(
-            column_types=schema, null_values=[""], strings_can_be_null=True
-        )
-        with parquet.ParquetWriter(file, schema, compression="zstd") as writer:
-            for rows in self._rows():
-                text = io.StringIO()
-                csv.writer(text).writerows([self.columns, *rows])
-                block = io.BytesIO(text.getvalue().encode())
-                if rows:
-                    writer.write_table(arrow_csv.read_csv(block, convert_options=options))
+    def _blocks(self, types: dict[str, str]) -> Iterator[dict[str, list[Any]]]:
+        parsers = {name: PARSERS[type_] for name, type_ in types.items()}
+        rows = self._rows()
+        while block := list(islice(rows, BLOCK_ROWS)):
+            yield {
+                name: [parse(cell) if cell else None for cell in cells]
+                for (name, parse), cells in zip(parsers.items(), zip(*block), strict=True)
+            }
 
-    def _rows(self) -> Iterator[list[Cells]]:
-        """Of each frame."""
+    def _rows(self) -> Iterator[Cells]:
+        """Of each nucleus."""
         tracks = None if self._gate_px is None else Tracks(self._gate_px)
         for entry in self._journal.entries(self._keys):
             place = ["" if value is None else str(value) for value in entry.place]
-            reader = csv.DictReader(io.StringIO(self._journal.table(entry).decode()))
-            found = [
-                dict(zip(PLACE, place, strict=True))
-                | {name: cell or "" for name, cell in row.items()}
-                for row in reader
-            ]
-            if tracks is not None and not entry.failed:
-                points = [[float(row[f"centroid_{axis}_px"]) for axis in "yx"] for row in found]
-                well, field, t, z = place
-                numbers = tracks.add(
-                    (well, field, z), int(t or 0), np.array(points, np.float64).reshape(-1, 2)
-                )
-                for row, number in zip(found, numbers.tolist(), strict=True):
-                    row[TRACK] = str(number)
-            yield [[row.get(name, "") for name in self.columns] for row in found]
+            of_frame = dict(zip(PLACE, place, strict=True))
+            numbers = None if tracks is None or entry.failed else self._linked(tracks, entry, place)
+            for number, row in enumerate(csv.DictReader(self._journal.lines(entry))):
+                found = row | of_frame
+                if numbers is not None:
+                    found[TRACK] = str(numbers[number])
+                yield [found.get(name) or "" for name in self.columns]
+
+    def _linked(self, tracks: Tracks, entry: Entry, place: list[str]) -> list[int]:
+        """The tracks of the nuclei of a frame."""
+        rows = csv.DictReader(self._journal.lines(entry))
+        points = [[float(row[f"centroid_{axis}_px"]) for axis in "yx"] for row in rows]
+        well, field, t, z = place
+        found = tracks.add(
+            (well, field, z), int(t or 0), np.array(points, np.float64).reshape(-1, 2)
+        )
+        return list(found.tolist())
 
 
 def wells_of(entries: Iterable[Entry]) -> dict[str, Well]:
@@ -144,8 +131,8 @@ def wells_table(wells: dict[str, Well]) -> bytes:
     return text.getvalue().encode()
 
 
-def _type(pyarrow: "pyarrow", name: str) -> "pyarrow.DataType":
+def _type(name: str) -> str:
     if name in TEXT:
-        return pyarrow.string()
+        return STRING
     is_whole = name in WHOLE_NUMBERS or (name.startswith("box_") and name.endswith("_px"))
-    return pyarrow.int64() if is_whole else pyarrow.float64()
+    return "int64" if is_whole else "float64"

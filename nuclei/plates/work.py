@@ -5,11 +5,11 @@ machine that sees the same files.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -40,6 +40,7 @@ STOPPING = (ModelNotFound, EngineUnavailable, Unauthenticated)
 PATIENCE_S = 600.0
 # Sources that a process keeps open.
 OPEN_SOURCES = 4
+CSV = "csv"
 # Of a slide, at most.
 OVERLAY, OVERLAY_SIDE_PX = "overlay.png", 4096
 NO_PLACE = Place()
@@ -109,8 +110,8 @@ class Outcome:
 
     Attributes:
         row: of the table of frames; empty for a region that was segmented.
-        files: the contents of the results, by what is appended to the stem.
-        table: nuclei of a frame of a source, as CSV.
+        files: the pieces of the results, by what is appended to the stem; made as they are taken.
+        table: nuclei of a frame of a source, as CSV, likewise.
         region: the nuclei of a region, as `nuclei.plates.slides.pack` makes them.
         warnings: what is doubtful.
         failures: why the frame, or some of its files, could not be made.
@@ -119,13 +120,18 @@ class Outcome:
     """
 
     row: dict[str, Any] = field(default_factory=dict)
-    files: dict[str, bytes] = field(default_factory=dict)
-    table: bytes = b""
+    files: dict[str, Iterable[bytes]] = field(default_factory=dict)
+    table: Iterable[bytes] = ()
     region: bytes = b""
     warnings: tuple[str, ...] = ()
     failures: list[NucleiError] = field(default_factory=list)
     mean_score: float | None = None
     milliseconds: float = 0.0
+
+    def whole(self) -> Self:
+        """The same, with all files made, to be sent to another process."""
+        files = {name: (b"".join(pieces),) for name, pieces in self.files.items()}
+        return replace(self, files=files, table=(b"".join(self.table),))
 
 
 def perform(unit: Unit, segmenter: Segmenter) -> Outcome:
@@ -146,7 +152,7 @@ def perform(unit: Unit, segmenter: Segmenter) -> Outcome:
     except NucleiError as error:
         outcome = failed(task, error)
     except MemoryError:
-        outcome = failed(task, _too_large())
+        outcome = failed(task, too_large())
     outcome.milliseconds = (time.perf_counter() - started) * 1000
     return outcome
 
@@ -165,7 +171,7 @@ def encoded(task: Task, frame: Frame, segmentation: Segmentation) -> Outcome:
         outcome.table = csv_table(segmentation, frame)
     for name in task.settings.formats:
         try:
-            if name == "csv" and outcome.table:
+            if name == CSV and task.field is not None:
                 outcome.files[name] = outcome.table
             else:
                 drawn = (segmentation, frame)
@@ -175,7 +181,7 @@ def encoded(task: Task, frame: Frame, segmentation: Segmentation) -> Outcome:
         except NucleiError as error:
             outcome.failures.append(error)
         except MemoryError:
-            outcome.failures.append(_too_large())
+            outcome.failures.append(too_large())
     return outcome
 
 
@@ -221,5 +227,5 @@ def _shrunk(segmentation: Segmentation, frame: Frame) -> tuple[Segmentation, Fra
     return replace(segmentation, labels=labels), replace(frame, pixels=pixels)
 
 
-def _too_large() -> FrameTooLarge:
+def too_large() -> FrameTooLarge:
     return FrameTooLarge("it needs more memory than this machine gives; crop it, or free memory")

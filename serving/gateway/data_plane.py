@@ -2,7 +2,7 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -334,6 +334,19 @@ class DataPlane:
             self.progress.note_step()
             with stopwatch.timed("encode"):
                 return await in_thread(self._executor, deadline, encode, frame)
+
+    async def taken(self, pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+        """Pieces that are made in the executor, each once the one before was taken.
+
+        Raises:
+            InternalError: one cannot be made.
+        """
+        loop = asyncio.get_running_loop()
+        with only_known_errors():
+            while (
+                piece := await loop.run_in_executor(self._executor, next, pieces, None)
+            ) is not None:
+                yield piece
 
     @asynccontextmanager
     async def _in_time(self, deadline: Deadline) -> AsyncIterator[AsyncExitStack]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from typing import Protocol, TypeVar
@@ -14,13 +14,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from nuclei.errors import FrameTooLarge, InvalidImage
+from nuclei.errors import FrameTooLarge, InvalidImage, NucleiError
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
 from nuclei.quoting import printable, shortened
 from serving.gateway.admission import Permit
-from serving.gateway.completion import Ending
+from serving.gateway.completion import Ending, first_completed
 from serving.gateway.data_plane import DataPlane
 from serving.gateway.draining import frame_given_up
 from serving.gateway.http_encoding import decoded
@@ -50,28 +50,66 @@ class CallerLeft(asyncio.CancelledError):
 class HeldResponse(Response):
     """An answer that is sent as fast as its caller takes it.
 
+    One with a rest is made while it is sent. What goes wrong then cannot be answered any more: the
+    connection ends before the answer does, so that no caller takes a part for the whole.
+
     Attributes:
-        release: called once it is sent, or the caller has left.
+        held: closed once it is sent, or the caller has left.
+        rest: what follows the body; None where that is all.
+        held_bytes: memory that the answer takes until it is sent.
     """
 
-    release: Callable[[], None]
+    held: AbstractContextManager[object]
+
+    def __init__(
+        self,
+        body: bytes,
+        media_type: str = "",
+        headers: Mapping[str, str] | None = None,
+        rest: AsyncIterator[bytes] | None = None,
+        rest_bytes: int = 0,
+    ) -> None:
+        """Make it.
+
+        Args:
+            body: all of it, or what it begins with.
+            media_type, headers: of the answer.
+            rest: makes what follows.
+            rest_bytes: memory of what the rest is made of.
+        """
+        super().__init__(body, media_type=media_type or None, headers=headers)
+        self.rest = rest
+        self.held_bytes = len(body) + rest_bytes
+        if rest is not None:
+            del self.headers["content-length"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
         try:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
-            body = memoryview(self.body)
-            for start in range(0, len(body), CHUNK_BYTES):
-                chunk = body[start : start + CHUNK_BYTES].tobytes()
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-            await send({"type": "http.response.body", "body": b""})
-        finally:
-            self.release()
+            with self.held:
+                if self.rest is None:
+                    await self._send(send)
+                else:
+                    await first_completed(self._send(send), left(request), stopping(request))
+        except (CallerLeft, NucleiError):  # logged by what is held
+            return
+
+    async def _send(self, send: Send) -> None:
+        await send(
+            {
+                "type": "http.response.start",
+                "status": self.status_code,
+                "headers": self.raw_headers,
+            }
+        )
+        body = memoryview(self.body)
+        for start in range(0, len(body), CHUNK_BYTES):
+            chunk = body[start : start + CHUNK_BYTES].tobytes()
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        if self.rest is not None:
+            async for piece in self.rest:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
 
 
 class EncodedFrame:
@@ -129,18 +167,21 @@ async def answered(
         NucleiError: what `answer` raises.
     """
     data_plane: DataPlane = request.app.state.data_plane
-    with ExitStack() as held:
-        try:
-            with observing as observation:
-                permit = data_plane.admission.admit(observation.protocol, _caller(request))
-                held.enter_context(permit)
-                response = await answer(observation, permit)
-        except CallerLeft:
-            return Response(status_code=CLIENT_CLOSED_REQUEST)
-        permit.resize(min(permit.n_bytes, len(response.body)))
-        # Until a slow caller has taken the answer, it is in memory.
-        response.release = held.pop_all().close
-        return response
+    try:
+        with ExitStack() as held, ExitStack() as noting:
+            observation = noting.enter_context(observing)
+            permit = data_plane.admission.admit(observation.protocol, _caller(request))
+            held.enter_context(permit)
+            response = await answer(observation, permit)
+            permit.resize(min(permit.n_bytes, response.held_bytes))
+            if response.rest is not None:
+                # What is made while it is sent is noted as well.
+                held.push(noting.pop_all())
+            # Until a slow caller has taken the answer, it is in memory.
+            response.held = held.pop_all()
+            return response
+    except CallerLeft:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 def stopping(request: Request) -> Ending:

@@ -2,8 +2,10 @@
 
 import asyncio
 import json
-from dataclasses import asdict
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,10 @@ EXPOSED_HEADERS = (
 # Proxies refuse headers of 8 kB and more.
 MAX_WARNINGS_LENGTH = 4000
 MAX_SYNC_LINE = 200
+# Its callers cannot tell an answer that breaks off from a whole one without a length.
+HTTP_1_0 = "1.0"
+# Of a nucleus in the longest format.
+TEXT_BYTES = 1500
 
 
 def http_app(settings: GatewaySettings, token: Token) -> Starlette:
@@ -205,6 +211,21 @@ async def _rollout(request: Request) -> Response:
     return Response(report.model_dump_json(), media_type="application/json")
 
 
+@dataclass(frozen=True)
+class _Begun:
+    """The answer to a frame, of which the first piece is made.
+
+    Attributes:
+        first: bytes; all where there is no rest.
+        rest: makes the pieces that follow.
+        segmentation: that they are of.
+    """
+
+    first: bytes
+    rest: Iterator[bytes] | None
+    segmentation: Segmentation
+
+
 async def _segment(
     request: Request, max_request_bytes: int, observation: Observation, permit: Permit
 ) -> HeldResponse:
@@ -222,29 +243,46 @@ async def _segment(
     del body  # only the source holds it, until it is decoded
     label_bytes = 4 if options.discard else 0
 
-    def encode(
-        segmentation: Segmentation, frame: Frame, check: Check
-    ) -> tuple[bytes, Segmentation]:
+    at_once = request.scope["http_version"] == HTTP_1_0
+    text_bytes = TEXT_BYTES if at_once else 0
+
+    def encode(segmentation: Segmentation, frame: Frame, check: Check) -> _Begun:
         # What is compared with challengers, and with other frames, is the whole result.
         kept = segmentation.without(options.discard)
-        return chosen.encode(kept, frame, check), kept
+        pieces = iter(chosen.encode(kept, frame, check))
+        first = next(pieces)
+        if at_once:
+            return _Begun(b"".join([first, *pieces]), None, kept)
+        second = next(pieces, None)
+        return _Begun(first, None if second is None else chain([second], pieces), kept)
 
-    content, segmentation = await first_completed(
+    begun = await first_completed(
         data_plane.segment(
             source,
             options.segmentation,
-            Encoding(encode, chosen.bytes_per_px + label_bytes, chosen.bytes_per_nucleus),
+            Encoding(
+                encode, chosen.bytes_per_px + label_bytes, chosen.bytes_per_nucleus + text_bytes
+            ),
             observation,
             permit,
         ),
         left(request),
         stopping(request),
     )
-    observation.bytes_out = len(content)
+    observation.bytes_out = len(begun.first)
+    if begun.rest is not None:
+        observation.note_begun()
+    segmentation = begun.segmentation
+
+    async def rest(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+        async for piece in data_plane.taken(pieces):
+            observation.bytes_out += len(piece)
+            yield piece
+
     return HeldResponse(
-        content,
-        media_type=chosen.media_type,
-        headers={
+        begun.first,
+        chosen.media_type,
+        {
             REQUEST_ID_HEADER: options.segmentation.request_id,
             "X-Model": segmentation.model,
             "X-Model-Version": segmentation.version,
@@ -252,6 +290,8 @@ async def _segment(
             "Server-Timing": server_timing(observation.stage_ms),
             **_doubts(segmentation),
         },
+        None if begun.rest is None else rest(begun.rest),
+        0 if begun.rest is None else len(segmentation.nuclei) * chosen.bytes_per_nucleus,
     )
 
 

@@ -45,7 +45,7 @@ def test_rois_lie_on_the_labels_of_their_names(labels: str, tmp_path: Path) -> N
     size = PixelSize(0.5, 0.5)
     result = Segmentation(image, measure(image, pixels, None), size, "unet", "3")
     for name in (labels, "rois.zip"):
-        encoded = FORMATS[name].encode(result, Frame(pixels, size), lambda: None)
+        encoded = b"".join(FORMATS[name].encode(result, Frame(pixels, size), lambda: None))
         (tmp_path / name).write_bytes(encoded)
     macro = tmp_path / "macro.ijm"
     files = {"labels": tmp_path / labels, "rois": tmp_path / "rois.zip", "out": tmp_path / "log"}

@@ -17,10 +17,10 @@ from nuclei.imaging.boxes import windows
 )
 def test_windows_are_those_of_scipy(labels: NDArray[np.uint32]) -> None:
     labels.flags.writeable = False
-    assert windows(labels) == ndimage.find_objects(labels.astype(np.int32))
+    assert list(windows(labels)) == ndimage.find_objects(labels.astype(np.int32))
 
 
 def test_a_single_pixel_in_the_last_corner_is_found() -> None:
     labels = np.zeros((300, 500), np.uint32)
     labels[299, 499] = 2
-    assert windows(labels) == [None, (slice(299, 300), slice(499, 500))]
+    assert list(windows(labels)) == [None, (slice(299, 300), slice(499, 500))]

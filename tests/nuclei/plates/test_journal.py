@@ -19,11 +19,12 @@ def filled(out: Path, count: int = 3) -> Journal:
 
 
 def add(journal: Journal, key: str, table: bytes = b"", failed: bool = False) -> None:
-    journal.add(key, [1, 2], {"frame": key}, ("B03", "0", 1, None), failed, table)
+    journal.add(key, [1, 2], {"frame": key}, ("B03", "0", 1, None), failed, [table])
 
 
 def tables(journal: Journal) -> list[bytes]:
-    return [journal.table(entry) for entry in journal.entries(["f2", "f0", "f1", "f9"])]
+    entries = journal.entries(["f2", "f0", "f1", "f9"])
+    return ["".join(journal.lines(entry)).encode() for entry in entries]
 
 
 def test_a_run_goes_on_after_any_end_of_its_files(tmp_path: Path) -> None:

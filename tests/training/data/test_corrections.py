@@ -46,7 +46,7 @@ def saved(form: str, labels: Labels, image: Path) -> Path:
     nuclei = measure(labels, frame.pixels, np.full(labels.shape, 200, np.uint8))
     result = Segmentation(labels, nuclei, None, "unet", "3")
     path = image.with_name(f"truth.{form}")
-    path.write_bytes(FORMATS[form].encode(result, frame, lambda: None))
+    path.write_bytes(b"".join(FORMATS[form].encode(result, frame, lambda: None)))
     return path
 
 

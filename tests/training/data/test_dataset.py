@@ -692,7 +692,7 @@ def test_truth_may_be_the_geojson_that_we_write(samples: list[Sample], tmp_path:
     text = feature_collection(
         Segmentation(labels, nuclei, None, "unet", "3"), Frame(samples[0].pixels)
     )
-    (tmp_path / "masks" / f"{samples[0].id}.geojson").write_bytes(text)
+    (tmp_path / "masks" / f"{samples[0].id}.geojson").write_bytes(b"".join(text))
     assert fingerprint(read_dataset(tmp_path)) == fingerprint(samples[:1])
 
 
