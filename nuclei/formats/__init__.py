@@ -62,23 +62,23 @@ FORMATS = {
         lambda result, frame, check: [encode_png(overlay(frame, result.labels, check=check))],
         18,
     ),
-    "geojson": Format("application/geo+json", feature_collection, 0, 600),
+    "geojson": Format("application/geo+json", feature_collection, 0, 550),
     "rois.zip": Format(
-        "application/zip", lambda result, frame, check: roi_zip(result, check), 0, 1200
+        "application/zip", lambda result, frame, check: roi_zip(result, check), 0, 600
     ),
-    "csv": Format("text/csv", csv_table, 0, 400),
+    "csv": Format("text/csv", csv_table, 0, 550),
     "parquet": Format(
         "application/vnd.apache.parquet",
         lambda result, frame, check: [parquet_table(result, frame, check)],
         0,
         600,
     ),
-    "json": Format("application/json", json_report, 0, 400),
+    "json": Format("application/json", json_report, 0, 550),
     "coco.json": Format(
         "application/json",
         lambda result, frame, check: coco_json(result, frame.name, check),
         0,
-        500,
+        120,
     ),
 }
 

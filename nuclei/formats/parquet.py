@@ -63,7 +63,9 @@ def write_parquet(
     from arro3.core import DataType, Field, RecordBatch, RecordBatchReader, Schema
     from arro3.io import write_parquet as write
 
-    stored: dict[str, DataType] = {name: getattr(DataType, type_)() for name, type_ in types.items()}
+    stored: dict[str, DataType] = {
+        name: getattr(DataType, type_)() for name, type_ in types.items()
+    }
     fields = [Field(name, type_, nullable=True) for name, type_ in stored.items()]
     schema = Schema(fields, metadata=dict(about))
     batches = (

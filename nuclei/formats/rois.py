@@ -1,5 +1,6 @@
 """Regions of interest for ImageJ and Fiji: a zip that its ROI Manager opens."""
 
+import io
 import zipfile
 from collections.abc import Callable, Iterator
 
@@ -28,21 +29,32 @@ def roi_zip(segmentation: Segmentation, check: Callable[[], None] = lambda: None
 
 
 class _Written:
-    """A file that cannot be gone back in; what is written is taken away."""
+    """A file of which what is finished is taken away.
+
+    `zipfile` goes back to the head of the last entry: in a file where it cannot, sizes come behind
+    the data, and ImageJ waits for ever.
+    """
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []
+        self._file = io.BytesIO()
+        self._taken = 0
 
     def write(self, data: bytes) -> int:
-        self._parts.append(bytes(data))
-        return len(data)
+        return self._file.write(data)
 
     def flush(self) -> None:
         pass
 
+    def tell(self) -> int:
+        return self._taken + self._file.tell()
+
+    def seek(self, position: int) -> int:
+        return self._taken + self._file.seek(position - self._taken)
+
     def taken(self) -> bytes:
-        taken = b"".join(self._parts)
-        self._parts.clear()
+        taken = self._file.getvalue()
+        self._taken += len(taken)
+        self._file = io.BytesIO()
         return taken
 
 

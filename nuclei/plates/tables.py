@@ -78,7 +78,9 @@ class NucleiTable:
         while block := list(islice(rows, BLOCK_ROWS)):
             yield {
                 name: [parse(cell) if cell else None for cell in cells]
-                for (name, parse), cells in zip(parsers.items(), zip(*block), strict=True)
+                for (name, parse), cells in zip(
+                    parsers.items(), zip(*block, strict=True), strict=True
+                )
             }
 
     def _rows(self) -> Iterator[Cells]:

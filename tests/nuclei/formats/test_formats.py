@@ -273,6 +273,7 @@ def test_tables_of_many_blocks_are_whole(monkeypatch: pytest.MonkeyPatch, name: 
     whole = encode(name, segmentation(SIZE))
     monkeypatch.setattr(tables, "BLOCK_ROWS", 1)
     monkeypatch.setattr(parquet_format, "BLOCK_ROWS", 1)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", 1)
     assert encode(name, segmentation(SIZE)) == whole
 
 

@@ -21,6 +21,7 @@ from pyarrow import parquet
 
 from nuclei.client import Client
 from nuclei.formats import FORMATS
+from nuclei.formats.pieces import PIECE_BYTES
 from nuclei.results.quality import Quality
 from nuclei.version import installed_version
 
@@ -248,8 +249,6 @@ def test_discarded_nuclei_are_in_no_format(http: httpx.Client, fluorescence: Pat
     files = {"file": ("a.png", fluorescence.read_bytes())}
     whole = http.post("/v1/segment", files=files).json()
     for name in FORMATS:
-        if name == "parquet":  # pyarrow is not of the service
-            continue
         form = {"format": name, "discard": "1,3-4"}
         answer = http.post("/v1/segment", files=files, data=form)
         assert answer.status_code == 200, answer.text
@@ -257,6 +256,22 @@ def test_discarded_nuclei_are_in_no_format(http: httpx.Client, fluorescence: Pat
         assert "3 of" in answer.headers["x-nuclei-warnings"]
     beyond = http.post("/v1/segment", files=files, data={"discard": "9999"})
     assert problem(beyond)[:2] == (400, "InvalidOption")
+
+
+def test_a_large_answer_is_made_while_it_is_sent(http: httpx.Client, fluorescence: Path) -> None:
+    many = cv2.imencode(".png", np.tile(cv2.imread(str(fluorescence), 0), (4, 4)))[1].tobytes()
+    answer = http.post("/v1/segment", params="format=geojson", content=many)
+    assert answer.status_code == 200
+    assert answer.headers["transfer-encoding"] == "chunked"
+    assert len(answer.content) > 2 * PIECE_BYTES
+    assert len(answer.json()["features"]) == int(answer.headers["x-nuclei-count"])
+    port = http.base_url.port
+    with socket.create_connection((http.base_url.host, port)) as caller:
+        head = f"POST /v1/segment?format=geojson HTTP/1.0\r\nContent-Length: {len(many)}\r\n\r\n"
+        caller.sendall(head.encode() + many)
+        headers, _, body = b"".join(iter(lambda: caller.recv(2**20), b"")).partition(b"\r\n\r\n")
+    assert f"content-length: {len(answer.content)}".encode() in headers.lower()
+    assert body == answer.content
 
 
 BAD_FIELDS: dict[str, tuple[dict[str, Any], dict[str, str], str]] = {
