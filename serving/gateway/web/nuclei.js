@@ -27,13 +27,10 @@ function ask(message, transfer = []) {
 export class Nuclei {
   #cells = new Map();
 
-  /** Read an answer of /v1/segment in GeoJSON. */
-  static async of(response) {
-    const geojson = await response.arrayBuffer();
-    const nuclei = new Nuclei(await ask({ geojson }, [geojson]));
-    nuclei.model = response.headers.get("X-Model");
-    nuclei.version = response.headers.get("X-Model-Version");
-    return nuclei;
+  /** Read an answer of /v1/segment in GeoJSON: a Blob, and the model, version and options that it is of. */
+  static async of({ blob, model, version, options }) {
+    const geojson = await blob.arrayBuffer();
+    return Object.assign(new Nuclei(await ask({ geojson }, [geojson])), { model, version, options });
   }
 
   constructor(read) {

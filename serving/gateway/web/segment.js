@@ -1,6 +1,7 @@
 // The page that segments a picture: what is opened, chosen, shown, discarded and downloaded.
 
 import { call, form, Problem } from "./api.js";
+import { Frames } from "./frames.js";
 import { Histogram, short } from "./histogram.js";
 import { List } from "./list.js";
 import { Nuclei } from "./nuclei.js";
@@ -35,8 +36,7 @@ const SHOWN = ["Area px^2", "Area µm^2", "Mean intensity", "Eccentricity", "Sol
 const get = (id) => document.getElementById(id);
 const fields = { model: get("model"), tta: get("tta"), channel: get("channel"), plane: get("plane"), project: get("project") };
 
-let file = null;
-let chosen = {}; // what of the file: channel, plane, project
+let frame = null; // that is shown, of `frames`
 let picture = null;
 let result = null;
 let other = null;
@@ -108,65 +108,118 @@ function chooseModel() {
 /** A version in use is asked for by its model's name: another may have come into use meanwhile. */
 const optionsOf = ({ name, version, inUse }, tta) => ({ model: name, tta, ...(inUse ? {} : { version }) });
 
-function query(extra) {
+function query({ chosen }, extra) {
   const knobs = [...get("knobs").querySelectorAll("input")].filter(({ value }) => value);
   const given = Object.fromEntries(knobs.map(({ id, value }) => [id.replace("knob-", ""), value]));
   if (get("size").value) given.pixel_size = get("size").value;
   return new URLSearchParams({ ...chosen, ...given, timeout_s: TIMEOUT_S, ...extra });
 }
 
-// --- A file -----------------------------------------------------------------------------------
+// --- Files ------------------------------------------------------------------------------------
 
 function open(files) {
   if (!files?.length) return;
-  [file] = files;
-  chosen = {};
-  get("size").value = "";
+  if (!frames.all.length) get("size").value = "";
+  const [first] = frames.add(files);
+  say(files.length > 1 ? `${files.length} frames came.` : "");
+  show(first);
+}
+
+/** Show another frame; what was found in the one before is kept. */
+function show(next) {
+  if (!next) return clear();
+  if (next === frame) return;
+  frame = frames.shown = next;
   forget(result);
   forget(other);
   result = other = null;
-  get("name").textContent = file.name || "pasted picture";
-  say(files.length > 1 ? `${files.length} files came; the first is opened.` : "");
+  get("name").textContent = frame.name;
+  for (const id of ["result", "features", "list"]) get(id).hidden = true;
+  get("save").disabled = true;
+  frames.redraw();
+  describeFormat();
   read();
+}
+
+function remove(of) {
+  const next = frames.remove(of);
+  describeFormat();
+  if (of === frame) show(next);
+}
+
+/** Nothing is open any more. */
+function clear() {
+  start();
+  busy("");
+  forget(result);
+  forget(other);
+  frame = frames.shown = result = other = null;
+  closePicture();
+  for (const id of ["desk", "result", "features", "list", "download"]) get(id).hidden = true;
+  get("open").hidden = false;
+  frames.redraw();
+}
+
+function closePicture() {
+  picture?.close();
+  picture = null;
+  get("contrast").hidden = true;
+  for (const viewer of viewers) {
+    viewer.nuclei = null;
+    viewer.clear();
+  }
 }
 
 /** Read the picture and segment it, side by side: the picture is seen first. */
 async function read() {
-  const signal = start();
+  const signal = start(), of = frame;
   get("open").hidden = true;
   get("desk").hidden = false;
   busy("Reading the picture …");
-  const segmenting = ask(signal);
-  segmenting.catch(() => {}); // it is awaited below, unless the picture fails first
+  find(of).catch(() => {}); // it is awaited below, unless the picture fails first
+  frames.work();
+  const asked = JSON.stringify(of.chosen);
+  let seen = false;
   try {
-    const params = new URLSearchParams({ ...chosen, timeout_s: TIMEOUT_S });
-    const answer = await call(`/v1/frame?${params}`, { method: "POST", body: form(file), signal, waiting: wait });
+    const params = new URLSearchParams({ ...of.chosen, timeout_s: TIMEOUT_S });
+    const answer = await call(`/v1/frame?${params}`, { method: "POST", body: form(of.file), signal, waiting: wait });
     const read = await Picture.of(await answer.arrayBuffer());
     if (signal.aborted) return read.close();
     picture?.close();
     picture = read;
+    seen = true;
     showChoices(read.about.choices);
     showBrightness();
     for (const viewer of viewers) viewer.nuclei = null;
     get("size").placeholder = read.about.pixel_size_um ? short(read.about.pixel_size_um.x) : "unknown";
     busy("Finding nuclei …");
-    await Promise.all([viewers[0].show(picture), finish(segmenting, signal)]);
+    await Promise.all([viewers[0].show(picture), finish(of, signal)]);
   } catch (error) {
     if (signal.aborted) return;
-    if (error.name === "ChoiceRequired" && choose(error.said)) return read();
+    if (error.name === "ChoiceRequired" && choose(of, error.said, asked)) return read();
+    if (!seen) closePicture(); // of the frame before
     fail(error);
   }
 }
 
-/** Choose what a file leaves open; the pickers show it, and change it. */
-function choose({ channels, planes }) {
-  const before = JSON.stringify(chosen);
+/** Choose what a file leaves open; the pickers show it, and change it. Whether it is another choice than the asked. */
+function choose(of, { channels, planes }, asked) {
+  const { chosen } = of;
+  of.channels = channels.join("\n");
   if (channels.length > 1 && chosen.channel === undefined) {
-    const at = channels.findIndex((name) => NUCLEAR.test(name));
-    chosen.channel = channelValue(channels, at < 0 ? (channels.length === 3 && channels[2] === "blue" ? 2 : 0) : at);
+    const same = frames.all.find((each) => each !== of && each.channels === of.channels && each.chosen.channel !== undefined);
+    if (same) chosen.channel = same.chosen.channel;
+    else chosen.channel = channelValue(channels, nuclearChannel(channels));
   }
   if (planes > 1 && chosen.plane === undefined && !chosen.project) chosen.plane = Math.floor(planes / 2);
-  return JSON.stringify(chosen) !== before;
+  return JSON.stringify(chosen) !== asked;
+}
+
+/** The channel that is called like a stain of nuclei, else blue of colours, else the first. */
+function nuclearChannel(channels) {
+  const at = channels.findIndex((name) => NUCLEAR.test(name));
+  if (at >= 0) return at;
+  return channels.length === 3 && channels[2] === "blue" ? 2 : 0;
 }
 
 /** How a channel is asked for: by its name where it has one of its own. */
@@ -176,6 +229,7 @@ function channelValue(channels, at) {
 }
 
 function showChoices({ channels, planes }) {
+  const { chosen } = frame;
   get("channel-field").hidden = channels.length < 2;
   const inColour = channels.join() === "red,green,blue";
   fields.channel.replaceChildren(
@@ -192,41 +246,104 @@ function showChoices({ channels, planes }) {
 }
 
 function choosePlane() {
-  const planes = Number(fields.plane.max) + 1;
-  if (fields.project.checked) chosen = { ...chosen, project: "max", plane: undefined };
-  else chosen = { ...chosen, plane: fields.plane.value, project: undefined };
-  chosen = Object.fromEntries(Object.entries(chosen).filter(([, value]) => value !== undefined));
+  const planes = Number(fields.plane.max) + 1, { plane, project, ...rest } = frame.chosen;
+  frame.chosen = fields.project.checked ? { ...rest, project: "max" } : { ...rest, plane: fields.plane.value };
   get("plane-said").textContent = `${Number(fields.plane.value) + 1} of ${planes}`;
+  frame.forget();
+  frames.redraw(frame);
+  read();
+}
+
+/** Take this channel of the frame that is shown, and of all that have the same channels. */
+function chooseChannel() {
+  const alike = frames.all.filter((each) => each === frame || (frame.channels && each.channels === frame.channels));
+  for (const each of alike) {
+    const { channel, ...rest } = each.chosen;
+    each.chosen = fields.channel.value ? { ...rest, channel: fields.channel.value } : rest;
+    each.forget();
+  }
+  frames.redraw();
   read();
 }
 
 // --- Nuclei -----------------------------------------------------------------------------------
 
-async function ask(signal, options) {
+/** What the service finds in a frame: outlines as a Blob of GeoJSON, and what is said of them. */
+async function ask(of, signal, options) {
   await learned(); // a file may be faster
   options ??= optionsOf(models[fields.model.value], fields.tta.checked);
-  const params = query({ ...options, format: "geojson" });
-  const answer = await call(`/v1/segment?${params}`, { method: "POST", body: form(file), signal, waiting: wait });
-  return Object.assign(await Nuclei.of(answer), { options });
+  const params = query(of, { ...options, format: "geojson" });
+  const waiting = of === frame ? wait : undefined;
+  const { headers, ...answer } = await answered(`/v1/segment?${params}`, { method: "POST", body: form(of.file), signal, waiting });
+  return {
+    ...answer, options, model: headers.get("X-Model"), version: headers.get("X-Model-Version"),
+    count: Number(headers.get("X-Nuclei-Count")), warnings: JSON.parse(headers.get("X-Nuclei-Warnings") ?? "[]"),
+  };
 }
 
-/** Segment the picture again, which stays as it is. */
+async function answered(path, options) {
+  const response = await call(path, options);
+  return { headers: response.headers, blob: await response.blob() };
+}
+
+/** The nuclei of a frame with the options of now, asked for once; the frame keeps what became of it. */
+function find(of) {
+  if (of.answering) return of.answering.promise;
+  const controller = new AbortController(), { signal } = controller;
+  const asking = async () => {
+    for (;;) {
+      const asked = JSON.stringify(of.chosen);
+      try {
+        return await ask(of, signal);
+      } catch (error) {
+        if (signal.aborted || error.name !== "ChoiceRequired" || !choose(of, error.said, asked)) throw error;
+      }
+    }
+  };
+  const promise = asking().then(
+    (found) => note(of, signal, { state: "done", found, kept: found.count }, found),
+    (error) => {
+      note(of, signal, { state: "failed", error: error instanceof Problem ? error.message : "this page failed" });
+      throw error;
+    });
+  of.answering = { controller, promise };
+  of.state = "working";
+  frames.redraw(of);
+  return promise;
+}
+
+function note(of, signal, known, found) {
+  if (!signal.aborted) {
+    Object.assign(of, known);
+    frames.redraw(of);
+  }
+  return found;
+}
+
+/** Segment again with other options: the picture that is shown, and then all others. */
 async function segment() {
-  if (!file) return;
+  if (!frame) return;
   const signal = start();
+  for (const each of frames.all) each.forget();
+  frames.redraw();
   busy("Finding nuclei …");
   try {
-    await finish(ask(signal), signal);
+    const finding = finish(frame, signal);
+    frames.work();
+    await finding;
   } catch (error) {
     if (!signal.aborted) fail(error);
   }
 }
 
-async function finish(segmenting, signal) {
-  const found = await segmenting;
+async function finish(of, signal) {
+  const answer = await find(of);
+  if (signal.aborted) return;
+  const found = await Nuclei.of(answer);
   if (signal.aborted) return forget(found);
   forget(result);
   result = found;
+  if (of.discarded) result.discarded.set(of.discarded);
   range = null;
   viewers[0].nuclei = result;
   busy("");
@@ -255,7 +372,7 @@ async function compare() {
   get("pane-a").querySelector("figcaption").textContent = `${title(result)}: ${result.count} nuclei`;
   busy("Asking the other model …");
   try {
-    const [found] = await Promise.all([ask(signal, options), viewers[1].show(picture)]);
+    const [found] = await Promise.all([ask(frame, signal, options).then(Nuclei.of), viewers[1].show(picture)]);
     if (signal.aborted) return forget(found);
     other = found;
     await result.compareWith(other);
@@ -303,6 +420,7 @@ function forget(nuclei) { nuclei?.close(); }
 
 function showResult() {
   for (const id of ["result", "download", "features", "list"]) get(id).hidden = false;
+  get("save").disabled = false;
   const names = Object.keys(result.columns);
   const feature = get("feature").value;
   get("feature").replaceChildren(...names.map((name) => new Option(name.replace("^2", "²"), name)));
@@ -326,6 +444,8 @@ function showResult() {
 /** What is kept has changed, or what is highlighted. */
 function changed() {
   const out = result.count - result.kept;
+  Object.assign(frame, { discarded: result.discarded.slice(), discard: result.discardedLabels(), kept: result.kept });
+  frames.redraw(frame);
   get("count").querySelector("strong").textContent = result.kept;
   get("count").querySelector("span").textContent = (result.kept === 1 ? "nucleus" : "nuclei") + (out ? `, ${out} discarded` : "");
   get("keep-all").disabled = !out;
@@ -467,27 +587,64 @@ function makeViewer(pane) {
 
 // --- Downloads --------------------------------------------------------------------------------
 
-function describeFormat() { get("format-about").textContent = FORMATS[get("format").value]?.[1] ?? ""; }
+function describeFormat() {
+  const format = get("format").value;
+  get("format-about").textContent = FORMATS[format]?.[1] ?? "";
+  get("all-about").textContent = frames.all.length < 2 ? "" : `A zip: ${format === "csv" ? "nuclei.csv, one table with the frame in the first column" : "one file for each frame"}, and frames.csv, one line with the count of each frame.`;
+}
+
+/** The results of a frame in a format: what is kept, by the version that found it. */
+function fetched(of, format, signal) {
+  const { options, version } = of.found;
+  const params = query(of, { ...options, version, format });
+  return call(`/v1/segment?${params}`, { method: "POST", body: form(of.file, of.discard ? { discard: of.discard } : {}), signal, waiting: wait });
+}
+
+function fileName(of, format) {
+  const stem = of.name.replace(/(\.ome)?\.\w+$/i, "");
+  return `${stem}_${format.includes(".") ? format : `nuclei.${format}`}${format.endsWith(".zarr") ? ".zip" : ""}`;
+}
+
+function hand(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
 
 async function save() {
-  const format = get("format").value, discard = result.discardedLabels();
+  const format = get("format").value, name = fileName(frame, format);
   get("save").disabled = true;
   busy("Making the file …");
   try {
-    // The version that found what is shown.
-    const params = query({ ...result.options, version: result.version, format });
-    const answer = await call(`/v1/segment?${params}`, { method: "POST", body: form(file, discard ? { discard } : {}), waiting: wait });
-    const link = document.createElement("a");
-    link.href = URL.createObjectURL(await answer.blob());
-    link.download = `${(file.name || "picture").replace(/(\.ome)?\.\w+$/i, "")}_${format.includes(".") ? format : `nuclei.${format}`}${format.endsWith(".zarr") ? ".zip" : ""}`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-    say(`${link.download} is saved.`);
+    hand(await (await fetched(frame, format)).blob(), name);
+    say(`${name} is saved.`);
   } catch (error) {
     fail(error);
   } finally {
     get("save").disabled = false;
     busy("");
+  }
+}
+
+let saving = null; // AbortController of the zip that is made
+
+async function saveAll() {
+  if (saving) return saving.abort();
+  const format = get("format").value, { signal } = (saving = new AbortController());
+  const told = (done) => { get("save-all").textContent = `Stop: ${done} of ${frames.all.length} are packed`; };
+  try {
+    const { blob, failed } = await frames.zip(format === "csv", (of) => fileName(of, format), (of) => fetched(of, format, signal), told);
+    hand(blob, "nuclei.zip");
+    say(`nuclei.zip is saved.${failed.length ? ` Without ${failed.length} that failed: ${failed.slice(0, 3).join(", ")}${failed.length > 3 ? " …" : ""}` : ""}`);
+  } catch (error) {
+    if (error.name === "AbortError") say("The zip was left off.");
+    else fail(error);
+  } finally {
+    saving = null;
+    busy("");
+    frames.redraw();
   }
 }
 
@@ -516,15 +673,20 @@ function fail(error) {
   const again = document.createElement("button");
   again.type = "button";
   again.textContent = "Try again";
-  again.onclick = () => (file ? read() : begin());
+  again.onclick = () => {
+    if (!frame) return begin();
+    if (frame.state === "failed") frame.forget();
+    read();
+  };
   get("problem").replaceChildren(text.charAt(0).toUpperCase() + text.slice(1) + ". ", again);
   get("problem").hidden = false;
-  if (file && !picture) { get("desk").hidden = true; get("open").hidden = false; }
+  if (frame && !picture) { get("desk").hidden = true; get("open").hidden = false; }
 }
 
 const histogram = new Histogram(get("histogram"), (dragged) => { range = dragged; changed(); });
 const list = new List({ choose: select, toggle, reach: (row) => viewers[0].reach(row, true) });
 viewers = [makeViewer(get("pane-a"))];
+const frames = new Frames({ show, find, remove });
 
 get("choose").onclick = get("another").onclick = () => get("file").click();
 get("file").onchange = () => { open(get("file").files); get("file").value = ""; };
@@ -537,11 +699,7 @@ addEventListener("drop", (event) => {
 });
 addEventListener("paste", (event) => open(event.clipboardData.files));
 fields.model.onchange = fields.tta.onchange = () => { chooseModel(); segment(); };
-fields.channel.onchange = () => {
-  chosen = { ...chosen, channel: fields.channel.value };
-  if (!fields.channel.value) delete chosen.channel;
-  read();
-};
+fields.channel.onchange = chooseChannel;
 fields.plane.onchange = fields.project.onchange = choosePlane;
 get("size").onchange = () => segment();
 get("compare").onchange = () => compare();
@@ -560,6 +718,10 @@ get("discard-others").onclick = () => { const { brushed } = result; discardWhere
 get("keep-all").onclick = () => { result.discarded.fill(0); changed(); };
 get("format").onchange = describeFormat;
 get("save").onclick = save;
+get("save-all").onclick = saveAll;
+get("remove").onclick = () => remove(frame);
+get("earlier").onclick = () => show(frames.beside(-1));
+get("later").onclick = () => show(frames.beside(1));
 
 function zoom(times) {
   for (const viewer of viewers) viewer.led = viewer === viewers[0];

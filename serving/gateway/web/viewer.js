@@ -100,6 +100,13 @@ export class Viewer {
     });
   }
 
+  /** Show nothing. */
+  clear() {
+    for (const item of [this.#item, this.#next]) if (item) this.#osd.world.removeItem(item);
+    this.#item = this.#next = this.#drawn = null;
+    this.redraw();
+  }
+
   /** Draw again: something about the nuclei has changed. */
   redraw() {
     this.#draw();

@@ -3,11 +3,14 @@
 import csv
 import io
 import json
+import zipfile
+from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -161,6 +164,68 @@ def test_the_channel_of_the_nuclei_is_found_and_can_be_changed(
         expect(page.locator("#warnings")).to_contain_text("Channel 1 'Hoechst' of 2")
         page.select_option("#channel", "GFP")
         expect(page.locator("#warnings")).to_contain_text("Channel 0 'GFP' of 2", timeout=WAIT_MS)
+
+
+def test_several_files_are_listed_switched_and_downloaded_together(
+    open_page: OpenPage, client: Client, fluorescence: Path, found: Segmentation, tmp_path: Path
+) -> None:
+    image = cv2.imread(str(fluorescence), cv2.IMREAD_UNCHANGED)[:160, :160]
+    small, formula = tmp_path / "small.png", tmp_path / "=small, too.png"
+    for file in (small, formula):
+        cv2.imwrite(str(file), image)
+    (tmp_path / "notes.txt").write_text("a text, not an image")
+    count, few = len(found.nuclei), len(client.segment(small).nuclei)
+    with open_page(**DESK) as page:
+        files = [fluorescence, tmp_path / "notes.txt", small, formula]
+        page.set_input_files("#file", files)
+        expect(page.locator("#count strong")).to_have_text(str(count), timeout=WAIT_MS)
+        frames = page.locator("#frame-list li")
+        expect(frames).to_have_count(4)
+        expect(page.locator("#frames-said")).to_contain_text("3 of 4 done", timeout=WAIT_MS)
+        expect(page.locator("#frames-said")).to_contain_text("1 failed")
+        expect(frames.nth(1)).to_contain_text("not an image")
+        assert not violations(page)
+
+        label = int(page.locator("#rows tbody tr td").first.inner_text())
+        page.locator("#rows tbody tr").first.focus()
+        page.keyboard.press("Delete")
+        expect(frames.nth(0)).to_contain_text(f"{count - 1} nuclei, 1 discarded")
+        frames.nth(0).focus()
+        page.keyboard.press("End")
+        expect(page.locator("#name")).to_have_text("=small, too.png")
+        expect(page.locator("#count strong")).to_have_text(str(few), timeout=WAIT_MS)
+        page.keyboard.press("ArrowUp")
+        page.keyboard.press("ArrowUp")
+        expect(page.locator("#problem")).to_contain_text("Not an image this service reads")
+        page.keyboard.press("Home")
+        expect(page.locator("#count")).to_have_text(f"{count - 1} nuclei, 1 discarded")
+
+        with page.expect_download(timeout=WAIT_MS) as download:
+            page.click("#save-all")
+        with zipfile.ZipFile(download.value.path()) as packed:
+            assert packed.testzip() is None
+            assert sorted(packed.namelist()) == ["frames.csv", "nuclei.csv"]
+            nuclei = list(csv.DictReader(io.StringIO(packed.read("nuclei.csv").decode())))
+            listed = list(csv.DictReader(io.StringIO(packed.read("frames.csv").decode())))
+        of_frames = Counter(row["frame"] for row in nuclei)
+        assert of_frames == {
+            fluorescence.name: count - 1,
+            "small.png": few,
+            "'=small, too.png": few,
+        }
+        assert str(label) not in {r["label"] for r in nuclei if r["frame"] == fluorescence.name}
+        assert [row["count"] for row in listed] == [str(count - 1), "", str(few), str(few)]
+        assert "not an image" in listed[1]["error"]
+
+        page.select_option("#format", "labels.png")
+        with page.expect_download(timeout=WAIT_MS) as download:
+            page.click("#save-all")
+        with zipfile.ZipFile(download.value.path()) as packed:
+            assert len(packed.namelist()) == 4
+            labels = cv2.imdecode(
+                np.frombuffer(packed.read("small_labels.png"), np.uint8), cv2.IMREAD_UNCHANGED
+            )
+        assert len(np.unique(labels)) == few + 1
 
 
 def test_a_file_that_is_no_picture_is_refused_in_words(open_page: OpenPage, tmp_path: Path) -> None:
