@@ -119,7 +119,7 @@ class Bench:
             write_dataset([self._pool[index] for index in order[:n_images]], data, "labels")
         uri = f"sqlite:///{(self._folder / 'mlflow.db').resolve()}"
         recipe = UNet(
-            data=data,
+            data=(data,),
             name=NAME,
             validation_fraction=VALIDATION_FRACTION,
             parent=f"{MODEL} {self._shipped.version}",

@@ -192,7 +192,7 @@ class Training:
     def _trained(self, bench: Bench) -> list[Maps]:
         augmentation = replace(bench.schedule.augmentation, **self.augmentation)
         schedule = replace(bench.schedule, **self.schedule, augmentation=augmentation)
-        recipe = self.recipe(data=bench.data, schedule=schedule, **self.options)
+        recipe = self.recipe(data=(bench.data,), schedule=schedule, **self.options)
         folder = bench.folder / self.name
         training, validation = bench.split
 

@@ -21,6 +21,7 @@ from nuclei.errors import InvalidData, InvalidOption
 from nuclei.evaluation.charts import figures
 from nuclei.evaluation.coco import Candidates
 from nuclei.evaluation.comparison import Comparison, Entry
+from nuclei.evaluation.left_out import LEFT_OUT_FILE
 from nuclei.evaluation.report import report
 from nuclei.evaluation.scores import Evaluation
 from nuclei.evaluation.unseen import TRAINED_ON_FILE, Trained
@@ -31,7 +32,7 @@ from nuclei.postprocessing.accumulation import Accumulator, Parameters
 from nuclei.quality.reference import QualityReference
 from nuclei.registry import DATA_NOT_STATED, LICENCE_TAG
 from training.curves import learning_curves
-from training.data.dataset import Sample, fingerprint, read_dataset, summary
+from training.data.dataset import Sample, fingerprint, read_datasets, source_of, summary
 from training.data.files import PROVENANCE
 from training.data.split import split_samples
 from training.engine import TorchEngine
@@ -44,6 +45,7 @@ from training.hardware import (
     described_precision,
     mixed_precision,
 )
+from training.left_out import LeftOutTuning, answered, dealt, train_folds
 from training.optimisation import Progress, Report, Validate, fit
 from training.quality import MIN_FRAMES, calibrated, calibration_images, observe
 from training.ranks import ALONE, Rank
@@ -68,7 +70,7 @@ class Recipe(ABC):
     """The options of a training, and the steps that are specific to its family.
 
     Attributes:
-        data: folder or zip of images and masks (see `training.data.dataset`).
+        data: folders and zips of images and masks (see `training.data.dataset`), each a source.
         categories: of outlines that are nuclei; may be empty where there is only one.
         validation_fraction: share of the images held out.
         pixel_size_um: pixel size of the images, micrometres; None when mixed or unknown.
@@ -76,7 +78,7 @@ class Recipe(ABC):
         schedule: how the network is optimised.
     """
 
-    data: Path
+    data: tuple[Path, ...]
     categories: tuple[str, ...] = ()
     validation_fraction: float = 0.1
     pixel_size_um: float | None = None
@@ -170,6 +172,9 @@ class Recipe(ABC):
             augmentation = Augmentation(**schedule.pop("augmentation"))
             schedule = Schedule(**schedule, augmentation=augmentation)
             options["categories"] = tuple(options.get("categories", ()))
+            if not isinstance(options["data"], list):
+                raise ValueError("an earlier release wrote it")
+            options["data"] = tuple(map(Path, options["data"]))
             for path in (one.name for one in fields(cls) if one.type in (Path, Path | None)):
                 options[path] = options[path] and Path(options[path])
             return cls(**options, schedule=schedule)
@@ -180,8 +185,16 @@ class Recipe(ABC):
             ) from error
 
 
+@dataclass(frozen=True, kw_only=True)
 class LearnedRecipe(Recipe):
-    """The recipe of a network that learns from crops: a `training.optimisation.Learner`."""
+    """The recipe of a network that learns from crops: a `training.optimisation.Learner`.
+
+    Attributes:
+        folds: the sources are left out in so many further trainings at most, and post-processing is
+            tuned on what these answer to them (`training.left_out`); 0 trains once.
+    """
+
+    folds: int = 0
 
     captures_graph: ClassVar[bool] = False
 
@@ -249,16 +262,18 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str, rank: Rank = ALONE) -
         (folder / OPTIONS_FILE).write_text(recipe.to_json())
     with tracked_run(folder, tracking_uri, folder.name, _parameters(recipe)) as run:
         run.tags({**_data_tags(training, validation), **recipe.tags(), "n_processes": rank.size})
-        provenance = recipe.data / PROVENANCE
-        if provenance.is_file():
-            run.text(provenance.read_text(), PROVENANCE)
+        for path in recipe.data:
+            if (path / PROVENANCE).is_file():
+                run.text((path / PROVENANCE).read_text(), f"provenance/{source_of(path)}.csv")
         network, progress = recipe.fit(
             training, folder, partial(_validate, recipe, validation), run.metrics, rank
         )
+        folds = _folds(recipe, training, folder, rank)
         rank.part()
         run.history(progress.history)
         run.tags({"n_parameters": n_parameters(network), "best_step": progress.best_step})
-        contract, evaluation = _tune(recipe, network, validation, run, progress.step)
+        left_out = _left_out(recipe, folds, network, training, validation)
+        contract, evaluation = _tune(recipe, network, validation, left_out, run, progress.step)
         contract = replace(
             contract,
             training=_effort(network, progress),
@@ -266,7 +281,9 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str, rank: Rank = ALONE) -
         )
         if progress.history:
             run.picture(learning_curves(progress.history), "learning_curves.png")
-        parity, version = _register(recipe, network, contract, progress, run, training, validation)
+        parity, version = _register(
+            recipe, network, contract, progress, run, training, validation, left_out
+        )
         registered = {**asdict(version), "scores": contract.validation}
         (folder / VERSION_FILE).write_text(json.dumps(registered, indent=2))
         return TrainedModel(version, contract, evaluation, parity)
@@ -284,6 +301,7 @@ def follow(recipe: Recipe, folder: Path, rank: Rank) -> None:
     """
     training, validation = _begin(recipe, folder, rank)
     recipe.fit(training, folder, partial(_validate, recipe, validation), lambda *_: None, rank)
+    _folds(recipe, training, folder, rank)
     rank.part()
 
 
@@ -297,6 +315,8 @@ def _begin(recipe: Recipe, folder: Path, rank: Rank) -> tuple[list[Sample], list
         )
     recipe.check()
     training, validation = split(recipe)
+    if isinstance(recipe, LearnedRecipe) and recipe.folds:
+        dealt(training, recipe.trained_before(), recipe.folds)
     rank.check_same("the options", recipe)
     rank.check_same("the images", fingerprint([*training, *validation]))
     return training, validation
@@ -323,14 +343,42 @@ def split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     Raises:
         InvalidData: data that cannot be used, or too little of it.
     """
-    samples = read_dataset(recipe.data, recipe.categories)
+    samples = read_datasets(recipe.data, recipe.categories)
     training, validation = split_samples(samples, recipe.validation_fraction, recipe.schedule.seed)
     if not training or not validation:
         raise InvalidData(
-            f"{recipe.data} holds {len(samples)} images, which leaves {len(training)} to train on "
-            f"and {len(validation)} to validate; expected at least one each: add images"
+            f"{', '.join(map(str, recipe.data))}: {len(samples)} images, which leaves "
+            f"{len(training)} to train on and {len(validation)} to validate; expected at least one "
+            "each: add images"
         )
     return training, validation
+
+
+def _folds(
+    recipe: Recipe, training: Sequence[Sample], folder: Path, rank: Rank
+) -> Mapping[frozenset[str], nn.Module]:
+    """The networks that have not seen a source, where they are asked for."""
+    if not isinstance(recipe, LearnedRecipe) or not recipe.folds:
+        return {}
+    return train_folds(recipe, training, folder, rank)
+
+
+def _left_out(
+    recipe: Recipe,
+    networks: Mapping[frozenset[str], nn.Module],
+    network: nn.Module,
+    training: Sequence[Sample],
+    validation: Sequence[Sample],
+) -> LeftOutTuning | None:
+    """Post-processing tuned on left-out sources; None where no source was left out."""
+    if not networks:
+        return None
+    folds = answered(recipe, networks, [*training, *validation])
+    left = frozenset().union(*networks)
+    others = [sample for sample in validation if sample.source not in left]
+    engine = recipe.engine(network.to(recipe.schedule.device), recipe.contract(), FP32)
+    answers = predict_all(others, engine, engine.served, tta=False)
+    return LeftOutTuning(recipe, folds, others, answers)
 
 
 def _validate(recipe: Recipe, samples: Sequence[Sample], network: nn.Module) -> dict[str, float]:
@@ -343,15 +391,24 @@ def _validate(recipe: Recipe, samples: Sequence[Sample], network: nn.Module) -> 
 
 
 def _tune(
-    recipe: Recipe, network: nn.Module, validation: Sequence[Sample], run: "Run", step: int
+    recipe: Recipe,
+    network: nn.Module,
+    validation: Sequence[Sample],
+    left_out: LeftOutTuning | None,
+    run: "Run",
+    step: int,
 ) -> tuple[Contract, Evaluation]:
-    """Tune post-processing on the validation images; score them with and without TTA."""
+    """Tune post-processing, on left-out sources if there are any; score with and without TTA."""
     contract, schedule = recipe.contract(), recipe.schedule
     engine = recipe.engine(network.to(schedule.device), contract, FP32)
-    _say(f"tuning the post-processing on the {len(validation)} validation images")
     answers = predict_all(validation, engine, engine.served, tta=False)
     tuner = Tuner(contract.method, validation, answers, contract.postprocessing)
-    parameters = tuner.best(np.arange(len(validation)))
+    if left_out is None:
+        _say(f"tuning the post-processing on the {len(validation)} validation images")
+        parameters = tuner.best(np.arange(len(validation)))
+    else:
+        _say("tuning the post-processing on sources that were left out")
+        parameters = left_out.best()
     _say("scoring, without and with TTA")
     views = (answers, predict_all(validation, engine, engine.served, tta=True))
     predicted = [_label(one, parameters) for one in views]
@@ -370,7 +427,11 @@ def _tune(
         **_final(evaluation),
         **{f"tta/{name}": value for name, value in _final(evaluation_tta).items()},
     }
-    if len(validation) > 1:
+    if left_out is not None:
+        _say("scoring each source that was left out, with what was tuned on the others")
+        scores |= {f"left_out/{name}": value for name, value in left_out.figures().items()}
+        run.text(left_out.evaluation.to_json(), "evaluation_left_out.json")
+    elif len(validation) > 1:
         _say("tuning on one half of the images and scoring on the other, for each half")
         scores["cross_validated_dsb_score"] = tuner.cross_validated_score(schedule.seed)
     network.cpu()
@@ -414,6 +475,7 @@ def _register(
     run: "Run",
     training: Sequence[Sample],
     validation: Sequence[Sample],
+    left_out: LeftOutTuning | None,
 ) -> "tuple[dict[str, float], ModelVersion]":
     with TemporaryDirectory() as scratch:
         artifacts = Path(scratch)
@@ -422,6 +484,8 @@ def _register(
         (artifacts / CONTRACT_FILE).write_text(contract.to_json())
         trained = Trained.on(sample.pixels for sample in training).after(recipe.trained_before())
         trained.write(artifacts / TRAINED_ON_FILE)
+        if left_out is not None:
+            left_out.scores.write(artifacts / LEFT_OUT_FILE)
         _say("answering the reference image with torch")
         reference_of(recipe, network, contract, validation).write(artifacts / REFERENCE_FILE)
         run.metrics(progress.step, {f"parity/{name}": value for name, value in parity.items()})
@@ -515,6 +579,7 @@ def _parameters(recipe: Recipe) -> dict[str, Any]:
     return {
         "family": recipe.family,
         **options,
+        "data": " ".join(map(str, recipe.data)),
         "torch": torch.__version__,
         **schedule,
         "precision": chosen_precision(schedule["device"], schedule["precision"]),

@@ -77,7 +77,7 @@ def carried(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def plan(
-    data: Path,
+    data: tuple[Path, ...],
     folder: Path,
     budget: Budget,
     device: str,
@@ -89,7 +89,7 @@ def plan(
     """The models, ensembles after their members; YOLOv8 where it can be trained.
 
     Args:
-        data: folder or zip of images and masks.
+        data: folders and zips of images and masks.
         folder: of all trainings, each in a folder of its name.
         budget: how large, and how long.
         device: `cuda` or `cpu`.

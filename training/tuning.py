@@ -120,8 +120,8 @@ def _tracked(steps: Iterable[T], task: str, count: int) -> Iterable[T]:
 class Tuner:
     """Searches the parameters of post-processing, one at a time, for the best mean DSB score.
 
-    Every modality weighs the square root of its count in that mean, as in training: otherwise the
-    parameters would suit only the most common modality.
+    Every modality of a source weighs the square root of its count in that mean, as in training:
+    otherwise the parameters would suit only the most common one.
     """
 
     def __init__(
@@ -143,8 +143,9 @@ class Tuner:
         self._known = known
         self._samples = samples
         self._predicted = predicted
-        counts = Counter(sample.modality for sample in samples)
-        self._weights = np.array([counts[sample.modality] ** -0.5 for sample in samples])
+        kinds = [(sample.source, sample.modality) for sample in samples]
+        counts = Counter(kinds)
+        self._weights = np.array([counts[kind] ** -0.5 for kind in kinds])
         self._scores: dict[Parameters, NDArray[np.float64]] = {}
 
     def scores(self, parameters: Parameters) -> NDArray[np.float64]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from nuclei.cli.dataset import CategoryOption
+from nuclei.cli.dataset import CategoryOption, DataOption, title_of
 from nuclei.cli.predictions import (
     HeldOutOption,
     Predictions,
@@ -33,6 +33,8 @@ nuclei compare unet mask_rcnn yolov8 --data my_images/ --out comparison/
 
 nuclei compare unet mask_rcnn --data my_images/ --tta --held-out
 
+nuclei compare unet mask_rcnn --data tnbc.zip --data kromp.zip     (and by source)
+
 nuclei compare unet others/ --data my_images/       (others/NAME.tif or .png, by any program)
 """
 
@@ -42,12 +44,7 @@ def compare(
         list[str],
         typer.Argument(help="Models of the repository, or folders of label images."),
     ],
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Folder or zip of images with their nuclei, in any form of docs/data.md."
-        ),
-    ],
+    data: DataOption,
     tta: Annotated[
         bool, typer.Option("--tta", help="Each model also with 8 rotated and mirrored views.")
     ] = False,
@@ -67,14 +64,14 @@ def compare(
     With --out it also writes report.html, a page to look at, and all numbers as comparison.json.
     """
     from nuclei.evaluation.comparison import Comparison
-    from training.data.dataset import read_dataset
+    from training.data.dataset import read_datasets
 
     if out is not None:
         require_matplotlib()
-    samples = read_dataset(data, category or ())
+    samples = read_datasets(data, category or ())
     served = _served(models, repository)
     if held_out_only:
-        samples = held_out(samples, served, repository, data)
+        samples = held_out(samples, served, repository, title_of(data))
     results = None if out is None else ResultsFolder(out)
     predictions = list(_predictions(samples, models, served, repository, tta))
     comparison = Comparison(tuple(one.entry(samples) for one in predictions))
@@ -82,7 +79,7 @@ def compare(
     for grid in comparison.grids():
         console.print(grid.table())
     if results is not None:
-        title = f"{' against '.join(one.name for one in predictions)} on {data.name}"
+        title = f"{' against '.join(one.name for one in predictions)} on {title_of(data)}"
         numbers = json.dumps(comparison.to_dict(), indent=2, allow_nan=False)
         results.write("report.html", page(title, comparison, samples, predictions).encode())
         results.write("comparison.json", f"{numbers}\n".encode())

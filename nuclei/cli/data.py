@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from nuclei.cli.dataset import CategoryOption
+from nuclei.cli.dataset import CategoryOption, title_of
 from nuclei.cli.reading import ChannelOption, PlaneOption, ProjectOption
 from nuclei.console import output, print_warning
 
@@ -79,19 +79,21 @@ def download(
 
 @app.command()
 def check(
-    data: Annotated[Path, typer.Argument(help="Folder or zip of images and masks.")],
+    data: Annotated[list[Path], typer.Argument(help="Folders and zips of images and masks.")],
     category: CategoryOption = None,
 ) -> None:
     """Read every image and mask, name the files that cannot be used, and count the others.
 
     Example: nuclei data check my_images/
     """
-    from training.data.dataset import fingerprint, read_dataset, summary
+    from training.data.dataset import fingerprint, read_datasets, summary
 
-    samples = read_dataset(data, category or ())
-    table = Table("modality", "images", "nuclei", title=str(data))
-    for modality, (n_images, n_nuclei) in summary(samples).items():
-        table.add_row(modality, str(n_images), str(n_nuclei))
+    samples = read_datasets(data, category or ())
+    table = Table("source", "modality", "images", "nuclei", title=title_of(data))
+    for source in dict.fromkeys(sample.source for sample in samples):
+        own = [sample for sample in samples if sample.source == source]
+        for modality, (n_images, n_nuclei) in summary(own).items():
+            table.add_row(source, modality, str(n_images), str(n_nuclei))
     output().print(table)
     output().print(f"fingerprint {fingerprint(samples)}")
 

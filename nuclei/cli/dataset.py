@@ -1,9 +1,16 @@
-"""The options of commands that read a data set."""
+"""The options of commands that read data sets."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+DATA_HELP = "Folder or zip of images with their nuclei, in any form of docs/data.md"
+DataOption = Annotated[
+    list[Path],
+    typer.Option(help=f"{DATA_HELP}; repeat for several, which are scored by source, too."),
+]
 CategoryOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -13,3 +20,8 @@ CategoryOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def title_of(data: Sequence[Path]) -> str:
+    """What data sets are called, for titles and messages."""
+    return ", ".join(path.resolve().name for path in data)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.progress import track
 
-from nuclei.cli.dataset import CategoryOption
+from nuclei.cli.dataset import DATA_HELP, CategoryOption, title_of
 from nuclei.cli.gateway import (
     DEFAULT_ADDRESS,
     AddressOption,
@@ -59,10 +59,8 @@ nuclei evaluate my_images/ --predictions others/    (others/NAME.tif or .png, by
 
 def evaluate(
     data: Annotated[
-        Path,
-        typer.Argument(
-            help="Folder or zip of images with their nuclei, in any form of docs/data.md."
-        ),
+        list[Path],
+        typer.Argument(help=f"{DATA_HELP}; several are scored by source, too."),
     ],
     model: ModelOption = "unet",
     tta: TtaOption = False,
@@ -96,13 +94,13 @@ def evaluate(
     scores_per_image.png, scores_per_threshold.png and comparisons.png.
     """
     from nuclei.evaluation.comparison import Comparison
-    from training.data.dataset import read_dataset
+    from training.data.dataset import read_datasets
 
     if out is not None:
         require_matplotlib()
-    samples = read_dataset(data, category or ())
+    samples = read_datasets(data, category or ())
     if held_out:
-        samples = held_out_of(samples, [model], repository, data)
+        samples = held_out_of(samples, [model], repository, title_of(data))
     results = None if out is None else ResultsFolder(out)
     if predictions is not None:
         found = read_predictions(samples, predictions, predictions.resolve().name)
@@ -113,11 +111,11 @@ def evaluate(
         found = _ask_gateway(samples, model, tta, gateway)
     comparison = Comparison((found.entry(samples),))
     console = output()
-    console.print(comparison.evaluations[0].table(f"{found.name} on {data}"))
+    console.print(comparison.evaluations[0].table(f"{found.name} on {title_of(data)}"))
     for grid in comparison.details():
         console.print(grid.table())
     if results is not None:
-        _write(results, f"{found.name} on {data.name}", comparison, samples, found)
+        _write(results, f"{found.name} on {title_of(data)}", comparison, samples, found)
 
 
 def _ask_gateway(

@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from nuclei.cli.dataset import CategoryOption
+from nuclei.cli.dataset import CategoryOption, DataOption
 from nuclei.cli.versions import SEPARATOR, find_version, number_of
 from nuclei.console import messages, output, print_warning
 from nuclei.errors import InvalidOption, VersionRefused
@@ -40,12 +40,7 @@ Then: nuclei promote nuclei-unet 5
 
 def gate(
     version: Annotated[int, typer.Argument(min=1, help="Version of the model.")],
-    data: Annotated[
-        Path,
-        typer.Option(
-            help="Folder or zip of images with their nuclei, in any form of docs/data.md."
-        ),
-    ],
+    data: DataOption,
     model: Annotated[str, typer.Option(help="Registered model, or its family.")] = DEFAULT_MODEL,
     against: Annotated[
         str,
@@ -90,15 +85,17 @@ def gate(
     from serving.promotion.report import page
     from serving.promotion.state import NO_VERSION, read_state
     from serving.registry import Registry
-    from training.data.dataset import fingerprint, read_dataset
+    from training.data.dataset import fingerprint, read_datasets, source_of
 
     policy = Policy(_bounds(floor or ()), LICENCES | set(accept_licence or ()))
     registry = Registry(tracking_uri or default_tracking_uri())
     state = read_state(registry, model)
     judged = state.find(version)
     other = _other(registry, state, judged, against)
-    samples = read_dataset(data, category or ())
-    evaluation_set = EvaluationSet(name or data.resolve().stem, fingerprint(samples), samples)
+    samples = read_datasets(data, category or ())
+    evaluation_set = EvaluationSet(
+        name or "+".join(map(source_of, data)), fingerprint(samples), samples
+    )
     with TemporaryDirectory() as scratch:
         judge = Judge(registry, state, evaluation_set, policy, Path(scratch))
         judgement = judge.judge(version, other)

@@ -156,9 +156,13 @@ def short_names(folders: "Sequence[Path]") -> dict[Path, str]:
 
 
 def held_out(
-    samples: "Sequence[Sample]", models: Sequence[str], repository: Path, data: Path
+    samples: "Sequence[Sample]", models: Sequence[str], repository: Path, title: str
 ) -> "list[Sample]":
     """The samples that none of the models was trained on.
+
+    Args:
+        samples, models, repository: all of them.
+        title: of the images.
 
     Raises:
         InvalidData: there is none.
@@ -178,7 +182,7 @@ def held_out(
     ]
     if not kept:
         raise InvalidData(
-            f"{data} has no image that was held out from the training of {' and '.join(models)}; "
+            f"{title} has no image that was held out from the training of {' and '.join(models)}; "
             "leave out --held-out"
         )
     return kept

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 UNKNOWN = "\N{EN DASH}"
 LESS_IS_BETTER = ("count_error", *ERRORS)
 TESTED = "dsb_score"
+BY_SOURCE = {"dsb_score": "DSB score", "f1_0.50": "F1@.50", "boundary_f1": "boundary F1"}
 AP_SHOWN = ("ap_0.50", "ap_0.70", "ap_0.90")
 COCO_ROWS = {
     "ap": "AP",
@@ -140,6 +141,7 @@ class Comparison:
             self._scores(),
             self._modalities(),
             self._ap_of_modalities(),
+            *([self._sources()] if len(self.evaluations[0].by_source()) > 1 else []),
             *([self._tests()] if len(self.entries) > 1 else []),
             self._errors(),
             *self.details(),
@@ -205,6 +207,19 @@ class Comparison:
             images = len(self.evaluations[0].values("dsb_score", modality))
             rows.append(Row(f"{modality} ({images})", cells, _best(values)))
         return self._grid("DSB score by modality", "Number of images in brackets.", rows)
+
+    def _sources(self) -> Grid:
+        of_models = [evaluation.by_source() for evaluation in self.evaluations]
+        rows = []
+        for source, first in of_models[0].items():
+            for name, heading in BY_SOURCE.items():
+                values = [parts[source].overall()[name] for parts in of_models]
+                cells = tuple(
+                    f"{value:.3f} ({shown_interval(parts[source].interval(name))})"
+                    for value, parts in zip(values, of_models, strict=True)
+                )
+                rows.append(Row(f"{source} ({len(first.images)}), {heading}", cells, _best(values)))
+        return self._grid("Scores by source", "Number of images in brackets.", rows)
 
     def _ap_of_modalities(self) -> Grid:
         by_modality = [evaluation.by_modality() for evaluation in self.evaluations]

@@ -32,7 +32,7 @@ TABLE_ROWS = {
     "pq": "PQ",
     "mean_iou": "mean IoU",
     "dice": "Dice",
-    "boundary_dice": "boundary Dice",
+    "boundary_f1": "boundary F1",
     "pixel_accuracy": "pixel accuracy",
     "count_error": "count error",
     "missed": "missed",
@@ -81,6 +81,7 @@ class ImageScores:
         scores: by name, as `nuclei.evaluation.metrics.scores_of` gives them.
         matches: nucleus by nucleus.
         detections: of masks and of boxes, by these names; empty without candidates.
+        source: name of its data set.
     """
 
     name: str
@@ -88,6 +89,7 @@ class ImageScores:
     scores: dict[str, float]
     matches: Matches
     detections: Mapping[str, Detections]
+    source: str = ""
 
     @classmethod
     def of(
@@ -97,11 +99,12 @@ class ImageScores:
         truth: Labels,
         predicted: Labels,
         candidates: Candidates | None = None,
+        source: str = "",
     ) -> "ImageScores":
         """Score one prediction.
 
         Args:
-            name, modality: of the image.
+            name, modality, source: of the image.
             truth: integer [H, W], 0 is background.
             predicted: integer [H, W], 0 is background.
             candidates: what COCO's scores look at: the nuclei with their scores, those too that
@@ -115,7 +118,7 @@ class ImageScores:
             detections = {} if candidates is None else _detections(truth, candidates)
         except InvalidData as error:
             raise InvalidData(f"{name}: {error}") from error
-        return cls(name, modality, scores_of(overlap), Matches.of(overlap), detections)
+        return cls(name, modality, scores_of(overlap), Matches.of(overlap), detections, source)
 
 
 def _detections(truth: Labels, candidates: Candidates) -> dict[str, Detections]:
@@ -137,6 +140,11 @@ class Annotated(Protocol):
     @property
     def labels(self) -> Labels:
         """Integer [H, W], 0 is background."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """Name of its data set."""
         ...
 
 
@@ -170,7 +178,10 @@ class Evaluation:
         columns = predicted, candidates or repeat(None, len(samples))
         return cls(
             tuple(
-                ImageScores.of(sample.id, sample.modality, sample.labels, labels, looked_at)
+                ImageScores.of(
+                    *(sample.id, sample.modality, sample.labels, labels, looked_at),
+                    source=sample.source,
+                )
                 for sample, labels, looked_at in zip(samples, *columns, strict=True)
             )
         )
@@ -198,6 +209,14 @@ class Evaluation:
         return {
             modality: _mean([image for image in self.images if image.modality == modality])
             for modality in modalities
+        }
+
+    def by_source(self) -> "dict[str, Evaluation]":
+        """That of the images of each data set, by its name."""
+        sources = sorted({image.source for image in self.images})
+        return {
+            source: Evaluation(tuple(image for image in self.images if image.source == source))
+            for source in sources
         }
 
     def by_size(self) -> dict[str, dict[str, float | None]]:
@@ -279,7 +298,12 @@ class Evaluation:
             "coco_by_modality": self.coco_by_modality,
             "coco_interval": self.coco_intervals,
             "images": [
-                {"name": image.name, "modality": image.modality, **image.scores}
+                {
+                    "name": image.name,
+                    "modality": image.modality,
+                    "source": image.source,
+                    **image.scores,
+                }
                 for image in self.images
             ],
         }

@@ -7,8 +7,8 @@ say little: the same picture is in many data sets under many names.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
@@ -74,6 +74,10 @@ class Trained:
             self.held_out | before.held_out,
         )
 
+    def apart_from(self, digests: Collection[str]) -> "Trained":
+        """The same without some images."""
+        return replace(self, digests=self.digests - frozenset(digests))
+
     def write(self, path: Path) -> None:
         """Write `trained_on.json`: a list of digests, or an object where they are not all."""
         digests = sorted(self.digests)
@@ -96,7 +100,7 @@ class Trained:
             told: Any = json.loads(path.read_bytes())
             complete = isinstance(told, list)
             digests, held_out = (told, []) if complete else (told["digests"], told["held_out"])
-            if not _are(digests, _is_digest) or not _are(held_out, lambda name: type(name) is str):
+            if not _are(digests, is_digest) or not _are(held_out, lambda name: type(name) is str):
                 raise ValueError("expected a list of digests")
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise InvalidData(f"{path} cannot be used ({error}); train the model again") from error
@@ -129,5 +133,5 @@ def _are(values: object, kind: Callable[[object], bool]) -> bool:
     return isinstance(values, list) and all(map(kind, values))
 
 
-def _is_digest(value: object) -> bool:
+def is_digest(value: object) -> bool:
     return isinstance(value, str) and _DIGEST.fullmatch(value) is not None

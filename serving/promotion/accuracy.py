@@ -14,10 +14,11 @@ from rich.progress import track
 from nuclei.console import messages
 from nuclei.errors import InvalidData
 from nuclei.evaluation.comparison import TESTED
+from nuclei.evaluation.left_out import LeftOut
 from nuclei.evaluation.scores import OVERALL, Evaluation
 from nuclei.evaluation.scores import Annotated as AnnotatedImage
 from nuclei.evaluation.statistics import paired_test
-from nuclei.evaluation.unseen import Pixels
+from nuclei.evaluation.unseen import Pixels, image_digest
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference.engine import Engine, ServedVersion
 from nuclei.inference.pipeline import segment
@@ -75,9 +76,20 @@ class Scores(BaseModel):
     images: dict[str, Annotated[float, Field(ge=0, le=1)]]
 
     @classmethod
-    def of(cls, evaluation_set: EvaluationSet, digest: str, evaluation: Evaluation) -> "Scores":
-        """Those of an evaluation."""
+    def of(
+        cls,
+        evaluation_set: EvaluationSet,
+        digest: str,
+        evaluation: Evaluation,
+        left_out: LeftOut,
+    ) -> "Scores":
+        """Those of an evaluation, but for images whose source was left out of a training."""
         images = {image.name: image.scores[TESTED] for image in evaluation.images}
+        images |= {
+            image.id: left_out.scores[pixels]
+            for image in evaluation_set.images
+            if (pixels := image_digest(image.pixels)) in left_out.scores
+        }
         return cls(evaluation_set=str(evaluation_set), digest=digest, images=images)
 
     @property

@@ -8,14 +8,16 @@ import asyncio
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from nuclei.errors import InvalidData, NucleiError, VersionRefused
+from nuclei.evaluation.left_out import LeftOut
 from nuclei.evaluation.metrics import Labels, Overlap, scores_of
 from nuclei.evaluation.scores import Evaluation
-from nuclei.evaluation.unseen import Trained, unseen
+from nuclei.evaluation.unseen import Trained, image_digest, unseen
 from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.engine import ServedVersion
 from nuclei.inference.graph import BOXES, MAPS, MASKS, POINTS, RAYS, SCORES
@@ -30,6 +32,7 @@ from serving.promotion.accuracy import (
     SCORES_FILE,
     Bounds,
     EvaluationSet,
+    Image,
     Scores,
     accuracy_gates,
     evaluate,
@@ -101,6 +104,16 @@ class Opened:
     def title(self) -> str:
         return self.state.title
 
+    @cached_property
+    def trained(self) -> Trained:
+        """What it was trained on; raises InvalidData."""
+        return Trained.read(self.artifacts, self.served.contract)
+
+    @cached_property
+    def left_out(self) -> LeftOut:
+        """Scores of images by networks that had not seen their source; raises InvalidData."""
+        return LeftOut.read(self.artifacts)
+
 
 @dataclass(frozen=True, eq=False)
 class Judgement:
@@ -112,6 +125,7 @@ class Judgement:
         evaluation_set: the images.
         images: those that were compared, that no model was trained on.
         evaluation: of all images of the set; None when the version could not be run.
+        scores: of the version, on the same.
         against: that it was compared with, as `nuclei-unet 3`; `NO_VERSION` for floors only.
         champion_scores: of the champion, on all images of the set; None without one.
     """
@@ -121,6 +135,7 @@ class Judgement:
     evaluation_set: EvaluationSet
     images: Sequence[str] = ()
     evaluation: Evaluation | None = None
+    scores: Scores | None = None
     against: str = NO_VERSION
     champion_scores: Scores | None = None
 
@@ -133,13 +148,6 @@ class Judgement:
         """One sentence."""
         uncompared = self.passed and self.against == NO_VERSION
         return sentence(reason(self.gates) + (", compared with no version" if uncompared else ""))
-
-    @property
-    def scores(self) -> Scores | None:
-        """Of the version on all images of the set."""
-        if self.evaluation is None:
-            return None
-        return Scores.of(self.evaluation_set, self.digest, self.evaluation)
 
 
 class Judge:
@@ -263,13 +271,12 @@ class Judge:
 
     def _accuracy(self, opened: Opened, champion: Opened | None, gates: list[Gate]) -> Judgement:
         models = [one for one in (opened, champion) if one is not None]
-        trained = [Trained.read(one.artifacts, one.served.contract) for one in models]
+        trained = [one.trained.apart_from(one.left_out.scores) for one in models]
         images = unseen(self._set.images, trained)
-        evaluation = evaluate(self._set.images, opened.engine, opened.served)
-        scores = Scores.of(self._set, opened.digest, evaluation)
+        evaluation, scores = self._scored(opened)
         names = tuple(image.id for image in images)
-        found = Judgement((), opened.digest, self._set, names, evaluation)
-        gates.append(_unseen_gate(self._set, len(images), trained))
+        found = Judgement((), opened.digest, self._set, names, evaluation, scores)
+        gates.append(_unseen_gate(self._set, images, trained, opened.left_out))
         if not images:
             return found
         gates += floor_gates(images, scores, self._policy.bounds)
@@ -292,8 +299,11 @@ class Judge:
                     return scores
             except InvalidData:  # gone, or not what it was: they are made again
                 pass
-        evaluation = evaluate(self._set.images, champion.engine, champion.served)
-        return Scores.of(self._set, champion.digest, evaluation)
+        return self._scored(champion)[1]
+
+    def _scored(self, opened: Opened) -> tuple[Evaluation, Scores]:
+        evaluation = evaluate(self._set.images, opened.engine, opened.served)
+        return evaluation, Scores.of(self._set, opened.digest, evaluation, opened.left_out)
 
     def _load_gates(
         self, opened: Opened, champion: Opened | None, reference: Reference
@@ -443,8 +453,21 @@ def _same_labels(expected: Labels, found: Labels) -> float:
     return float(scores_of(Overlap.of(expected, found))["ap_0.50"])
 
 
-def _unseen_gate(images: EvaluationSet, kept: int, trained: Sequence[Trained]) -> Gate:
-    said = f"{kept} of {len(images.images)} images of {images.name} were in no training"
+def _unseen_gate(
+    evaluation_set: EvaluationSet,
+    images: Sequence[Image],
+    trained: Sequence[Trained],
+    left_out: LeftOut,
+) -> Gate:
+    kept = len(images)
+    every = len(evaluation_set.images)
+    said = f"{kept} of {every} images of {evaluation_set.name} were in no training"
+    by_others = sum(image_digest(image.pixels) in left_out.scores for image in images)
+    if by_others:
+        said += (
+            f", or in none of the networks that scored them: {by_others} are scored by networks of "
+            "the same training from which their source was left out"
+        )
     if not all(model.complete for model in trained):
         said += "; a model does not say on which it was trained, so its held-out names were used"
     if not kept:

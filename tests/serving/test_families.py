@@ -43,7 +43,7 @@ from training.families.yolov8 import Detector as Yolo
 from training.families.yolov8 import YoloV8
 from training.job import OPTIONS_FILE, Recipe, reference_of
 
-NOWHERE = Path("no_images")
+NOWHERE = (Path("no_images"),)
 MAX_MESSAGE_BYTES = 2**28
 
 

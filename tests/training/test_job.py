@@ -45,7 +45,7 @@ class Stopped(UNet):
 
 def recipe(data: Path) -> UNet:
     return UNet(
-        data=data,
+        data=(data,),
         encoder=ENCODER,
         validation_fraction=0.25,
         data_licence="CC0-1.0",
@@ -225,7 +225,8 @@ def test_a_training_goes_on_from_a_version_under_a_name_of_its_own(
     assert tags["licence"] == "Apache-2.0 AND CC0-1.0 AND CC-BY-4.0"
     run = client.get_run(model.version.run_id)
     assert run.data.tags["parent"] == "nuclei-unet:1"
-    assert "provenance.csv" in {file.path for file in client.list_artifacts(run.info.run_id)}
+    (noted,) = client.list_artifacts(run.info.run_id, "provenance")
+    assert noted.path == "provenance/data.csv"
     files = Path(mlflow.artifacts.download_artifacts("models:/nuclei-mylab/1"))
     before = Trained.read(parent, trained.contract)
     after = Trained.read(files, model.contract)
@@ -308,7 +309,7 @@ def test_too_few_images_are_refused(
     "text",
     [
         *(None, "", "{}", '{"data": "x", "family": "unet", "schedule": 3}'),
-        UNet(data=Path("x")).to_json().replace('"unet"', '"mask_rcnn"'),
+        UNet(data=(Path("x"),)).to_json().replace('"unet"', '"mask_rcnn"'),
     ],
 )
 def test_a_folder_of_no_training_is_refused(text: str | None, tmp_path: Path) -> None:

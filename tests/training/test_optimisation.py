@@ -44,7 +44,7 @@ def train(
 ) -> tuple[nn.Module, Progress]:
     recorder = recorder or Recorder()
     checkpoint = folder / "checkpoint.pt"
-    learner = UNet(data=folder, encoder=encoder)
+    learner = UNet(data=(folder,), encoder=encoder)
     return fit(learner, samples, schedule, checkpoint, recorder.validate, recorder.report)
 
 

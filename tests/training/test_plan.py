@@ -17,7 +17,7 @@ FAMILIES = {"unet", "linknet", "unet_linknet", "stardist", "mask_rcnn", "consens
 
 @pytest.mark.parametrize("budget", Budget)
 def test_every_family_is_planned_and_ensembles_come_last(tmp_path: Path, budget: Budget) -> None:
-    names = [one.name for one in plan(tmp_path, tmp_path, budget, "cpu")]
+    names = [one.name for one in plan((tmp_path,), tmp_path, budget, "cpu")]
     assert set(names) >= FAMILIES
     assert len(set(names)) == len(names)
     assert names.index("unet_linknet") > max(names.index("unet"), names.index("linknet"))
@@ -25,13 +25,13 @@ def test_every_family_is_planned_and_ensembles_come_last(tmp_path: Path, budget:
 
 
 def test_a_gpu_trains_longer(tmp_path: Path) -> None:
-    cpu, gpu = (next(iter(plan(tmp_path, tmp_path, one, "cpu"))).make() for one in Budget)
+    cpu, gpu = (next(iter(plan((tmp_path,), tmp_path, one, "cpu"))).make() for one in Budget)
     crops = [one.schedule.steps * one.schedule.batch_size for one in (cpu, gpu)]
     assert crops[1] > crops[0]
 
 
 def test_an_ensemble_needs_its_members(tmp_path: Path) -> None:
-    planned = {one.name: one for one in plan(tmp_path, tmp_path, Budget.CPU, "cpu")}
+    planned = {one.name: one for one in plan((tmp_path,), tmp_path, Budget.CPU, "cpu")}
     with pytest.raises(InvalidData, match="no folder of a training of unet"):
         planned["unet_linknet"].make()
 

@@ -61,7 +61,7 @@ class Killed(Stopped):
 
 
 def network(family: type[UNet] = Plain) -> UNet:
-    return family(data=Path(), architecture="cnn", loss="bce")
+    return family(data=(), architecture="cnn", loss="bce")
 
 
 def learn(
@@ -158,7 +158,7 @@ def test_with_batch_norm_the_losses_are_the_same_within_noise(
 def test_a_network_of_which_steps_use_a_part_learns_in_two_processes(
     samples: list[Sample], tmp_path: Path
 ) -> None:
-    learner = MaskRCNN(data=Path(), backbone="mobilenet_v3")
+    learner = MaskRCNN(data=(), backbone="mobilenet_v3")
     schedule = replace(SCHEDULE, steps=2)
     codes, _ = together(lambda rank: learn(learner, samples, tmp_path, rank, schedule))
     assert codes == [0, 0]

@@ -20,7 +20,7 @@ SCHEDULE = Schedule(
 
 def recipe(data: Path, architecture: str, schedule: Schedule = SCHEDULE) -> UNet:
     return UNet(
-        data=data,
+        data=(data,),
         architecture=architecture,
         encoder="tu-regnetx_002",
         validation_fraction=0.25,

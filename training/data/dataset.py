@@ -4,7 +4,7 @@ import csv
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -15,7 +15,7 @@ from rich.progress import track
 
 from nuclei.console import messages
 from nuclei.errors import InvalidData, InvalidInput
-from nuclei.quoting import LISTED, listed
+from nuclei.quoting import LISTED, listed, quoted
 from training.data.categories import chosen_categories, counted
 from training.data.files import MANIFEST, Files, naming
 from training.data.names import is_image, stem_of
@@ -42,12 +42,48 @@ class Sample:
         modality: `fluorescence`, `histology`, `brightfield`, or any word in the manifest.
         pixels: uint8 or uint16 [H, W, C], C is 1 or 3.
         labels: uint16 [H, W], 0 is background, nuclei are 1..N without gaps.
+        source: name of the data set that it is from.
     """
 
     id: str
     modality: str
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
     labels: NDArray[np.uint16]
+    source: str = ""
+
+
+def read_datasets(paths: Sequence[Path], categories: Sequence[str] = ()) -> list[Sample]:
+    """Read several data sets as one; each is a source.
+
+    Where an id is that of images of several data sets, their sources become part of the ids.
+
+    Args:
+        paths: at least one, as of `read_dataset`.
+        categories: as of `read_dataset`, of all of them.
+
+    Raises:
+        InvalidData: as of `read_dataset`, or two have the same name.
+        MissingPrerequisite: as of `read_dataset`.
+    """
+    names = Counter(source_of(path) for path in paths)
+    for name, count in names.items():
+        if count > 1:
+            raise InvalidData(
+                f"{count} data sets are called {quoted(name)}; expected names that tell sources "
+                "apart: rename one"
+            )
+    samples = [sample for path in paths for sample in read_dataset(path, categories)]
+    ids = Counter(sample.id for sample in samples)
+    return [
+        sample if ids[sample.id] == 1 else replace(sample, id=f"{sample.source}_{sample.id}")
+        for sample in samples
+    ]
+
+
+def source_of(path: Path) -> str:
+    """The name of the data set in a folder or zip."""
+    path = path.resolve()
+    return path.name if path.is_dir() else path.stem
 
 
 def read_dataset(path: Path, categories: Sequence[str] = ()) -> list[Sample]:
@@ -81,7 +117,7 @@ def read_dataset(path: Path, categories: Sequence[str] = ()) -> list[Sample]:
             modality = modality or guess_modality(pixels)
             for warning in frame.warnings:
                 doubts[warning].append(pair.id)
-            samples.append(Sample(pair.id, modality, pixels, numbered(labels)))
+            samples.append(Sample(pair.id, modality, pixels, numbered(labels), source_of(path)))
         except InvalidInput as error:
             problems.append(f"{pair.id}: {error}")
     problems += modalities.problems()

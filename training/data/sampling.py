@@ -1,4 +1,4 @@
-"""Choose the image of each training crop, balanced over modalities and image sizes."""
+"""Choose the image of each training crop, balanced over sources, modalities and sizes."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -18,21 +18,21 @@ from training.schedule import Augmentation
 def balanced_weights(samples: Sequence[Sample]) -> NDArray[np.float64]:
     """Probability of each sample, float64 [N].
 
-    Every modality weighs the square root of its count, and so does every size within its modality.
-    The square root is a compromise between equal weights for images (rare modalities are neglected)
-    and for groups (the only image of a group would be memorised).
+    Every modality of a source weighs the square root of its count, and so does every size within
+    it. The square root is a compromise between equal weights for images (rare modalities are
+    neglected) and for groups (the only image of a group would be memorised).
     """
-    modalities = Counter(sample.modality for sample in samples)
-    groups = Counter((sample.modality, sample.labels.shape) for sample in samples)
-    shares: dict[str, float] = defaultdict(float)
-    for (modality, _), count in groups.items():
-        shares[modality] += count**0.5
+    kinds = [(sample.source, sample.modality) for sample in samples]
+    sizes = [sample.labels.shape for sample in samples]
+    of_kind = Counter(kinds)
+    of_size = Counter(zip(kinds, sizes, strict=True))
+    shares: dict[tuple[str, str], float] = defaultdict(float)
+    for (kind, _), count in of_size.items():
+        shares[kind] += count**0.5
     weights = np.array(
         [
-            modalities[sample.modality] ** 0.5
-            / shares[sample.modality]
-            * groups[sample.modality, sample.labels.shape] ** -0.5
-            for sample in samples
+            of_kind[kind] ** 0.5 / shares[kind] * of_size[kind, size] ** -0.5
+            for kind, size in zip(kinds, sizes, strict=True)
         ]
     )
     return np.asarray(weights / weights.sum())

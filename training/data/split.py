@@ -22,25 +22,27 @@ BLANK_ENERGY = 1e-3
 def split_samples(
     samples: Sequence[Sample], validation_fraction: float, seed: int
 ) -> tuple[list[Sample], list[Sample]]:
-    """Split into (training, validation), each (modality, size) group in the same proportion.
+    """Split into (training, validation), each source, modality and size in the same proportion.
 
     Near-copies (`near_copies`) are kept together.
 
     Args:
         samples: images with labels.
-        validation_fraction: share of the images of every modality that is held out, in (0, 1).
+        validation_fraction: share of the images that is held out of every modality of every source,
+            in (0, 1).
         seed: for the random choice; the order of `samples` does not matter.
     """
     samples = sorted(samples, key=lambda sample: sample.id)
     rng = np.random.default_rng(seed)
-    by_stratum: dict[tuple[str, tuple[int, ...]], list[list[Sample]]] = defaultdict(list)
+    by_stratum: dict[tuple[str, str, tuple[int, ...]], list[list[Sample]]] = defaultdict(list)
     for group in near_copies(samples):
-        by_stratum[group[0].modality, group[0].labels.shape].append(group)
+        first = group[0]
+        by_stratum[first.source, first.modality, first.labels.shape].append(group)
     held_out: set[str] = set()
-    by_modality: dict[str, list[list[list[Sample]]]] = defaultdict(list)
-    for (modality, _), groups in sorted(by_stratum.items()):
-        by_modality[modality].append(groups)
-    for strata in by_modality.values():
+    by_kind: dict[tuple[str, str], list[list[list[Sample]]]] = defaultdict(list)
+    for (source, modality, _), groups in sorted(by_stratum.items()):
+        by_kind[source, modality].append(groups)
+    for strata in by_kind.values():
         due = 0.0
         for groups in strata:
             due += validation_fraction * sum(map(len, groups))

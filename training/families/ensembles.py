@@ -36,7 +36,7 @@ class EnsembleRecipe(Recipe):
     members: ClassVar[Mapping[str, Callable[[Path], LearnedRecipe]]]
 
     @classmethod
-    def of(cls, data: Path, folders: Mapping[str, Path], device: str) -> Self:
+    def of(cls, data: tuple[Path, ...], folders: Mapping[str, Path], device: str) -> Self:
         """The ensemble of the networks from two trainings.
 
         Args:

@@ -95,14 +95,14 @@ def _start(
     ensemble: "type[EnsembleRecipe]",
     members: Mapping[str, Path | None],
     device: str | None,
-    data: Path | None,
+    data: list[Path] | None,
     out: Path | None,
     resume: Path | None,
     tracking_uri: str | None,
 ) -> None:
     schedule = Schedule(device=device or best_device())
 
-    def make(images: Path) -> "EnsembleRecipe":
+    def make(images: tuple[Path, ...]) -> "EnsembleRecipe":
         folders = {name: folder for name, folder in members.items() if folder is not None}
         if len(folders) < len(members):
             options = " ".join(f"--{name.replace('_', '-')} RUN" for name in members)

@@ -1,6 +1,6 @@
 """What all `nuclei train` commands share: their options, their start and their report."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from training.job import Recipe, TrainedModel
 
 DataArgument = Annotated[
-    Path | None,
+    list[Path] | None,
     typer.Argument(
-        help="Folder or zip: images/ with masks/ (label images), with a COCO file or with YOLO's "
-        "labels/; the Data Science Bowl's ID/images and ID/masks; or x.tif beside x_labels.tif.",
+        help="Folders and zips: images/ with masks/ (label images), with a COCO file or with "
+        "YOLO's labels/; the Data Science Bowl's ID/images and ID/masks; or x.tif beside "
+        "x_labels.tif. Each is a source: crops are taken evenly from all of them.",
         show_default=False,
     ),
 ]
@@ -81,6 +82,18 @@ FRACTION_OPTION = Annotated[
     float, typer.Option(min=0.01, max=0.9, help="Share of the images held out.")
 ]
 OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "folds": (
+        Annotated[
+            int,
+            typer.Option(
+                min=0,
+                help="Train again without each source, in so many folds at most: tells how the "
+                "model does on images of laboratories that it has not learned from, and tunes its "
+                "post-processing on them. 0 trains once.",
+            ),
+        ],
+        0,
+    ),
     "category": (CategoryOption, None),
     "pixel_size_um": (
         Annotated[
@@ -104,6 +117,7 @@ class Training:
     Attributes:
         command: name of the family's command.
         schedule, validation_fraction, pixel_size_um, data_licence: as of `training.job.Recipe`.
+        folds: as of `training.job.LearnedRecipe`.
         category, device, data, out, resume, tracking_uri: as given on the command line.
     """
 
@@ -112,9 +126,10 @@ class Training:
     validation_fraction: float
     pixel_size_um: float | None
     data_licence: str
+    folds: int
     category: list[str] | None
     device: str | None
-    data: Path | None
+    data: list[Path] | None
     out: Path | None
     resume: Path | None
     tracking_uri: str | None
@@ -131,6 +146,7 @@ class Training:
         shared = {
             "categories": tuple(self.category or ()),
             "validation_fraction": self.validation_fraction,
+            "folds": self.folds,
             "pixel_size_um": self.pixel_size_um,
             "data_licence": self.data_licence,
             "schedule": self.schedule,
@@ -205,10 +221,10 @@ def _parameter(name: str, annotation: Any, default: Any) -> Parameter:
 def start(
     command: str,
     read: "Callable[[Path], Recipe]",
-    make: "Callable[[Path], Recipe]",
+    make: "Callable[[tuple[Path, ...]], Recipe]",
     schedule: Schedule,
     device: str | None,
-    data: Path | None,
+    data: list[Path] | None,
     out: Path | None,
     resume: Path | None,
     tracking_uri: str | None,
@@ -218,7 +234,7 @@ def start(
     Args:
         command: the name of the family's command.
         read: the recipe of a training folder.
-        make: the recipe for a folder or zip of images; it may register the model it starts from.
+        make: the recipe for folders and zips of images; it may register the model it starts from.
         schedule: of a new run.
         device, data, out, resume, tracking_uri: as given on the command line; a device takes the
             place of the one that a run was started on.
@@ -240,6 +256,11 @@ def start(
         _show(train(recipe, folder, uri, rank), uri)
 
 
+def resolved(data: Sequence[Path]) -> tuple[Path, ...]:
+    """The same files, whatever the working folder is later."""
+    return tuple(path.resolve() for path in data)
+
+
 def new_folder(command: str) -> Path:
     return Path("runs") / f"{command}-{datetime.now():%Y%m%d-%H%M%S}"
 
@@ -247,18 +268,18 @@ def new_folder(command: str) -> Path:
 def _begun(
     read: "Callable[[Path], Recipe]",
     device: str | None,
-    data: Path | None,
+    data: list[Path] | None,
     out: Path | None,
     resume: Path | None,
 ) -> "Recipe | None":
     """What a run has been started with; None of a new one."""
     if out is not None and resume is not None:
         raise InvalidOption("--out is the folder of a new run, --resume that of any; give one")
-    if data is None and resume is None:
+    if not data and resume is None:
         raise InvalidOption("no images were named; give a folder or a zip, or --resume RUN")
     if out is not None and _is_begun(out):
         raise InvalidOption(f"{out} holds a training already; name another folder, or --resume it")
-    if resume is None or (data is not None and not _is_begun(resume)):
+    if resume is None or (data and not _is_begun(resume)):
         return None
     begun = read(resume)
     if device is not None:
@@ -268,17 +289,17 @@ def _begun(
 
 def _recipe(
     begun: "Recipe | None",
-    make: "Callable[[Path], Recipe]",
-    data: Path | None,
+    make: "Callable[[tuple[Path, ...]], Recipe]",
+    data: list[Path] | None,
     resume: Path | None,
 ) -> "Recipe":
     """The recipe of a new run, or the one that a run has been started with."""
     if begun is None:
-        assert data is not None
-        return make(data.resolve())
-    if data is not None:
+        assert data
+        return make(resolved(data))
+    if data:
         assert resume is not None
-        _refuse_other_options(resume, begun, make(data.resolve()))
+        _refuse_other_options(resume, begun, make(resolved(data)))
     return begun
 
 

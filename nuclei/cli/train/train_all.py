@@ -14,6 +14,7 @@ from nuclei.cli.train.options import (
     TrackingUriOption,
     best_device,
     require_training,
+    resolved,
 )
 from nuclei.console import output
 from nuclei.registry import default_tracking_uri
@@ -33,7 +34,7 @@ runs to a machine with MLflow, and call it without `--minutes` to tune, export a
 
 
 def train_all(
-    data: Annotated[Path, typer.Argument(help="Folder or zip of images and masks.")],
+    data: Annotated[list[Path], typer.Argument(help="Folders and zips of images and masks.")],
     out: Annotated[Path, typer.Option(help="Folder of the runs, with a folder for each.")] = Path(
         "runs/all"
     ),
@@ -68,7 +69,7 @@ def train_all(
     """
     require_training()
     from nuclei.errors import InvalidOption
-    from training.data.dataset import read_dataset
+    from training.data.dataset import read_datasets
     from training.hardware import check_device
     from training.job import VERSION_FILE, train
     from training.plan import budget_of, carried, keep_budget, plan
@@ -86,7 +87,7 @@ def train_all(
     console = output()
     budget, categories = budget_of(out, device), tuple(category or ())
     planned = list(
-        plan(data.resolve(), out, budget, device, steps, minutes, categories, data_licence)
+        plan(resolved(data), out, budget, device, steps, minutes, categories, data_licence)
     )
     names = [one.name for one in planned]
     unknown = sorted(set(only or ()) - set(names))
@@ -98,11 +99,12 @@ def train_all(
             "--minutes trains networks, and these only combine trained ones; leave it out"
         )
     if not out.exists():  # what cannot be used must leave nothing behind
-        read_dataset(data, categories)
+        read_datasets(data, categories)
     keep_budget(out, budget)
     if minutes is not None:
         train_side_by_side({one.name: one.make() for one in chosen if not one.ensemble}, out)
-        console.print(f"next: nuclei train all {data} --out {out}   (tunes, exports, registers)")
+        images = " ".join(map(str, data))
+        console.print(f"next: nuclei train all {images} --out {out}   (tunes, exports, registers)")
         return
     table = Table("model", "version", "DSB score", "with TTA")
     for number, one in enumerate(chosen, start=1):

@@ -20,7 +20,7 @@ RATIOS = [
     "pq",
     "mean_iou",
     "dice",
-    "boundary_dice",
+    "boundary_f1",
     "pixel_accuracy",
     *(f"ap_{threshold:.2f}" for threshold in DSB_THRESHOLDS),
 ]
@@ -52,8 +52,8 @@ def test_by_hand_one_nucleus_at_iou_8_of_12() -> None:
     assert scores["f1_0.75"] == 0
     assert scores["pq"] == pytest.approx(iou)
     assert scores["dice"] == pytest.approx(2 * 8 / 20)
-    # The band of 2 pixels around the edge at 10: 8 and 9 in both, 10 and 11 in the prediction.
-    assert scores["boundary_dice"] == pytest.approx(2 * 2 / (2 + 4))
+    # True outline at 9 (the edge of the image is none), predicted ones at 2 and 11.
+    assert scores["boundary_f1"] == pytest.approx(2 * 1 * 0.5 / 1.5)
 
 
 def test_by_hand_hit_miss_and_extra() -> None:

@@ -31,6 +31,7 @@ class Image:
     modality: str
     pixels: NDArray[np.uint8]
     labels: NDArray[np.uint32]
+    source: str = "discs"
 
 
 def discs(name: str, modality: str = "fluorescence", seed: int = 0, side: int = 96) -> Image:

@@ -12,7 +12,8 @@ import pytest
 from mlflow import MlflowClient
 
 from nuclei.errors import VersionRefused
-from nuclei.evaluation.unseen import TRAINED_ON_FILE, Trained
+from nuclei.evaluation.left_out import LEFT_OUT_FILE, LeftOut
+from nuclei.evaluation.unseen import TRAINED_ON_FILE, Trained, image_digest
 from nuclei.inference.contract import CONTRACT_FILE, MAX_BYTES
 from nuclei.inference.reference import REFERENCE_FILE, Reference
 from serving.promotion.accuracy import Bounds, EvaluationSet
@@ -211,6 +212,21 @@ def test_images_that_either_was_trained_on_do_not_count(
     assert gates(found)["unseen"].figure == 4
     Trained.on([image.pixels for image in IMAGES]).write(a / TRAINED_ON_FILE)
     assert "unseen" in refused(judge(register(uri, a)))
+
+
+def test_images_whose_source_was_left_out_count_with_the_score_without_it(
+    good: Path, uri: str, judge: Judging, tmp_path: Path
+) -> None:
+    folder, champion = changed(good, tmp_path / "a"), register(uri, good)
+    Trained.on([image.pixels for image in IMAGES]).write(folder / TRAINED_ON_FILE)
+    scores = {image_digest(image.pixels): 0.125 for image in IMAGES[:2]}
+    LeftOut(scores).write(folder / LEFT_OUT_FILE)
+    found = judge(register(uri, folder), champion)
+    assert list(found.images) == [image.id for image in IMAGES[:2]]
+    assert "2 are scored by networks" in gates(found)["unseen"].sentence
+    assert found.scores is not None
+    assert [found.scores.images[image.id] for image in IMAGES[:2]] == [0.125, 0.125]
+    assert "accuracy" in refused(found)
 
 
 def test_without_digests_the_names_that_were_held_out_count(

@@ -16,7 +16,15 @@ from nuclei.imaging.images import Frame
 from nuclei.postprocessing.measurement import measure
 from nuclei.results.segmentation import Segmentation
 from training.data.coco import coco_json
-from training.data.dataset import Sample, fingerprint, guess_modality, read_dataset, summary
+from training.data.conversion import write_dataset
+from training.data.dataset import (
+    Sample,
+    fingerprint,
+    guess_modality,
+    read_dataset,
+    read_datasets,
+    summary,
+)
 from training.data.yolo import yolo_text
 
 
@@ -731,3 +739,23 @@ def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "set" / folder / "a.png")
     with pytest.raises(InvalidData, match=r"images/a.png: it is no file"):
         read_dataset(tmp_path / "set")
+
+
+def test_several_data_sets_are_sources_of_one(samples: list[Sample], tmp_path: Path) -> None:
+    write_dataset(samples[:2], tmp_path / "a", "labels")
+    write_dataset(samples[1:3], tmp_path / "b.c", "labels")
+    found = read_datasets([tmp_path / "a", tmp_path / "b.c"])
+    first, twice, third = (sample.id for sample in samples[:3])
+    assert [(sample.source, sample.id) for sample in found] == [
+        ("a", first),
+        ("a", f"a_{twice}"),
+        ("b.c", f"b.c_{twice}"),
+        ("b.c", third),
+    ]
+
+
+def test_sources_are_told_apart_by_name(samples: list[Sample], tmp_path: Path) -> None:
+    for parent in ("x", "y"):
+        write_dataset(samples[:1], tmp_path / parent / "set", "labels")
+    with pytest.raises(InvalidData, match="2 data sets are called 'set'"):
+        read_datasets([tmp_path / "x" / "set", tmp_path / "y" / "set"])

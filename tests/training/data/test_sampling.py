@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import torch
 
@@ -13,6 +15,12 @@ def test_rare_modalities_are_shown_more_often_than_their_share(samples: list[Sam
     )
     assert np.isclose(weights.sum(), 1)
     assert np.isclose(histology, 4**0.5 / (4**0.5 + 8**0.5))
+
+
+def test_small_sources_are_shown_more_often_than_their_share(samples: list[Sample]) -> None:
+    mixed = [replace(s, source="small" if n < 2 else "large") for n, s in enumerate(samples[:8])]
+    weights = balanced_weights(mixed)
+    assert np.isclose(weights[:2].sum(), 2**0.5 / (2**0.5 + 6**0.5))
 
 
 def test_a_crop_depends_on_seed_and_index_alone(samples: list[Sample]) -> None:

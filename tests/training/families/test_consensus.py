@@ -14,7 +14,7 @@ from training.job import Recipe
 from training.optimisation import Progress, finish
 from training.schedule import Schedule
 
-DATA = Path("images")
+DATA = (Path("images"),)
 SCHEDULE = Schedule(steps=7, workers=0, precision="fp32")
 RECIPES: dict[str, Recipe] = {
     "unet": UNet(data=DATA, encoder="tu-regnetx_002", schedule=SCHEDULE),

@@ -40,7 +40,7 @@ QUICK = replace(
 
 
 def recipe(folder: Path) -> MaskRCNN:
-    return MaskRCNN(data=folder, backbone="mobilenet_v3", schedule=QUICK)
+    return MaskRCNN(data=(folder,), backbone="mobilenet_v3", schedule=QUICK)
 
 
 def test_serving_learns_how_nuclei_come_of_it(tmp_path: Path) -> None:

@@ -56,7 +56,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("detector")
     torch.manual_seed(0)
     export_steps(detector_steps(build_detector("mobilenet_v3").eval()), folder)
-    (folder / CONTRACT_FILE).write_text(MaskRCNN(data=folder).contract().to_json())
+    (folder / CONTRACT_FILE).write_text(MaskRCNN(data=(folder,)).contract().to_json())
     return folder
 
 
@@ -64,7 +64,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def recipe(detector: Path, tmp_path_factory: pytest.TempPathFactory) -> Sam:
     weights = tmp_path_factory.mktemp("weights")
     small_sam().save_pretrained(weights)
-    return Sam(data=weights, weights=weights, detector=detector, schedule=SCHEDULE)
+    return Sam(data=(weights,), weights=weights, detector=detector, schedule=SCHEDULE)
 
 
 @pytest.fixture(scope="module")

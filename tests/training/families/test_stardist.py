@@ -23,13 +23,13 @@ ENCODER = "tu-regnetx_002"
 
 
 def test_its_contract_survives_its_file() -> None:
-    contract = StarDist(data=Path("images"), pixel_size_um=0.5).contract()
+    contract = StarDist(data=(Path("images"),), pixel_size_um=0.5).contract()
     assert (contract.family, contract.method) == ("stardist", STARS)
     assert Contract.from_json(contract.to_json()) == contract
 
 
 def test_its_options_survive_their_file(tmp_path: Path) -> None:
-    asked = StarDist(data=tmp_path / "images", encoder=ENCODER)
+    asked = StarDist(data=(tmp_path / "images",), encoder=ENCODER)
     (tmp_path / "options.json").write_text(asked.to_json())
     assert StarDist.read(tmp_path) == asked
 
@@ -47,7 +47,7 @@ def test_it_learns_to_find_discs(
         validate_every=200,
         workers=0,
     )
-    recipe = StarDist(data=tmp_path, encoder=ENCODER, schedule=schedule)
+    recipe = StarDist(data=(tmp_path,), encoder=ENCODER, schedule=schedule)
 
     def validate(network: object) -> dict[str, float]:
         return {"val_dsb_score": 0.0}

@@ -76,7 +76,7 @@ def neighbours() -> NDArray[np.uint16]:
 def test_border_weights_add_to_the_loss_between_close_nuclei(
     neighbours: NDArray[np.uint16], tmp_path: Path
 ) -> None:
-    plain, weighted = (UNet(data=tmp_path, loss="bce", border_weight=w) for w in (0.0, 10.0))
+    plain, weighted = (UNet(data=(tmp_path,), loss="bce", border_weight=w) for w in (0.0, 10.0))
     images = torch.rand(1, 3, 64, 64)
     torch.manual_seed(0)
     network = plain.build().train()

@@ -19,7 +19,7 @@ SCHEDULE = Schedule(
 
 def recipe(architecture: str) -> UNet:
     return UNet(
-        data=Path("images"),
+        data=(Path("images"),),
         architecture=architecture,
         encoder="tu-regnetx_002",
         validation_fraction=0.25,
@@ -69,7 +69,7 @@ def test_certainty_stays_finite() -> None:
 def test_two_trainings_become_one_network(
     trainings: dict[str, Path], samples: list[Sample], tmp_path: Path
 ) -> None:
-    average = UNetLinkNet.of(Path("images"), trainings, "cpu")
+    average = UNetLinkNet.of((Path("images"),), trainings, "cpu")
     reported: list[int] = []
     network, progress = average.fit(
         samples, tmp_path, lambda _: {"val_dsb_score": 0.6}, lambda step, _: reported.append(step)
@@ -88,7 +88,7 @@ def test_two_trainings_become_one_network(
 
 
 def test_it_is_a_family_of_its_own(trainings: dict[str, Path], tmp_path: Path) -> None:
-    average = UNetLinkNet.of(tmp_path / "images", trainings, "cpu")
+    average = UNetLinkNet.of((tmp_path / "images",), trainings, "cpu")
     assert average.contract().family == "unet_linknet"
     assert average.tags() == {"encoder": "tu-regnetx_002+tu-regnetx_002"}
     assert UNetLinkNet.read(write(tmp_path / "run", average)) == average
@@ -96,7 +96,7 @@ def test_it_is_a_family_of_its_own(trainings: dict[str, Path], tmp_path: Path) -
 
 def test_a_training_of_another_network_is_refused(trainings: dict[str, Path]) -> None:
     with pytest.raises(InvalidData, match="training of unet; expected one of linknet"):
-        UNetLinkNet.of(Path("images"), {**trainings, "linknet": trainings["unet"]}, "cpu")
+        UNetLinkNet.of((Path("images"),), {**trainings, "linknet": trainings["unet"]}, "cpu")
 
 
 def test_networks_trained_on_different_images_are_refused(
@@ -104,11 +104,11 @@ def test_networks_trained_on_different_images_are_refused(
 ) -> None:
     other = write(tmp_path, replace(recipe("linknet"), schedule=replace(SCHEDULE, seed=1)))
     with pytest.raises(InvalidData, match="held out different images"):
-        UNetLinkNet.of(Path("images"), {**trainings, "linknet": other}, "cpu")
+        UNetLinkNet.of((Path("images"),), {**trainings, "linknet": other}, "cpu")
 
 
 def test_a_training_without_weights_is_refused(trainings: dict[str, Path], tmp_path: Path) -> None:
     begun = write(tmp_path, recipe("linknet"))
-    average = UNetLinkNet.of(Path("images"), {**trainings, "linknet": begun}, "cpu")
+    average = UNetLinkNet.of((Path("images"),), {**trainings, "linknet": begun}, "cpu")
     with pytest.raises(InvalidData, match="no weights yet"):
         average.fit([], tmp_path, lambda _: {}, lambda *_: None)

@@ -24,7 +24,7 @@ from training.families.yolov8 import Detector, YoloV8, build_detector
 from training.schedule import Schedule
 
 RECIPE = YoloV8(
-    data=Path("unused"),
+    data=(Path("unused"),),
     size="n",
     zoom=1,
     schedule=Schedule(steps=2, batch_size=2, crop_px=64, validate_every=1, workers=0),

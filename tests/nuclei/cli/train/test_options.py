@@ -18,7 +18,7 @@ def unet(*arguments: object) -> Result:
 @pytest.fixture
 def begun(tmp_path: Path) -> Path:
     """The folder of a training that was begun on a GPU; its images are gone."""
-    asked = UNet(data=tmp_path / "gone", architecture="cnn", schedule=Schedule(device="cuda"))
+    asked = UNet(data=(tmp_path / "gone",), architecture="cnn", schedule=Schedule(device="cuda"))
     (tmp_path / "options.json").write_text(asked.to_json())
     return tmp_path
 
@@ -54,7 +54,7 @@ def test_the_same_command_begins_a_run_and_continues_it(tmp_path: Path) -> None:
     begins = unet(*command)
     assert isinstance(begins.exception, InvalidData)
     assert not folder.exists()
-    asked = UNet(data=images, architecture="cnn", schedule=Schedule(device="cpu"))
+    asked = UNet(data=(images,), architecture="cnn", schedule=Schedule(device="cpu"))
     folder.mkdir()
     (folder / "options.json").write_text(asked.to_json())
     continues = unet(*command)
