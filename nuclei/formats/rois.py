@@ -3,6 +3,7 @@
 import io
 import zipfile
 from collections.abc import Callable, Iterator
+from typing import BinaryIO, cast
 
 from roifile import ROI_TYPE, ImagejRoi
 
@@ -60,7 +61,7 @@ class _Written:
 
 def _zipped(packed: PackedOutlines) -> Iterator[bytes]:
     written = _Written()
-    with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as rois:  # type: ignore[arg-type]
+    with zipfile.ZipFile(cast(BinaryIO, written), "w", zipfile.ZIP_DEFLATED) as rois:
         for label, polygons in packed:
             for part, polygon in enumerate(polygons, start=1):
                 name = f"{label}" if len(polygons) == 1 else f"{label}-{part}"

@@ -73,12 +73,10 @@ def tiff_pixel_size(
             sides = stated()
             if sides is None:
                 continue
-            if is_plausible(sides):
-                return PixelSize(*sides), tuple(warnings)
-            warnings.append(
-                f"{name} gives pixels of {sides[0]:.6g} x {sides[1]:.6g} um (y, x), which is not "
-                "plausible for an image of nuclei and was not used"
-            )
+            size, doubts = plausible_pixel_size(sides, name)
+            if size is not None:
+                return size, tuple(warnings)
+            warnings += doubts
         except _Unusable as error:
             warnings.append(f"{name} {error}, so no pixel size was taken from it")
         except Exception:  # whatever a reader of metadata raises for what it cannot read
@@ -258,6 +256,25 @@ def _length(stated: Any, unit: Any) -> float | None:
 
 def _both(y: float | None, x: float | None) -> Sides:
     return None if y is None or x is None else (y, x)
+
+
+def plausible_pixel_size(
+    sides: tuple[float, float] | None, name: str
+) -> tuple[PixelSize | None, tuple[str, ...]]:
+    """The pixel size that is said, and why it is not believed.
+
+    Args:
+        sides: (y, x), micrometres; None where nothing is said.
+        name: of what says so.
+    """
+    if sides is None:
+        return None, ()
+    if is_plausible(sides):
+        return PixelSize(*sides), ()
+    return None, (
+        f"{name} gives pixels of {sides[0]:.6g} x {sides[1]:.6g} um (y, x), which is not "
+        "plausible for an image of nuclei and was not used",
+    )
 
 
 def is_plausible(sides: tuple[float, float]) -> bool:

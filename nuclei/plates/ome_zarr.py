@@ -17,7 +17,7 @@ import zarr
 
 from nuclei.errors import ChoiceRequired, InvalidImage
 from nuclei.imaging.decoding import Decoded
-from nuclei.imaging.metadata import MICROMETRES_PER, is_plausible
+from nuclei.imaging.metadata import MICROMETRES_PER, plausible_pixel_size
 from nuclei.imaging.selection import Selection, chosen_channel, described_channels
 from nuclei.plates.places import Field, well_named
 from nuclei.plates.sources import Window, stored
@@ -226,15 +226,11 @@ def _pixel_size(
                 sides[axis] *= float(transform["scale"][axes.index(axis)])
     units = {axis["name"]: axis.get("unit") for axis in scales["axes"] if isinstance(axis, dict)}
     factors = [MICROMETRES_PER.get(str(units.get(axis)).lower(), 0) for axis in "yx"]
-    size = PixelSize(y=sides["y"] * factors[0], x=sides["x"] * factors[1])
     if 0 in factors:
         return None, ()
-    if not is_plausible(size):
-        return None, (
-            f"its OME-Zarr metadata give pixels of {size.y:.6g} x {size.x:.6g} um (y, x), which is "
-            "not plausible for an image of nuclei and was not used",
-        )
-    return size, ()
+    return plausible_pixel_size(
+        (sides["y"] * factors[0], sides["x"] * factors[1]), "its OME-Zarr metadata"
+    )
 
 
 def _missing(image: _Image, index: tuple[int | slice, ...]) -> tuple[str, ...]:

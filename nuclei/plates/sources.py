@@ -20,8 +20,8 @@ Window = tuple[slice, slice]
 """Rows and columns of a plane."""
 
 TIFF_SUFFIXES = (".tif", ".tiff")
-# Read by bioio, with the package that reads each.
-BIOIO_SUFFIXES = {".czi": "bioio-czi", ".nd2": "bioio-nd2", ".lif": "bioio-lif"}
+# Microscopes' own files.
+MICROSCOPE_SUFFIXES = (".czi", ".nd2", ".lif")
 ZARR_FILES = ("zarr.json", ".zattrs", ".zgroup")
 
 
@@ -69,7 +69,7 @@ def is_zarr(path: Path) -> bool:
 
 def is_always_source(path: Path) -> bool:
     """Whether a path is no single frame, whatever is in it."""
-    return path.suffix.lower() in BIOIO_SUFFIXES or is_zarr(path)
+    return path.suffix.lower() in MICROSCOPE_SUFFIXES or is_zarr(path)
 
 
 def fingerprint(path: Path) -> list[int]:
@@ -118,10 +118,10 @@ def named(path: Path) -> Iterator[None]:
 
 def _opener(path: Path) -> Callable[[Path], Source]:
     suffix = path.suffix.lower()
-    if suffix in BIOIO_SUFFIXES:
-        from nuclei.plates.bioio_source import BioioSource
+    if suffix in MICROSCOPE_SUFFIXES:
+        from nuclei.plates.microscope_files import MicroscopeFile
 
-        return BioioSource
+        return MicroscopeFile
     if is_zarr(path):
         from nuclei.plates.ome_zarr import ZarrSource
 
