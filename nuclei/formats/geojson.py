@@ -56,7 +56,9 @@ def feature_collection(
     labels = segmentation.labels
     columns = feature_columns(segmentation, frame, check)
     packed = PackedOutlines(labels, check)
-    frame_id = uuid.uuid5(uuid.NAMESPACE_OID, f"{zlib.crc32(np.ascontiguousarray(labels)):08x}")
+    frame_id = uuid.uuid5(
+        uuid.NAMESPACE_OID, f"{zlib.crc32(np.ascontiguousarray(labels).data):08x}"
+    )
     # Warnings and quality are foreign members (RFC 7946, 6.1), which readers leave aside.
     about = b'"warnings":%b,"quality":%b' % (
         json_bytes(segmentation.warnings),

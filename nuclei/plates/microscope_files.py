@@ -154,16 +154,18 @@ class _Czi:
             axis: at + self._first[axis] for axis, at in zip("TZC", (t, z, channel), strict=True)
         }
         self._check_written(plane, window)
-        pixels = self._file.read(roi=window, plane=plane, scene=scene)
+        pixels = np.asarray(self._file.read(roi=window, plane=plane, scene=scene))
         return pixels[:, :, 0] if pixels.shape[2] == 1 else pixels[:, :, ::-1]
 
     def _check_written(self, plane: dict[str, int], window: tuple[int, ...]) -> None:
         """Raises InvalidImage where there are no data, which read as zeros."""
         found: list[int] = []
-        # What returns False ends the search.
-        self._file.enumerate_subblocks_subset(
-            lambda number, _: bool(found.append(number)), plane=plane, roi=window
-        )
+
+        def ends_at_the_first(number: int, _: object) -> bool:
+            found.append(number)
+            return False
+
+        self._file.enumerate_subblocks_subset(ends_at_the_first, plane=plane, roi=window)
         if not found:
             raise InvalidImage(
                 "nothing was written into this plane; expected its pixels: acquire or copy it again"

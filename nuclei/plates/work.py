@@ -130,7 +130,9 @@ class Outcome:
 
     def whole(self) -> Self:
         """The same, with all files made, to be sent to another process."""
-        files = {name: (b"".join(pieces),) for name, pieces in self.files.items()}
+        files: dict[str, Iterable[bytes]] = {
+            name: (b"".join(pieces),) for name, pieces in self.files.items()
+        }
         return replace(self, files=files, table=(b"".join(self.table),))
 
 

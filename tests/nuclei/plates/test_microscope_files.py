@@ -13,6 +13,7 @@ from nuclei.errors import ChoiceRequired, InvalidImage
 from nuclei.imaging.selection import EVERYTHING, Selection
 from nuclei.plates.sources import open_source
 from tests.nuclei.plates.lif import write_lif
+from tests.nuclei.plates.nd2_files import write_nd2
 
 Stack = NDArray[np.uint16]
 STACK = np.random.default_rng(5).integers(0, 65535, (2, 3, 2, 40, 50), np.uint16)
@@ -41,7 +42,17 @@ def write_one_lif(path: Path) -> None:
     write_lif(path, {"a": STACK}, ("Green", "DAPI"))
 
 
-WRITERS: dict[str, Callable[[Path], None]] = {"czi": write_czi, "lif": write_one_lif}
+def write_one_nd2(path: Path) -> None:
+    write_nd2(path, STACK, ("Green", "DAPI"))
+
+
+WRITERS: dict[str, Callable[[Path], None]] = {
+    "czi": write_czi,
+    "lif": write_one_lif,
+    "nd2": write_one_nd2,
+}
+# (y, x); pixels of an ND2 are square.
+SIZES_UM = {"czi": (0.25, 0.5), "lif": (0.25, 0.5), "nd2": (0.5, 0.5)}
 
 
 @pytest.fixture(params=WRITERS)
@@ -57,7 +68,7 @@ def test_planes_and_windows(path: Path) -> None:
         assert (n_t, n_z, source.size(0)) == (2, 3, (40, 50))
         decoded = source.plane(0, 1, 2, Selection("dapi"))
         np.testing.assert_array_equal(decoded.pixels, STACK[1, 2, 1])
-        assert decoded.pixel_size_um == pytest.approx((0.25, 0.5))
+        assert decoded.pixel_size_um == pytest.approx(SIZES_UM[path.suffix[1:]])
         part = slice(3, 9), slice(4, 10)
         window = source.window(0, 0, 1, Selection(0), part)
         np.testing.assert_array_equal(window.pixels, STACK[0, 1, 0][part])
