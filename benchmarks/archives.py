@@ -2,32 +2,36 @@
 
 .venv/bin/python benchmarks/archives.py archive --frames 10000
 .venv/bin/python benchmarks/archives.py slide --side 16384
-.venv-train/bin/python benchmarks/archives.py dask --frames 200
+.venv-train/bin/python benchmarks/archives.py dask --frames 200 --frame-side 512
 
 `archive` segments a folder of small frames and a stack of as many, and prints the memory of the
 process (RSS without what is mapped from files) in tenths of the run. `slide` does the same for one
 large plane. `dask` segments a time series by one process on one processor and by two workers on
-one each, in turn, and prints how much of twice the speed they reach. All with --local; frames are
-parts of examples/.
+one each, in turn, and prints how much of twice the speed they reach, start included. All with
+--local; frames are parts of examples/.
 """
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import median
 
 import numpy as np
 import psutil
 import tifffile
+from google.protobuf import text_format
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from nuclei.imaging.images import read_frame
+from nuclei.inference.model_config import THREADS_PARAMETER, read_model_config
 
 ROOT = Path(__file__).parents[1]
 COMMAND = [sys.executable, "-c", "from nuclei.cli.main import main; main()", "segment", "--local"]
@@ -97,6 +101,7 @@ def slide(folder: Path, side: int) -> list[str]:
 def part(side: int, number: int) -> NDArray[np.uint8]:
     """A part of a real frame, a different one for each number."""
     pixels = read_frame(ROOT / "examples" / "fluorescence.png").pixels[:, :, 0]
+    pixels = np.tile(pixels, [side // length + 1 for length in pixels.shape])
     random = np.random.default_rng(number)
     y, x = (int(random.integers(0, length - side)) for length in pixels.shape)
     return np.asarray(pixels[y : y + side, x : x + side], np.uint8)
@@ -133,26 +138,49 @@ def compare_workers(folder: Path, frames: int, side: int, repeats: int) -> None:
     """One process and two workers of a cluster that is there, in turn, a processor for each."""
     from distributed import LocalCluster
 
-    call = archives(folder, frames, side)["series"]
-    seconds: dict[str, list[float]] = {"one process": [], "two workers": []}
+    call = [*archives(folder, frames, side)["series"], "--repository", str(one_thread(folder))]
+    ways: dict[str, list[str]] = {"one process": [], "two workers": []}
+    seconds, cpu_seconds = ({name: list[float]() for name in ways} for _ in range(2))
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None) as cluster:
-        for processor, worker in enumerate(cluster.workers.values()):
-            os.sched_setaffinity(worker.process.pid, {processor})
-        ways = {"one process": [], "two workers": ["--dask", cluster.scheduler_address]}
+        workers = [psutil.Process(worker.process.pid) for worker in cluster.workers.values()]
+        for processor, worker in enumerate(workers):
+            worker.cpu_affinity([processor])
+        ways["two workers"] = ["--dask", cluster.scheduler_address]
         warm_up(call, ways["two workers"], folder)
         for number in range(repeats):
             for name, way in ways.items():
                 out = ["--out", str(folder / f"{name}{number}")]
-                started = time.perf_counter()
+                started, used = time.perf_counter(), cpu_of(workers)
                 on_one = ["taskset", "-c", "0"] * (not way)
                 command = [*on_one, *COMMAND, *call, *out, *way]
                 subprocess.run(command, check=True, capture_output=True)
                 seconds[name].append(time.perf_counter() - started)
+                cpu_seconds[name].append(cpu_of(workers) - used)
     one, two = (median(times) for times in seconds.values())
-    Console().print(
+    cpu_one, cpu_two = (median(times) for times in cpu_seconds.values())
+    Console(width=160).print(
         f"{frames} frames of {side} x {side}: {one:.1f} s by one process, {two:.1f} s by two "
-        f"workers, {one / two:.2f} times as fast: {one / two / 2:.0%} of two processors"
+        f"workers, {one / two:.2f} times as fast: {one / two / 2:.0%} of two processors. Of "
+        f"processors they took {cpu_one:.1f} and {cpu_two:.1f} s"
     )
+
+
+def one_thread(folder: Path) -> Path:
+    """A repository whose models ask for one thread: onnxruntime's own are not bound by taskset."""
+    repository = shutil.copytree(ROOT / "model_repository", folder / "models")
+    for path in repository.glob("*/config.pbtxt"):
+        config = read_model_config(path)
+        if not config.ensemble_scheduling.step:
+            config.parameters[THREADS_PARAMETER].string_value = "1"
+            path.write_text(text_format.MessageToString(config))
+    return repository
+
+
+def cpu_of(workers: Iterable[psutil.Process]) -> float:
+    """Processor time, s, of this process, which schedules, its commands, and the workers."""
+    mine = os.times()
+    times = [worker.cpu_times() for worker in workers]
+    return sum([*mine[:4], *(one.user + one.system for one in times)])
 
 
 def warm_up(call: list[str], way: list[str], folder: Path) -> None:

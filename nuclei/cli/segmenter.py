@@ -88,8 +88,11 @@ class Opener:
     adjustments: Adjustments = AS_TUNED
 
     @contextmanager
-    def __call__(self) -> Iterator[Segmenter]:
+    def __call__(self, threads: int = 0) -> Iterator[Segmenter]:
         """Open it.
+
+        Args:
+            threads: for the model files; 0 for all processors.
 
         Raises:
             InvalidData: `repository` holds no model. The function raises what
@@ -99,7 +102,7 @@ class Opener:
             from nuclei.inference import pipeline
             from nuclei.inference.onnx_engine import LocalEngine
 
-            engine = LocalEngine(self.repository)
+            engine = LocalEngine(self.repository, threads)
 
             def segment(frame: "Frame") -> "Segmentation":
                 served = engine.find(self.model, self.version)

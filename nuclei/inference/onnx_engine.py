@@ -38,17 +38,20 @@ class LocalEngine:
     threads that each model's configuration asks for.
     """
 
-    def __init__(self, repository: Path) -> None:
+    def __init__(self, repository: Path, threads: int = 0) -> None:
         """Open a repository.
 
         Args:
             repository: folder of Triton models: `<model>/config.pbtxt`, `<model>/<version>/`.
+            threads: of models that ask for none; 0 leaves it to onnxruntime, which takes all
+                processors of the machine, also where the process may not use all.
 
         Raises:
             InvalidData: there is no model in it.
         """
         onnxruntime.disable_telemetry_events()
         self._repository = repository
+        self._threads = threads
         if not self._names():
             raise InvalidData(
                 f"no models in {searched(repository)}; expected folders with a {CONFIG_FILE}: "
@@ -176,7 +179,7 @@ class LocalEngine:
             file = config.default_model_filename or MODEL_FILE
             path = self._repository / name / str(version) / file
             options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = threads_of(config)
+            options.intra_op_num_threads = threads_of(config) or self._threads
             options.add_session_config_entry("session.intra_op.allow_spinning", "0")
             try:
                 self._sessions[name, version] = onnxruntime.InferenceSession(

@@ -24,8 +24,9 @@ from nuclei.plates.run import Runner
 from nuclei.plates.work import Outcome, Segmenter, Unit, failed, perform
 from nuclei.quoting import quoted, sentence
 
-OpenSegmenter = Callable[[], AbstractContextManager[Segmenter]]
-"""Opens what segments frames; it is sent to the workers, and equal ones are opened once in each."""
+OpenSegmenter = Callable[[int], AbstractContextManager[Segmenter]]
+"""Opens what segments frames, on so many threads; it is sent to the workers, and equal ones are
+opened once in each."""
 
 LOCAL = "local"
 # Units that wait at the workers for each that is in work: enough that none is idle.
@@ -42,7 +43,7 @@ def on_cluster(address: str, open_segmenter: OpenSegmenter, most: int | None) ->
     Args:
         address: of its scheduler, as `tcp://host:8786`; `local` or `local:N` for N processes of
             this machine, without N as many as Dask makes.
-        open_segmenter: called once in each process of the cluster.
+        open_segmenter: called once in each process of the cluster, with the threads of its worker.
         most: frames that the gateways take at a time, so that they are never overrun; None without
             gateways.
 
@@ -160,5 +161,7 @@ def _kept_open(
     open_segmenter: OpenSegmenter,
 ) -> tuple[AbstractContextManager[Segmenter], Segmenter]:
     """What segments frames in this process, open as long as that lives."""
-    opening = open_segmenter()
+    from distributed import get_worker
+
+    opening = open_segmenter(get_worker().state.nthreads)
     return opening, opening.__enter__()

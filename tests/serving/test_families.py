@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nuclei.evaluation.metrics import Overlap, scores_of
-from nuclei.imaging.images import Frame, frame_from_array
+from nuclei.imaging.images import Frame, frame_from_array, read_frame
 from nuclei.imaging.intensity import intensity_range
 from nuclei.inference.contract import CONTRACT_FILE
 from nuclei.inference.deadline import NEVER
@@ -30,8 +30,9 @@ from nuclei.results.segmentation import Segmentation
 from serving.engine import TritonEngine
 from serving.repository.checks import check_repository
 from serving.repository.configuration import CpuAccelerator
-from serving.repository.export import export_version, set_routing
+from serving.repository.export import collect_artifacts, export_version, set_routing
 from serving.triton.server import TritonServer
+from tests.conftest import ROOT
 from training.data.dataset import Sample
 from training.data.stars import GRID_PX, N_RAYS
 from training.families.consensus import Consensus, Pair
@@ -44,6 +45,9 @@ from training.families.yolov8 import YoloV8
 from training.job import OPTIONS_FILE, Recipe, reference_of
 
 NOWHERE = (Path("no_images"),)
+# A model that goes on from the one that ships.
+OWN = "mylab"
+SHIPPED = ROOT / "model_repository"
 MAX_MESSAGE_BYTES = 2**28
 
 
@@ -190,11 +194,19 @@ def repository(
     networks: dict[str, nn.Module],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """All families side by side."""
+    """All families side by side, and a model whose training starts from the one that ships."""
     repository = tmp_path_factory.mktemp("families") / "models"
-    for version, (name, recipe) in enumerate(recipes.items(), start=1):
+    version = int(LocalEngine(SHIPPED).find("unet").version)
+    parent = collect_artifacts(SHIPPED, "unet", version, tmp_path_factory.mktemp("parent"))
+    own = UNet(data=NOWHERE, name=OWN, parent=f"unet:{version}", parent_files=parent)
+    weights = own.first_weights()
+    assert weights is not None
+    network = own.build().eval()
+    network.load_state_dict(weights)
+    exported = {**recipes, OWN: own}
+    for version, (name, recipe) in enumerate(exported.items(), start=1):
         artifacts = tmp_path_factory.mktemp(name)
-        recipe.export(networks[name], artifacts)
+        recipe.export(network if recipe is own else networks[name], artifacts)
         (artifacts / CONTRACT_FILE).write_text(recipe.contract().to_json())
         export_version(
             artifacts,
@@ -424,3 +436,17 @@ async def test_triton_answers_for_an_empty_frame(
 ) -> None:
     frame = frame_from_array(np.full((120, 90, 3), 7, np.uint8))
     assert len((await segment(frame, served, engine.find(name), tta=tta)).nuclei) == 0
+
+
+async def test_a_model_that_goes_on_from_what_ships_is_served_beside_unet(
+    engine: LocalEngine, served: TritonEngine, fluorescence: Path
+) -> None:
+    assert {OWN, "unet"} <= set(engine.models())
+    shipped = LocalEngine(SHIPPED)
+    frame = read_frame(fluorescence)
+    expected = await segment(frame, shipped, shipped.find("unet"))
+    own, unet = [await segment(frame, served, engine.find(name)) for name in (OWN, "unet")]
+    assert (own.model, unet.model) == (OWN, "unet")
+    # It has learned nothing yet, and so its weights are those of the file.
+    assert scores_of(Overlap.of(expected.labels, own.labels))["ap_0.90"] == 1
+    assert scores_of(Overlap.of(expected.labels, unet.labels))["ap_0.90"] < 0.5

@@ -8,24 +8,29 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import cv2
+import httpx
 import numpy as np
 import pyarrow.parquet
 import pytest
 import tifffile
 from numpy.typing import NDArray
 
-from nuclei.errors import ChoiceRequired, InvalidImage, InvalidOption
+from nuclei.client import Client
+from nuclei.errors import ChoiceRequired, InvalidImage, InvalidOption, Overloaded
 from nuclei.evaluation.metrics import score_image
 from nuclei.imaging.images import read_frame, read_labels
 from nuclei.plates.journal import FOLDER, JOURNAL, SLIDES
+from serving.triton.server import TritonServer
+from tests.conftest import Gateway
 from tests.nuclei.cli.test_segment import EXAMPLES, failure, segment
 from tests.nuclei.plates.made import chunks, crops, write_image, write_plate
 
@@ -308,26 +313,74 @@ def test_a_slide_is_segmented_by_region_without_seams(
     assert found["f1_0.75"] > 0.9
 
 
-@pytest.mark.slow
-def test_two_workers_give_what_one_process_gives_though_one_is_killed(
-    uninterrupted: Uninterrupted, tmp_path: Path
-) -> None:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    """A Dask cluster with two workers."""
     from distributed import LocalCluster
 
     with LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
-    ) as cluster:
-        victim = next(iter(cluster.workers.values())).process.pid
-        out = tmp_path / "two"
-        command = [*COMMAND, *map(str, uninterrupted.call), "--out", str(out)]
-        process = subprocess.Popen(
-            [*command, "--dask", cluster.scheduler_address],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        while process.poll() is None and not any((out / FOLDER / SLIDES).rglob("y*")):
-            time.sleep(0.005)
-        os.kill(victim, signal.SIGKILL)
-        said, _ = process.communicate(timeout=120)
+    ) as running:
+        yield running
+
+
+@pytest.mark.slow
+def test_two_workers_never_overrun_a_gateway_that_others_keep_busy(
+    cluster: Any, triton: TritonServer, start_gateway: Callable[..., Gateway], tmp_path: Path
+) -> None:
+    series = np.stack([crop[:96, :96] for crop in crops(4)])
+    tifffile.imwrite(tmp_path / "s.tif", series, metadata={"axes": "TYX"}, photometric="minisblack")
+    gateway = start_gateway(triton.address, NUCLEI_MAX_FRAMES_IN_FLIGHT="1")
+    gateway.wait_ready()
+    call = (tmp_path / "s.tif", "--t", "all", "--save", "csv,labels.tif")
+    asking = (*call, "--address", gateway.grpc_address)
+    assert segment(*asking, "--out", tmp_path / "one").exit_code == 0
+    finished, refused = threading.Event(), 0
+
+    def ask() -> None:
+        nonlocal refused
+        with Client(gateway.grpc_address) as client:
+            while not finished.is_set():
+                try:
+                    client.segment(EXAMPLES / "histology.png")
+                except Overloaded as error:
+                    refused += 1
+                    time.sleep(error.retry_after_s)
+
+    other = threading.Thread(target=ask)
+    other.start()
+    try:
+        two = segment(*asking, "--out", tmp_path / "two", "--dask", cluster.scheduler_address)
+    finally:
+        finished.set()
+        other.join()
+    assert two.exit_code == 0, two.output
+    assert files(tmp_path / "two") == files(tmp_path / "one")
+    metrics = httpx.get(f"{gateway.url}/metrics").text
+    rejected = sum(
+        float(line.split()[-1])
+        for line in metrics.splitlines()
+        if line.startswith("nuclei_rejected_total{")
+    )
+    # Frames of the run itself were refused, and asked about again.
+    assert rejected > refused
+
+
+@pytest.mark.slow
+def test_two_workers_give_what_one_process_gives_though_one_is_killed(
+    uninterrupted: Uninterrupted, cluster: Any, tmp_path: Path
+) -> None:
+    victim = next(iter(cluster.workers.values())).process.pid
+    out = tmp_path / "two"
+    command = [*COMMAND, *map(str, uninterrupted.call), "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--dask", cluster.scheduler_address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    while process.poll() is None and not any((out / FOLDER / SLIDES).rglob("y*")):
+        time.sleep(0.005)
+    os.kill(victim, signal.SIGKILL)
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == 0, said.decode()
     assert files(out) == uninterrupted.written

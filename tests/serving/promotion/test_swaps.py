@@ -32,7 +32,7 @@ def wait_in_step(served: Served) -> None:
 def test_frames_are_answered_by_one_version_and_none_is_lost(tmp_path: Path) -> None:
     frame = tmp_path / "frame.png"
     cv2.imwrite(str(frame), discs("frame", side=240).pixels)
-    artifacts = [write_artifacts(tmp_path / str(n), reach_px=n) for n in range(3)]
+    artifacts = [write_artifacts(tmp_path / str(n), reach_px=n) for n in range(2)]
     registry = Registry(f"sqlite:///{tmp_path / 'mlflow.db'}")
     register(registry, artifacts)
     (sync_port,) = free_ports(1)
@@ -49,15 +49,14 @@ def test_frames_are_answered_by_one_version_and_none_is_lost(tmp_path: Path) -> 
         wait_in_step(served)
         with Callers(served, frame, Foregrounds(artifacts, frame).judge) as callers:
             swapping = Swapping(registry, callers)
-            for version in (2, 3, 1):
-                swapping.promote(version)
+            swapping.promote(2)
+            swapping.promote(1)
             swapping.rollback()
-            swapping.rollback()
-        assert [swap.after for swap in swapping.swaps] == [2, 3, 1, 3, 2]
+        assert [swap.after for swap in swapping.swaps] == [2, 1, 2]
         assert not callers.failures()
         assert not of_wrong_version(callers.answers, swapping.swaps)
         actions = [each.change.action for each in read_state(registry, MODEL).changes]
-        assert actions == ["adopt", *["promote"] * 3, *["rollback"] * 2]
+        assert actions == ["adopt", "promote", "promote", "rollback"]
         served.process.terminate()
         assert served.finish() == 0
     finally:
