@@ -16,15 +16,22 @@ class Augmentation:
             as a fraction of the range.
         own_range: probability that a crop is normalised by its own range, not by its image's: this
             is how frames without a nucleus look.
+        restain: probability that a stained image gets the stains of another of the training.
+        dim: probability that some nuclei of a grey crop become dim beside the others.
+        defocus, jpeg: probabilities of a blur by a disk, and of the artefacts of JPEG.
         blur, noise, stain, grey, inversion: probabilities of the change of that name.
     """
 
-    scale_spread: float = 0.3
+    scale_spread: float = 0.4
     elastic_px: float = 3.0
     rotation: float = 0.5
     gamma_spread: float = 0.3
     range_spread: float = 0.08
     own_range: float = 0.1
+    restain: float = 0.4
+    dim: float = 0.15
+    defocus: float = 0.1
+    jpeg: float = 0.1
     blur: float = 0.15
     noise: float = 0.25
     stain: float = 0.7

@@ -8,9 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nuclei.imaging.intensity import intensity_range
+from training.data.spoiling import disk
+from training.data.stains import Stains, density_of, restained
 from training.schedule import Augmentation
 
 ELASTIC_GRID_PX = 64
+# Radius of the disk that a point out of focus becomes, pixels.
+DEFOCUS_PX = (1.0, 4.0)
+JPEG_QUALITY = (30, 90)
+# What a dim nucleus keeps of its contrast to the background, and the share of nuclei that are dim.
+DIM_CONTRAST = (0.15, 0.7)
+DIM_SHARE = (0.1, 0.6)
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -21,6 +29,7 @@ def random_crop(
     size: int,
     augmentation: Augmentation,
     rng: np.random.Generator,
+    stains: tuple[Stains, Stains] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
     """One augmented training crop.
 
@@ -28,6 +37,9 @@ def random_crop(
         pixels: uint8 or uint16 [H, W, C], C is 1 or 3.
         labels: uint16 [H, W].
         size: side of the crop, pixels.
+        augmentation: how it is changed.
+        rng: draws the changes.
+        stains: of the image, and of the one whose stains it may get; None where either has none.
 
     Returns:
         image float32 [size, size, 3] in [0, 1], and labels uint16 [size, size].
@@ -41,7 +53,12 @@ def random_crop(
     lo_shift, hi_shift = (rng.normal(0, augmentation.range_spread, 2) * (hi - lo)).tolist()
     lo, hi = lo + lo_shift, max(hi + hi_shift, lo + lo_shift + 1)
     image = np.clip((crop.astype(np.float32) - lo) / (hi - lo), 0, 1)
-    return _change_look(image, augmentation, rng), truth.astype(np.uint16, copy=False)
+    truth = truth.astype(np.uint16, copy=False)
+    if image.shape[2] == 1 and rng.random() < augmentation.dim:
+        image = _dim_nuclei(image, truth, rng)
+    if stains is not None and rng.random() < augmentation.restain:
+        image = restained(image, *stains)
+    return _change_look(image, augmentation, rng), truth
 
 
 def _sampling_grid(
@@ -94,6 +111,9 @@ def _change_look(
             image = image.mean(axis=2, keepdims=True)
     gamma = math.exp(rng.normal(0, augmentation.gamma_spread))
     image = cv2.pow(image, gamma).reshape(image.shape).astype(np.float32, copy=False)
+    if rng.random() < augmentation.defocus:
+        blurred = cv2.filter2D(image, -1, disk(rng.uniform(*DEFOCUS_PX)))
+        image = blurred.reshape(image.shape)
     if rng.random() < augmentation.blur:
         blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.8))
         image = blurred.reshape(image.shape).astype(np.float32, copy=False)
@@ -103,12 +123,36 @@ def _change_look(
     if rng.random() < augmentation.inversion:
         image = 1 - image
     image = np.clip(image, 0, 1)
+    if rng.random() < augmentation.jpeg:
+        image = _as_jpeg(image, int(rng.integers(*JPEG_QUALITY)))
     return np.array(np.broadcast_to(image, (*image.shape[:2], 3)), dtype=np.float32)
+
+
+def _dim_nuclei(
+    image: NDArray[np.float32], labels: NDArray[np.uint16], rng: np.random.Generator
+) -> NDArray[np.float32]:
+    """Some nuclei of a grey image [H, W, 1] lose contrast, as those beneath the focal plane do."""
+    dim = rng.random(int(labels.max(initial=0)) + 1) < rng.uniform(*DIM_SHARE)
+    kept = np.where(dim, rng.uniform(*DIM_CONTRAST, dim.shape), 1).astype(np.float32)
+    kept[0] = 1
+    outside = image[labels == 0]
+    background = np.float32(np.median(outside)) if outside.size else np.float32(0)
+    # Smooth at their edges, as the light of a nucleus is.
+    contrast = cv2.GaussianBlur(kept[labels], (0, 0), 1.0)[..., None]
+    return np.asarray(background + (image - background) * contrast, np.float32)
+
+
+def _as_jpeg(image: NDArray[np.float32], quality: int) -> NDArray[np.float32]:
+    """What is left of an image [H, W, C] in [0, 1] after it was saved as a JPEG of 8 bit."""
+    bits = np.rint(image * 255).astype(np.uint8)
+    _, encoded = cv2.imencode(".jpg", bits, (cv2.IMWRITE_JPEG_QUALITY, quality))
+    decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    return decoded.reshape(image.shape).astype(np.float32) / np.float32(255)
 
 
 def _shift_stain(image: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
     """Rotate the hue, change the saturation, and scale each channel's optical density."""
-    density = -np.log(np.maximum(image, 1e-3)) * rng.normal(1, 0.15, 3).astype(np.float32)
+    density = density_of(image) * rng.normal(1, 0.15, 3).astype(np.float32)
     hsv = cv2.cvtColor(np.exp(-np.maximum(density, 0)), cv2.COLOR_RGB2HSV)
     hsv[..., 0] = (hsv[..., 0] + rng.normal(0, 12)) % 360
     hsv[..., 1] = np.clip(hsv[..., 1] * np.exp(rng.normal(0, 0.2)), 0, 1)

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, Sampler
 
 from training.data.augmentation import random_crop
 from training.data.dataset import Sample
+from training.data.stains import stains_of
 from training.schedule import Augmentation
 
 
@@ -58,6 +59,8 @@ class CropDataset(Dataset[tuple[Tensor, Any]]):
         self._targets = targets
         even = np.full(len(samples), 1 / len(samples))
         self._cumulative = np.cumsum(balanced_weights(samples) if balanced else even)
+        self._stains = [stains_of(sample.pixels) for sample in samples]
+        self._stained = [stains for stains in self._stains if stains is not None]
         self._size = size
         self._augmentation = augmentation
         self._seed = seed
@@ -66,8 +69,11 @@ class CropDataset(Dataset[tuple[Tensor, Any]]):
         rng = np.random.default_rng([self._seed, index])
         chosen = min(int(np.searchsorted(self._cumulative, rng.random())), len(self._samples) - 1)
         sample = self._samples[chosen]
+        own = self._stains[chosen]
+        other = None if own is None else self._stained[rng.integers(len(self._stained))]
         image, labels = random_crop(
-            sample.pixels, sample.labels, self._size, self._augmentation, rng
+            *(sample.pixels, sample.labels, self._size, self._augmentation, rng),
+            None if own is None or other is None else (own, other),
         )
         return torch.from_numpy(image).permute(2, 0, 1), self._targets(labels)
 

@@ -35,7 +35,7 @@ def defocused(sample: Sample, strength: float, rng: np.random.Generator) -> Samp
     radius = _between(DEFOCUS_PX, strength)
     pixels = sample.pixels.astype(np.float32)
     noise = _noise_of(pixels)
-    return _with(sample, _add_noise(_columns(cv2.filter2D(pixels, -1, _disk(radius))), noise, rng))
+    return _with(sample, _add_noise(_columns(cv2.filter2D(pixels, -1, disk(radius))), noise, rng))
 
 
 def underexposed(sample: Sample, strength: float, rng: np.random.Generator) -> Sample:
@@ -177,8 +177,8 @@ def _noise_of(pixels: Floats) -> float:
     return float(np.median(steps)) / (0.6745 * 6**0.5)
 
 
-def _disk(radius: float) -> Floats:
-    """float32 [S, S], of sum 1, smooth at its edge."""
+def disk(radius: float) -> Floats:
+    """What a point out of focus becomes: float32 [S, S], of sum 1, smooth at its edge."""
     reach = int(np.ceil(radius))
     y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disk = np.clip(radius + 0.5 - np.hypot(x, y), 0, 1).astype(np.float32)

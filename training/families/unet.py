@@ -24,6 +24,7 @@ from nuclei.quoting import quoted
 from nuclei.registry import ARCHITECTURE_TAG, DATA_NOT_STATED, ENCODER_TAG, PARENT_TAG
 from training.data.targets import MAPS, border_closeness, target_maps
 from training.families.losses import loss_by_name, weighted_bce
+from training.families.pretrained import load_encoder
 from training.graphs.maps import map_modules, map_steps
 from training.graphs.step import export_steps
 from training.graphs.weights import read_weights
@@ -49,6 +50,8 @@ class UNet(LearnedRecipe):
         loss: a name of `training.families.losses`.
         border_weight: how much more the pixels between two close nuclei weigh in a cross-entropy
             that is added to the loss (w0 of Ronneberger et al. 2015, equation 2, who use 10).
+        encoder_weights: file of weights that the encoder starts with (`load_encoder`); None for
+            random ones, or those of the parent.
         parent: the model that it starts from, as people name it; empty for random weights.
         parent_files: folder of its files, as training registers them; None for random weights.
         parent_licence: of the parent, SPDX; empty when it is not stated.
@@ -59,6 +62,7 @@ class UNet(LearnedRecipe):
     encoder: str = "tu-regnetx_004"
     loss: str = "bce+dice"
     border_weight: float = 0.0
+    encoder_weights: Path | None = None
     parent: str = ""
     parent_files: Path | None = None
     parent_licence: str = ""
@@ -82,9 +86,13 @@ class UNet(LearnedRecipe):
         return build_network(self.architecture, self.encoder)
 
     def first_weights(self) -> Mapping[str, Tensor] | None:
-        if self.parent_files is None:
-            return None
-        return read_weights(self.build(), self.parent_files / MAP_NETWORK.filename)
+        network = self.build()
+        if self.parent_files is not None:
+            return read_weights(network, self.parent_files / MAP_NETWORK.filename)
+        if self.encoder_weights is not None:
+            load_encoder(network, self.encoder, self.encoder_weights)
+            return network.state_dict()
+        return None
 
     def check(self) -> None:
         super().check()
@@ -93,6 +101,11 @@ class UNet(LearnedRecipe):
             raise InvalidOption(
                 f"--name is {quoted(self.name)}; expected 1 to 64 of the characters A-Z a-z 0-9 _ -"
                 f" and no {TTA_SUFFIX} at the end"
+            )
+        if self.encoder_weights is not None and self.parent_files is not None:
+            raise InvalidOption(
+                f"the network starts from {self.parent}, encoder included; leave out "
+                "--encoder-weights"
             )
         self.contract()
         self.first_weights()

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -70,6 +71,14 @@ def unet(
             show_default=False,
         ),
     ] = None,
+    encoder_weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="PyTorch file of the weights that the encoder, a timm backbone, starts with, such "
+            "as those that it learned on ImageNet [random].",
+            show_default=False,
+        ),
+    ] = None,
     loss: Annotated[
         str,
         typer.Option(
@@ -102,11 +111,16 @@ def unet(
     """
     from training.families.unet import UNet
 
-    augmentation = Augmentation() if colour else Augmentation(stain=0.0, grey=0.0)
+    augmentation = Augmentation() if colour else Augmentation(restain=0.0, stain=0.0, grey=0.0)
     schedule = replace(asked.schedule, balanced=balanced, augmentation=augmentation)
 
     def make(shared: dict[str, Any]) -> UNet:
-        own: dict[str, Any] = {"name": name, "loss": loss, "border_weight": border_weight}
+        own: dict[str, Any] = {
+            "name": name,
+            "loss": loss,
+            "border_weight": border_weight,
+            "encoder_weights": encoder_weights and encoder_weights.resolve(),
+        }
         tags: Mapping[str, str] = {}
         if parent is not None:
             found = find_parent(parent, asked.tracking_uri or default_tracking_uri())

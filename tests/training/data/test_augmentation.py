@@ -1,3 +1,5 @@
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 
@@ -5,7 +7,7 @@ from training.data.augmentation import random_crop
 from training.data.dataset import Sample
 from training.schedule import Augmentation
 
-STILL = Augmentation(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+STILL = Augmentation(**{one.name: 0 for one in fields(Augmentation)})
 
 
 @pytest.mark.parametrize("index", [0, -1])
@@ -35,7 +37,7 @@ def test_the_same_seed_gives_the_same_crop(samples: list[Sample]) -> None:
 
 def test_image_and_labels_move_together(samples: list[Sample]) -> None:
     sample = samples[0]
-    moving = Augmentation(gamma_spread=0, range_spread=0, own_range=0, blur=0, noise=0, inversion=0)
+    moving = replace(STILL, scale_spread=0.4, elastic_px=3, rotation=0.5)
     for seed in range(20):
         rng = np.random.default_rng(seed)
         image, labels = random_crop(sample.pixels, sample.labels, 96, moving, rng)
@@ -60,3 +62,33 @@ def test_an_image_smaller_than_the_crop_is_mirrored(samples: list[Sample]) -> No
     )
     assert image.shape == (128, 128, 3)
     assert labels.shape == (128, 128)
+
+
+def test_dim_nuclei_keep_their_place_and_less_of_their_contrast(samples: list[Sample]) -> None:
+    sample = samples[0]
+    dimming = replace(STILL, dim=1)
+    found: list[float] = []
+    for seed in range(10):
+        image, truth = random_crop(
+            sample.pixels, sample.labels, 96, dimming, np.random.default_rng(seed)
+        )
+        background = image[truth == 0].mean()
+        found += [image[truth == n].mean() - background for n in np.unique(truth)[1:]]
+    assert min(found) < 0.5 * max(found)
+    assert all(contrast > 0.02 for contrast in found)
+
+
+@pytest.mark.parametrize("name", ["defocus", "jpeg"])
+@pytest.mark.parametrize("index", [0, -1])
+def test_optics_and_files_spoil_the_look_alone(
+    samples: list[Sample], name: str, index: int
+) -> None:
+    sample = samples[index]
+    changed = replace(STILL, **{name: 1})
+    crops = [
+        random_crop(sample.pixels, sample.labels, 64, one, np.random.default_rng(2))
+        for one in (STILL, changed)
+    ]
+    # What is drawn before is the same.
+    assert crops[0][0].shape == crops[1][0].shape
+    assert 0.001 < np.abs(crops[0][0] - crops[1][0]).mean() < 0.2

@@ -1,0 +1,95 @@
+"""The stains of an image, estimated from it, and the same tissue in the stains of another.
+
+Macenko et al. 2009, "A method for normalizing histology slides for quantitative analysis", section
+2: the optical densities of two stains lie in a plane, between two directions.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+# Mean optical density from which a pixel is stained, and the percentile taken as the extreme.
+STAINED_DENSITY = 0.15
+EXTREME_PERCENT = 1.0
+FEWEST_PIXELS = 200
+# Directions closer than this are of one stain: a split of them means nothing.
+LEAST_ANGLE = 0.15
+SIDE_PX = 256
+
+
+@dataclass(frozen=True, eq=False)
+class Stains:
+    """The colours of two stains in an image.
+
+    Attributes:
+        densities: float32 [2, 3], optical density of each stain in R, G, B, of length 1; the first
+            is the one with more red absorbed (haematoxylin beside eosin).
+        most: float32 [2], the amount of each that 1 % of the stained pixels exceed.
+    """
+
+    densities: NDArray[np.float32]
+    most: NDArray[np.float32]
+
+
+def stains_of(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Stains | None:
+    """Estimate the stains of an image [H, W, C]; None where there are no two.
+
+    Grey images have none, and neither has an image that is hardly stained or of one colour.
+    """
+    if pixels.shape[2] != 3:
+        return None
+    scale = SIDE_PX / max(pixels.shape[:2])
+    if scale < 1:
+        pixels = cv2.resize(pixels, (0, 0), fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    density = density_of(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max).reshape(-1, 3)
+    stained = density[density.mean(axis=1) > STAINED_DENSITY]
+    if len(stained) < FEWEST_PIXELS:
+        return None
+    _, vectors = np.linalg.eigh(np.cov(stained.T))
+    plane = vectors[:, [2, 1]]
+    # Densities are positive, and so is the first direction of their plane.
+    plane = plane * np.where(plane.sum(axis=0) < 0, -1, 1)
+    along = stained @ plane
+    angles = np.arctan2(along[:, 1], along[:, 0])
+    ends = np.percentile(angles, (EXTREME_PERCENT, 100 - EXTREME_PERCENT))
+    if ends[1] - ends[0] < LEAST_ANGLE:
+        return None
+    both = np.stack([np.cos(ends), np.sin(ends)], axis=1) @ plane.T
+    both = np.maximum(both, 0)
+    both /= np.linalg.norm(both, axis=1, keepdims=True)
+    first = 0 if both[0, 0] >= both[1, 0] else 1
+    densities = both[[first, 1 - first]].astype(np.float32)
+    most = np.percentile(_amounts(stained, densities), 100 - EXTREME_PERCENT, axis=0)
+    if (most <= 0).any():
+        return None
+    return Stains(densities, most.astype(np.float32))
+
+
+def restained(image: NDArray[np.float32], own: Stains, other: Stains) -> NDArray[np.float32]:
+    """The same tissue in the stains of another image.
+
+    Args:
+        image: float32 [H, W, 3] in [0, 1].
+        own: its stains.
+        other: those that it gets, each as strong as there.
+
+    Returns:
+        float32 [H, W, 3] in [0, 1]; what the two stains do not explain stays.
+    """
+    density = density_of(image).reshape(-1, 3)
+    amounts = _amounts(density, own.densities)
+    rest = density - amounts @ own.densities
+    changed = (amounts * (other.most / own.most)) @ other.densities + rest
+    return np.exp(-np.maximum(changed, 0)).reshape(image.shape).astype(np.float32, copy=False)
+
+
+def density_of(image: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Optical density of an image in [0, 1]."""
+    return np.asarray(-np.log(np.maximum(image, np.float32(1e-3))), np.float32)
+
+
+def _amounts(density: NDArray[np.float32], stains: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much of each stain, float32 [N, 2], explains densities [N, 3] best."""
+    return np.asarray(density @ np.linalg.pinv(stains), np.float32)
