@@ -86,7 +86,7 @@ def frame_ms(
     """Mean and median time of all tiles of one frame through all steps, milliseconds."""
     plan = plan_tiles(side, side, *(contract[name] for name in ("tile_size", "halo", "stride")))
     random = np.random.default_rng(0)
-    tile = random.integers(0, 4096, (plan.size, plan.size, 1), dtype=np.uint16)
+    tile = random.integers(0, 4096, (*plan.shape, 1), dtype=np.uint16)
     seconds: list[float] = []
     run_tile(steps, tile)
     while sum(seconds) < for_s:

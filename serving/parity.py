@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 from nuclei.imaging.images import Frame
 from nuclei.imaging.intensity import intensity_range
-from nuclei.imaging.tiles import cut, mirrored, plan_tiles
+from nuclei.imaging.tiles import cut, mirrored
 from nuclei.inference.deadline import Deadline
 from nuclei.inference.engine import ServedVersion
 from nuclei.inference.onnx_engine import LocalEngine
@@ -80,13 +80,12 @@ async def _compare(
     try:
         contract = version.contract
         height, width = frame.pixels.shape[:2]
-        plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
-        pixels = mirrored(frame.pixels, plan)
-        tiles = [cut(pixels, tile, plan) for tile in plan.tiles]
         intensity = intensity_range(frame.pixels).range
         found = []
         for tta in (False, True):
-            graph = version.graph_for(tta)
+            graph, plan = version.graph_for(tta), contract.plan(height, width, tta=tta)
+            pixels = mirrored(frame.pixels, plan)
+            tiles = [cut(pixels, tile, plan) for tile in plan.tiles]
             pairs = []
             for tile in tiles:
                 asked = graph, contract.method.outputs, tile, intensity

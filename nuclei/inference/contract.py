@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_core import from_json
 
 from nuclei.errors import InvalidData
+from nuclei.imaging.tiles import TilePlan, plan_tiles
 from nuclei.inference.graph import TTA_SUFFIX
 from nuclei.inference.method import METHODS, WATERSHED, Method, method_named
 from nuclei.names import is_name
@@ -70,7 +71,8 @@ class Contract:
         family: name of the model family, and of its Triton ensemble (`unet`).
         method: the post-processing method.
         maps: names of the output maps in channel order; empty where there are none.
-        tile_size: side of the largest square tile given to the network, pixels, multiple of stride.
+        tile_size: no tile given to the network has more pixels than a square of this side, pixels,
+            multiple of stride.
         halo: context each tile keeps around the part that is used, pixels.
         stride: tile sides are multiples of this, pixels.
         pixel_size_um: pixel size of the training images, micrometres; None when unknown.
@@ -112,6 +114,11 @@ class Contract:
             for group, frames in groups.items()
             if "median_area_px" in frames.features
         }
+
+    def plan(self, height: int, width: int, *, tta: bool = False) -> TilePlan:
+        """The tiles of a frame of this size, pixels; square where the graph needs it."""
+        square = tta or self.method.square_tiles
+        return plan_tiles(height, width, self.tile_size, self.halo, self.stride, square=square)
 
     def to_json(self) -> str:
         """The text of its file; raises InvalidData as `from_json` would of the same."""

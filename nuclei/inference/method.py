@@ -29,6 +29,8 @@ class Method:
         accumulator: makes an empty accumulator of the names of the outputs, the names of the maps
             in channel order (empty where there are none), and the plan of a frame's tiles.
         graphs: how the ONNX files of a model are chained.
+        square_tiles: whether the graph for one view needs them; that with test-time augmentation,
+            which turns them, always does.
         outputs_of_views: names of those that only the graph with test-time augmentation gives, each
             a byte for a pixel.
         bytes_per_px: memory in addition to the maps and the labels, for each pixel of the frame,
@@ -40,6 +42,7 @@ class Method:
     parameters: type[Parameters]
     accumulator: Callable[[tuple[str, ...], tuple[str, ...], TilePlan], Accumulator]
     graphs: Graphs
+    square_tiles: bool = True
     outputs_of_views: tuple[str, ...] = ()
     bytes_per_px: int = 0
 
@@ -66,6 +69,7 @@ WATERSHED = Method(
     WatershedParameters,
     Maps,
     graph.views_at_once(graph.MAP_NETWORK, graph.MERGE, graph.MERGE.outputs),
+    square_tiles=False,
     outputs_of_views=(graph.DISAGREEMENT,),
 )
 MASKS = Method(
@@ -84,6 +88,7 @@ STARS = Method(
         graph.views_at_once(graph.STAR_NETWORK, graph.MERGE_STARS, graph.MERGE_STARS.outputs),
         graph.SELECT_STARS,
     ),
+    square_tiles=False,
 )
 PROMPTED = Method(
     "prompted",

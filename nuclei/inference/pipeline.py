@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from nuclei.imaging.images import Frame
 from nuclei.imaging.intensity import Intensity, intensity_of
 from nuclei.imaging.resampling import labels_at
-from nuclei.imaging.tiles import TilePlan, cut, mirrored, plan_tiles
+from nuclei.imaging.tiles import TilePlan, cut, mirrored
 from nuclei.inference.adjusting import adjusted, as_seen, changes, pixels_seen
 from nuclei.inference.deadline import NEVER, Deadline
 from nuclei.inference.engine import Engine, ServedVersion
@@ -161,7 +161,7 @@ async def predict(
     contract = served.contract
     height, width = frame.pixels.shape[:2]
     with watch.timed("tile"):
-        plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
+        plan = contract.plan(height, width, tta=tta)
         pixels, intensity = await in_thread(executor, deadline, _prepare, frame, plan)
     with watch.timed("infer"):
         accumulator = contract.method.accumulate(contract.maps, plan, tta=tta)
@@ -188,7 +188,7 @@ async def _infer(
     accumulator: Accumulator,
 ) -> None:
     """Accumulate the answers to all tiles, which are cut as they are sent."""
-    room = asyncio.Semaphore(max(1, TILES_IN_FLIGHT_PX // plan.size**2))
+    room = asyncio.Semaphore(max(1, TILES_IN_FLIGHT_PX // plan.tile_px))
 
     async def run(index: int) -> None:
         tile = plan.tiles[index]

@@ -81,7 +81,7 @@ class Maps:
         self.disagreement = np.empty(shape, np.uint8) if self._of_views else None
 
     def add(self, index: int, outputs: Outputs) -> None:
-        """Take maps, uint8 [1, K, S, S], of a tile of S x S pixels, and disagreement [S, S]."""
+        """Take maps, uint8 [1, K, H, W], of a tile of H x W pixels, and disagreement [H, W]."""
         tile = self._plan.tiles[index]
         place(outputs[self._output][0], tile, self.maps)
         if self.disagreement is not None:

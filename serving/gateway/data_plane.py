@@ -24,7 +24,6 @@ from nuclei.formats.png import encode_png
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits
-from nuclei.imaging.tiles import plan_tiles
 from nuclei.inference import pipeline
 from nuclei.inference.deadline import Deadline
 from nuclei.inference.engine import ServedVersion
@@ -567,6 +566,5 @@ def _segmenting_ms(segmentation: Segmentation) -> float:
 def _inferred_pixels(frame: Frame, served: ServedVersion, tta: bool) -> float:
     """Megapixels of all tiles and views of a frame."""
     height, width = frame.pixels.shape[:2]
-    contract = served.contract
-    plan = plan_tiles(height, width, contract.tile_size, contract.halo, contract.stride)
-    return len(plan.tiles) * plan.size**2 * (TTA_VIEWS if tta else 1) / 1e6
+    plan = served.contract.plan(height, width, tta=tta)
+    return len(plan.tiles) * plan.tile_px * (TTA_VIEWS if tta else 1) / 1e6

@@ -24,6 +24,8 @@ from serving.repository.files import MAX_GRAPH_BYTES, check_file
 from serving.triton.backend.onnx_file import TRITON_TYPES
 
 MAX_BATCH_SIZE = 16
+# Of frames that many cameras give, height and width, pixels: their tiles are warmed up.
+COMMON_FRAME = 512, 512
 # An instance of priority n works one nth as often, unless the others are busy.
 LAST_PRIORITY = 1000
 
@@ -67,7 +69,7 @@ def network_config(
         # No delay: what waits while a batch runs is the next batch.
         config.dynamic_batching.SetInParent()
     if file != DECODER:
-        _add_warm_up(config, contract.tile_size, file.batched)
+        _add_warm_up(config, contract.plan(*COMMON_FRAME).shape, file.batched)
     if file.batched and accelerator in _OPENVINO_PRECISIONS:
         _add_openvino(config, _OPENVINO_PRECISIONS[accelerator])
     return config
@@ -180,7 +182,7 @@ def _onnx_config(name: str, graph: Path, max_batch_size: int = 0) -> ModelConfig
     return config
 
 
-def _add_warm_up(config: ModelConfig, tile_size: int, batched: bool) -> None:
+def _add_warm_up(config: ModelConfig, shape: tuple[int, int], batched: bool) -> None:
     """Let the first frames find everything compiled, for grey and for colour.
 
     With zeros: random bytes hold infinities, from which detectors make invalid boxes.
@@ -190,7 +192,7 @@ def _add_warm_up(config: ModelConfig, tile_size: int, batched: bool) -> None:
         warm_up = config.model_warmup.add(name=f"{channels} channels", batch_size=1)
         tensor = warm_up.inputs[image.name]
         tensor.data_type, tensor.zero_data = image.data_type, True
-        tile = (channels, tile_size, tile_size)
+        tile = (channels, *shape)
         tensor.dims.extend(tile if batched else (1, *tile))
 
 

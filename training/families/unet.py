@@ -34,6 +34,9 @@ from training.job import LearnedRecipe
 DECODER_CHANNELS = (128, 64, 48, 32, 16)
 DEEP_DECODER_CHANNELS = (256, 128, 64, 32, 16)
 DEEP = "resnet"
+# Of the tiles: larger ones fall out of the caches of processors that have less of them, and with a
+# wider halo the nuclei at seams are the same (docs/performance.md).
+TILE_PX, HALO_PX = 640, 32
 CNN_CHANNELS = 32
 CNN_LAYERS = 6
 
@@ -72,7 +75,12 @@ class UNet(LearnedRecipe):
 
     def contract(self) -> Contract:
         if self.parent_files is None:
-            return Contract(self.name or self.architecture, pixel_size_um=self.pixel_size_um)
+            return Contract(
+                self.name or self.architecture,
+                tile_size=TILE_PX,
+                halo=HALO_PX,
+                pixel_size_um=self.pixel_size_um,
+            )
         parent = self._parent_contract(self.parent_files)
         return Contract(
             self.name or parent.family,

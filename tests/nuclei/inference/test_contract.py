@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nuclei.errors import InvalidData
 from nuclei.inference.contract import Contract
+from nuclei.inference.method import MASKS, WATERSHED, Method
 from nuclei.postprocessing.watershed import WatershedParameters
 
 CONTRACT = Contract(
@@ -106,3 +107,13 @@ def test_a_broken_contract_is_named(text: str) -> None:
 def test_a_missing_contract_is_named(tmp_path: Path) -> None:
     with pytest.raises(InvalidData, match="cannot be read"):
         Contract.read(tmp_path / "contract.json")
+
+
+@pytest.mark.parametrize(
+    ("method", "tta", "square"),
+    [(WATERSHED, False, False), (WATERSHED, True, True), (MASKS, False, True)],
+)
+def test_tiles_are_square_where_the_graph_needs_it(method: Method, tta: bool, square: bool) -> None:
+    contract = Contract("some", method, tile_size=640, halo=32)
+    height, width = contract.plan(520, 696, tta=tta).shape
+    assert (height == width) == square

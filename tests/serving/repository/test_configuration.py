@@ -7,8 +7,10 @@ from google.protobuf import text_format
 from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from nuclei.inference.contract import Contract
+from nuclei.inference.graph import MAP_NETWORK
 from nuclei.inference.model_config import contract_of, routing_of
 from nuclei.inference.routing import Routing
+from serving.repository.configuration import DEFAULT_CPU_ACCELERATOR, network_config
 
 STEPS = ["preprocess", "tta", "merge"]
 
@@ -35,6 +37,17 @@ def test_tensors_are_those_of_the_design(repository: Path) -> None:
         assert [tensor.name for tensor in ensemble.input] == ["IMAGE", "RANGE"]
         assert [tensor.name for tensor in ensemble.output] == outputs
         assert len(ensemble.output[0].dims) == 4
+
+
+@pytest.mark.parametrize(("tile_size", "warmed_up"), [(128, 128), (640, 512)])
+def test_tiles_of_common_frames_are_warmed_up(
+    repository: Path, tile_size: int, warmed_up: int
+) -> None:
+    graph = repository / "unet_network.3" / "3" / "model.onnx"
+    contract = Contract("unet", tile_size=tile_size, halo=32)
+    found = network_config(contract, MAP_NETWORK, 3, graph, DEFAULT_CPU_ACCELERATOR)
+    dims = [list(entry.inputs["IMAGE"].dims) for entry in found.model_warmup]
+    assert dims == [[1, warmed_up, warmed_up], [3, warmed_up, warmed_up]]
 
 
 def test_the_contract_travels_with_a_version(repository: Path, artifacts: Path) -> None:
