@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from nuclei.imaging.tiles import plan_tiles  # noqa: E402
+from nuclei.processor import AUTO, fast_precision, read_cpuinfo  # noqa: E402
 
 STEPS = ("preprocess", "unet_network.*")
 
@@ -65,8 +66,9 @@ def open_step(model: Path) -> onnxruntime.InferenceSession:
         r'name: "openvino"\s+parameters {\s+key: "precision"\s+value: "(\w+)"', text
     )
     if precision:
+        used = fast_precision(read_cpuinfo()) if precision[1] == AUTO else precision[1]
         properties: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": {"BF16": "bf16", "FP32": "f32"}[precision[1]]
+            "INFERENCE_PRECISION_HINT": {"BF16": "bf16", "FP32": "f32"}[used]
         }
         if threads:
             properties["INFERENCE_NUM_THREADS"] = int(threads[1])

@@ -37,9 +37,12 @@ def calls() -> dict[str, Call]:
     png, tiff = EXAMPLE.with_name("fluorescence.png"), EXAMPLE
     return {
         "GetServerInfo": Client.server_info,
+        "raw, 256 x 256": segmenting(example_pixels(256)),
         "raw, 512 x 512": segmenting(example_pixels(512)),
         "PNG, 360 x 360": segmenting(png.read_bytes()),
         "TIFF, 520 x 696": segmenting(tiff.read_bytes()),
+        "raw, 1024 x 1024": segmenting(example_pixels(1024)),
+        "raw, 1024 x 1360": segmenting(np.ascontiguousarray(example_pixels(1360)[:1024])),
         f"raw, {LARGE_PX} x {LARGE_PX}": segmenting(example_pixels(LARGE_PX)),
     }
 

@@ -42,10 +42,10 @@ REPEATS = 10
 MAX_MESSAGE_BYTES = 1 << 28
 WAYS = {
     "fp32 onnxruntime": (CpuAccelerator.ONNXRUNTIME, False),
-    "fp32 OpenVINO": (CpuAccelerator.OPENVINO, False),
+    "fp32 OpenVINO": (CpuAccelerator.OPENVINO_FP32, False),
     "bf16 OpenVINO": (CpuAccelerator.OPENVINO_BF16, False),
     "int8 onnxruntime": (CpuAccelerator.ONNXRUNTIME, True),
-    "int8 OpenVINO": (CpuAccelerator.OPENVINO, True),
+    "int8 OpenVINO": (CpuAccelerator.OPENVINO_FP32, True),
 }
 
 

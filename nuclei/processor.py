@@ -1,40 +1,58 @@
 """What the processor computes itself. Triton's interpreter runs a copy of this file.
 
-A precision that it lacks is emulated: bfloat16 on an Intel processor without it takes 3.3 times as
-long as float32.
+A precision that it lacks is emulated: bfloat16 on processors without it takes several times as long
+as float32 (docs/performance.md).
 """
 
 import contextlib
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+# The precision of a configuration that leaves the choice to where the model is loaded.
+AUTO = "AUTO"
 # In the folder of a Triton: a file for each of its models.
 PRECISIONS = "precisions"
 # By any of these: Intel from Cooper Lake and Sapphire Rapids on, AMD from Zen 4 on; 64-bit Arm.
 _BF16 = {"avx512_bf16", "amx_bf16", "bf16"}
+# Of these AVX-512's bfloat16 alone is no faster than float32.
+_INTEL = "GenuineIntel"
 _LISTS = ("flags", "Features")
 
 
-def fast_precision(wanted: str, cpuinfo: str) -> str:
-    """The precision to compute in.
+def fast_precision(cpuinfo: str) -> str:
+    """What `AUTO` stands for: the fastest of the precisions that keep a model's scores.
+
+    As measured (docs/performance.md): on Intel's processors bfloat16 is faster with AMX only.
 
     Args:
-        wanted: `BF16`, or another that every processor has.
         cpuinfo: what Linux says of the processors, in /proc/cpuinfo.
 
     Returns:
-        `wanted`, or `FP32` where the processor would emulate it.
+        `BF16` or `FP32`.
     """
-    return "FP32" if wanted == "BF16" and not has_bf16(cpuinfo) else wanted
+    found = _flags(cpuinfo) & _BF16
+    if found == {"avx512_bf16"} and _value(cpuinfo, ("vendor_id",)) == _INTEL:
+        return "FP32"
+    return "BF16" if found else "FP32"
 
 
 def has_bf16(cpuinfo: str) -> bool:
     """Whether the processor computes with bfloat16 itself."""
+    return bool(_flags(cpuinfo) & _BF16)
+
+
+def _flags(cpuinfo: str) -> set[str]:
+    """What the first processor can do."""
+    return set(_value(cpuinfo, _LISTS).split())
+
+
+def _value(cpuinfo: str, names: tuple[str, ...]) -> str:
+    """That of the first line with one of these names; empty where there is none."""
     for line in cpuinfo.splitlines():
-        name, _, flags = line.partition(":")
-        if name.strip() in _LISTS:
-            return bool(_BF16 & set(flags.split()))
-    return False
+        name, _, value = line.partition(":")
+        if name.strip() in names:
+            return value.strip()
+    return ""
 
 
 def read_cpuinfo() -> str:

@@ -58,8 +58,8 @@ def export(
     cpu: Annotated[
         str | None,
         typer.Option(
-            help="Runtime of the network on a CPU: onnxruntime, openvino, openvino-bf16 (bf16 "
-            "where the processor has it).",
+            help="Runtime of the network on a CPU: openvino (bf16 where that is faster, "
+            "else fp32), openvino-bf16, openvino-fp32, onnxruntime.",
             show_default=False,
         ),
     ] = None,

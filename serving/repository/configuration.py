@@ -19,6 +19,7 @@ from nuclei.inference.model_config import (
     THREADS_PARAMETER,
 )
 from nuclei.inference.routing import Routing
+from nuclei.processor import AUTO
 from nuclei.quoting import sentence
 from serving.repository.files import MAX_GRAPH_BYTES, check_file
 from serving.triton.backend.onnx_file import TRITON_TYPES
@@ -38,11 +39,16 @@ class CpuAccelerator(StrEnum):
 
     ONNXRUNTIME = "onnxruntime"
     OPENVINO = "openvino"
+    OPENVINO_FP32 = "openvino-fp32"
     OPENVINO_BF16 = "openvino-bf16"
 
 
-DEFAULT_CPU_ACCELERATOR = CpuAccelerator.OPENVINO_BF16
-_OPENVINO_PRECISIONS = {CpuAccelerator.OPENVINO: "FP32", CpuAccelerator.OPENVINO_BF16: "BF16"}
+DEFAULT_CPU_ACCELERATOR = CpuAccelerator.OPENVINO
+_OPENVINO_PRECISIONS = {
+    CpuAccelerator.OPENVINO: AUTO,
+    CpuAccelerator.OPENVINO_FP32: "FP32",
+    CpuAccelerator.OPENVINO_BF16: "BF16",
+}
 
 
 def shared_step_config(name: str, graph: Path) -> ModelConfig:

@@ -36,7 +36,7 @@ DEEP_DECODER_CHANNELS = (256, 128, 64, 32, 16)
 DEEP = "resnet"
 # Of the tiles: larger ones fall out of the caches of processors that have less of them, and with a
 # wider halo the nuclei at seams are the same (docs/performance.md).
-TILE_PX, HALO_PX = 640, 32
+TILE_PX, HALO_PX = 768, 32
 CNN_CHANNELS = 32
 CNN_LAYERS = 6
 

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from activity import Activity
 from onnx_file import misfits, read_versions
-from processor import fast_precision, note_precision, read_cpuinfo
+from processor import AUTO, fast_precision, has_bf16, note_precision, read_cpuinfo
 
 OPTIMISATION_LEVELS = {
     "-1": onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC,
@@ -339,8 +339,7 @@ def _openvino(config: dict[str, Any], share: int = 1) -> tuple[str, dict[str, st
         raise pb_utils.TritonModelException(
             f"model '{config['name']}': this onnxruntime is not built with OpenVINO"
         )
-    used = fast_precision(_wanted_precision(config), read_cpuinfo())
-    precision = _precision(config, OPENVINO_PRECISIONS, used)
+    precision = OPENVINO_PRECISIONS[_openvino_precision(config)]
     # Pinned threads of two instances would share the first core.
     properties = {"INFERENCE_PRECISION_HINT": precision, "ENABLE_CPU_PINNING": False}
     threads = _number(config, "intra_op_thread_count")
@@ -359,23 +358,25 @@ def _say_precision(config: dict[str, Any], provider: str) -> None:
     """
     if provider not in (OPENVINO, "CPUExecutionProvider"):
         return
-    wanted = _wanted_precision(config) if provider == OPENVINO else "FP32"
-    used = fast_precision(wanted, read_cpuinfo())
-    if used != wanted:
+    used = _openvino_precision(config) if provider == OPENVINO else "FP32"
+    said = f"model '{config['name']}' computes in {used}"
+    if used == "BF16" and not has_bf16(read_cpuinfo()):
         pb_utils.Logger.log_warn(
-            f"model '{config['name']}' computes in {used}: this processor has no {wanted} and "
-            "would emulate it, which is slower"
+            f"{said}, which this processor emulates, several times slower than FP32: let the "
+            f"precision in its configuration be {AUTO}"
         )
     else:
-        pb_utils.Logger.log_info(f"model '{config['name']}' computes in {used}")
+        pb_utils.Logger.log_info(said)
     note_precision(Path.cwd(), config["name"], used.lower())
 
 
-def _wanted_precision(config: dict[str, Any]) -> str:
-    """The precision that the configuration asks OpenVINO for, where the processor has it."""
+def _openvino_precision(config: dict[str, Any]) -> str:
+    """The precision that the configuration asks OpenVINO for, or leaves to this processor."""
     accelerators = config["optimization"]["execution_accelerators"]["cpu_execution_accelerator"]
     wanted: str = accelerators[0].get("parameters", {}).get("precision", "FP32")
-    return wanted
+    known = {AUTO: fast_precision(read_cpuinfo()), **{name: name for name in OPENVINO_PRECISIONS}}
+    used: str = _precision(config, known, wanted)
+    return used
 
 
 def _precision(config: dict[str, Any], known: dict[str, Any], value: str) -> Any:

@@ -114,6 +114,6 @@ def test_a_missing_contract_is_named(tmp_path: Path) -> None:
     [(WATERSHED, False, False), (WATERSHED, True, True), (MASKS, False, True)],
 )
 def test_tiles_are_square_where_the_graph_needs_it(method: Method, tta: bool, square: bool) -> None:
-    contract = Contract("some", method, tile_size=640, halo=32)
+    contract = Contract("some", method, tile_size=768, halo=32)
     height, width = contract.plan(520, 696, tta=tta).shape
     assert (height == width) == square

@@ -39,7 +39,7 @@ def test_tensors_are_those_of_the_design(repository: Path) -> None:
         assert len(ensemble.output[0].dims) == 4
 
 
-@pytest.mark.parametrize(("tile_size", "warmed_up"), [(128, 128), (640, 512)])
+@pytest.mark.parametrize(("tile_size", "warmed_up"), [(128, 128), (768, 512)])
 def test_tiles_of_common_frames_are_warmed_up(
     repository: Path, tile_size: int, warmed_up: int
 ) -> None:

@@ -32,10 +32,10 @@ model_warmup {
 }
 """
 
-IN_BF16 = """
-optimization { execution_accelerators { cpu_execution_accelerator {
-  name: "openvino" parameters { key: "precision" value: "BF16" }
-} } }
+IN_PRECISION = """
+optimization {{ execution_accelerators {{ cpu_execution_accelerator {{
+  name: "openvino" parameters {{ key: "precision" value: "{}" }}
+}} }} }}
 """
 
 
@@ -45,7 +45,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     triton_model(folder, "plain", scaled(), tensors())
     triton_model(folder, "batched", batch_sizes(), BATCHED + tensors((4,)))
     triton_model(folder, "on_cores", batch_sizes(), ON_CORES + tensors((4,)))
-    triton_model(folder, "in_bf16", scaled(), IN_BF16 + tensors())
+    for precision in ("auto", "bf16"):
+        config = IN_PRECISION.format(precision.upper())
+        triton_model(folder, f"in_{precision}", scaled(), config + tensors())
     triton_model(folder, "sevens", sevens(), tensors((-1,), out_dims=(-1, 7)))
     return folder
 
@@ -84,8 +86,8 @@ def test_answers_what_the_graph_computes(triton_client: InferenceServerClient) -
 def test_log_and_folder_say_in_which_precision_models_compute(
     server: TritonServer, triton_client: InferenceServerClient
 ) -> None:
-    used = fast_precision("BF16", read_cpuinfo())
-    expected = {"plain": "FP32", "on_cores": "FP32", "in_bf16": used}
+    used = fast_precision(read_cpuinfo())
+    expected = {"plain": "FP32", "on_cores": "FP32", "in_auto": used, "in_bf16": "BF16"}
     log = server.log.read_text()
     for model, precision in expected.items():
         assert noted_precision(server.log.parent, model) == precision.lower()
@@ -187,10 +189,8 @@ SETTINGS = {
     "openvino": (
         'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" }}}'
     ),
-    "openvino_bf16": (
-        'optimization { execution_accelerators { cpu_execution_accelerator { name: "openvino" '
-        'parameters { key: "precision" value: "BF16" }}}}'
-    ),
+    "openvino_auto": IN_PRECISION.format("AUTO"),
+    "openvino_bf16": IN_PRECISION.format("BF16"),
 }
 
 
