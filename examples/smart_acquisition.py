@@ -29,6 +29,7 @@ import useq
 from pymmcore_plus import CMMCorePlus
 
 from nuclei.client import Client, FrameIndex, Outcome, StagePosition, StreamFrame
+from nuclei.errors import InvalidOption, NucleiError
 from nuclei.results.segmentation import Segmentation
 
 STEP_UM = 400.0
@@ -169,8 +170,17 @@ def rare_nuclei(
         query: of `pandas.DataFrame.query`, such as "area_um2 > 180 and eccentricity < 0.4".
         n_most: how many at most, those with the best score.
         objective: a preset of the group OBJECTIVES; None for the one that is in.
+
+    Raises:
+        InvalidOption: the query is none, or names what the nuclei do not have.
     """
-    found = [visit.nuclei.query(query) for visit in visits if visit.nuclei is not None]
+    tables = [visit.nuclei for visit in visits if visit.nuclei is not None]
+    try:
+        found = [table.query(query) for table in tables]
+    except (NameError, SyntaxError, TypeError, ValueError) as error:
+        raise InvalidOption(
+            f"--find cannot be used: {error}; expected a comparison of {', '.join(tables[0])}"
+        ) from error
     rare = pd.concat(found).nlargest(n_most, "score") if found else pd.DataFrame()
     if rare.empty:
         return
@@ -277,14 +287,21 @@ def main() -> None:
         )
     core = open_microscope(given.config)
     scan = grid(given.grid, STEP_UM, given.scan_objective)
-    with Client(given.address) as client:
-        for visit in acquire(core, client, scan, choose):
-            x_um, y_um = visit.stage_um
-            found = "failed" if visit.nuclei is None else f"{len(visit.nuclei)} nuclei"
-            print(
-                f"t={visit.index.t} position {visit.index.position} ({x_um:.0f}, {y_um:.0f}) um, "
-                f"{visit.pixel_size_um} um a pixel: {found}"
-            )
+    try:
+        with Client(given.address) as client:
+            for visit in acquire(core, client, scan, choose):
+                show(visit)
+    except NucleiError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+def show(visit: Visit) -> None:
+    x_um, y_um = visit.stage_um
+    found = "failed" if visit.nuclei is None else f"{len(visit.nuclei)} nuclei"
+    print(
+        f"t={visit.index.t} position {visit.index.position} ({x_um:.0f}, {y_um:.0f}) um, "
+        f"{visit.pixel_size_um} um a pixel: {found}"
+    )
 
 
 if __name__ == "__main__":

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from nuclei.client import Client, StagePosition
-from nuclei.errors import EngineUnavailable
+from nuclei.client import Client, FrameIndex, StagePosition
+from nuclei.errors import EngineUnavailable, InvalidOption
 
 if TYPE_CHECKING:
     from tests.conftest import Gateway
@@ -67,6 +68,14 @@ def test_where_nothing_is_rare_the_acquisition_ends_with_the_scan(
     choose = partial(example["rare_nuclei"], query="area_um2 > 1e9", n_most=3, objective="40X")
     visits = list(example["acquire"](core, client, example["grid"](2, 400.0), choose))
     assert [visit.index.t for visit in visits] == [0] * 4
+
+
+def test_a_query_of_what_nuclei_do_not_have_is_refused(example: dict[str, Any]) -> None:
+    nuclei = pd.DataFrame({"area_um2": [5.0], "score": [0.9]})
+    visit = example["Visit"](FrameIndex(), (0.0, 0.0), 0.5, nuclei)
+    for query in ("area > 3", "area_um2 >"):
+        with pytest.raises(InvalidOption, match="expected a comparison of area_um2, score"):
+            list(example["rare_nuclei"]([visit], query, 1, None))
 
 
 def test_nuclei_are_where_the_stage_saw_them(example: dict[str, Any], client: Client) -> None:
