@@ -47,8 +47,8 @@ def probing_bytes(file_bytes: int) -> int:
 
 
 def decoding_bytes(file_bytes: int, header: Header) -> int:
-    """Memory that `Decoder.read` takes at most, once the file is only shared and in the process."""
-    return 2 * file_bytes + _frame_bytes(header) + _reading_bytes(header)
+    """Memory that `Decoder.read` takes at most, once the file is only in what both share."""
+    return file_bytes + _frame_bytes(header) + _reading_bytes(header)
 
 
 def _frame_bytes(header: Header) -> int:

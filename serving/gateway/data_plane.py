@@ -7,7 +7,7 @@ from concurrent.futures import Executor
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -276,14 +276,16 @@ class DataPlane:
                 needed = partial(_segmenting_bytes, served=either, options=options)
                 frame = await self._read(source, permit, needed, stack)
             work = _Work(frame, options, observation, permit)
-            # Before the work, which would be for nothing: for a frame full of nuclei.
-            nuclei = work.header.height * work.header.width // SMALLEST_NUCLEUS_PX
-            permit.resize(max(permit.n_bytes, encoding.memory_bytes(work.header, nuclei)))
+            # Before the work, which would be for nothing.
+            permit.resize(max(permit.n_bytes, self._encoding_bytes(encoding, work.header)))
             self.progress.note_step()
             observation.note_frame(frame.pixels)
             route = await self._route(model, options)
             segmentation = await self._segment(work, route, deadline)
             observation.note_result(segmentation)
+            # Nobody waits here for memory: two that have most of it would wait for each other.
+            found_bytes = encoding.memory_bytes(work.header, len(segmentation.nuclei))
+            permit.resize(max(permit.n_bytes, found_bytes))
             with observation.timed("encode"):
                 encoded: tuple[Segmentation, Result] = await in_thread(
                     self._executor,
@@ -346,6 +348,16 @@ class DataPlane:
                 piece := await loop.run_in_executor(self._executor, next, pieces, None)
             ) is not None:
                 yield piece
+
+    def _encoding_bytes(self, encoding: Encoding[Any], header: Header) -> int:
+        """Memory of the reply before the nuclei are counted: of a frame that is full of them.
+
+        Where the service never has so much, of a frame without any: few of that size are full.
+        """
+        nuclei = header.height * header.width // SMALLEST_NUCLEUS_PX
+        full = encoding.memory_bytes(header, nuclei)
+        fits = full <= self._settings.max_bytes_in_flight
+        return full if fits else encoding.memory_bytes(header, 0)
 
     @asynccontextmanager
     async def _in_time(self, deadline: Deadline) -> AsyncIterator[AsyncExitStack]:

@@ -9,6 +9,7 @@ import pytest
 from tritonclient.grpc import service_pb2 as pb
 
 from nuclei.errors import FrameTooLarge, ModelNotFound
+from nuclei.formats import FORMATS
 from nuclei.imaging.decoding import Header
 from nuclei.imaging.frame_options import AS_IT_IS, FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits, frame_from_plane
@@ -18,7 +19,7 @@ from nuclei.inference.model_config import contract_of
 from nuclei.inference.routing import Routing
 from nuclei.postprocessing.consensus import ConsensusParameters
 from nuclei.results.segmentation import Segmentation
-from serving.decoding.decoders import Decoders
+from serving.decoding.decoders import Decoders, decoding_bytes, probing_bytes
 from serving.engine import TritonEngine
 from serving.gateway.data_plane import DataPlane, Encoding, Options
 from serving.gateway.observation import observed
@@ -78,6 +79,7 @@ async def segmented(
     triton: StandIn,
     version: int | None = None,
     shape: tuple[int, int, int] = SHAPE,
+    bytes_per_nucleus: int = 0,
     **settings: int,
 ) -> Segmentation:
     async with triton.running():
@@ -85,7 +87,7 @@ async def segmented(
         with ThreadPoolExecutor(2) as executor:
             gateway = GatewaySettings(triton_address=triton.address, **settings)
             plane = DataPlane(engine, Decoders(0, executor), executor, gateway)
-            encoding = Encoding(lambda found, frame, check: found, 0, 0)
+            encoding = Encoding(lambda found, frame, check: found, 0, bytes_per_nucleus)
             with observed("grpc") as observation, plane.admission.admit("grpc", "a:1") as permit:
                 found = await plane.segment(
                     Pixels(shape), Options(version=version), encoding, observation, permit
@@ -117,6 +119,31 @@ async def test_a_version_that_takes_over_has_its_memory_reserved_as_well(
     with pytest.raises(FrameTooLarge, match=f"at most {enough} "):
         await segmented(triton, shape=shape, max_bytes_in_flight=enough)
     assert f"unet.{int(version) + 1}" not in triton.inferred
+
+
+async def test_a_frame_that_can_be_full_of_nuclei_is_refused_only_if_it_is(
+    repository: Path, version: str
+) -> None:
+    enough = memory_bytes(*SHAPE, 1, WATERSHED)
+    triton = StandIn(repository, int(version), {int(version)})
+    found = await segmented(triton, bytes_per_nucleus=10**6, max_bytes_in_flight=enough)
+    assert len(found.nuclei) < 10
+
+
+def test_the_largest_frame_fits_by_default_with_its_outlines_and_some_left_out() -> None:
+    settings = GatewaySettings()
+    side = settings.max_side_px
+    file_bytes = 2 * side * side
+    header = Header(side, side, 1, 2, file_bytes)
+    outlines = FORMATS["geojson"]
+    encoding = Encoding(lambda *_: None, outlines.bytes_per_px + 4, outlines.bytes_per_nucleus)
+    needed = (
+        probing_bytes(file_bytes),
+        decoding_bytes(file_bytes + 2**20, header),
+        memory_bytes(side, side, 1, 2),
+        encoding.memory_bytes(header, 500_000),
+    )
+    assert max(needed) <= settings.max_bytes_in_flight
 
 
 async def test_a_version_that_was_asked_for_is_not_replaced(repository: Path, version: str) -> None:
