@@ -1,9 +1,10 @@
 """`nuclei segment`: frames to label images, outlines and tables."""
 
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -102,6 +103,7 @@ class Tally:
         done: number of frames with all their results.
         failed: number of the others; one whose results were not all written has a row, too.
         doubtful: number of frames with warnings.
+        said: how many frames of a source have a warning, by its path and the warning.
         first_failure: why the first that failed did.
     """
 
@@ -111,6 +113,7 @@ class Tally:
     done: int = 0
     failed: int = 0
     doubtful: int = 0
+    said: Counter[tuple[Path, str]] = field(default_factory=Counter)
     first_failure: NucleiError | None = None
 
 
@@ -276,7 +279,9 @@ def _count(task: "Task", outcome: "Outcome", tally: Tally, console: Console) -> 
         if tally.rows <= LISTED:
             tally.table.add_row(task.name, *_summary(outcome))
     for warning in outcome.warnings:
-        print_warning(f"{task.title}: {warning}", console)
+        tally.said[task.path, warning] += task.field is not None
+        if tally.said[task.path, warning] <= 1:
+            print_warning(f"{task.title}: {warning}", console)
     tally.doubtful += bool(outcome.warnings)
     for failure in outcome.failures:
         said = str(failure).removeprefix(f"{task.path}: ")
@@ -288,7 +293,11 @@ def _count(task: "Task", outcome: "Outcome", tally: Tally, console: Console) -> 
 
 def _how_to_choose(failure: NucleiError, task: "Task") -> str:
     """What else can be done about a stack that was taken for one frame."""
+    from nuclei.plates.sources import is_always_source
+
     if not isinstance(failure, ChoiceRequired) or task.field is not None:
+        return ""
+    if is_always_source(task.path):
         return ""
     return "; all its frames are segmented with --t, --z or --fields, such as --t all"
 
@@ -322,8 +331,13 @@ def _print_summary(inputs: Inputs, work: "Work", tally: Tally, console: Console)
     }
     if tally.done < sum(counts.values()):
         console.print(", ".join(f"{number} {what}" for what, number in counts.items() if number))
+    for (path, warning), times in tally.said.items():
+        if times > 1:
+            print_warning(f"{path}: in {times} frames: {warning}", console)
     if tally.doubtful:
-        print_warning(f"{tally.doubtful} with warnings, which are above", console)
+        print_warning(
+            f"{tally.doubtful} with warnings, which are above and in {FRAMES_FILE}", console
+        )
 
 
 def _table() -> Table:

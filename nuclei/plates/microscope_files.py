@@ -1,5 +1,6 @@
 """CZI, ND2 and LIF as sources, by ZEISS's library, nd2 and liffile (the extra `microscopes`)."""
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -72,11 +73,9 @@ class MicroscopeFile:
                 f"{path}: {kind} files are read by {package}, which is not installed: run "
                 "`pip install 'nuclei-serving[microscopes]'`, or export the file as OME-TIFF"
             ) from error
-        try:
-            self._positions = self._reader.positions()
-        except BaseException:
-            self._reader.close()
-            raise
+        # Also where it is merely let go, as by a cache, or at the end of the process.
+        self._closing = weakref.finalize(self, self._reader.close)
+        self._positions = self._reader.positions()
         self.fields = tuple(Field("", one.name, one.n_t, one.n_z) for one in self._positions)
 
     def plane(self, field: int, t: int, z: int, selection: Selection) -> Decoded:
@@ -107,7 +106,7 @@ class MicroscopeFile:
         return None
 
     def close(self) -> None:
-        self._reader.close()
+        self._closing()
 
 
 class _Czi:

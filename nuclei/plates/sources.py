@@ -130,6 +130,7 @@ def _opener(path: Path) -> Callable[[Path], Source]:
         from nuclei.plates.tiff import TiffSource
 
         return TiffSource
+    path.stat()  # what is not there holds nothing
     raise InvalidImage(
         "holds one frame; expected a TIFF, an OME-Zarr or a microscope's own file for --wells, "
         "--fields, --t and --z: segment it without them"

@@ -1,5 +1,7 @@
 """Microscopes' own files: CZI by ZEISS's library; LIF and ND2 as their makers lay them out."""
 
+import gc
+import os
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -74,6 +76,15 @@ def test_planes_and_windows(path: Path) -> None:
         np.testing.assert_array_equal(window.pixels, STACK[0, 1, 0][part])
         with pytest.raises(ChoiceRequired, match=r"a\.\w+: .*0 'Green', 1 'DAPI'"):
             source.plane(0, 0, 0, EVERYTHING)
+
+
+def test_a_file_that_is_let_go_is_closed(path: Path) -> None:
+    """As by the cache of open files; one that is not closed warns, which is an error here."""
+    source = open_source(path)
+    del source
+    gc.collect()
+    files = {os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")}
+    assert str(path) not in files
 
 
 def test_scenes_and_images_are_positions(tmp_path: Path) -> None:
