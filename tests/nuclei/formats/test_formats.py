@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import re
 import uuid
 import zipfile
 from dataclasses import replace
@@ -9,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas
 import pyarrow
 import pytest
 import shapely.geometry
@@ -18,6 +20,7 @@ from numpy.typing import NDArray
 from pyarrow import parquet
 from pycocotools.coco import COCO
 from roifile import ROI_TYPE, ImagejRoi
+from skimage.measure import regionprops
 
 from nuclei.errors import InvalidOption
 from nuclei.formats import FORMATS, format_named, pieces, tables
@@ -407,3 +410,58 @@ def test_pixels_of_no_microscope_are_refused(side: float) -> None:
     """Their areas would be infinite, or nothing."""
     with pytest.raises(InvalidOption, match="pixel size"):
         FrameOptions(pixel_size_um=PixelSize(y=0.5, x=side))
+
+
+@pytest.mark.parametrize("read", [pandas.read_csv, pandas.read_parquet])
+def test_tables_say_what_scikit_image_measures(read: Any) -> None:
+    """In pixels and micrometres, for each channel, as pandas reads them."""
+    rng = np.random.default_rng(7)
+    blocks = np.kron(np.arange(1, 13).reshape(3, 4), np.ones((7, 9)))
+    labels = np.where(rng.random(blocks.shape) < 0.8, blocks, 0).astype(np.uint32)
+    pixels = rng.integers(0, 4000, (*labels.shape, 3), np.uint16)
+    um = 0.25
+    size = PixelSize(um, um)
+    found = Segmentation(labels, measure(labels, pixels, None), size, "unet", "3")
+    name = "csv" if read is pandas.read_csv else "parquet"
+    made = b"".join(FORMATS[name].encode(found, Frame(pixels, size), lambda: None))
+    table = read(io.BytesIO(made)).set_index("label")
+    expected = regionprops(labels, pixels)
+    centroids = np.array([region.centroid for region in expected])
+    for region in expected:
+        row = table.loc[region.label]
+        apart = np.linalg.norm(centroids - region.centroid, axis=1)
+        apart[region.label - 1] = np.inf
+        top, left, bottom, right = region.bbox
+        lengths = {
+            **{f"centroid_{axis}": at for axis, at in zip("yx", region.centroid, strict=True)},
+            **{"box_y0": top, "box_x0": left, "box_y1": bottom, "box_x1": right},
+            "perimeter": region.perimeter,
+            "axis_major_length": region.axis_major_length,
+            "axis_minor_length": region.axis_minor_length,
+            "neighbor_distance": apart.min(),
+        }
+        values = {
+            "area_px": region.area,
+            "area_um2": region.area * um**2,
+            **{f"{name}_px": length for name, length in lengths.items()},
+            "eccentricity": region.eccentricity,
+            "orientation_rad": region.orientation,
+            "solidity": region.solidity,
+            "intensity_mean": region.image_intensity[region.image].mean(),
+            "on_border": float(
+                min(top, left) == 0 or bottom == labels.shape[0] or right == labels.shape[1]
+            ),
+        }
+        for channel, colour in enumerate(("red", "green", "blue")):
+            inside = region.image_intensity[region.image][:, channel]
+            for statistic in ("mean", "std", "min", "max"):
+                values[f"intensity_{statistic}_{colour}"] = getattr(inside, statistic)()
+        for column, value in values.items():
+            assert row[column] == pytest.approx(value, rel=1e-4, abs=1e-3), column
+        for column, length in lengths.items():
+            assert row[f"{column}_um"] == pytest.approx(length * um, rel=1e-3, abs=1e-3), column
+        assert apart[int(row["neighbor"]) - 1] == pytest.approx(apart.min())
+    explained = (Path(__file__).parents[3] / "docs" / "client.md").read_text()
+    for column in table.columns:
+        stem = re.sub(r"_(px|um|um2|red|green|blue)$", "", column)
+        assert f"`{stem}" in explained, column
