@@ -100,8 +100,8 @@ def slide(folder: Path, side: int) -> list[str]:
 
 def part(side: int, number: int) -> NDArray[np.uint8]:
     """A part of a real frame, a different one for each number."""
-    pixels = read_frame(ROOT / "examples" / "fluorescence.png").pixels[:, :, 0]
-    pixels = np.tile(pixels, [side // length + 1 for length in pixels.shape])
+    frame = read_frame(ROOT / "examples" / "fluorescence.png").pixels[:, :, 0]
+    pixels = np.tile(frame, [side // length + 1 for length in frame.shape])
     random = np.random.default_rng(number)
     y, x = (int(random.integers(0, length - side)) for length in pixels.shape)
     return np.asarray(pixels[y : y + side, x : x + side], np.uint8)

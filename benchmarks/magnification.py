@@ -11,6 +11,7 @@ import argparse
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -78,8 +79,8 @@ def resampled(sample: Sample, scale: float) -> Sample:
         return sample
     height, width = (max(1, round(length * scale)) for length in sample.labels.shape)
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    pixels = cv2.resize(sample.pixels, (width, height), interpolation=way)
-    labels = cv2.resize(sample.labels, (width, height), interpolation=cv2.INTER_NEAREST)
+    pixels: Any = cv2.resize(sample.pixels, (width, height), interpolation=way)
+    labels: Any = cv2.resize(sample.labels, (width, height), interpolation=cv2.INTER_NEAREST)
     return replace(sample, pixels=pixels.reshape(height, width, -1), labels=labels)
 
 
