@@ -66,6 +66,9 @@ _IN_PATH = {
     "version": {"type": "integer", "minimum": 1},
 }
 
+# Path, method, summary, body, answer, and problems besides those of every path of the registry.
+_Asked = tuple[str, str, str, type[BaseModel] | None, type[BaseModel], tuple[str, ...]]
+
 # In the query, or as fields of the form beside the file.
 _PARAMETERS: dict[str, dict[str, Any]] = {
     "model": {
@@ -195,7 +198,7 @@ def _registry() -> tuple[dict[str, Any], dict[str, Any]]:
     """The paths of the registry, and the schemas that they refer to."""
     path, model = registry_report.PATH, f"{registry_report.PATH}/{{model}}"
     reading = ("401", "404", "422", "429", "500", "503")
-    asked = [
+    asked: list[_Asked] = [
         (path, "get", "What is registered, and what the gates said", None, RegistryReport, ()),
         (
             f"{model}/{{version}}/gates",
