@@ -79,12 +79,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         metrics_port, *of_gateways = free_ports(5)
-        ports = {OFF: tuple(of_gateways[:2]), UNSEEN: tuple(of_gateways[2:])}
+        first, second, third, fourth = of_gateways
+        ports = {OFF: (first, second), UNSEEN: (third, fourth)}
         repository = ROOT / "model_repository"
         with (
             TritonServer(repository, folder / "triton", metrics_port=metrics_port) as triton,
             running_gateway(
-                *(folder / "off", [triton.address]), **_settings(ports[OFF], NUCLEI_LIVE="false")
+                folder / "off", [triton.address], **_settings(ports[OFF], NUCLEI_LIVE="false")
             ),
             running_gateway(folder / "on", [triton.address], **_settings(ports[UNSEEN])),
         ):

@@ -64,7 +64,7 @@ def file_over_http(served: Served, pixels: NDArray[np.uint16]) -> int:
 def outlines_over_http(served: Served, pixels: NDArray[np.uint16]) -> int:
     """As the web page does, which leaves some of the nuclei out of what it downloads."""
     url, form = f"{served.http_url}/v1/segment", {"discard": "1-3"}
-    options = {"format": "geojson", "timeout_s": TIMEOUT_S}
+    options: dict[str, str | float] = {"format": "geojson", "timeout_s": TIMEOUT_S}
     files = {"file": ("frame.tif", io.BytesIO(tiff(pixels)))}
     with httpx.stream(
         "POST", url, files=files, data=form, params=options, timeout=TIMEOUT_S

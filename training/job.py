@@ -371,7 +371,7 @@ def _left_out(
     validation: Sequence[Sample],
 ) -> LeftOutTuning | None:
     """Post-processing tuned on left-out sources; None where no source was left out."""
-    if not networks:
+    if not isinstance(recipe, LearnedRecipe) or not networks:
         return None
     folds = answered(recipe, networks, [*training, *validation])
     left = frozenset().union(*networks)

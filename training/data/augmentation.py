@@ -53,12 +53,12 @@ def random_crop(
     lo_shift, hi_shift = (rng.normal(0, augmentation.range_spread, 2) * (hi - lo)).tolist()
     lo, hi = lo + lo_shift, max(hi + hi_shift, lo + lo_shift + 1)
     image = np.clip((crop.astype(np.float32) - lo) / (hi - lo), 0, 1)
-    truth = truth.astype(np.uint16, copy=False)
+    cut = np.asarray(truth, np.uint16)
     if image.shape[2] == 1 and rng.random() < augmentation.dim:
-        image = _dim_nuclei(image, truth, rng)
+        image = _dim_nuclei(image, cut, rng)
     if stains is not None and rng.random() < augmentation.restain:
         image = restained(image, *stains)
-    return _change_look(image, augmentation, rng), truth
+    return _change_look(image, augmentation, rng), cut
 
 
 def _sampling_grid(
@@ -113,7 +113,7 @@ def _change_look(
     image = cv2.pow(image, gamma).reshape(image.shape).astype(np.float32, copy=False)
     if rng.random() < augmentation.defocus:
         blurred = cv2.filter2D(image, -1, disk(rng.uniform(*DEFOCUS_PX)))
-        image = blurred.reshape(image.shape)
+        image = blurred.reshape(image.shape).astype(np.float32, copy=False)
     if rng.random() < augmentation.blur:
         blurred = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.5, 1.8))
         image = blurred.reshape(image.shape).astype(np.float32, copy=False)
@@ -146,7 +146,7 @@ def _as_jpeg(image: NDArray[np.float32], quality: int) -> NDArray[np.float32]:
     """What is left of an image [H, W, C] in [0, 1] after it was saved as a JPEG of 8 bit."""
     bits = np.rint(image * 255).astype(np.uint8)
     _, encoded = cv2.imencode(".jpg", bits, (cv2.IMWRITE_JPEG_QUALITY, quality))
-    decoded = cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED)
+    decoded = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED))
     return decoded.reshape(image.shape).astype(np.float32) / np.float32(255)
 
 

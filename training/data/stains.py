@@ -40,10 +40,12 @@ def stains_of(pixels: NDArray[np.uint8] | NDArray[np.uint16]) -> Stains | None:
     """
     if pixels.shape[2] != 3:
         return None
-    scale = SIDE_PX / max(pixels.shape[:2])
+    image = pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
+    scale = SIDE_PX / max(image.shape[:2])
     if scale < 1:
-        pixels = cv2.resize(pixels, (0, 0), fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    density = density_of(pixels.astype(np.float32) / np.iinfo(pixels.dtype).max).reshape(-1, 3)
+        small = cv2.resize(image, (0, 0), fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        image = np.asarray(small, np.float32)
+    density = density_of(image).reshape(-1, 3)
     stained = density[density.mean(axis=1) > STAINED_DENSITY]
     if len(stained) < FEWEST_PIXELS:
         return None

@@ -71,6 +71,7 @@ def _read(path: Path) -> Mapping[str, Tensor]:
 def _take_unit_range(encoder: nn.Module, name: str) -> None:
     """Make the first convolution, which a batch norm follows, do the normalisation."""
     config = timm.get_pretrained_cfg(name.removeprefix("tu-"))
+    assert config is not None
     mean, std = (torch.tensor(values) for values in (config.mean, config.std))
     modules = [one for one in encoder.modules() if isinstance(one, nn.Conv2d | nn.BatchNorm2d)]
     convolution, norm = modules[:2]
