@@ -34,6 +34,8 @@ COMMAND = re.compile(r"(?:^|[\s=(])(?:[A-Z_]+=\S+ +)*(?:\S*/bin/)?(?<!from )nucl
 TARGET = re.compile(r"(?:^|\s)make +([a-z][a-z0-9-]*)")
 # Placeholders that a reader replaces.
 PLACEHOLDER = re.compile(r"NAME|FAMILY")
+# Files of results.
+TABLES = ("nuclei.csv", "nuclei.parquet")
 COLUMNS = [f"nuclei.{field.name}" for field in fields(Nuclei)]
 # Also names what existed before.
 CHANGELOG = ROOT / "CHANGELOG.md"
@@ -69,7 +71,7 @@ def test_the_files_that_are_named_exist(document: Path) -> None:
 def test_the_modules_that_are_named_exist(document: Path) -> None:
     for code in INLINE.findall(document.read_text()):
         # Packages of the proto hold messages by their protobuf names; a result has `nuclei`, too.
-        if MODULE.fullmatch(code) and not code.startswith(("nuclei.v1", "nuclei.v2", *COLUMNS)):
+        if MODULE.fullmatch(code) and not code.startswith(("nuclei.v1", "nuclei.v2", *COLUMNS, *TABLES)):
             resolve_name(code)
 
 
