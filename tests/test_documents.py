@@ -34,9 +34,8 @@ COMMAND = re.compile(r"(?:^|[\s=(])(?:[A-Z_]+=\S+ +)*(?:\S*/bin/)?(?<!from )nucl
 TARGET = re.compile(r"(?:^|\s)make +([a-z][a-z0-9-]*)")
 # Placeholders that a reader replaces.
 PLACEHOLDER = re.compile(r"NAME|FAMILY")
-# Files of results.
-TABLES = ("nuclei.csv", "nuclei.parquet")
-COLUMNS = [f"nuclei.{field.name}" for field in fields(Nuclei)]
+# A result has `nuclei`, and so do the names of files.
+COLUMNS = [*(f"nuclei.{field.name}" for field in fields(Nuclei)), "nuclei.csv", "nuclei.parquet"]
 # Also names what existed before.
 CHANGELOG = ROOT / "CHANGELOG.md"
 
@@ -70,8 +69,8 @@ def test_the_files_that_are_named_exist(document: Path) -> None:
 
 def test_the_modules_that_are_named_exist(document: Path) -> None:
     for code in INLINE.findall(document.read_text()):
-        # Packages of the proto hold messages by their protobuf names; a result has `nuclei`, too.
-        if MODULE.fullmatch(code) and not code.startswith(("nuclei.v1", "nuclei.v2", *COLUMNS, *TABLES)):
+        # Packages of the proto hold messages by their protobuf names.
+        if MODULE.fullmatch(code) and not code.startswith(("nuclei.v1", "nuclei.v2", *COLUMNS)):
             resolve_name(code)
 
 
