@@ -358,7 +358,7 @@ def test_families_share_the_small_steps(repository: Path) -> None:
     steps = [
         folder
         for folder in repository.iterdir()
-        if not any(folder.name.startswith(name) for name in PRESENT)
+        if not any(folder.name.startswith(name) for name in (*PRESENT, OWN))
     ]
     assert {"preprocess", "tta", "merge", "split", "merge_masks"} <= {step.name for step in steps}
     assert all([path.name for path in step.iterdir() if path.is_dir()] == ["1"] for step in steps)

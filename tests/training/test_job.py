@@ -266,7 +266,7 @@ def test_another_network_than_the_parents_leaves_nothing_behind(
 
 
 UNUSABLE: list[tuple[dict[str, Any], type[NucleiError], str]] = [
-    ({"data": Path("nowhere")}, InvalidData, "nowhere does not exist"),
+    ({"data": (Path("nowhere"),)}, InvalidData, "nowhere does not exist"),
     ({"loss": "l2"}, InvalidOption, "'l2' is unknown"),
     ({"encoder": "nothing"}, InvalidOption, "'nothing' is unknown"),
     ({"schedule": replace(SCHEDULE, crop_px=100)}, InvalidOption, "multiple of 32"),

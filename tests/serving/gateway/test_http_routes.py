@@ -382,7 +382,12 @@ def test_models_are_listed(http: httpx.Client) -> None:
 
 def test_openapi_names_routes_and_formats(http: httpx.Client) -> None:
     said = http.get("/openapi.json").json()
-    assert set(said["paths"]) == {"/v1/frame", "/v1/segment", "/v1/models", "/v1/rollout"}
+    version = "/v1/registry/{model}/{version}"
+    assert set(said["paths"]) == {
+        *("/v1/frame", "/v1/segment", "/v1/models", "/v1/rollout"),
+        *("/v1/registry", "/v1/registry/{model}/promote", "/v1/registry/{model}/rollback"),
+        *(f"{version}/gates", f"{version}/progress"),
+    }
     parameters = {
         parameter["name"]: parameter["schema"]
         for parameter in said["paths"]["/v1/segment"]["post"]["parameters"]

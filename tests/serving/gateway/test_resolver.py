@@ -196,6 +196,10 @@ async def test_real_tritons_share_frames_evenly_and_one_is_killed(
         fleet.hosts = hosts[:1]
         await fleet.until_known(1, 1)
         await fleet.segment(10)
+        # Triton counts an answer after it has given it.
+        async with asyncio.timeout(5):
+            while answered(tritons[0], version) < 10:
+                await asyncio.sleep(0.02)
         assert [answered(each, version) for each in tritons] == [10, 0]
 
         fleet.hosts = hosts
@@ -204,10 +208,14 @@ async def test_real_tritons_share_frames_evenly_and_one_is_killed(
             await fleet.segment(2, 1)
         took_s = time.monotonic() - known
         await fleet.segment(40)  # each compiles for this size
+        await asyncio.sleep(0.5)  # as above, and how many tiles were answered is not known here
         before = [answered(each, version) for each in tritons]
         # Frames one after the other: of many at once, one that this machine slows down gets fewer.
         for _ in range(25):
             await fleet.segment(8)
+        async with asyncio.timeout(5):
+            while sum(answered(each, version) for each in tritons) < sum(before) + 200:
+                await asyncio.sleep(0.02)
         shares = [answered(each, version) - was for each, was in zip(tritons, before, strict=True)]
         print(f"added: answers after {took_s:.2f} s; then {shares} of 200 tiles")
         assert took_s < 5
