@@ -108,7 +108,7 @@ settings: train-env ## write docs/settings.md from the settings classes
 # What a service imports, and its kernels, are compiled here once, not at each of its starts: a service
 # may not be allowed to write beside the packages, or be told not to (PYTHONDONTWRITEBYTECODE).
 COMPILE_IMPORTED = PYTHONDONTWRITEBYTECODE=
-SERVING = import nuclei.cli.serve, serving.decoding.decoder, serving.gateway.service, serving.supervision.__main__
+SERVING = import nuclei.cli.serve, serving.decoding.decoder, serving.gateway.service, serving.promotion.__main__, serving.promotion.administration, serving.supervision.__main__
 
 .venv/.made: requirements/serving.lock pyproject.toml
 	@$(call make_environment,.venv)

@@ -1,14 +1,17 @@
 """What may import what, and that importing changes nothing for the program that imports."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import grimp
 import pytest
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("nuclei", "serving", "training", "monitoring")
@@ -148,3 +151,29 @@ def test_importing_changes_nothing_for_the_process(package: str, tmp_path: Path)
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout == ""
+
+
+def test_a_service_imports_what_its_environment_holds() -> None:
+    """The environment of the tests holds more."""
+    (imports,) = re.findall(r"^SERVING = (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    run = subprocess.run(
+        [sys.executable, "-c", f"{imports}\nimport sys\nprint(*sys.modules)"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lock = (ROOT / "requirements" / "serving.lock").read_text()
+    held = {canonicalize_name(name) for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
+    brings = packages_distributions()
+    imported = {name.partition(".")[0] for name in run.stdout.split()} & brings.keys()
+    # At each start of Python, where they are installed; and by grpc, where it can.
+    optional = {"_distutils_hack", "coverage", "grpc_tools"}
+    others = {
+        name
+        for name in imported - {*PACKAGES, *optional}
+        if not held & {canonicalize_name(distribution) for distribution in brings[name]}
+    }
+    assert {"bentoml", "numba"} <= imported
+    assert not others
