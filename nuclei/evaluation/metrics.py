@@ -296,7 +296,7 @@ def _outlines(labels: Labels) -> NDArray[np.bool_]:
         along = outlines.swapaxes(0, axis)
         along[1:] |= differs
         along[:-1] |= differs
-    return outlines & (labels != 0)
+    return np.asarray(outlines & (labels != 0), np.bool_)
 
 
 def _within(mask: NDArray[np.bool_], distance_px: int) -> NDArray[np.bool_]:
