@@ -45,7 +45,7 @@ from training.hardware import (
     described_precision,
     mixed_precision,
 )
-from training.left_out import LeftOutTuning, answered, dealt, train_folds
+from training.left_out import Fold, LeftOutTuning, answered, dealt, train_folds
 from training.optimisation import Progress, Report, Validate, fit
 from training.quality import MIN_FRAMES, calibrated, calibration_images, observe
 from training.ranks import ALONE, Rank
@@ -268,12 +268,14 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str, rank: Rank = ALONE) -
         network, progress = recipe.fit(
             training, folder, partial(_validate, recipe, validation), run.metrics, rank
         )
-        folds = _folds(recipe, training, folder, rank)
+        networks = _folds(recipe, training, folder, rank)
         rank.part()
         run.history(progress.history)
         run.tags({"n_parameters": n_parameters(network), "best_step": progress.best_step})
-        left_out = _left_out(recipe, folds, network, training, validation)
-        contract, evaluation = _tune(recipe, network, validation, left_out, run, progress.step)
+        folds = answered(recipe, networks, [*training, *validation])
+        contract, evaluation, left_out = _tune(
+            recipe, network, validation, folds, run, progress.step
+        )
         contract = replace(
             contract,
             training=_effort(network, progress),
@@ -363,24 +365,6 @@ def _folds(
     return train_folds(recipe, training, folder, rank)
 
 
-def _left_out(
-    recipe: Recipe,
-    networks: Mapping[frozenset[str], nn.Module],
-    network: nn.Module,
-    training: Sequence[Sample],
-    validation: Sequence[Sample],
-) -> LeftOutTuning | None:
-    """Post-processing tuned on left-out sources; None where no source was left out."""
-    if not isinstance(recipe, LearnedRecipe) or not networks:
-        return None
-    folds = answered(recipe, networks, [*training, *validation])
-    left = frozenset().union(*networks)
-    others = [sample for sample in validation if sample.source not in left]
-    engine = recipe.engine(network.to(recipe.schedule.device), recipe.contract(), FP32)
-    answers = predict_all(others, engine, engine.served, tta=False)
-    return LeftOutTuning(recipe, folds, others, answers)
-
-
 def _validate(recipe: Recipe, samples: Sequence[Sample], network: nn.Module) -> dict[str, float]:
     """Scores of a network in training, with the contract's untuned parameters."""
     contract = recipe.contract()
@@ -394,15 +378,16 @@ def _tune(
     recipe: Recipe,
     network: nn.Module,
     validation: Sequence[Sample],
-    left_out: LeftOutTuning | None,
+    folds: Sequence[Fold],
     run: "Run",
     step: int,
-) -> tuple[Contract, Evaluation]:
+) -> tuple[Contract, Evaluation, LeftOutTuning | None]:
     """Tune post-processing, on left-out sources if there are any; score with and without TTA."""
     contract, schedule = recipe.contract(), recipe.schedule
     engine = recipe.engine(network.to(schedule.device), contract, FP32)
     answers = predict_all(validation, engine, engine.served, tta=False)
     tuner = Tuner(contract.method, validation, answers, contract.postprocessing)
+    left_out = LeftOutTuning(recipe, folds, validation, answers) if folds else None
     if left_out is None:
         _say(f"tuning the post-processing on the {len(validation)} validation images")
         parameters = tuner.best(np.arange(len(validation)))
@@ -447,7 +432,7 @@ def _tune(
     run.text(report(title, comparison, frames, truths, predicted), "report.html")
     held_out = tuple(sample.id for sample in validation)
     tuned = replace(contract, postprocessing=parameters, validation=scores, held_out=held_out)
-    return tuned, evaluation
+    return tuned, evaluation, left_out
 
 
 def _calibrate(

@@ -28,7 +28,7 @@ from training.ranks import Rank
 from training.tuning import Tuner, labelled, predict_all
 
 if TYPE_CHECKING:
-    from training.job import LearnedRecipe
+    from training.job import LearnedRecipe, Recipe
 
 FOLDS_FOLDER = "folds"
 # Of a source, for tuning: more make it slower, and hardly better.
@@ -112,7 +112,7 @@ def train_folds(
 
 
 def answered(
-    recipe: "LearnedRecipe",
+    recipe: "Recipe",
     networks: Mapping[frozenset[str], nn.Module],
     samples: Sequence[Sample],
 ) -> list[Fold]:
@@ -132,9 +132,9 @@ class LeftOutTuning:
 
     def __init__(
         self,
-        recipe: "LearnedRecipe",
+        recipe: "Recipe",
         folds: Sequence[Fold],
-        others: Sequence[Sample],
+        validation: Sequence[Sample],
         answers: Sequence[Accumulator],
     ) -> None:
         """Prepare the search.
@@ -142,7 +142,7 @@ class LeftOutTuning:
         Args:
             recipe: of the training.
             folds: what was answered to left-out sources.
-            others: held-out images of sources that could not be left out.
+            validation: held-out images; those of sources that could not be left out are used.
             answers: of the network that was trained on all of the rest, to each of these.
         """
         contract = recipe.contract()
@@ -154,7 +154,9 @@ class LeftOutTuning:
             for source in sorted(fold.sources)
             for index in _some([one.source == source for one in fold.samples], rng)
         ]
-        pairs = [*chosen, *zip(others, answers, strict=True)]
+        left = frozenset().union(*(fold.sources for fold in folds))
+        held_out = zip(validation, answers, strict=True)
+        pairs = [*chosen, *((one, answer) for one, answer in held_out if one.source not in left)]
         self._sources = np.array([sample.source for sample, _ in pairs])
         samples, answers = zip(*pairs, strict=True)
         self._tuner = Tuner(contract.method, samples, answers, contract.postprocessing)

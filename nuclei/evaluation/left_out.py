@@ -9,10 +9,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from nuclei.errors import InvalidData
-from nuclei.evaluation.unseen import MAX_BYTES, is_digest
+from nuclei.evaluation.unseen import is_digest, read_told
 
 LEFT_OUT_FILE = "left_out.json"
 
@@ -38,9 +38,7 @@ class LeftOut:
         if not path.exists() and not path.is_symlink():
             return cls({})
         try:
-            if path.is_symlink() or path.stat().st_size > MAX_BYTES:
-                raise ValueError("a link, or too large")
-            scores: Any = json.loads(path.read_bytes())
+            scores = read_told(path)
             if not isinstance(scores, dict) or not all(map(is_digest, scores)):
                 raise ValueError("expected scores by digest")
             if not all(_is_score(score) for score in scores.values()):

@@ -95,9 +95,7 @@ class Trained:
         if not path.exists() and not path.is_symlink():
             return cls(frozenset(), complete=False, held_out=frozenset(contract.held_out))
         try:
-            if path.is_symlink() or path.stat().st_size > MAX_BYTES:
-                raise ValueError("a link, or too large")
-            told: Any = json.loads(path.read_bytes())
+            told = read_told(path)
             complete = isinstance(told, list)
             digests, held_out = (told, []) if complete else (told["digests"], told["held_out"])
             if not _are(digests, is_digest) or not _are(held_out, lambda name: type(name) is str):
@@ -131,6 +129,17 @@ def unseen(images: Sequence[I], models: Sequence[Trained]) -> list[I]:
 
 def _are(values: object, kind: Callable[[object], bool]) -> bool:
     return isinstance(values, list) and all(map(kind, values))
+
+
+def read_told(path: Path) -> Any:
+    """The JSON that a training wrote beside a contract.
+
+    Raises:
+        OSError, ValueError, RecursionError: it is a link, too large, or no JSON.
+    """
+    if path.is_symlink() or path.stat().st_size > MAX_BYTES:
+        raise ValueError("a link, or too large")
+    return json.loads(path.read_bytes())
 
 
 def is_digest(value: object) -> bool:
