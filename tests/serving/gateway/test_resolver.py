@@ -34,6 +34,7 @@ from tests.serving.network_triton import NetworkTriton
 from tests.serving.tritons import StandIn
 
 TILE, RANGE = np.zeros((64, 64, 1), np.uint16), np.array([0, 255], np.float32)
+AT_ONCE = 8
 BOUNDS = Bounds(error_rate=0.02, latency_ratio=2.0, agreement=0.5, frames=20)
 
 
@@ -60,7 +61,7 @@ class Fleet:
             raise OSError("Name or service not known")
         return [f"{each}:{port}" for each in self.hosts]
 
-    async def segment(self, tiles: int, at_once: int = 8) -> None:
+    async def segment(self, tiles: int, at_once: int = AT_ONCE) -> None:
         """Run tiles through the champion."""
         room = asyncio.Semaphore(at_once)
 
@@ -111,7 +112,7 @@ async def test_all_tritons_behind_a_name_share_the_tiles_evenly(
     fleet: Fleet, repository: Path, version: str
 ) -> None:
     async with serving(fleet, repository, version, "127.0.0.2", "127.0.0.3") as tritons:
-        for at_once in (1, 8):
+        for at_once in (1, AT_ONCE):
             for each in tritons:
                 each.inferred.clear()
             await fleet.segment(200, at_once)
@@ -144,7 +145,8 @@ async def test_one_that_ends_fails_no_tile_and_one_that_comes_is_used(
                 await asyncio.sleep(0.01)
         # It ends amid its tiles, and the name stands for it still.
         await asked
-        assert len(ending.inferred) + len(stays.inferred) == 400
+        # Answers that were under way when it ended were asked for again.
+        assert 400 <= len(ending.inferred) + len(stays.inferred) <= 400 + AT_ONCE
 
 
 async def test_one_that_leaves_the_name_finishes_its_tiles(

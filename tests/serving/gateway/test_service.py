@@ -86,12 +86,16 @@ def test_gateway_without_triton_lives_but_is_not_ready(start_gateway: StartGatew
 def test_sigterm_lets_running_requests_finish(
     triton: TritonServer, start_gateway: StartGateway, histology: Path
 ) -> None:
-    gateway = start_gateway(triton.address)
+    gateway = start_gateway(triton.address, NUCLEI_DRAIN_S="60")
     gateway.wait_ready()
+    # It takes long enough to be worked on while everything else of this test happens.
+    _, frame = cv2.imencode(".png", np.tile(cv2.imread(str(histology)), (4, 4, 1)))
+    long = frame.tobytes()
     with ThreadPoolExecutor(1) as pool, Client(gateway.grpc_address) as client:
-        expected = len(client.segment(histology, tta=True).nuclei)
-        running = pool.submit(client.segment, histology, tta=True)
-        time.sleep(0.3)
+        expected = len(client.segment(long, tta=True, timeout_s=60).nuclei)
+        running = pool.submit(client.segment, long, tta=True, timeout_s=60)
+        while "nuclei_frames_in_flight 1.0" not in httpx.get(f"{gateway.url}/metrics").text:
+            assert not running.done()
         os.kill(gateway.process.pid, signal.SIGTERM)
         time.sleep(0.1)
         # A new one is told to go elsewhere while that is worked on.
