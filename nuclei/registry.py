@@ -9,10 +9,10 @@ ARTIFACT_FOLDER = "model"
 TRAINING_EXPERIMENT = "nuclei"
 PROMOTION_EXPERIMENT = "nuclei-promotion"
 REGISTERED_PREFIX = "nuclei-"
-# The tag of a model version with its licence, an SPDX expression, and what it says of data whose
-# licence nobody named.
+# The tag of a model version with its licence, an SPDX expression; those with the licence and the
+# citation of each data set that it learned from begin with the other.
 LICENCE_TAG = "licence"
-DATA_NOT_STATED = "LicenseRef-data-not-stated"
+DATA_TAG = "data_set."
 # The alias of the version of a model that answers.
 CHAMPION = "champion"
 # Tags of a model version: of what network it is, and from which version its training started, as

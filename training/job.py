@@ -27,13 +27,15 @@ from nuclei.evaluation.scores import Evaluation
 from nuclei.evaluation.unseen import TRAINED_ON_FILE, Trained
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference.contract import CONTRACT_FILE, Contract
+from nuclei.inference.provenance import DataSet, all_of
 from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
 from nuclei.postprocessing.accumulation import Accumulator, Parameters
 from nuclei.quality.reference import QualityReference
-from nuclei.registry import DATA_NOT_STATED, LICENCE_TAG
+from nuclei.registry import DATA_TAG, LICENCE_TAG
 from training.curves import learning_curves
 from training.data.dataset import Sample, fingerprint, read_datasets, source_of, summary
 from training.data.files import PROVENANCE
+from training.data.provenance import data_sets
 from training.data.split import split_samples
 from training.engine import TorchEngine
 from training.folders import writing
@@ -45,7 +47,7 @@ from training.hardware import (
     described_precision,
     mixed_precision,
 )
-from training.left_out import Fold, LeftOutTuning, answered, dealt, train_folds
+from training.left_out import LABELS_FOLDER, Fold, LeftOutTuning, answered, dealt, train_folds
 from training.optimisation import Progress, Report, Validate, fit
 from training.quality import MIN_FRAMES, calibrated, calibration_images, observe
 from training.ranks import ALONE, Rank
@@ -74,7 +76,8 @@ class Recipe(ABC):
         categories: of outlines that are nuclei; may be empty where there is only one.
         validation_fraction: share of the images held out.
         pixel_size_um: pixel size of the images, micrometres; None when mixed or unknown.
-        data_licence: of the images and masks, SPDX; empty when it is not stated.
+        data_licence: of images and masks whose licence is not known otherwise
+            (`training.data.provenance`), SPDX; empty when it is not stated.
         schedule: how the network is optimised.
     """
 
@@ -118,8 +121,12 @@ class Recipe(ABC):
         """The licences of what the network was before this training, SPDX."""
         return ()
 
+    def data_before(self) -> tuple[DataSet, ...]:
+        """The data sets that the network learned from before this training."""
+        return ()
+
     def trained_before(self) -> Trained:
-        """What the network was trained on before this training."""
+        """The images that the network was trained on before this training."""
         return Trained.on([])
 
     @abstractmethod
@@ -276,9 +283,14 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str, rank: Rank = ALONE) -
         contract, evaluation, left_out = _tune(
             recipe, network, validation, folds, run, progress.step
         )
+        if left_out is not None:
+            left_out.write_labels(folder / LABELS_FOLDER)
+        data = data_sets([*training, *validation], recipe.data_licence)
         contract = replace(
             contract,
             training=_effort(network, progress),
+            licence=_licence(recipe, data),
+            data=_all_data(data, recipe.data_before()),
             quality=_calibrate(recipe, network, contract, validation),
         )
         if progress.history:
@@ -477,7 +489,11 @@ def _register(
         tags = {
             "family": contract.family,
             **recipe.tags(),
-            LICENCE_TAG: licence_of(recipe),
+            LICENCE_TAG: contract.licence,
+            **{
+                f"{DATA_TAG}{number}": f"{one.name}, {one.licence}: {one.citation}".rstrip(": ")
+                for number, one in enumerate(contract.data, start=1)
+            },
             "dsb_score": f"{contract.validation['dsb_score']:.4f}",
             "dsb_score_tta": f"{contract.validation['tta/dsb_score']:.4f}",
             "training_minutes": f"{progress.seconds / 60:.0f}",
@@ -503,11 +519,15 @@ def reference_of(
     return asyncio.run(Reference.of(tile, engine, engine.served))
 
 
-def licence_of(recipe: Recipe) -> str:
+def _licence(recipe: Recipe, data: Sequence[DataSet]) -> str:
     """The licence of the models a recipe makes: that of its code and of its data, SPDX."""
-    stated = (*sorted(recipe.code_licences()), recipe.data_licence or DATA_NOT_STATED)
-    parts = [part for one in (*stated, *recipe.licences_before()) for part in one.split(" AND ")]
-    return " AND ".join(dict.fromkeys(parts))
+    of_data = [one.licence for one in data]
+    return all_of([*sorted(recipe.code_licences()), *of_data, *recipe.licences_before()])
+
+
+def _all_data(data: Sequence[DataSet], before: Sequence[DataSet]) -> tuple[DataSet, ...]:
+    """The data sets of a training and of those before; of one name, the last."""
+    return tuple({one.name: one for one in (*before, *data)}.values())
 
 
 def n_parameters(network: nn.Module) -> int:

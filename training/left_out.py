@@ -21,6 +21,7 @@ from nuclei.errors import InvalidData
 from nuclei.evaluation.left_out import LeftOut
 from nuclei.evaluation.scores import Evaluation
 from nuclei.evaluation.unseen import Trained, image_digest, unseen
+from nuclei.formats.png import encode_png
 from nuclei.postprocessing.accumulation import Accumulator, Parameters
 from training.data.dataset import Sample
 from training.hardware import FP32
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
     from training.job import LearnedRecipe, Recipe
 
 FOLDS_FOLDER = "folds"
+# What was found in each left-out image, as label images, of a training.
+LABELS_FOLDER = "left_out"
 # Of a source, for tuning: more make it slower, and hardly better.
 TUNED_IMAGES = 25
 FIGURES = ("dsb_score", "f1_0.50", "boundary_f1")
@@ -168,14 +171,26 @@ class LeftOutTuning:
     @cached_property
     def evaluation(self) -> Evaluation:
         """The scores of each left-out source, with parameters that were tuned without it."""
-        samples: list[Sample] = []
+        return Evaluation.of(self._samples, self._labels)
+
+    def write_labels(self, folder: Path) -> None:
+        """Write what was found as ID.png, which `nuclei compare` compares with a model."""
+        folder.mkdir(exist_ok=True)
+        for sample, labels in zip(self._samples, self._labels, strict=True):
+            (folder / f"{sample.id}.png").write_bytes(encode_png(labels.astype(np.uint16)))
+
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        return [sample for fold in self._folds for sample in fold.samples]
+
+    @cached_property
+    def _labels(self) -> list[NDArray[np.uint32]]:
         labels: list[NDArray[np.uint32]] = []
         for fold in self._folds:
             others = np.flatnonzero(~np.isin(self._sources, sorted(fold.sources)))
             parameters = self._tuner.best(others if len(others) else np.arange(len(self._sources)))
-            samples += fold.samples
             labels += [labelled(one, parameters) for one in fold.answers]
-        return Evaluation.of(samples, labels)
+        return labels
 
     def figures(self) -> dict[str, float]:
         """Mean scores of all left-out images, and of each source."""
@@ -189,12 +204,9 @@ class LeftOutTuning:
     @property
     def scores(self) -> LeftOut:
         """The score of each left-out image, by which gates compare."""
-        pixels = (sample.pixels for fold in self._folds for sample in fold.samples)
+        pairs = zip(self._samples, self.evaluation.images, strict=True)
         return LeftOut(
-            {
-                image_digest(one): image.scores["dsb_score"]
-                for one, image in zip(pixels, self.evaluation.images, strict=True)
-            }
+            {image_digest(sample.pixels): image.scores["dsb_score"] for sample, image in pairs}
         )
 
 

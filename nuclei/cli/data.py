@@ -78,22 +78,48 @@ def download(
 
 
 @app.command()
+def catalog() -> None:
+    """List public data sets of nuclei: licence, citation, and the page where a person gets each.
+
+    `nuclei data check` recognises the images and masks that the shipped model learned from by their
+    fingerprint. What learned from a set whose licence has NC in it must not be sold.
+    """
+    from training.data.catalog import CATALOG
+
+    console = output()
+    table = Table("data set", "images of", "licence", "where", show_lines=True)
+    for known in CATALOG:
+        table.add_row(known.name, known.content, known.licence, known.where)
+    console.print(table)
+    for known in CATALOG:
+        console.print(f"{known.name}: {known.citation}", soft_wrap=True, markup=False)
+        if known.fingerprint:
+            told = f"  fingerprint {known.fingerprint}   ({known.changes})"
+            console.print(told, soft_wrap=True, markup=False)
+
+
+@app.command()
 def check(
     data: Annotated[list[Path], typer.Argument(help="Folders and zips of images and masks.")],
     category: CategoryOption = None,
 ) -> None:
     """Read every image and mask, name the files that cannot be used, and count the others.
 
+    Also tells the licence, as training would note it: that of a public data set that is recognised,
+    or what the manifest says.
+
     Example: nuclei data check my_images/
     """
-    from training.data.dataset import fingerprint, read_datasets, summary
+    from training.data.dataset import fingerprint, read_datasets
+    from training.data.provenance import data_sets
 
     samples = read_datasets(data, category or ())
-    table = Table("source", "modality", "images", "nuclei", title=title_of(data))
-    for source in dict.fromkeys(sample.source for sample in samples):
-        own = [sample for sample in samples if sample.source == source]
-        for modality, (n_images, n_nuclei) in summary(own).items():
-            table.add_row(source, modality, str(n_images), str(n_nuclei))
+    columns = ("source", "modality", "images", "nuclei", "licence")
+    table = Table(*columns, title=title_of(data))
+    for one in data_sets(samples, ""):
+        for modality, n_images in one.images.items():
+            n_nuclei = one.nuclei[modality]
+            table.add_row(one.name, modality, str(n_images), str(n_nuclei), one.licence)
     output().print(table)
     output().print(f"fingerprint {fingerprint(samples)}")
 

@@ -17,9 +17,10 @@ from nuclei.cli.gateway import (
 )
 from nuclei.cli.registry import TrackingUriOption
 from nuclei.cli.segmenter import DEFAULT_REPOSITORY
+from nuclei.cli.versions import SEPARATOR, downloaded, find_version
 from nuclei.console import messages, output, print_warning
 from nuclei.quoting import printable, shortened, without_password
-from nuclei.registry import REGISTERED_PREFIX, default_tracking_uri
+from nuclei.registry import DATA_TAG, REGISTERED_PREFIX, default_tracking_uri
 
 if TYPE_CHECKING:
     from serving.promotion.state import ModelState, VersionState
@@ -32,10 +33,14 @@ nuclei models                                        (registry and model reposit
 nuclei models --address localhost:50051              (also what a running gateway serves)
 
 nuclei models --model unet --tracking-uri http://mlflow:5000
+
+nuclei models --card unet                            (what it learned from, scores, licence)
+
+nuclei models --card nuclei-unet:3                   (of a registered version)
 """
 SHOWN_CHANGES = 10
 # What has a column of its own, or is told by one.
-NO_NOTES = ("adopted", "gate.", "rollout.", "sync.")
+NO_NOTES = ("adopted", DATA_TAG, "gate.", "rollout.", "sync.")
 NOTE_CHARACTERS = 80
 DIGEST_CHARACTERS = 12
 # `nuclei diff` has those of each modality.
@@ -50,6 +55,15 @@ def models(
             show_default=False,
         ),
     ] = None,
+    card: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL[:VERSION]",
+            help="Print the card of a model of the repository, or of a registered version: what it "
+            "learned from, how good it is and where not, licence. Markdown.",
+            show_default=False,
+        ),
+    ] = "",
     tracking_uri: TrackingUriOption = None,
     repository: Annotated[Path, typer.Option(help="Model repository.")] = DEFAULT_REPOSITORY,
     address: Annotated[
@@ -72,6 +86,9 @@ def models(
     """
     console = output()
     uri = tracking_uri or default_tracking_uri()
+    if card:
+        console.print(_card(card, repository, uri), markup=False, soft_wrap=True, end="")
+        return
     states = _states(model, uri)
     console.print(_registered(states, uri))
     if any(state.changes for state in states):
@@ -81,6 +98,21 @@ def models(
     console.print(_exported(repository))
     if address is not None:
         console.print(_served(Gateway(address, token, tls_ca, tls_certificate, tls_key)))
+
+
+def _card(text: str, repository: Path, tracking_uri: str) -> str:
+    from nuclei.evaluation.card import card
+    from nuclei.inference.contract import CONTRACT_FILE, Contract
+    from serving.registry import Registry
+    from serving.repository.listing import list_models
+
+    for entry in list_models(repository):
+        if text in (entry.name, f"{entry.name}{SEPARATOR}{entry.champion}"):
+            return card(entry.name, str(entry.champion), entry.contract)
+    registry = Registry(tracking_uri)
+    version = find_version(registry, text).registered
+    contract = Contract.read(downloaded(registry, version) / CONTRACT_FILE)
+    return card(version.model, str(version.version), contract)
 
 
 def _states(model: str | None, tracking_uri: str) -> "list[ModelState]":

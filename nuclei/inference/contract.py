@@ -20,6 +20,7 @@ from nuclei.errors import InvalidData
 from nuclei.imaging.tiles import TilePlan, plan_tiles
 from nuclei.inference.graph import TTA_SUFFIX
 from nuclei.inference.method import METHODS, WATERSHED, Method, method_named
+from nuclei.inference.provenance import DataSet
 from nuclei.names import is_name
 from nuclei.postprocessing.accumulation import Parameters
 from nuclei.postprocessing.parameters import CHECKED
@@ -81,6 +82,8 @@ class Contract:
             `dsb_score/histology`, `tta/dsb_score`).
         held_out: names of the validation images, which the model was not trained on.
         training: cost of the training (`parameters`, `minutes`, on a GPU `gpu_memory_mb`).
+        licence: of the model: that of its code and of its data, SPDX; empty when it is not stated.
+        data: what it learned from; empty when it is not stated.
         quality: what the quality of frames is measured against; None when it was not calibrated.
     """
 
@@ -99,6 +102,8 @@ class Contract:
     validation: Numbers = field(default_factory=dict)
     held_out: Annotated[tuple[Text, ...], Field(max_length=2**20)] = ()
     training: Numbers = field(default_factory=dict)
+    licence: Text = ""
+    data: Annotated[tuple[DataSet, ...], Field(max_length=1024)] = ()
     quality: QualityReference | None = None
 
     @property
@@ -126,6 +131,7 @@ class Contract:
             **vars(self),
             "method": self.method.name,
             "postprocessing": asdict(self.postprocessing),
+            "data": [asdict(one) for one in self.data],
             "quality": None if self.quality is None else asdict(self.quality),
         }
         text = json.dumps(fields, sort_keys=True)

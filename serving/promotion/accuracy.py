@@ -43,7 +43,7 @@ class EvaluationSet:
 
     Attributes:
         name: for people.
-        fingerprint: SHA-256 over names, pixels and masks; what tells two sets apart.
+        fingerprint: SHA-256 over pixels and masks; what tells two sets apart.
         images: at least one.
     """
 

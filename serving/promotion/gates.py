@@ -23,10 +23,11 @@ from nuclei.inference.engine import ServedVersion
 from nuclei.inference.graph import BOXES, MAPS, MASKS, POINTS, RAYS, SCORES
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.parity import differences
+from nuclei.inference.provenance import AND, DATA_NOT_STATED
 from nuclei.inference.reference import REFERENCE_FILE, Reference
 from nuclei.inference.routing import Routing
 from nuclei.quoting import sentence
-from nuclei.registry import DATA_NOT_STATED, registered_name
+from nuclei.registry import registered_name
 from serving.promotion.accuracy import (
     MAX_SCORES_BYTES,
     SCORES_FILE,
@@ -54,7 +55,18 @@ from serving.triton.backend.onnx_file import MAX_IR_VERSION, MAX_OPSET
 # A tag of the registered model: whether its versions need the tag `approval`.
 NEEDS_APPROVAL_TAG = "gate.needs_approval"
 LICENCES = frozenset(
-    {"Apache-2.0", "MIT", "BSD-2-Clause", "BSD-3-Clause", "CC0-1.0", "CC-BY-4.0", DATA_NOT_STATED}
+    {
+        "Apache-2.0",
+        "MIT",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "CC0-1.0",
+        "CC-BY-3.0",
+        "CC-BY-4.0",
+        # Use of any kind with a citation, says its authors' page (training/data/catalog.py).
+        "LicenseRef-Coelho2009",
+        DATA_NOT_STATED,
+    }
 )
 # Largest differences of ONNX and torch. Weights are stored in half precision, and maps and masks
 # are rounded to bytes; nuclei that only one of them finds are a share of all.
@@ -476,7 +488,7 @@ def _unseen_gate(
 
 
 def _licence_gate(licence: str | None, accepted: frozenset[str]) -> Gate:
-    parts = [part.strip() for part in (licence or "").split(" AND ")]
+    parts = [part.strip() for part in (licence or "").split(AND)]
     refused = [part for part in parts if part not in accepted]
     bound = f"of {', '.join(sorted(accepted))}"
     if licence is None:

@@ -81,7 +81,10 @@ def test_a_model_version_carries_all_that_serving_needs(
     mlflow.set_tracking_uri(tracking_uri)
     version = MlflowClient().get_model_version("nuclei-unet", trained.version.version)
     assert version.tags["encoder"] == ENCODER
-    assert version.tags["licence"] == "Apache-2.0 AND CC0-1.0"
+    assert version.tags["licence"] == trained.contract.licence == "Apache-2.0 AND CC0-1.0"
+    assert version.tags["data_set.1"] == "data, CC0-1.0"
+    (data,) = trained.contract.data
+    assert (data.name, data.licence, sum(data.images.values())) == ("data", "CC0-1.0", 12)
     folder = Path(
         mlflow.artifacts.download_artifacts(
             f"models:/nuclei-unet/{version.version}", dst_path=str(tmp_path)

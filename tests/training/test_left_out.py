@@ -7,13 +7,15 @@ import pytest
 
 from nuclei.errors import InvalidData
 from nuclei.evaluation.left_out import LeftOut
+from nuclei.evaluation.scores import Evaluation
 from nuclei.evaluation.unseen import Trained, image_digest
+from nuclei.imaging.images import read_labels
 from tests.training.conftest import MakeSample
 from training.data.conversion import write_dataset
 from training.data.dataset import Sample, read_datasets
 from training.families.unet import UNet
 from training.job import TrainedModel, train
-from training.left_out import FOLDS_FOLDER, dealt
+from training.left_out import FOLDS_FOLDER, LABELS_FOLDER, dealt
 from training.schedule import Schedule
 
 SCHEDULE = Schedule(steps=2, batch_size=2, crop_px=64, validate_every=2, workers=0)
@@ -90,6 +92,16 @@ def test_each_source_is_scored_by_a_network_that_has_not_seen_it(
     for score in ("dsb_score", "f1_0.50", "boundary_f1"):
         of_sources = [figures[f"left_out/{score}/{source}"] for source in ("lab", "clinic")]
         assert figures[f"left_out/{score}"] == pytest.approx(sum(of_sources) / 2)
+
+
+def test_what_was_found_is_written_for_comparison(home: Path, trained: TrainedModel) -> None:
+    samples = read_datasets([home / "lab", home / "clinic"])
+    written = {path.stem: path for path in (home / "run" / LABELS_FOLDER).iterdir()}
+    assert written.keys() == {sample.id for sample in samples}
+    labels = [read_labels(written[sample.id]) for sample in samples]
+    scores = Evaluation.of(samples, labels).overall()
+    figures = trained.contract.validation
+    assert figures["left_out/f1_0.50"] == pytest.approx(scores["f1_0.50"])
 
 
 def test_scores_of_left_out_images_travel_with_the_version(

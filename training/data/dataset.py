@@ -23,7 +23,7 @@ from training.data.outlines import NO_CATEGORY
 from training.data.pairs import Pair, find_pairs, shown
 
 FORMS = """expected, as a folder or a zip, one of
-  images/<name>.png  masks/<name>.png  [manifest.csv with columns id, kind]
+  images/<name>.png  masks/<name>.png  [manifest.csv with columns id, kind, licence]
   <id>/images/<id>.png  <id>/masks/*.png   (one mask per nucleus, the 2018 Data Science Bowl's form)
   <name>.tif  <name>_labels.tif            (or _masks, .labels)
   images/<name>.png  annotations.json      (COCO's form; the images may lie beside the file)
@@ -43,6 +43,7 @@ class Sample:
         pixels: uint8 or uint16 [H, W, C], C is 1 or 3.
         labels: uint16 [H, W], 0 is background, nuclei are 1..N without gaps.
         source: name of the data set that it is from.
+        licence: that the manifest states, SPDX; empty where it states none.
     """
 
     id: str
@@ -50,6 +51,7 @@ class Sample:
     pixels: NDArray[np.uint8] | NDArray[np.uint16]
     labels: NDArray[np.uint16]
     source: str = ""
+    licence: str = ""
 
 
 def read_datasets(paths: Sequence[Path], categories: Sequence[str] = ()) -> list[Sample]:
@@ -104,23 +106,24 @@ def read_dataset(path: Path, categories: Sequence[str] = ()) -> list[Sample]:
     pairs = find_pairs(files)
     found = pairs.categories()
     chosen = chosen_categories(found, categories)
-    modalities = _Manifest(files)
+    manifest = _Manifest(files)
     problems = [*files.problems, *pairs.problems]
     samples = []
     doubts: dict[str, list[str]] = defaultdict(list)
     for pair in _tracked(sorted(pairs.found, key=lambda pair: pair.id), path):
-        modality = modalities.of(pair)
+        row = manifest.of(pair)
         try:
             frame = files.frame(pair.image)
             pixels = frame.pixels
             labels = pair.truth.labels(files, (pixels.shape[0], pixels.shape[1]), chosen)
-            modality = modality or guess_modality(pixels)
             for warning in frame.warnings:
                 doubts[warning].append(pair.id)
-            samples.append(Sample(pair.id, modality, pixels, numbered(labels), source_of(path)))
+            modality = row.modality or guess_modality(pixels)
+            told = source_of(path), row.licence
+            samples.append(Sample(pair.id, modality, pixels, numbered(labels), *told))
         except InvalidInput as error:
             problems.append(f"{pair.id}: {error}")
-    problems += modalities.problems()
+    problems += manifest.problems()
     said = [f"{shown(ids)}: {warning}" for warning, ids in doubts.items()]
     for note in (*pairs.notes, *_left_out(files), *_taken(found, chosen), *said[:LISTED]):
         messages().print(f"{path}: {note}", soft_wrap=True)
@@ -135,13 +138,16 @@ def read_dataset(path: Path, categories: Sequence[str] = ()) -> list[Sample]:
 
 
 def fingerprint(samples: Sequence[Sample]) -> str:
-    """SHA-256 over ids, pixels and labels; the order of the samples does not matter."""
-    digest = hashlib.sha256()
-    for sample in sorted(samples, key=lambda sample: sample.id):
-        digest.update(sample.id.encode())
-        digest.update(sample.pixels.tobytes())
-        digest.update(sample.labels.tobytes())
-    return digest.hexdigest()
+    """SHA-256 over pixels and labels; names and the order of the samples do not matter."""
+    digests = sorted(
+        hashlib.sha256(
+            f"{sample.pixels.shape} {sample.pixels.dtype.str}".encode()
+            + sample.pixels.tobytes()
+            + sample.labels.tobytes()
+        ).digest()
+        for sample in samples
+    )
+    return hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def summary(samples: Sequence[Sample]) -> dict[str, tuple[int, int]]:
@@ -166,14 +172,22 @@ def _number(things: Sequence[object], name: str) -> str:
     return f"{len(things)} {name}{'s' * (len(things) != 1)}"
 
 
+@dataclass(frozen=True)
+class _Row:
+    """What a manifest says of an image; empty where it says nothing."""
+
+    modality: str = ""
+    licence: str = ""
+
+
 class _Manifest:
-    """The modalities of images, from files with the columns id and kind.
+    """The modalities and licences of images, from files with the columns id, kind and licence.
 
     An id is that of a pair, or the name of an image in the folder of the file or below.
     """
 
     def __init__(self, files: Files) -> None:
-        self._rows: dict[tuple[PurePosixPath, str], str] = {}
+        self._rows: dict[tuple[PurePosixPath, str], _Row] = {}
         self._problems: list[str] = []
         self._used: set[tuple[PurePosixPath, str]] = set()
         self._images = {stem_of(name) for name in files.names if is_image(name)}
@@ -184,14 +198,14 @@ class _Manifest:
                 except InvalidData as error:
                     self._problems.append(str(error))
 
-    def of(self, pair: Pair) -> str:
-        """The modality of an image; empty where no file has it."""
+    def of(self, pair: Pair) -> _Row:
+        """What is said of an image."""
         for folder in (pair.home, *pair.home.parents):
             for name in (pair.id, pair.stem):
                 if (folder, name) in self._rows:
                     self._used.add((folder, name))
                     return self._rows[folder, name]
-        return ""
+        return _Row()
 
     def problems(self) -> list[str]:
         """What cannot be read, and the ids that no image has."""
@@ -206,7 +220,7 @@ class _Manifest:
         ]
 
 
-def _manifest(files: Files, file: PurePosixPath) -> dict[tuple[PurePosixPath, str], str]:
+def _manifest(files: Files, file: PurePosixPath) -> dict[tuple[PurePosixPath, str], _Row]:
     lines = files.read(file).decode("utf-8-sig", "replace").splitlines()
     try:
         rows = list(csv.DictReader(lines))
@@ -217,7 +231,10 @@ def _manifest(files: Files, file: PurePosixPath) -> dict[tuple[PurePosixPath, st
     short = [str(number) for number, row in enumerate(rows, start=1) if row["id"] is None]
     if short:
         raise InvalidData(f"rows without an id: {', '.join(short[:LISTED])}; add it or remove them")
-    return {(file.parent, row["id"]): row.get("kind") or "" for row in rows}
+    return {
+        (file.parent, row["id"]): _Row(row.get("kind") or "", row.get("licence") or "")
+        for row in rows
+    }
 
 
 def _tracked(pairs: Sequence[Pair], path: Path) -> Iterable[Pair]:

@@ -11,6 +11,7 @@ from torch import nn
 
 from nuclei.errors import InvalidData
 from nuclei.evaluation.unseen import Trained
+from nuclei.inference.provenance import DataSet, all_of
 from training.data.dataset import Sample
 from training.job import LearnedRecipe, Recipe
 from training.optimisation import (
@@ -60,9 +61,7 @@ class EnsembleRecipe(Recipe):
             categories=first.categories,
             validation_fraction=first.validation_fraction,
             pixel_size_um=first.pixel_size_um,
-            data_licence=" AND ".join(
-                dict.fromkeys(filter(None, (one.data_licence for one in (first, second))))
-            ),
+            data_licence=all_of(filter(None, (one.data_licence for one in (first, second)))),
             schedule=replace(first.schedule, device=device),
             **{name: folder.resolve() for name, folder in folders.items()},
         )
@@ -72,6 +71,9 @@ class EnsembleRecipe(Recipe):
 
     def licences_before(self) -> tuple[str, ...]:
         return tuple(one for recipe in self.recipes() for one in recipe.licences_before())
+
+    def data_before(self) -> tuple[DataSet, ...]:
+        return tuple(one for recipe in self.recipes() for one in recipe.data_before())
 
     def trained_before(self) -> Trained:
         return reduce(Trained.after, (recipe.trained_before() for recipe in self.recipes()))

@@ -20,8 +20,9 @@ from nuclei.evaluation.unseen import Trained
 from nuclei.inference.contract import CONTRACT_FILE, Contract, is_family
 from nuclei.inference.graph import MAP_NETWORK, TTA_SUFFIX
 from nuclei.inference.method import WATERSHED
+from nuclei.inference.provenance import DATA_NOT_STATED, DataSet
 from nuclei.quoting import quoted
-from nuclei.registry import ARCHITECTURE_TAG, DATA_NOT_STATED, ENCODER_TAG, PARENT_TAG
+from nuclei.registry import ARCHITECTURE_TAG, ENCODER_TAG, PARENT_TAG
 from training.data.targets import MAPS, border_closeness, target_maps
 from training.families.losses import loss_by_name, weighted_bce
 from training.families.pretrained import load_encoder
@@ -147,6 +148,11 @@ class UNet(LearnedRecipe):
         if self.parent_files is None:
             return ()
         return (self.parent_licence or DATA_NOT_STATED,)
+
+    def data_before(self) -> tuple[DataSet, ...]:
+        if self.parent_files is None:
+            return ()
+        return self._parent_contract(self.parent_files).data
 
     def trained_before(self) -> Trained:
         if self.parent_files is None:

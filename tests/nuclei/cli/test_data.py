@@ -92,6 +92,18 @@ def test_an_unknown_form_is_refused(images: Path, tmp_path: Path) -> None:
     assert isinstance(failed.exception, InvalidOption)
 
 
+def test_check_tells_licences(images: Path) -> None:
+    (images / "manifest.csv").write_text("id,kind,licence\na,histology,MIT\nb,histology,\n")
+    assert "MIT AND LicenseRef-data-not-stated" in " ".join(data("check", images).stdout.split())
+
+
+def test_the_catalog_lists_licences_citations_and_places() -> None:
+    shown = " ".join(data("catalog").stdout.split())
+    assert "CC-BY-NC-SA-4.0" in shown
+    assert "doi:10.1038/s41592-019-0612-7" in shown
+    assert "bbbc.broadinstitute.org" in shown
+
+
 def test_check_reads_coco(images: Path, tmp_path: Path) -> None:
     data("convert", images, tmp_path / "coco", "--to", "coco")
     plain, coco = data("check", images).stdout, data("check", tmp_path / "coco").stdout

@@ -126,6 +126,18 @@ def test_models_shows_an_adopted_version_and_short_scores(
     assert [name.split()[0] for name in exported[3].split(", ")] == ["dsb_score", "tta/dsb_score"]
 
 
+def test_models_prints_the_card_of_a_served_or_registered_version(
+    filled: Filled, nuclei: Callable[..., Result], repository: Path
+) -> None:
+    served = nuclei("models", "--card", "unet", "--repository", repository).output
+    assert served.startswith("# unet version 3\n")
+    assert "| all | 0.6" in served
+    registered = nuclei("models", "--card", "nuclei-unet:1", "--repository", repository).output
+    assert registered.startswith("# nuclei-unet version 1\n")
+    absent = nuclei("models", "--card", "none", "--repository", repository)
+    assert isinstance(absent.exception, ModelNotFound)
+
+
 def test_models_shows_what_is_so(
     filled: Filled, nuclei: Callable[..., Result], tmp_path: Path
 ) -> None:

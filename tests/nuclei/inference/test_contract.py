@@ -11,10 +11,15 @@ from hypothesis import strategies as st
 from nuclei.errors import InvalidData
 from nuclei.inference.contract import Contract
 from nuclei.inference.method import MASKS, WATERSHED, Method
+from nuclei.inference.provenance import DataSet
 from nuclei.postprocessing.watershed import WatershedParameters
 
 CONTRACT = Contract(
-    "unet", postprocessing=WatershedParameters(min_area_px=7), validation={"dsb_score": 0.5}
+    "unet",
+    postprocessing=WatershedParameters(min_area_px=7),
+    validation={"dsb_score": 0.5},
+    licence="Apache-2.0 AND CC0-1.0",
+    data=(DataSet("lab", "CC0-1.0", "A. Person, 2020", {"histology": 2}, {"histology": 31}),),
 )
 
 
@@ -46,6 +51,8 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "an unknown method": {"method": "x" * 10**6},
     "a probability above 1": {"postprocessing": {"h": 2.0}},
     "no parameters": {"postprocessing": 3},
+    "a data set of -1 images": {"data": [{"name": "a", "images": {"histology": -1}}]},
+    "data sets that are names": {"data": ["lab"]},
     "text for maps": {"maps": "foreground"},
     "too many scores": {"validation": {str(n): 1.0 for n in range(2000)}},
     "a field that is not known": {"\x1b" * 10**5: 1},

@@ -90,6 +90,7 @@ def test_every_form_gives_the_same_samples(
     write(tmp_path / "data", samples)
     found = read_dataset(tmp_path / "data")
     assert fingerprint(found) == fingerprint(samples)
+    assert {sample.id for sample in found} == {sample.id for sample in samples}
     assert {sample.modality for sample in found} == {"fluorescence", "histology"}
 
 
