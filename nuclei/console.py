@@ -5,13 +5,15 @@ they are, and control characters as escapes. Colour is a `style`, or a rich `Tex
 """
 
 from collections import Counter
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.text import Text
 
 from nuclei.quoting import LISTED, printable
 
+T = TypeVar("T")
 # A file has no width: its lines and tables are as long as they need.
 FILE_WIDTH = 10_000
 
@@ -49,6 +51,22 @@ def print_warnings(times: Counter[str], console: Console | None = None) -> None:
         print_warning(f"{n_frames} x {warning}", console)
     if len(times) > LISTED:
         print_warning(f"and {len(times) - LISTED} other warnings", console)
+
+
+def tracked(items: Iterable[T], task: str, total: int | None = None) -> Iterable[T]:
+    """The items, with a progress bar while they are taken; a file gets no bar.
+
+    Args:
+        items: to be taken one by one.
+        task: what is done with them.
+        total: how many they are; None where they have a length.
+    """
+    from rich.markup import escape
+    from rich.progress import track
+
+    console = messages()
+    shown = {"console": console, "transient": True, "disable": not console.is_terminal}
+    return track(items, escape(task), total, **shown)
 
 
 class _PlainConsole(Console):

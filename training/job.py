@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.progress import track
 from torch import Tensor, nn
 
-from nuclei.console import messages
+from nuclei.console import messages, tracked
 from nuclei.errors import InvalidData, InvalidOption
 from nuclei.evaluation.charts import figures
 from nuclei.evaluation.coco import Candidates
@@ -544,7 +543,7 @@ def _candidates(
     pairs = list(zip(samples, answers, strict=True))
     return [
         Candidates.of(answer, parameters, frame_from_array(sample.pixels))
-        for sample, answer in track(pairs, "candidates", console=messages(), transient=True)
+        for sample, answer in tracked(pairs, "candidates")
     ]
 
 

@@ -72,6 +72,8 @@ BEST_FILE = "best.pt"
 FINISHED_FILE = "finished.json"
 NOTED_EVERY = 20
 RECENT_STEPS = 50
+# Between two lines that a file gets.
+LINE_S = 60.0
 MAX_STEPS = 2**31
 # Fractions of the steps after which the rate falls tenfold, as in Detectron2's schedules.
 SGD_MILESTONES = (2 / 3, 8 / 9)
@@ -358,12 +360,15 @@ class _Loss(nn.Module):
 
 
 class _Bar:
-    """The progress bar of a training, which only its first process shows."""
+    """The progress of a training, which its first process shows; in a file, a line at times."""
 
     def __init__(self, best_score: bool, shown: bool) -> None:
         self._best_score, self._shown = best_score, shown
         columns = (*Bar.get_default_columns(), TextColumn("{task.fields[note]}"))
-        self._bar = Bar(*columns, console=messages(), disable=not shown)
+        console = messages()
+        self._in_lines = shown and not console.is_terminal
+        self._said = time.monotonic()
+        self._bar = Bar(*columns, console=console, disable=not shown or self._in_lines)
         self._task = self._bar.add_task("training", total=1.0, note="")
 
     def __enter__(self) -> Self:
@@ -377,6 +382,9 @@ class _Bar:
         best_score = f"  best score {progress.best_score:.3f}" if self._best_score else ""
         note = f"step {progress.step}  loss {loss:.3f}{best_score}"
         self._bar.update(self._task, completed=done, note=note)
+        if self._in_lines and time.monotonic() - self._said >= LINE_S:
+            self._said = time.monotonic()
+            self._bar.console.print(f"{done:.0%}  {note}")
 
     def print(self, step: int, scores: Mapping[str, float]) -> None:
         if self._shown:

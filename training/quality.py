@@ -14,11 +14,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 from scipy.stats import spearmanr
 from sklearn.ensemble import HistGradientBoostingRegressor
 
-from nuclei.console import messages
+from nuclei.console import tracked
 from nuclei.errors import ChoiceRequired
 from nuclei.evaluation.metrics import Overlap
 from nuclei.imaging.images import frame_from_array
@@ -150,7 +149,7 @@ def observe(
     left_for_tta = dict.fromkeys(GROUPS, TTA_FRAMES)
     observed = []
     order = np.argsort(keys, kind="stable")
-    for index in track(order, "measuring quality", console=messages(), transient=True):
+    for index in tracked(order, "measuring quality"):
         source, sample = samples[index]
         rng = np.random.default_rng(keys[index])
         part = middle(sample)

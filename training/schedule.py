@@ -17,6 +17,9 @@ class Augmentation:
         own_range: probability that a crop is normalised by its own range, not by its image's: this
             is how frames without a nucleus look.
         restain: probability that a stained image gets the stains of another of the training.
+        immunostain: probability that a stained image looks like immunohistochemistry with DAB.
+        crowd: probability that a grey crop gets the nuclei of another crop of its image above or
+            beneath its own, as in thick tissue.
         dim: probability that some nuclei of a grey crop become dim beside the others.
         defocus, jpeg: probabilities of a blur by a disk, and of the artefacts of JPEG.
         blur, noise, stain, grey, inversion: probabilities of the change of that name.
@@ -29,6 +32,8 @@ class Augmentation:
     range_spread: float = 0.08
     own_range: float = 0.1
     restain: float = 0.4
+    immunostain: float = 0.12
+    crowd: float = 0.1
     dim: float = 0.15
     defocus: float = 0.1
     jpeg: float = 0.1
@@ -106,7 +111,6 @@ FINE_TUNING = Schedule(
     batch_size=4,
     learning_rate=2e-4,
     warmup_steps=20,
-    ema_decay=0.98,
     validate_every=50,
     frozen_statistics=True,
 )

@@ -2,15 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
-from nuclei.console import messages
+from nuclei.console import tracked
 from nuclei.evaluation.metrics import Overlap
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference import method
@@ -95,7 +94,7 @@ def coordinate_search(
     """
     best = start
     for _ in range(rounds):
-        for name, values in _tracked(grid.items(), "tuning", len(grid)):
+        for name, values in tracked(grid.items(), "tuning", len(grid)):
             best = max([best, *(change(best, name, value) for value in values)], key=score)
     return best
 
@@ -109,12 +108,8 @@ def predict_all(
         frame = frame_from_array(sample.pixels)
         return (await predict(frame, engine, served, tta=tta)).accumulator
 
-    shown = _tracked(samples, "predicting", len(samples))
+    shown = tracked(samples, "predicting", len(samples))
     return [asyncio.run(run(sample)) for sample in shown]
-
-
-def _tracked(steps: Iterable[T], task: str, count: int) -> Iterable[T]:
-    return track(steps, task, count, console=messages(), transient=True)
 
 
 class Tuner:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import track
 
 from nuclei.cli.dataset import DATA_HELP, CategoryOption, title_of
 from nuclei.cli.gateway import (
@@ -37,7 +36,7 @@ from nuclei.cli.segmenter import (
     RepositoryOption,
     TtaOption,
 )
-from nuclei.console import messages, output, print_warnings
+from nuclei.console import messages, output, print_warnings, tracked
 from nuclei.results_folder import ResultsFolder
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def _ask_gateway(
     warnings: Counter[str] = Counter()
     console = messages()
     with Opener(model, None, tta, False, gateway, DEFAULT_REPOSITORY)() as segmenter:
-        for sample in track(samples, "Segmenting", console=console, transient=True):
+        for sample in tracked(samples, "Segmenting"):
             segmentation = segmenter(frame_from_array(sample.pixels))
             found[sample.id] = segmentation.labels
             warnings.update(segmentation.warnings)

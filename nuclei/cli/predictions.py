@@ -69,7 +69,8 @@ def ask_locally(
     from nuclei.imaging.images import frame_from_array
 
     frames = [frame_from_array(sample.pixels) for sample in samples]
-    with Progress(console=messages(), transient=True) as progress:
+    console = messages()
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(f"Segmenting with {escape(model)}", total=len(frames))
         inferences, cost = timed_inference(
             repository, model, tta, frames, lambda: progress.advance(task)

@@ -9,9 +9,8 @@ from typing import Annotated, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from rich.progress import track
 
-from nuclei.console import messages
+from nuclei.console import tracked
 from nuclei.errors import InvalidData
 from nuclei.evaluation.comparison import TESTED
 from nuclei.evaluation.left_out import LeftOut
@@ -133,8 +132,7 @@ class Bounds:
 def evaluate(images: Sequence[Image], engine: Engine, served: ServedVersion) -> Evaluation:
     """The scores of a version; raises as the engine does."""
     task = f"Evaluating {served.model} {served.version}"
-    shown = track(images, task, console=messages(), transient=True)
-    frames = (frame_from_array(image.pixels) for image in shown)
+    frames = (frame_from_array(image.pixels) for image in tracked(images, task))
     found = (asyncio.run(segment(frame, engine, served)) for frame in frames)
     return Evaluation.of(images, (segmentation.labels for segmentation in found))
 

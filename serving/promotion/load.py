@@ -11,9 +11,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import psutil
 from numpy.typing import NDArray
-from rich.progress import track
 
-from nuclei.console import messages
+from nuclei.console import tracked
 from nuclei.errors import EngineFailed
 from nuclei.evaluation.statistics import Interval, Values, statistic_interval
 from nuclei.inference.deadline import Deadline
@@ -164,7 +163,7 @@ async def _tile_ms(
         for tta in (True, False, False):
             for pair in pairs:
                 await ask(*pair, tta)
-        rounds = track(range(ROUNDS), "Measuring in Triton", console=messages(), transient=True)
+        rounds = tracked(range(ROUNDS), "Measuring in Triton")
         found = np.empty((ROUNDS, len(pairs)))
         for number in rounds:
             # Who is asked second may find the caches, or the machine, as the first has left them.

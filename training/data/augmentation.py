@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nuclei.imaging.intensity import intensity_range
 from training.data.spoiling import disk
-from training.data.stains import Stains, density_of, restained
+from training.data.stains import Stains, density_of, immunostained, restained
 from training.schedule import Augmentation
 
 ELASTIC_GRID_PX = 64
@@ -19,6 +19,10 @@ JPEG_QUALITY = (30, 90)
 # What a dim nucleus keeps of its contrast to the background, and the share of nuclei that are dim.
 DIM_CONTRAST = (0.15, 0.7)
 DIM_SHARE = (0.1, 0.6)
+# How bright the nuclei of another crop are beside those that they are added to.
+CROWD_BRIGHTNESS = (0.4, 1.0)
+# The share of a nucleus below which what others leave of it is not outlined.
+LEAST_VISIBLE = 0.3
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
@@ -44,21 +48,39 @@ def random_crop(
     Returns:
         image float32 [size, size, 3] in [0, 1], and labels uint16 [size, size].
     """
-    x, y = _sampling_grid(labels, size, augmentation, rng)
-    sampled = cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
-    truth = cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
-    crop = cast(Pixels, sampled.reshape(size, size, pixels.shape[2]))
+    crop, cut = _sampled(pixels, labels, size, augmentation, rng)
     of = crop if rng.random() < augmentation.own_range else pixels
     lo, hi = (float(end) for end in intensity_range(of).range)
     lo_shift, hi_shift = (rng.normal(0, augmentation.range_spread, 2) * (hi - lo)).tolist()
     lo, hi = lo + lo_shift, max(hi + hi_shift, lo + lo_shift + 1)
     image = np.clip((crop.astype(np.float32) - lo) / (hi - lo), 0, 1)
-    cut = np.asarray(truth, np.uint16)
+    if image.shape[2] == 1 and rng.random() < augmentation.crowd:
+        crop, others = _sampled(pixels, labels, size, augmentation, rng)
+        image, cut = _crowded(image, cut, (crop.astype(np.float32) - lo) / (hi - lo), others, rng)
     if image.shape[2] == 1 and rng.random() < augmentation.dim:
         image = _dim_nuclei(image, cut, rng)
-    if stains is not None and rng.random() < augmentation.restain:
-        image = restained(image, *stains)
+    if stains is not None:
+        own, other = stains
+        if rng.random() < augmentation.restain:
+            image, own = restained(image, own, other), other
+        if rng.random() < augmentation.immunostain:
+            image = immunostained(image, cut, own, rng)
     return _change_look(image, augmentation, rng), cut
+
+
+def _sampled(
+    pixels: Pixels,
+    labels: NDArray[np.uint16],
+    size: int,
+    augmentation: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[Pixels, NDArray[np.uint16]]:
+    """A crop [size, size, C] and its labels [size, size], zoomed, rotated and warped."""
+    x, y = _sampling_grid(labels, size, augmentation, rng)
+    sampled = cv2.remap(pixels, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+    truth = cv2.remap(labels, x, y, cv2.INTER_NEAREST, borderMode=cv2.BORDER_REFLECT_101)
+    crop = cast(Pixels, sampled.reshape(size, size, pixels.shape[2]))
+    return crop, np.asarray(truth, np.uint16)
 
 
 def _sampling_grid(
@@ -128,6 +150,48 @@ def _change_look(
     return np.array(np.broadcast_to(image, (*image.shape[:2], 3)), dtype=np.float32)
 
 
+def _crowded(
+    image: NDArray[np.float32],
+    labels: NDArray[np.uint16],
+    other: NDArray[np.float32],
+    its_labels: NDArray[np.uint16],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], NDArray[np.uint16]]:
+    """The light of two grey crops [H, W, 1]; where two nuclei overlap, the brighter has the pixels.
+
+    What is left of a nucleus that is mostly covered is nobody's, as people outline it.
+    """
+    own_light = image - _background(image, labels)
+    light = np.float32(rng.uniform(*CROWD_BRIGHTNESS)) * (other - _background(other, its_labels))
+    above = _mean_of(light, its_labels) > _mean_of(own_light, labels)
+    n_own = int(labels.max(initial=0))
+    moved = its_labels.astype(np.int64) + n_own * (its_labels > 0)
+    both = np.where(above, moved, labels)
+    n_both = n_own + int(its_labels.max(initial=0)) + 1
+    if n_both > np.iinfo(np.uint16).max:
+        return image, labels
+    areas = np.bincount(labels.ravel(), minlength=n_both) + np.bincount(
+        moved.ravel(), minlength=n_both
+    )
+    visible = np.bincount(both.ravel(), minlength=n_both)
+    both[(visible < LEAST_VISIBLE * areas)[both]] = 0
+    return np.clip(image + np.maximum(light, 0), 0, 1), both.astype(np.uint16)
+
+
+def _mean_of(light: NDArray[np.float32], labels: NDArray[np.uint16]) -> NDArray[np.float64]:
+    """The mean light [H, W, 1] of the nucleus that each pixel is of, [H, W]; of none, -inf."""
+    of = labels.ravel()
+    means = np.bincount(of, light.ravel()) / np.maximum(np.bincount(of), 1)
+    means[0] = -np.inf
+    return np.asarray(means[labels], np.float64)
+
+
+def _background(image: NDArray[np.float32], labels: NDArray[np.uint16]) -> np.float32:
+    """What a grey image [H, W, 1] mostly is outside nuclei."""
+    outside = image[labels == 0]
+    return np.float32(np.median(outside)) if outside.size else np.float32(0)
+
+
 def _dim_nuclei(
     image: NDArray[np.float32], labels: NDArray[np.uint16], rng: np.random.Generator
 ) -> NDArray[np.float32]:
@@ -135,8 +199,7 @@ def _dim_nuclei(
     dim = rng.random(int(labels.max(initial=0)) + 1) < rng.uniform(*DIM_SHARE)
     kept = np.where(dim, rng.uniform(*DIM_CONTRAST, dim.shape), 1).astype(np.float32)
     kept[0] = 1
-    outside = image[labels == 0]
-    background = np.float32(np.median(outside)) if outside.size else np.float32(0)
+    background = _background(image, labels)
     # Smooth at their edges, as the light of a nucleus is.
     contrast = cv2.GaussianBlur(kept[labels], (0, 0), 1.0)[..., None]
     return np.asarray(background + (image - background) * contrast, np.float32)

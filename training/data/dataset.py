@@ -3,17 +3,15 @@
 import csv
 import hashlib
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.markup import escape
-from rich.progress import track
 
-from nuclei.console import messages
+from nuclei.console import messages, tracked
 from nuclei.errors import InvalidData, InvalidInput
 from nuclei.quoting import LISTED, listed, quoted
 from training.data.categories import chosen_categories, counted
@@ -110,7 +108,7 @@ def read_dataset(path: Path, categories: Sequence[str] = ()) -> list[Sample]:
     problems = [*files.problems, *pairs.problems]
     samples = []
     doubts: dict[str, list[str]] = defaultdict(list)
-    for pair in _tracked(sorted(pairs.found, key=lambda pair: pair.id), path):
+    for pair in tracked(sorted(pairs.found, key=lambda pair: pair.id), f"Reading {path.name}"):
         row = manifest.of(pair)
         try:
             frame = files.frame(pair.image)
@@ -235,11 +233,6 @@ def _manifest(files: Files, file: PurePosixPath) -> dict[tuple[PurePosixPath, st
         (file.parent, row["id"]): _Row(row.get("kind") or "", row.get("licence") or "")
         for row in rows
     }
-
-
-def _tracked(pairs: Sequence[Pair], path: Path) -> Iterable[Pair]:
-    task = f"Reading {escape(path.name)}"
-    return track(pairs, task, console=messages(), transient=True)
 
 
 def _left_out(files: Files) -> Iterator[str]:

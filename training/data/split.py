@@ -6,10 +6,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 from scipy import fft
 
-from nuclei.console import messages
+from nuclei.console import tracked
 from training.data.dataset import Sample
 
 THUMBNAIL_PX = 80
@@ -102,9 +101,7 @@ def _best_correlations(thumbnails: NDArray[np.float32]) -> NDArray[np.float64]:
     of_first = _one_over_contrast(fft.irfft2(energies.conj() * window, shape), overlap)
     of_second = _one_over_contrast(fft.irfft2(window.conj() * energies, shape), overlap)
     best = np.zeros((n, n))
-    console = messages()
-    task = "Looking for near-copies"
-    for first in track(range(n - 1), task, console=console, transient=True):
+    for first in tracked(range(n - 1), "Looking for near-copies"):
         rest = slice(first + 1, n)
         product = fft.irfft2(spectra[first].conj() * spectra[rest], shape)
         product *= of_first[first]

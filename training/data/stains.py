@@ -17,6 +17,18 @@ FEWEST_PIXELS = 200
 # Directions closer than this are of one stain: a split of them means nothing.
 LEAST_ANGLE = 0.15
 SIDE_PX = 256
+# Optical density of DAB in R, G, B (Ruifrok and Johnston 2001, table 1, of length 1).
+DAB = np.array([0.27, 0.57, 0.78], np.float32) / np.linalg.norm([0.27, 0.57, 0.78])
+# What is left of the second stain, which immunohistochemistry does not use; how much DAB is where
+# haematoxylin was in a nucleus that an antibody marked, and what is left of haematoxylin there.
+COUNTERSTAIN_LEFT = (0.0, 0.5)
+DAB_FOR_HAEMATOXYLIN = (0.6, 2.0)
+HAEMATOXYLIN_LEFT = (0.1, 0.8)
+# How often an antibody marks what is around nuclei, too, and how much DAB is where the second stain
+# was.
+OUTSIDE = 0.4
+DAB_OUTSIDE = (0.2, 1.5)
+PATCH_PX = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +97,49 @@ def restained(image: NDArray[np.float32], own: Stains, other: Stains) -> NDArray
     rest = density - amounts @ own.densities
     changed = (amounts * (other.most / own.most)) @ other.densities + rest
     return np.exp(-np.maximum(changed, 0)).reshape(image.shape).astype(np.float32, copy=False)
+
+
+def immunostained(
+    image: NDArray[np.float32],
+    labels: NDArray[np.uint16],
+    own: Stains,
+    rng: np.random.Generator,
+) -> NDArray[np.float32]:
+    """Stained tissue as it may look in immunohistochemistry: haematoxylin, and DAB where marked.
+
+    Some nuclei become brown, and the second stain pales; sometimes places around are brown.
+
+    Args:
+        image: float32 [H, W, 3] in [0, 1].
+        labels: uint16 [H, W], its nuclei.
+        own: its stains.
+        rng: draws what is marked, and how strongly.
+
+    Returns:
+        float32 [H, W, 3] in [0, 1].
+    """
+    density = density_of(image).reshape(-1, 3)
+    amounts = np.maximum(_amounts(density, own.densities), 0)
+    rest = density - amounts @ own.densities
+    shape = int(labels.max(initial=0)) + 1
+    marked = rng.random(shape) < rng.random()
+    marked[0] = False
+    for_haematoxylin = np.where(marked, rng.uniform(*DAB_FOR_HAEMATOXYLIN, shape), 0)
+    left = np.where(marked, rng.uniform(*HAEMATOXYLIN_LEFT, shape), 1)
+    haematoxylin, dab = (
+        amounts[:, 0] * cv2.GaussianBlur(of.astype(np.float32)[labels], (0, 0), 1.0).ravel()
+        for of in (left, for_haematoxylin)
+    )
+    if rng.random() < OUTSIDE:
+        height, width = labels.shape
+        cells = (max(2, height // PATCH_PX), max(2, width // PATCH_PX))
+        patches = cv2.resize(rng.random(cells, np.float32), (width, height))
+        places = np.where(labels == 0, np.clip(4 * patches - 2, 0, 1), 0).ravel()
+        dab = dab + amounts[:, 1] * places * np.float32(rng.uniform(*DAB_OUTSIDE))
+    second = amounts[:, 1] * np.float32(rng.uniform(*COUNTERSTAIN_LEFT))
+    stained = np.stack([haematoxylin, second, dab], axis=1)
+    changed = stained @ np.vstack([own.densities, DAB]) + rest
+    return np.asarray(np.exp(-np.maximum(changed, 0)).reshape(image.shape), np.float32)
 
 
 def density_of(image: NDArray[np.float32]) -> NDArray[np.float32]:

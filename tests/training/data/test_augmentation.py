@@ -15,7 +15,8 @@ def test_crops_have_one_form(samples: list[Sample], index: int) -> None:
     sample = samples[index]
     for seed in range(30):
         rng = np.random.default_rng(seed)
-        image, labels = random_crop(sample.pixels, sample.labels, 64, Augmentation(), rng)
+        one_layer = replace(Augmentation(), crowd=0)
+        image, labels = random_crop(sample.pixels, sample.labels, 64, one_layer, rng)
         assert image.shape == (64, 64, 3)
         assert image.dtype == np.float32
         assert image.min() >= 0
@@ -76,6 +77,21 @@ def test_dim_nuclei_keep_their_place_and_less_of_their_contrast(samples: list[Sa
         found += [image[truth == n].mean() - background for n in np.unique(truth)[1:]]
     assert min(found) < 0.5 * max(found)
     assert all(contrast > 0.02 for contrast in found)
+
+
+def test_a_crowd_has_the_light_and_the_nuclei_of_two_crops(samples: list[Sample]) -> None:
+    sample = samples[0]
+    crowding = replace(STILL, crowd=1)
+    for seed in range(10):
+        (alone, own), (image, both) = (
+            random_crop(sample.pixels, sample.labels, 96, one, np.random.default_rng(seed))
+            for one in (STILL, crowding)
+        )
+        added = ~np.isin(both, [0, *np.unique(own)])
+        assert (image >= alone - 1e-6).all()
+        assert (both > 0).sum() >= 0.7 * (own > 0).sum()
+        if added.sum() > 50:
+            assert image[added].mean() > image[both == 0].mean() + 0.2
 
 
 @pytest.mark.parametrize("name", ["defocus", "jpeg"])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.data.stains import Stains, density_of, restained, stains_of
+from training.data.stains import Stains, density_of, immunostained, restained, stains_of
 
 # Haematoxylin and eosin, haematoxylin and DAB (Ruifrok and Johnston 2001, table 1).
 HE = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))
@@ -43,6 +43,32 @@ def test_tissue_gets_the_colours_of_another_image() -> None:
     twice = restained(image, own, other)
     np.testing.assert_allclose(density_of(twice), 2 * amounts(1) @ unit(HDAB), atol=0.01)
     np.testing.assert_allclose(restained(image, own, own), image, atol=1e-4)
+
+
+def test_marked_nuclei_become_brown_and_eosin_pales() -> None:
+    own = Stains(unit(HE), np.ones(2, np.float32))
+    found = np.zeros((64, 64, 2), np.float32)
+    found[..., 1] = 0.6
+    labels = np.zeros((64, 64), np.uint16)
+    for n, (y, x) in enumerate(np.ndindex(4, 4), start=1):
+        labels[16 * y + 3 : 16 * y + 13, 16 * x + 3 : 16 * x + 13] = n
+    found[labels > 0] = (0.8, 0)
+    image = np.exp(-(found @ unit(HE)))
+    brown, blue, paler = [], [], 0
+    for seed in range(10):
+        changed = immunostained(image, labels, own, np.random.default_rng(seed))
+        assert changed.shape == image.shape
+        assert changed.min() >= 0
+        assert changed.max() <= 1
+        paler += changed[labels == 0].mean() > image[labels == 0].mean()
+        for n in range(1, 17):
+            red, _, blue_of = np.median(changed[labels == n], axis=0)
+            (brown if red > blue_of + 0.1 else blue).append(n)
+    # Haematoxylin absorbs more red than blue; DAB the other way round.
+    assert len(brown) > 20
+    assert len(blue) > 20
+    # Sometimes what is around is brown.
+    assert 2 <= paler <= 9
 
 
 def test_an_image_of_one_colour_or_none_has_no_stains() -> None:
