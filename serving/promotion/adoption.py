@@ -5,9 +5,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nuclei.imaging.images import read_frame
+from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
-from nuclei.registry import registered_name
+from nuclei.registry import LICENCE_TAG, registered_name
 from serving.promotion.artifacts import digest
 from serving.promotion.changes import adopt
 from serving.promotion.state import ADOPTED_TAG, ModelState
@@ -44,7 +45,8 @@ def adopt_served(
 
 def _registered(registry: Registry, model: str, state: ModelState | None, artifacts: Path) -> int:
     """The version with these files: one that a killed adoption left, or a new one."""
-    tags = {ADOPTED_TAG: digest(artifacts)}
+    licence = Contract.read(artifacts / CONTRACT_FILE).licence
+    tags = {ADOPTED_TAG: digest(artifacts), **({LICENCE_TAG: licence} if licence else {})}
     for entry in state.versions if state else ():
         if entry.adopted == tags[ADOPTED_TAG]:
             return entry.version
