@@ -20,7 +20,7 @@ class Augmentation:
         immunostain: probability that a stained image looks like immunohistochemistry with DAB.
         crowd: probability that a grey crop gets the nuclei of another crop of its image above or
             beneath its own, as in thick tissue.
-        dim: probability that some nuclei of a grey crop become dim beside the others.
+        dim: probability that some nuclei become dim, or pale, beside the others.
         defocus, jpeg: probabilities of a blur by a disk, and of the artefacts of JPEG.
         blur, noise, stain, grey, inversion: probabilities of the change of that name.
     """

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nuclei.imaging.intensity import intensity_range
 from training.data.spoiling import disk
-from training.data.stains import Stains, density_of, immunostained, restained
+from training.data.stains import Stains, density_of, immunostained, paled, restained
 from training.schedule import Augmentation
 
 ELASTIC_GRID_PX = 64
@@ -58,11 +58,14 @@ def random_crop(
         crop, others = _sampled(pixels, labels, size, augmentation, rng)
         image, cut = _crowded(image, cut, (crop.astype(np.float32) - lo) / (hi - lo), others, rng)
     if image.shape[2] == 1 and rng.random() < augmentation.dim:
-        image = _dim_nuclei(image, cut, rng)
+        background = _background(image, cut)
+        image = background + (image - background) * _dimmed(cut, rng)[..., None]
     if stains is not None:
         own, other = stains
         if rng.random() < augmentation.restain:
             image, own = restained(image, own, other), other
+        if rng.random() < augmentation.dim:
+            image = paled(image, _dimmed(cut, rng), own)
         if rng.random() < augmentation.immunostain:
             image = immunostained(image, cut, own, rng)
     return _change_look(image, augmentation, rng), cut
@@ -192,17 +195,13 @@ def _background(image: NDArray[np.float32], labels: NDArray[np.uint16]) -> np.fl
     return np.float32(np.median(outside)) if outside.size else np.float32(0)
 
 
-def _dim_nuclei(
-    image: NDArray[np.float32], labels: NDArray[np.uint16], rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Some nuclei of a grey image [H, W, 1] lose contrast, as those beneath the focal plane do."""
+def _dimmed(labels: NDArray[np.uint16], rng: np.random.Generator) -> NDArray[np.float32]:
+    """The contrast that each pixel keeps, [H, W], where some nuclei are dim or pale."""
     dim = rng.random(int(labels.max(initial=0)) + 1) < rng.uniform(*DIM_SHARE)
     kept = np.where(dim, rng.uniform(*DIM_CONTRAST, dim.shape), 1).astype(np.float32)
     kept[0] = 1
-    background = _background(image, labels)
     # Smooth at their edges, as the light of a nucleus is.
-    contrast = cv2.GaussianBlur(kept[labels], (0, 0), 1.0)[..., None]
-    return np.asarray(background + (image - background) * contrast, np.float32)
+    return np.asarray(cv2.GaussianBlur(kept[labels], (0, 0), 1.0), np.float32)
 
 
 def _as_jpeg(image: NDArray[np.float32], quality: int) -> NDArray[np.float32]:

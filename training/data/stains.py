@@ -92,11 +92,26 @@ def restained(image: NDArray[np.float32], own: Stains, other: Stains) -> NDArray
     Returns:
         float32 [H, W, 3] in [0, 1]; what the two stains do not explain stays.
     """
-    density = density_of(image).reshape(-1, 3)
-    amounts = _amounts(density, own.densities)
-    rest = density - amounts @ own.densities
-    changed = (amounts * (other.most / own.most)) @ other.densities + rest
-    return np.exp(-np.maximum(changed, 0)).reshape(image.shape).astype(np.float32, copy=False)
+    amounts, rest = _unmixed(image, own)
+    return _seen((amounts * (other.most / own.most)) @ other.densities + rest, image)
+
+
+def paled(
+    image: NDArray[np.float32], kept: NDArray[np.float32], own: Stains
+) -> NDArray[np.float32]:
+    """The same tissue with less of the first stain.
+
+    Args:
+        image: float32 [H, W, 3] in [0, 1].
+        kept: float32 [H, W], the share of the first stain that stays.
+        own: its stains.
+
+    Returns:
+        float32 [H, W, 3] in [0, 1].
+    """
+    amounts, rest = _unmixed(image, own)
+    amounts[:, 0] *= kept.ravel()
+    return _seen(amounts @ own.densities + rest, image)
 
 
 def immunostained(
@@ -118,9 +133,8 @@ def immunostained(
     Returns:
         float32 [H, W, 3] in [0, 1].
     """
-    density = density_of(image).reshape(-1, 3)
-    amounts = np.maximum(_amounts(density, own.densities), 0)
-    rest = density - amounts @ own.densities
+    amounts, rest = _unmixed(image, own)
+    amounts = np.maximum(amounts, 0)
     shape = int(labels.max(initial=0)) + 1
     marked = rng.random(shape) < rng.random()
     marked[0] = False
@@ -138,13 +152,26 @@ def immunostained(
         dab = dab + amounts[:, 1] * places * np.float32(rng.uniform(*DAB_OUTSIDE))
     second = amounts[:, 1] * np.float32(rng.uniform(*COUNTERSTAIN_LEFT))
     stained = np.stack([haematoxylin, second, dab], axis=1)
-    changed = stained @ np.vstack([own.densities, DAB]) + rest
-    return np.asarray(np.exp(-np.maximum(changed, 0)).reshape(image.shape), np.float32)
+    return _seen(stained @ np.vstack([own.densities, DAB]) + rest, image)
 
 
 def density_of(image: NDArray[np.float32]) -> NDArray[np.float32]:
     """Optical density of an image in [0, 1]."""
     return np.asarray(-np.log(np.maximum(image, np.float32(1e-3))), np.float32)
+
+
+def _unmixed(
+    image: NDArray[np.float32], own: Stains
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """How much of each stain is in each pixel, [N, 2], and the density that neither explains."""
+    density = density_of(image).reshape(-1, 3)
+    amounts = _amounts(density, own.densities)
+    return amounts, density - amounts @ own.densities
+
+
+def _seen(density: NDArray[np.float32], like: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The image of optical densities [N, 3], of the shape of another."""
+    return np.asarray(np.exp(-np.maximum(density, 0)).reshape(like.shape), np.float32)
 
 
 def _amounts(density: NDArray[np.float32], stains: NDArray[np.float32]) -> NDArray[np.float32]:
