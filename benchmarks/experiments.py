@@ -1,8 +1,12 @@
 """Methods from the literature on the same validation images: the tables of docs/experiments.md.
 
     .venv-train/bin/python benchmarks/experiments.py stage1_train.zip           (all not done yet)
-    .venv-train/bin/python benchmarks/experiments.py stage1_train.zip loss-dice every-peak
+    .venv-train/bin/python benchmarks/experiments.py stage1_train.zip --only loss-dice every-peak
     .venv-train/bin/python benchmarks/experiments.py --list
+    .venv-train/bin/python benchmarks/experiments.py a.zip b.zip c.zip --leave c \
+        --folder runs/laboratories --steps 1500 --crop 256 --workers 1
+
+The last leaves whole sources out, and scores on them: the topic `laboratories`.
 
 An experiment's result stays in its folder, so a stopped run can be continued; the document's tables
 and pictures are written after each. Post-processing and views are tried on the shipped network.
@@ -35,7 +39,9 @@ from nuclei.errors import InvalidOption
 from nuclei.evaluation.statistics import mean_interval, paired_test
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.postprocessing.accumulation import Maps as MapsOfFrame
-from training.data.dataset import Sample, read_dataset
+from serving.repository.export import collect_artifacts
+from serving.repository.listing import list_models
+from training.data.dataset import Sample, read_datasets
 from training.data.split import split_samples
 from training.data.targets import MAPS
 from training.families.unet import UNet
@@ -43,6 +49,7 @@ from training.schedule import Schedule
 from training.tuning import predict_all
 
 ROOT = Path(__file__).parents[1]
+REPOSITORY = ROOT / "model_repository"
 DOCUMENT = ROOT / "docs" / "experiments.md"
 PICTURE = "experiments_{}.png"
 MODEL = "unet"
@@ -84,16 +91,50 @@ class Bench:
     """The images, and the predictions to them that several experiments share.
 
     Attributes:
+        data: folders and zips, each a source.
         folder: of the results.
         schedule: of every training.
+        leave: sources that no training sees, and that are scored; where there are none, images that
+            are held out at random.
     """
 
-    def __init__(self, data: Path, folder: Path, schedule: Schedule) -> None:
-        self.data, self.folder, self.schedule = data, folder, schedule
+    def __init__(
+        self,
+        data: Sequence[Path],
+        folder: Path,
+        schedule: Schedule,
+        leave: frozenset[str],
+        encoder_weights: Path | None,
+    ) -> None:
+        self.data, self.folder, self.schedule, self.leave = data, folder, schedule, leave
+        self._encoder_weights = encoder_weights
 
     @cached_property
     def split(self) -> tuple[list[Sample], list[Sample]]:
-        return split_samples(read_dataset(self.data), VALIDATION_FRACTION, SEED)
+        samples = read_datasets(self.data)
+        if not self.leave:
+            return split_samples(samples, VALIDATION_FRACTION, SEED)
+        unknown = sorted(self.leave - {sample.source for sample in samples})
+        if unknown:
+            raise InvalidOption(f"--leave {unknown[0]}: none of the data sets is called so")
+        return (
+            [sample for sample in samples if sample.source not in self.leave],
+            [sample for sample in samples if sample.source in self.leave],
+        )
+
+    @cached_property
+    def shipped_files(self) -> Path:
+        """Those of the shipped network, as training registers them."""
+        folder = self.folder / "shipped-files"
+        folder.mkdir(exist_ok=True)
+        (shipped,) = [one for one in list_models(REPOSITORY) if one.name == MODEL]
+        return collect_artifacts(REPOSITORY, MODEL, shipped.champion, folder)
+
+    @property
+    def encoder_weights(self) -> Path:
+        if self._encoder_weights is None:
+            raise InvalidOption("this experiment starts with weights; name --encoder-weights FILE")
+        return self._encoder_weights
 
     @property
     def validation(self) -> list[Sample]:
@@ -114,7 +155,7 @@ class Bench:
         return self._shipped("shipped-teaching.npz", self.teaching, View())
 
     def _shipped(self, name: str, samples: list[Sample], view: View) -> list[Maps]:
-        engine = LocalEngine(ROOT / "model_repository")
+        engine = LocalEngine(REPOSITORY)
         return self.kept(name, lambda: predictions(samples, engine, engine.find(MODEL), view))
 
     def kept(self, name: str, make: Callable[[], list[Maps]]) -> list[Maps]:
@@ -173,6 +214,7 @@ class Training:
         options, schedule, augmentation: what differs from the first line's.
         recipe: of the network.
         way: how the maps are post-processed.
+        start: further options, with which weights it starts.
     """
 
     name: str
@@ -181,6 +223,7 @@ class Training:
     augmentation: Mapping[str, float] = field(default_factory=dict)
     recipe: type[UNet] = UNet
     way: Way = PREDICTED
+    start: Callable[[Bench], Mapping[str, Any]] = lambda _: {}
 
     def __call__(self, bench: Bench) -> Outcome:
         return cross_validated(self.way, bench.validation, self.maps(bench))
@@ -192,7 +235,8 @@ class Training:
     def _trained(self, bench: Bench) -> list[Maps]:
         augmentation = replace(bench.schedule.augmentation, **self.augmentation)
         schedule = replace(bench.schedule, **self.schedule, augmentation=augmentation)
-        recipe = self.recipe(data=(bench.data,), schedule=schedule, **self.options)
+        options = {**self.options, **self.start(bench)}
+        recipe = self.recipe(data=tuple(bench.data), schedule=schedule, **options)
         folder = bench.folder / self.name
         training, validation = bench.split
 
@@ -216,10 +260,24 @@ def mean_score(members: Sequence[Training], bench: Bench) -> Outcome:
 
 
 SEEDS = tuple(Training(f"seed-{seed}", schedule={"seed": seed}) for seed in (0, 1, 2))
+# The shipped network goes on at a lower rate, and its batch norms keep their statistics.
+GOES_ON = {"frozen_statistics": True, "learning_rate": 4e-4}
+NO_NEW_LOOKS = dict.fromkeys(("restain", "immunostain", "crowd", "dim", "defocus", "jpeg"), 0.0)
+
+
+def from_shipped(bench: Bench) -> Mapping[str, Any]:
+    return {"parent": "the shipped network", "parent_files": bench.shipped_files}
+
+
+def from_photographs(bench: Bench) -> Mapping[str, Any]:
+    return {"encoder_weights": bench.encoder_weights}
+
+
 ENCODERS = ("tu-regnetx_002", "tu-regnetx_008", "resnet18", "resnet34", "resnet50")
 ARCHITECTURES = ("linknet", "fpn", "unetplusplus", "deeplabv3plus", "fcn", "cnn")
 LOSSES = ("bce", "dice", "jaccard", "bce_log_dice", "focal", "hard_pixels", "bce+jaccard")
 
+LABORATORIES = "laboratories"
 # By topic; the others of a topic are compared with its first experiment.
 TOPICS: dict[str, dict[str, Experiment]] = {
     "markers": {
@@ -267,6 +325,28 @@ TOPICS: dict[str, dict[str, Experiment]] = {
         "dihedral": Experiment("4 rotations, mirrored: 8 views as served", partial(seen, DIHEDRAL)),
         "scaled": Experiment("3 scales: 0.8, 1, 1.25", partial(seen, SCALED)),
         "dihedral-scaled": Experiment("8 views at 3 scales: 24 views", partial(seen, ALL)),
+    },
+    LABORATORIES: {
+        "as-shipped": Experiment("the shipped network as it is", partial(postprocessed, PREDICTED)),
+        "goes-on": Experiment(
+            "the shipped network learns from the other sources",
+            Training("goes-on", schedule=GOES_ON, start=from_shipped),
+        ),
+        "goes-on-old-looks": Experiment(
+            "the same without stains of others, DAB, crowds, pale and dim nuclei, defocus, JPEG",
+            Training(
+                "goes-on-old-looks", schedule=GOES_ON, augmentation=NO_NEW_LOOKS, start=from_shipped
+            ),
+        ),
+        "from-random": Experiment("tu-regnetx_004 from random weights", Training("from-random")),
+        "from-photographs": Experiment(
+            "tu-tf_efficientnet_lite0 with what it learned on ImageNet",
+            Training(
+                "from-photographs",
+                {"encoder": "tu-tf_efficientnet_lite0"},
+                start=from_photographs,
+            ),
+        ),
     },
     "seeds": {
         "baseline": Experiment(
@@ -349,6 +429,8 @@ TOPICS: dict[str, dict[str, Experiment]] = {
 COMPARED = {topic: "seeds" for topic in ("losses", "maps", "data", "encoders", "architectures")}
 # By the name in the file's name.
 PICTURED = {"shipped": ("markers", "views"), "trainings": ("seeds", *COMPARED)}
+# The budgets have other names where whole sources are left out.
+BUDGETS = {False: "budget", True: f"budget-{LABORATORIES}"}
 
 
 @dataclass(frozen=True)
@@ -460,14 +542,14 @@ def picture(topics: Sequence[str], results: Mapping[str, Result]) -> Figure | No
     return figure
 
 
-def write_document(results: Mapping[str, Result], budget: str) -> None:
+def write_document(results: Mapping[str, Result], budgets: Mapping[str, str]) -> None:
     """Replace the tables, the budget and the pictures of the document.
 
     Tables and pictures without a result stay as they are.
     """
     text = DOCUMENT.read_text()
     tables = {topic: table(topic, results) for topic in TOPICS if set(TOPICS[topic]) & set(results)}
-    parts = {"budget": budget, **tables}
+    parts = {**budgets, **tables}
     for name, part in parts.items():
         mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
 
@@ -481,16 +563,20 @@ def write_document(results: Mapping[str, Result], budget: str) -> None:
             figure.savefig(DOCUMENT.with_name(PICTURE.format(name)), dpi=110)
 
 
-def described(schedule: Schedule) -> str:
-    return (
-        f"Budget of each: {schedule.steps} steps of {schedule.batch_size} crops of "
-        f"{schedule.crop_px} x {schedule.crop_px} pixels."
-    )
+def described(bench: Bench) -> Mapping[str, str]:
+    """The budget, by the name of its place in the document."""
+    schedule = bench.schedule
+    left = f"; left out: {', '.join(sorted(bench.leave))}" if bench.leave else ""
+    return {
+        BUDGETS[bool(bench.leave)]: f"Budget of each: {schedule.steps} steps of "
+        f"{schedule.batch_size} crops of {schedule.crop_px} x {schedule.crop_px} pixels{left}."
+    }
 
 
-def claim(folder: Path, schedule: Schedule) -> None:
+def claim(folder: Path, schedule: Schedule, leave: frozenset[str]) -> None:
     """Bind a folder to one budget; raises InvalidOption if it holds results of another."""
     budget = {name: getattr(schedule, name) for name in ("steps", "batch_size", "crop_px")}
+    budget |= {"leave": sorted(leave)} if leave else {}
     path = folder / BUDGET_FILE
     folder.mkdir(parents=True, exist_ok=True)
     if not path.exists():
@@ -501,8 +587,13 @@ def claim(folder: Path, schedule: Schedule) -> None:
         )
 
 
-def names_of(wanted: Iterable[str]) -> dict[str, Experiment]:
-    every = {name: one for experiments in TOPICS.values() for name, one in experiments.items()}
+def names_of(wanted: Iterable[str], laboratories: bool) -> dict[str, Experiment]:
+    every = {
+        name: one
+        for topic, experiments in TOPICS.items()
+        if (topic == LABORATORIES) == laboratories
+        for name, one in experiments.items()
+    }
     unknown = sorted(set(wanted) - set(every))
     if unknown:
         raise InvalidOption(f"unknown: {', '.join(unknown)}; --list shows the experiments")
@@ -513,16 +604,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("data", type=Path, nargs="?", help="folder or zip of images and masks")
-    parser.add_argument("names", nargs="*", help="experiments [all]")
+    parser.add_argument("data", type=Path, nargs="*", help="folders or zips of images and masks")
+    parser.add_argument("--only", nargs="+", default=[], help="experiments [all]")
+    parser.add_argument("--leave", nargs="+", default=[], help="sources that no training sees")
+    parser.add_argument("--encoder-weights", type=Path, help="of from-photographs")
     parser.add_argument("--list", action="store_true", help="show the experiments")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "experiments")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--crop", type=int, default=128, help="side of a crop, pixels")
+    parser.add_argument("--workers", type=int, default=0, help="processes that make crops")
     arguments = parser.parse_args()
     console = Console()
-    if arguments.list or arguments.data is None:
+    if arguments.list or not arguments.data:
         for topic, experiments in TOPICS.items():
             for name, experiment in experiments.items():
                 console.print(f"{topic:14} {name:30} {experiment.what}", highlight=False)
@@ -534,17 +628,18 @@ def main() -> None:
         warmup_steps=max(1, round(WARM_UP * arguments.steps)),
         validate_every=arguments.steps,
         device="cuda" if torch.cuda.is_available() else "cpu",
-        workers=0,
+        workers=arguments.workers,
     )
-    claim(arguments.folder, schedule)
-    bench = Bench(arguments.data, arguments.folder, schedule)
-    for name, experiment in names_of(arguments.names).items():
+    leave = frozenset(arguments.leave)
+    claim(arguments.folder, schedule, leave)
+    bench = Bench(arguments.data, arguments.folder, schedule, leave, arguments.encoder_weights)
+    for name, experiment in names_of(arguments.only, bool(leave)).items():
         if name not in read_results(arguments.folder):
             run(name, experiment, bench)
         results = read_results(arguments.folder)
         found = results[name]
         console.print(f"{name:30} {found.values().mean():.4f}  {found.minutes:.1f} min")
-        write_document(results, described(schedule))
+        write_document(results, described(bench))
 
 
 if __name__ == "__main__":

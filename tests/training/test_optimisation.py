@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from nuclei.errors import InvalidData
+from training import optimisation
 from training.data.dataset import Sample
 from training.families.unet import UNet
 from training.optimisation import Progress, fit
@@ -69,6 +70,19 @@ def test_a_killed_run_ends_where_an_unbroken_one_does(
 def test_the_best_weights_are_returned(samples: list[Sample], tmp_path: Path) -> None:
     _, progress = train(samples, tmp_path, recorder=Recorder(scores=[0.2, 0.6, 0.4]))
     assert (progress.best_score, progress.best_step) == (0.6, 4)
+
+
+def test_a_file_gets_lines_of_the_progress(
+    samples: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(optimisation, "NOTED_EVERY", 3)
+    monkeypatch.setattr(optimisation, "LINE_S", 0)
+    train(samples, tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[:12] for line in lines if "%" in line] == ["50%  step 3 ", "100%  step 6"]
 
 
 def test_training_stops_early(samples: list[Sample], tmp_path: Path) -> None:
