@@ -3,7 +3,7 @@ UV ?= uv
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check
 
 .DEFAULT_GOAL := help
-.PHONY: help env serve monitor train-env yolov8-env napari-env test test-fast images test-images lint lint-kubernetes train-all wheels bench lock proto wheel release-api settings
+.PHONY: help env serve monitor train-env yolov8-env napari-env test test-fast images test-images lint lint-kubernetes train-all wheels bench peers-env lock proto wheel release-api settings
 
 help: ## show this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1|/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -61,15 +61,24 @@ lint-kubernetes: train-env .venv-checkov/.made
 	@.venv-checkov/bin/checkov
 
 # ONLY="unet linknet" trains some; MINUTES=6.5 trains side by side on a GPU for that long, and no more.
-train-all: train-env ## train every model on DATA=folder-or-zip, large ones where there is a GPU
+train-all: train-env ## train every model on DATA="a.zip folder/ ...", large ones where there is a GPU
 	@test -n "$(DATA)" || { echo "Which images? make train-all DATA=stage1_train.zip (.venv-train/bin/nuclei data download . fetches them)" >&2; exit 2; }
-	@.venv-train/bin/nuclei train all "$(DATA)" $(ONLY:%=--only %) $(MINUTES:%=--minutes %)
+	@.venv-train/bin/nuclei train all $(DATA) $(ONLY:%=--only %) $(MINUTES:%=--minutes %)
 
 WITHOUT_TORCH = awk '/^[^ ]/ { keep = !/^(torch|torchvision|triton)==/ && !/^(cuda|nvidia)-[^m]/ } keep'
 wheels: train-env ## download what training needs besides torch into wheels/, for a machine without internet
 	@$(WITHOUT_TORCH) requirements/training.lock > .venv-train/without-torch.txt
 	@.venv-train/bin/python -m pip download --quiet --disable-pip-version-check --no-deps \
 		--require-hashes -d wheels -r .venv-train/without-torch.txt
+
+# Each in an environment of its own, since they ask for different versions of the same packages.
+PEERS = stardist litserve mlserver perf
+peers-env: .venv-peers/.made ## make the environments of benchmarks/peers.py (.venv-peers, 3 GB)
+.venv-peers/.made: $(PEERS:%=benchmarks/peers/%.txt)
+	@mkdir -p .venv-peers
+	@for name in $(PEERS); do $(PYTHON) -m venv .venv-peers/$$name && \
+		.venv-peers/$$name/bin/python $(PIP_INSTALL) -r benchmarks/peers/$$name.txt || exit 1; done
+	@touch $@
 
 bench: env ## measure speed on this machine, into benchmarks/RESULTS.md (ten minutes)
 	@.venv/bin/python benchmarks/bench.py

@@ -1,0 +1,33 @@
+"""Our network in LitServe: litserve_server.py MODEL.onnx PORT. Tiles in, maps out, raw bytes."""
+
+import sys
+
+import litserve
+import numpy as np
+import onnxruntime
+from fastapi import Request, Response
+
+THREADS = 2
+
+
+class Network(litserve.LitAPI):
+    def setup(self, device: str) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = THREADS
+        self.session = onnxruntime.InferenceSession(sys.argv[1], options)
+
+    async def decode_request(self, request: Request) -> np.ndarray:
+        side = int(request.headers["x-side"])
+        image = np.frombuffer(await request.body(), np.float32)
+        return image.reshape(1, 1, side, side)
+
+    def predict(self, image: np.ndarray) -> np.ndarray:
+        return self.session.run(["MAPS"], {"IMAGE": image})[0]
+
+    def encode_response(self, maps: np.ndarray) -> Response:
+        return Response(maps.tobytes(), media_type="application/octet-stream")
+
+
+if __name__ == "__main__":
+    server = litserve.LitServer(Network(), accelerator="cpu")
+    server.run(port=int(sys.argv[2]), generate_client_file=False, log_level="warning")
