@@ -65,8 +65,8 @@ def tracked(items: Iterable[T], task: str, total: int | None = None) -> Iterable
     from rich.progress import track
 
     console = messages()
-    shown = {"console": console, "transient": True, "disable": not console.is_terminal}
-    return track(items, escape(task), total, **shown)
+    shown = console.is_terminal
+    return track(items, escape(task), total, console=console, transient=True, disable=not shown)
 
 
 class _PlainConsole(Console):

@@ -22,7 +22,8 @@ class Network(litserve.LitAPI):
         return image.reshape(1, 1, side, side)
 
     def predict(self, image: np.ndarray) -> np.ndarray:
-        return self.session.run(["MAPS"], {"IMAGE": image})[0]
+        maps: np.ndarray = self.session.run(["MAPS"], {"IMAGE": image})[0]
+        return maps
 
     def encode_response(self, maps: np.ndarray) -> Response:
         return Response(maps.tobytes(), media_type="application/octet-stream")
