@@ -2,6 +2,11 @@
 
 make bench                 writes benchmarks/RESULTS.md
 
+On a GPU, where Triton's environment has an onnxruntime that is built for CUDA:
+
+.venv/bin/python benchmarks/bench.py --sides 512 2048 --callers 1 4 16 --gpu tensorrt-fp16 \
+    --set NUCLEI_TRITON_PIXELS=16777216 --out gpu.md
+
 The limit is one process with nothing around it: the same network on the same threads, then the same
 post-processing, one frame after the other. It is measured before and after each load, because the
 machine's own speed changes by the minute.
@@ -11,20 +16,22 @@ import argparse
 import asyncio
 import os
 import platform
+import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import IO
 
 import numpy as np
 from load import Load, stream_load, unary_load
 from rich.console import Console
 from rich.progress import track
-from served import ROOT, example_pixels, request_of, running_service
+from served import REPOSITORY, ROOT, example_pixels, request_of, running_service
 
 from nuclei.imaging.images import Frame
 from nuclei.imaging.intensity import intensity_range
@@ -39,6 +46,17 @@ LIMIT_S = 4.0
 WARM_UP_S = 5.0
 TRITON_PYTHON = ROOT / ".venv-triton" / "bin" / "python"
 IN_PROCESS = Path(__file__).with_name("network_in_process.py")
+
+TENSORRT = (
+    'gpu_execution_accelerator {{ name: "tensorrt" '
+    'parameters {{ key: "precision_mode" value: "{}" }} }}'
+)
+# What Triton's backend runs the network with on a GPU, as its configuration names it.
+GPU_ACCELERATORS = {
+    "cuda": "",
+    "tensorrt-fp32": TENSORRT.format("FP32"),
+    "tensorrt-fp16": TENSORRT.format("FP16"),
+}
 
 PAGE = """# Results
 
@@ -135,7 +153,7 @@ class InProcess:
         """Takes the input and output of `network_in_process.py`, and the frames' side in pixels."""
         self._requests, self._answers, self._side = requests, answers, side
         self._frame = Frame(example_pixels(side)[:, :, None])
-        engine = LocalEngine(ROOT / "model_repository")
+        engine = LocalEngine(REPOSITORY)
         self._found = asyncio.run(pipeline.predict(self._frame, engine, engine.find("unet")))
 
     def limit(self) -> Limit:
@@ -158,10 +176,13 @@ class InProcess:
 
 
 @contextmanager
-def network_in_process() -> Iterator[tuple[IO[str], IO[str]]]:
+def network_in_process(repository: Path) -> Iterator[tuple[IO[str], IO[str]]]:
     """Its input and output."""
     with subprocess.Popen(
-        [TRITON_PYTHON, IN_PROCESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [TRITON_PYTHON, IN_PROCESS, "--repository", repository],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -169,13 +190,34 @@ def network_in_process() -> Iterator[tuple[IO[str], IO[str]]]:
         process.stdin.close()
 
 
-def rows(address: str, pipes: tuple[IO[str], IO[str]], seconds: float) -> Iterator[Row]:
+@contextmanager
+def accelerated(accelerator: str) -> Iterator[Path]:
+    """A model repository whose network runs so on a GPU: our own where nothing is asked for."""
+    if not accelerator:
+        yield REPOSITORY
+        return
+    with TemporaryDirectory() as scratch:
+        copy = shutil.copytree(REPOSITORY, Path(scratch) / "models")
+        (config,) = copy.glob("unet_network.*/config.pbtxt")
+        block = "execution_accelerators {"
+        added = f"{block} {GPU_ACCELERATORS[accelerator]}"
+        config.write_text(config.read_text().replace(block, added, 1))
+        yield copy
+
+
+def rows(
+    address: str,
+    pipes: tuple[IO[str], IO[str]],
+    sides: Sequence[int],
+    at_once: Sequence[int],
+    seconds: float,
+) -> Iterator[Row]:
     """Each load, between two measurements of the limit."""
-    for side in SIDES_PX:
+    for side in sides:
         in_process, request = InProcess(*pipes, side), request_of(example_pixels(side))
         asyncio.run(unary_load(address, request, 2, WARM_UP_S))
         before = in_process.limit()
-        for callers in CALLERS:
+        for callers in at_once:
             for way, run in WAYS.items():
                 load = asyncio.run(run(address, request, callers, seconds))
                 after = in_process.limit()
@@ -188,11 +230,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seconds", type=float, default=15, help="of each load [15]")
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES_PX, help="of frames, pixels")
+    parser.add_argument("--callers", type=int, nargs="+", default=CALLERS, help="at once")
+    parser.add_argument("--gpu", default="", choices=GPU_ACCELERATORS, help="what runs the network")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NUCLEI_X=Y", help="settings")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("RESULTS.md"))
     arguments = parser.parse_args()
-    total = len(SIDES_PX) * len(CALLERS) * len(WAYS)
-    with running_service() as served, network_in_process() as pipes:
-        measured = rows(served.grpc_address, pipes, arguments.seconds)
+    settings = dict(one.split("=", 1) for one in arguments.set)
+    total = len(arguments.sides) * len(arguments.callers) * len(WAYS)
+    with (
+        accelerated(arguments.gpu) as repository,
+        running_service(repository, **settings) as served,
+        network_in_process(repository) as pipes,
+    ):
+        loads = arguments.sides, arguments.callers, arguments.seconds
+        measured = rows(served.grpc_address, pipes, *loads)
         found = list(track(measured, "Measuring", total, transient=True))
     text = PAGE.format(
         date=date.today(),

@@ -62,6 +62,8 @@ def open_step(model: Path) -> onnxruntime.InferenceSession:
     threads = re.search(r'"intra_op_thread_count"\s+value {\s+string_value: "(\d+)"', text)
     options.intra_op_num_threads = int(threads[1]) if threads else 0
     providers: list[tuple[str, dict[str, str]]] = [("CPUExecutionProvider", {})]
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        return onnxruntime.InferenceSession(newest(model), options, on_gpu(text))
     precision = re.search(
         r'name: "openvino"\s+parameters {\s+key: "precision"\s+value: "(\w+)"', text
     )
@@ -76,10 +78,25 @@ def open_step(model: Path) -> onnxruntime.InferenceSession:
         providers.insert(
             0, ("OpenVINOExecutionProvider", {"device_type": "CPU", "load_config": load})
         )
-    newest = max(
-        (path for path in model.iterdir() if path.name.isdigit()), key=lambda p: int(p.name)
+    return onnxruntime.InferenceSession(newest(model), options, providers=providers)
+
+
+def newest(model: Path) -> Path:
+    """The file of the newest version."""
+    numbers = (path.name for path in model.iterdir() if path.name.isdigit())
+    return model / max(numbers, key=int) / "model.onnx"
+
+
+def on_gpu(text: str) -> list[tuple[str, dict[str, str]]]:
+    """The providers that a model's configuration names for a GPU."""
+    cuda: tuple[str, dict[str, str]] = ("CUDAExecutionProvider", {})
+    tensorrt = re.search(
+        r'name: "tensorrt"\s+parameters {\s+key: "precision_mode"\s+value: "(\w+)"', text
     )
-    return onnxruntime.InferenceSession(newest / "model.onnx", options, providers=providers)
+    if tensorrt is None:
+        return [cuda]
+    half = {"trt_fp16_enable": "1"} if tensorrt[1] == "FP16" else {}
+    return [("TensorrtExecutionProvider", half), cuda]
 
 
 def frame_ms(

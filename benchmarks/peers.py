@@ -108,7 +108,7 @@ def beside_servers(turns: int, seconds: float) -> Iterator[str]:
                 rate = statistics.median(len(turn) / seconds for turn in times)
                 p50 = statistics.median(statistics.median(turn) for turn in times)
                 yield f"| {name} | {callers} | {rate:.1f} | {1e3 * p50:.0f} |"
-            rate, p50_ms = perf_analyzer(folder, network.name, triton_address, callers)
+            rate, p50_ms = perf_analyzer(folder, network.name, triton_address, callers, seconds)
             yield f"| our Triton, by perf_analyzer | {callers} | {rate:.1f} | {p50_ms:.0f} |"
 
 
@@ -142,12 +142,10 @@ def our_triton(folder: Path, network: str) -> Iterator[tuple[str, Send]]:
 def litserve(folder: Path, model: Path) -> Iterator[Send]:
     (port,) = free_ports(1)
     command = [python("litserve"), str(HERE / "litserve_server.py"), str(model), str(port)]
-    url, headers = f"http://{LOOPBACK}:{port}", {"x-side": str(TILE_PX)}
-    body = tile().tobytes()
+    url, files = f"http://{LOOPBACK}:{port}", {"tile": tile().tobytes()}
     with child("litserve", command, folder), httpx.Client(timeout=START_S) as client:
         until_ready(lambda: client.get(f"{url}/health").raise_for_status())
-        request = client.build_request("POST", f"{url}/predict", content=body, headers=headers)
-        yield lambda: client.send(request).raise_for_status()
+        yield lambda: client.post(f"{url}/predict", files=files).raise_for_status()
 
 
 @contextmanager
@@ -189,7 +187,9 @@ def of_protocol(address: str, model: str) -> Send:
     return send
 
 
-def perf_analyzer(folder: Path, network: str, address: str, callers: int) -> tuple[float, float]:
+def perf_analyzer(
+    folder: Path, network: str, address: str, callers: int, seconds: float
+) -> tuple[float, float]:
     """Tiles a second and the median, milliseconds, as Triton's load tool finds them."""
     home = Path(python("perf")).parents[1]
     (library,) = home.glob("lib/python*/site-packages/nvidia/cuda_runtime/lib")
@@ -197,6 +197,8 @@ def perf_analyzer(folder: Path, network: str, address: str, callers: int) -> tup
     shape = f"IMAGE:1,{TILE_PX},{TILE_PX}"
     command = ["perf_analyzer", "-m", network, "-i", "grpc", "-u", address, "--shape", shape]
     command += ["--concurrency-range", str(callers), "--percentile", "50", "-f", str(report)]
+    # It takes what it has measured, however much that varies.
+    command += ["--stability-percentage", "999", "--measurement-interval", f"{1e3 * seconds:.0f}"]
     subprocess.run(
         [str(home / "bin" / command[0]), *command[1:]],
         env={**os.environ, "LD_LIBRARY_PATH": str(library)},

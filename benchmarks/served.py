@@ -23,6 +23,7 @@ from nuclei.process.ports import LOOPBACK, free_ports
 from nuclei.v1 import segmentation_pb2 as pb
 
 ROOT = Path(__file__).parents[1]
+REPOSITORY = ROOT / "model_repository"
 EXAMPLE = ROOT / "examples" / "fluorescence_16bit.tif"
 START_S = 120.0
 STOP_S = 60.0
@@ -44,7 +45,7 @@ class Served:
 
 
 @contextmanager
-def running_service(**settings: str) -> Iterator[Served]:
+def running_service(repository: Path | None = None, **settings: str) -> Iterator[Served]:
     """`nuclei serve` on free ports until the block ends; settings are `NUCLEI_...` variables."""
     http_port, grpc_port, metrics_port = free_ports(3)
     with tempfile.TemporaryDirectory() as state:
@@ -57,6 +58,7 @@ def running_service(**settings: str) -> Iterator[Served]:
             **settings,
         }
         command = [str(Path(sys.executable).with_name("nuclei")), "serve"]
+        command += ["--repository", str(repository or REPOSITORY)]
         with (Path(state) / "serve.log").open("wb") as log:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT

@@ -1,5 +1,6 @@
 """Our network in LitServe: litserve_server.py MODEL.onnx PORT. Tiles in, maps out, raw bytes."""
 
+import math
 import sys
 
 import litserve
@@ -16,9 +17,9 @@ class Network(litserve.LitAPI):
         options.intra_op_num_threads = THREADS
         self.session = onnxruntime.InferenceSession(sys.argv[1], options)
 
-    async def decode_request(self, request: Request) -> np.ndarray:
-        side = int(request.headers["x-side"])
-        image = np.frombuffer(await request.body(), np.float32)
+    def decode_request(self, request: Request) -> np.ndarray:
+        image = np.frombuffer(request["tile"].file.read(), np.float32)
+        side = math.isqrt(image.size)
         return image.reshape(1, 1, side, side)
 
     def predict(self, image: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ post-processing (non-maximum suppression of polygons) is not part of it.
 
 import sys
 import time
+from contextlib import redirect_stdout
 
 import numpy as np
 import tensorflow as tf
@@ -20,7 +21,8 @@ def main() -> None:
     tf.config.threading.set_inter_op_parallelism_threads(1)
     # What `2D_versatile_fluo` says in its config.json; the rest are StarDist's defaults.
     config = Config2D(axes="YXC", n_channel_in=1, n_rays=32, grid=(2, 2), unet_n_depth=3)
-    network = StarDist2D(config, name=None, basedir=None).keras_model
+    with redirect_stdout(sys.stderr):
+        network = StarDist2D(config, name=None, basedir=None).keras_model
     answer = tf.function(lambda frame: network(frame, training=False))
     for line in sys.stdin:
         side, seconds = line.split()
