@@ -41,7 +41,7 @@ SIDES_PX = (512, 1024, 2048)
 TILE_PX = 512
 CALLERS = (1, 4)
 START_S = 120.0
-Send = Callable[[], None]
+Send = Callable[[], object]
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
 def beside_stardist(turns: int, seconds: float) -> Iterator[str]:
     """Our whole service, and StarDist's network alone."""
     yield "| frame | StarDist's network | our service | of StarDist's |\n|---|---:|---:|---:|"
-    command = [python("stardist"), HERE / "stardist_network.py"]
+    command = [python("stardist"), str(HERE / "stardist_network.py")]
     quiet = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": ""}
     with (
         subprocess.Popen(
