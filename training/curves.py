@@ -25,7 +25,7 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
             label = "overall" if overall else literal(name.partition("/")[2])
             right.plot(steps, [point[name] for point in history], label=label, **style)
         right.set(xlabel="step", ylabel="DSB score", ylim=(0, 1), title="Validation")
-        right.legend()
+        right.legend(loc="lower right")
     for axes in (left, *rest):
         axes.grid(alpha=0.3)
     return figure

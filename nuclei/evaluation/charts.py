@@ -90,7 +90,7 @@ def figure_of_images(evaluation: Evaluation) -> "Figure":
     axes.axhline(evaluation.overall()["dsb_score"], color="black", linewidth=1, linestyle="--")
     axes.set(xlabel="image, by rising score", ylabel="DSB score", ylim=(0, 1))
     axes.set_title(f"Score per image, mean {evaluation.overall()['dsb_score']:.3f}")
-    axes.legend(title="mean per modality")
+    axes.legend(loc="upper left", title="mean per modality")
     return figure
 
 
@@ -103,7 +103,7 @@ def figure_of_thresholds(evaluation: Evaluation) -> "Figure":
     axes.set(xlabel="IoU threshold", ylabel="AP = TP / (TP + FP + FN)", ylim=(0, 1))
     axes.set_title("Score against IoU threshold")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower left")
     return figure
 
 
@@ -158,7 +158,7 @@ def chart_of_thresholds(models: Mapping[str, Evaluation]) -> "Figure":
         ap = _ap(evaluation.overall())
         axes.plot(DSB_THRESHOLDS, ap, marker="o", markersize=4, color=colour, label=name)
     axes.set(ylim=(0, 1))
-    axes.legend()
+    axes.legend(loc="lower left")
     return figure
 
 
@@ -171,7 +171,7 @@ def chart_of_images(models: Mapping[str, Evaluation]) -> "Figure":
         label = f"{name} {falling.mean():.3f}"
         axes.stairs(falling, part, baseline=None, color=colour, linewidth=1.5, label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.legend(title="mean")
+    axes.legend(loc="lower left", title="mean")
     return figure
 
 
@@ -186,7 +186,7 @@ def chart_of_errors(models: Mapping[str, Evaluation]) -> "Figure":
         bars = axes.bar(places, heights, width, color=colour, label=name)
         axes.bar_label(bars, fmt="%.1f", fontsize=7)
     axes.set_xticks(range(len(ERRORS)), ERRORS)
-    axes.legend()
+    axes.legend(loc="upper right")
     return figure
 
 
@@ -201,7 +201,7 @@ def chart_of_sizes(models: Mapping[str, Evaluation]) -> "Figure":
     counts = [f"{size}\n({row['n_true']:.0f})" for size, row in sizes.items()]
     axes.set_xticks(range(len(counts)), counts, fontsize=8)
     axes.set(ylim=(0, 1))
-    axes.legend(title="IoU .50, broken .75")
+    axes.legend(loc="lower right", title="IoU .50, broken .75")
     return figure
 
 
@@ -230,7 +230,7 @@ def chart_of_counts(models: Mapping[str, Evaluation]) -> "Figure":
     axes.plot([0, largest], [0, largest], color="black", linewidth=0.8)
     axes.set_xscale("symlog")
     axes.set_yscale("symlog")
-    axes.legend()
+    axes.legend(loc="upper left")
     return figure
 
 
@@ -245,7 +245,7 @@ def chart_of_precision(models: Mapping[str, Evaluation]) -> "Figure":
             label = f"{name}, IoU {THRESHOLDS[index]:.2f}"
             axes.plot(RECALLS, curves[index], style, color=colour, label=label)
     axes.set(xlim=(0, 1), ylim=(0, 1.02))
-    axes.legend()
+    axes.legend(loc="lower left")
     return figure
 
 

@@ -39,8 +39,12 @@ over_a_gateway = settings(
 @given(case=cases)
 def test_documented_routes(gateway: Any, case: schemathesis.Case) -> None:
     # Bytes that the document allows need not be an image.
-    unforeseeable = [schemathesis.checks.positive_data_acceptance]
-    case.call_and_validate(base_url=gateway.url, excluded_checks=unforeseeable)
+    excluded = [schemathesis.checks.positive_data_acceptance]
+    answer = case.call(base_url=gateway.url)
+    if answer.status_code == 504 and float(case.query["timeout_s"]) < 10:
+        # It had the time that it was given.
+        excluded.append(schemathesis.checks.not_a_server_error)
+    case.validate_response(answer, excluded_checks=excluded)
 
 
 @pytest.fixture(scope="module")

@@ -152,7 +152,7 @@ def test_with_batch_norm_the_losses_are_the_same_within_noise(
     codes, _ = together(lambda rank: learn(network(UNet), samples, both, rank))
     assert codes == [0, 0]
     # The batch statistics are of two crops, not of four.
-    assert learn(network(UNet), samples, both) == pytest.approx(alone, rel=0.05)
+    assert learn(network(UNet), samples, both) == pytest.approx(alone, rel=0.1)
 
 
 def test_a_network_of_which_steps_use_a_part_learns_in_two_processes(

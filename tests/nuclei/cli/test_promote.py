@@ -12,10 +12,12 @@ from nuclei.cli.app import app
 from nuclei.errors import (
     Conflict,
     EngineUnavailable,
+    InvalidData,
     InvalidOption,
     ModelNotFound,
     VersionRefused,
 )
+from nuclei.inference.contract import Contract
 from serving.promotion.changes import abort, promote, record_gates, report_status
 from serving.promotion.state import SyncStatus
 from tests.serving.promotion.registries import MODEL, Filled
@@ -127,13 +129,19 @@ def test_models_shows_an_adopted_version_and_short_scores(
 
 
 def test_models_prints_the_card_of_a_served_or_registered_version(
-    filled: Filled, nuclei: Callable[..., Result], repository: Path
+    filled: Filled, nuclei: Callable[..., Result], repository: Path, tmp_path: Path
 ) -> None:
     served = nuclei("models", "--card", "unet", "--repository", repository).output
     assert served.startswith("# unet version 3\n")
     assert "| all | 0.6" in served
-    registered = nuclei("models", "--card", "nuclei-unet:1", "--repository", repository).output
-    assert registered.startswith("# nuclei-unet version 1\n")
+    files = tmp_path / "files"
+    files.mkdir()
+    (files / "contract.json").write_text(Contract("unet", licence="MIT").to_json())
+    name = f"{MODEL}:{filled.registry.register(MODEL, files, {})}"
+    registered = nuclei("models", "--card", name, "--repository", repository).output
+    assert "- Licence: MIT\n" in registered
+    unusable = nuclei("models", "--card", f"{MODEL}:1", "--repository", repository)
+    assert isinstance(unusable.exception, InvalidData)
     absent = nuclei("models", "--card", "none", "--repository", repository)
     assert isinstance(absent.exception, ModelNotFound)
 

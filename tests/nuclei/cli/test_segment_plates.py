@@ -328,7 +328,7 @@ def cluster() -> Iterator[Any]:
 def test_two_workers_never_overrun_a_gateway_that_others_keep_busy(
     cluster: Any, triton: TritonServer, start_gateway: Callable[..., Gateway], tmp_path: Path
 ) -> None:
-    series = np.stack([crop[:96, :96] for crop in crops(16)])
+    series = np.stack([crop[:96, :96] for crop in crops(8)])
     tifffile.imwrite(tmp_path / "s.tif", series, metadata={"axes": "TYX"}, photometric="minisblack")
     gateway = start_gateway(triton.address, NUCLEI_MAX_FRAMES_IN_FLIGHT="1")
     gateway.wait_ready()

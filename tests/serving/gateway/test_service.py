@@ -89,7 +89,7 @@ def test_sigterm_lets_running_requests_finish(
     gateway = start_gateway(triton.address, NUCLEI_DRAIN_S="60")
     gateway.wait_ready()
     # It takes long enough to be worked on while everything else of this test happens.
-    _, frame = cv2.imencode(".png", np.tile(cv2.imread(str(histology)), (4, 4, 1)))
+    _, frame = cv2.imencode(".png", np.tile(cv2.imread(str(histology)), (3, 3, 1)))
     long = frame.tobytes()
     with ThreadPoolExecutor(1) as pool, Client(gateway.grpc_address) as client:
         expected = len(client.segment(long, tta=True, timeout_s=60).nuclei)
