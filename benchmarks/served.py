@@ -45,7 +45,7 @@ class Served:
 
 
 @contextmanager
-def running_service(repository: Path | None = None, **settings: str) -> Iterator[Served]:
+def running_service(repository: Path = REPOSITORY, /, **settings: str) -> Iterator[Served]:
     """`nuclei serve` on free ports until the block ends; settings are `NUCLEI_...` variables."""
     http_port, grpc_port, metrics_port = free_ports(3)
     with tempfile.TemporaryDirectory() as state:
@@ -58,7 +58,7 @@ def running_service(repository: Path | None = None, **settings: str) -> Iterator
             **settings,
         }
         command = [str(Path(sys.executable).with_name("nuclei")), "serve"]
-        command += ["--repository", str(repository or REPOSITORY)]
+        command += ["--repository", str(repository)]
         with (Path(state) / "serve.log").open("wb") as log:
             process = subprocess.Popen(
                 command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT
