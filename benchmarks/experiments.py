@@ -37,6 +37,7 @@ from views import ALL, DIHEDRAL, MIRRORED, SCALED, TURNED, View, averaged, predi
 
 from nuclei.errors import InvalidOption
 from nuclei.evaluation.statistics import mean_interval, paired_test
+from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.postprocessing.accumulation import Maps as MapsOfFrame
 from serving.repository.export import collect_artifacts
@@ -142,8 +143,20 @@ class Bench:
 
     @property
     def teaching(self) -> list[Sample]:
-        """Training images for methods that are fitted to a network's predictions."""
-        return self.split[0][::TEACHING_STRIDE]
+        """Images for methods that are fitted to a network's predictions.
+
+        Where sources are left out: those of the others that the shipped network has not seen.
+        """
+        training = self.split[0]
+        if not self.leave:
+            return training[::TEACHING_STRIDE]
+        seen_by_it = {one.source for one in training if one.id in self._shipped_held_out}
+        return [sample for sample in training if sample.source not in seen_by_it]
+
+    @cached_property
+    def _shipped_held_out(self) -> frozenset[str]:
+        """Names of images of the data sets that the shipped network learned from."""
+        return frozenset(Contract.read(self.shipped_files / CONTRACT_FILE).held_out)
 
     def shipped(self, view: View) -> list[Maps]:
         """The shipped network's predictions to one view of the validation images."""
@@ -328,6 +341,13 @@ TOPICS: dict[str, dict[str, Experiment]] = {
     },
     LABORATORIES: {
         "as-shipped": Experiment("the shipped network as it is", partial(postprocessed, PREDICTED)),
+        "candidates-learned": Experiment(
+            "the same, candidates chosen by an IoU learned on other sources that it has not seen",
+            scored_by_learning,
+        ),
+        "candidates-true": Experiment(
+            "the same candidates chosen by their true IoU", scored_by_truth
+        ),
         "goes-on": Experiment(
             "the shipped network learns from the other sources",
             Training("goes-on", schedule=GOES_ON, start=from_shipped),
