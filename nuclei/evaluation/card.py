@@ -100,7 +100,7 @@ def _held_out(scores: Mapping[str, float], n_images: int) -> Iterator[str]:
     if SCORE not in scores:
         yield "They are not stated."
         return
-    yield f"{n_images} images were held out; with test-time augmentation (TTA), and without."
+    yield f"{n_images} images were held out; without and with test-time augmentation (TTA)."
     yield ""
     places = {"all": SCORE, **{one: f"{SCORE}/{one}" for one in _names(scores, f"{SCORE}/")}}
     rows = (

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from training.data.stains import Stains, density_of, immunostained, restained, stains_of
+from training.data.stains import Stains, density_of, immunostained, paled, restained, stains_of
 
 # Haematoxylin and eosin, haematoxylin and DAB (Ruifrok and Johnston 2001, table 1).
 HE = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11))
@@ -43,6 +43,16 @@ def test_tissue_gets_the_colours_of_another_image() -> None:
     twice = restained(image, own, other)
     np.testing.assert_allclose(density_of(twice), 2 * amounts(1) @ unit(HDAB), atol=0.01)
     np.testing.assert_allclose(restained(image, own, own), image, atol=1e-4)
+
+
+def test_the_first_stain_pales_and_the_second_stays() -> None:
+    own = Stains(unit(HE), np.ones(2, np.float32))
+    image = np.exp(-(amounts(3) @ unit(HE)))
+    kept = np.linspace(0, 1, 64 * 64, dtype=np.float32).reshape(64, 64)
+    expected = amounts(3)
+    expected[..., 0] *= kept
+    pale = paled(image, kept, own)
+    np.testing.assert_allclose(density_of(pale), expected @ unit(HE), atol=1e-4)
 
 
 def test_marked_nuclei_become_brown_and_eosin_pales() -> None:
