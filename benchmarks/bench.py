@@ -51,9 +51,8 @@ TENSORRT = (
     'gpu_execution_accelerator {{ name: "tensorrt" '
     'parameters {{ key: "precision_mode" value: "{}" }} }}'
 )
-# What Triton's backend runs the network with on a GPU, as its configuration names it.
+# What runs the network on a GPU in place of CUDA, as its configuration names it.
 GPU_ACCELERATORS = {
-    "cuda": "",
     "tensorrt-fp32": TENSORRT.format("FP32"),
     "tensorrt-fp16": TENSORRT.format("FP16"),
 }
@@ -232,7 +231,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15, help="of each load [15]")
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES_PX, help="of frames, pixels")
     parser.add_argument("--callers", type=int, nargs="+", default=CALLERS, help="at once")
-    parser.add_argument("--gpu", default="", choices=GPU_ACCELERATORS, help="what runs the network")
+    parser.add_argument("--gpu", default="", choices=GPU_ACCELERATORS, help="in place of CUDA")
     parser.add_argument("--set", nargs="+", default=[], metavar="NUCLEI_X=Y", help="settings")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("RESULTS.md"))
     arguments = parser.parse_args()

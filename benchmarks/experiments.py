@@ -571,10 +571,10 @@ def write_document(results: Mapping[str, Result], budgets: Mapping[str, str]) ->
     tables = {topic: table(topic, results) for topic in TOPICS if set(TOPICS[topic]) & set(results)}
     parts = {**budgets, **tables}
     for name, part in parts.items():
-        mark = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- end -->)", re.DOTALL)
+        mark = re.compile(rf"(<!-- {name} -->\n)(?:.*?\n)??(<!-- end -->)", re.DOTALL)
 
         def filled(found: re.Match[str], part: str = part) -> str:
-            return found[1] + part + found[2]
+            return f"{found[1]}{part}\n{found[2]}"
 
         text = mark.sub(filled, text)
     DOCUMENT.write_text(text)

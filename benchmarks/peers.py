@@ -28,7 +28,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 from load import unary_load
-from served import ROOT, example_pixels, request_of, running_service
+from served import REPOSITORY, ROOT, example_pixels, request_of, running_service
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from nuclei.process.child import Child
@@ -88,7 +88,7 @@ def beside_stardist(turns: int, seconds: float) -> Iterator[str]:
 
 def beside_servers(turns: int, seconds: float) -> Iterator[str]:
     """The same ONNX file in several servers."""
-    (network,) = (ROOT / "model_repository").glob("unet_network.*")
+    (network,) = REPOSITORY.glob("unet_network.*")
     (model,) = network.glob("*/model.onnx")
     yield "\n| server | callers | tiles/s | p50, ms |\n|---|---:|---:|---:|"
     with ExitStack() as stack, tempfile.TemporaryDirectory() as scratch:
@@ -134,7 +134,7 @@ def tile() -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
 @contextmanager
 def our_triton(folder: Path, network: str) -> Iterator[tuple[str, Send]]:
     (metrics_port,) = free_ports(1)
-    with TritonServer(ROOT / "model_repository", folder / "t", metrics_port=metrics_port) as triton:
+    with TritonServer(REPOSITORY, folder / "t", metrics_port=metrics_port) as triton:
         yield triton.address, of_protocol(triton.address, network)
 
 
