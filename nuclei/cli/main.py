@@ -12,7 +12,8 @@ def main() -> None:
     """Run the command line; an error becomes one red sentence and its exit code."""
     if os.getpid() == 1:
         # In a container, where the kernel keeps a signal from a process that has no handler for it.
-        signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        # What a handler raises is lost where it interrupts a `__del__` or a callback of an import.
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
     try:
         with named_extras():
             from nuclei.cli.app import app

@@ -125,11 +125,25 @@ def test_commands_and_client_have_the_same_default_address() -> None:
     assert gateway.DEFAULT_ADDRESS == connection.DEFAULT_ADDRESS
 
 
-def test_the_first_process_of_a_container_ends_by_sigterm() -> None:
+_IN_A_CALLBACK_OF_AN_IMPORT = """
+import sys, time
+class Late:
+    def __del__(self):
+        time.sleep(60)
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "nuclei.cli.app":
+            Late()
+sys.meta_path.insert(0, Finder())
+"""
+
+
+@pytest.mark.parametrize("before", ["", _IN_A_CALLBACK_OF_AN_IMPORT], ids=["usual", "callback"])
+def test_the_first_process_of_a_container_ends_by_sigterm(before: str) -> None:
     first = ["unshare", "--pid", "--fork", "--kill-child"]
     if subprocess.run([*first, "true"], capture_output=True, check=False).returncode:
         pytest.skip("a namespace of processes needs root")
-    code = "from nuclei.cli.main import main; main()"
+    code = before + "from nuclei.cli.main import main; main()"
     command = [*first, sys.executable, "-c", code, "probe", "--address", "127.0.0.1:1"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as outside:
         try:
