@@ -28,7 +28,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 from load import unary_load
-from served import REPOSITORY, ROOT, example_pixels, request_of, running_service
+from served import REPOSITORY, ROOT, example_pixels, request_of, running, running_service
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from nuclei.process.child import Child
@@ -40,7 +40,7 @@ HERE = Path(__file__).with_name("peers")
 SIDES_PX = (512, 1024, 2048)
 TILE_PX = 512
 CALLERS = (1, 4)
-START_S = 120.0
+TIMEOUT_S = 60.0
 Send = Callable[[], object]
 
 
@@ -143,8 +143,8 @@ def litserve(folder: Path, model: Path) -> Iterator[Send]:
     (port,) = free_ports(1)
     command = [python("litserve"), str(HERE / "litserve_server.py"), str(model), str(port)]
     url, files = f"http://{LOOPBACK}:{port}", {"tile": tile().tobytes()}
-    with child("litserve", command, folder), httpx.Client(timeout=START_S) as client:
-        until_ready(lambda: client.get(f"{url}/health").raise_for_status())
+    server = Child("litserve", command, dict(os.environ), folder / "litserve.log")
+    with running(server, f"{url}/health"), httpx.Client(timeout=TIMEOUT_S) as client:
         yield lambda: client.post(f"{url}/predict", files=files).raise_for_status()
 
 
@@ -166,9 +166,9 @@ def mlserver(folder: Path, model: Path) -> Iterator[Send]:
     (folder / "settings.json").write_text(json.dumps(settings))
     (folder / "model-settings.json").write_text(json.dumps(of_model))
     command = [str(Path(python("mlserver")).with_name("mlserver")), "start", str(folder)]
-    with child("mlserver", command, folder, PYTHONPATH=str(HERE)):
-        url = f"http://{LOOPBACK}:{http_port}/v2/models/network/ready"
-        until_ready(lambda: httpx.get(url).raise_for_status())
+    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    server = Child("mlserver", command, environment, folder / "mlserver.log")
+    with running(server, f"http://{LOOPBACK}:{http_port}/v2/models/network/ready"):
         yield of_protocol(f"{LOOPBACK}:{grpc_port}", "network")
 
 
@@ -183,7 +183,6 @@ def of_protocol(address: str, model: str) -> Send:
         assert maps is not None
         assert maps.shape[-1] == TILE_PX
 
-    until_ready(send)
     return send
 
 
@@ -211,32 +210,6 @@ def perf_analyzer(
 
 def python(environment: str) -> str:
     return str(ENVIRONMENTS / environment / "bin" / "python")
-
-
-@contextmanager
-def child(name: str, command: list[str], folder: Path, **environment: str) -> Iterator[None]:
-    process = Child(name, command, {**os.environ, **environment}, folder / f"{name}.log")
-    process.start()
-    try:
-        yield
-    except BaseException:
-        print(process.last_lines(20), file=sys.stderr)
-        raise
-    finally:
-        process.stop(START_S)
-
-
-def until_ready(ask: Callable[[], object]) -> None:
-    deadline = time.monotonic() + START_S
-    while True:
-        try:
-            ask()
-        except Exception:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.5)
-        else:
-            return
 
 
 if __name__ == "__main__":

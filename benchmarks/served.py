@@ -7,7 +7,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,23 +90,31 @@ def running_gateway(
     }
     command = [sys.executable, "-m", "serving.gateway"]
     gateway = Child("gateway", command, environment, folder / "gateway.log")
-    try:
-        gateway.start()
-        host = settings.get("NUCLEI_HOST", LOOPBACK)
-        _wait_for(gateway, f"http://{host}:{settings['NUCLEI_HTTP_PORT']}/readyz")
+    host = settings.get("NUCLEI_HOST", LOOPBACK)
+    with running(gateway, f"http://{host}:{settings['NUCLEI_HTTP_PORT']}/readyz"):
         yield gateway
+
+
+@contextmanager
+def running(server: Child, url: str) -> Iterator[None]:
+    """A server until the block ends; it is ready once it has something at this URL."""
+    server.start()
+    try:
+        deadline = time.monotonic() + START_S
+        while not _has(url):
+            if not server.running or time.monotonic() > deadline:
+                sys.exit(f"{server.name} is not ready:\n{server.last_lines(20)}")
+            time.sleep(0.1)
+        yield
     finally:
-        gateway.stop(STOP_S)
+        server.stop(STOP_S)
 
 
-def _wait_for(gateway: Child, url: str) -> None:
-    deadline = time.monotonic() + START_S
-    while gateway.running and time.monotonic() < deadline:
-        with suppress(httpx.TransportError):
-            if httpx.get(url, trust_env=False).is_success:
-                return
-        time.sleep(0.1)
-    sys.exit(f"the gateway is not ready:\n{gateway.last_lines(20)}")
+def _has(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 def part_of(process: psutil.Process) -> str:

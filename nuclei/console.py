@@ -4,6 +4,7 @@ Whatever is printed is text, never markup: `[/x]` and `:smile:` in the name of a
 they are, and control characters as escapes. Colour is a `style`, or a rich `Text` of our own words.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -16,6 +17,8 @@ from nuclei.quoting import LISTED, printable
 T = TypeVar("T")
 # A file has no width: its lines and tables are as long as they need.
 FILE_WIDTH = 10_000
+# Between two lines about a long run, seconds; and before the first, so that short runs have none.
+LINE_S = 60.0
 
 
 def output() -> Console:
@@ -67,6 +70,22 @@ def tracked(items: Iterable[T], task: str, total: int | None = None) -> Iterable
     console = messages()
     shown = console.is_terminal
     return track(items, escape(task), total, console=console, transient=True, disable=not shown)
+
+
+class Lines:
+    """When a long run says in a file how far it is, where a terminal has a bar."""
+
+    def __init__(self, console: Console) -> None:
+        self._in_file = not console.is_terminal
+        self._said = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether a line is due now; if so, the next one is in LINE_S."""
+        now = time.monotonic()
+        due = self._in_file and now - self._said >= LINE_S
+        if due:
+            self._said = now
+        return due
 
 
 class _PlainConsole(Console):

@@ -17,7 +17,7 @@ from rich.progress import TextColumn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from nuclei.console import messages
+from nuclei.console import Lines, messages
 from nuclei.errors import InvalidData, TrainingInterrupted
 from training.data.dataset import Sample
 from training.data.sampling import CropDataset, ShareSampler
@@ -72,8 +72,6 @@ BEST_FILE = "best.pt"
 FINISHED_FILE = "finished.json"
 NOTED_EVERY = 20
 RECENT_STEPS = 50
-# Between two lines that a file gets.
-LINE_S = 60.0
 MAX_STEPS = 2**31
 # Fractions of the steps after which the rate falls tenfold, as in Detectron2's schedules.
 SGD_MILESTONES = (2 / 3, 8 / 9)
@@ -366,9 +364,8 @@ class _Bar:
         self._best_score, self._shown = best_score, shown
         columns = (*Bar.get_default_columns(), TextColumn("{task.fields[note]}"))
         console = messages()
-        self._in_lines = shown and not console.is_terminal
-        self._said = time.monotonic()
-        self._bar = Bar(*columns, console=console, disable=not shown or self._in_lines)
+        self._lines = Lines(console)
+        self._bar = Bar(*columns, console=console, disable=not shown or not console.is_terminal)
         self._task = self._bar.add_task("training", total=1.0, note="")
 
     def __enter__(self) -> Self:
@@ -382,8 +379,7 @@ class _Bar:
         best_score = f"  best score {progress.best_score:.3f}" if self._best_score else ""
         note = f"step {progress.step}  loss {loss:.3f}{best_score}"
         self._bar.update(self._task, completed=done, note=note)
-        if self._in_lines and time.monotonic() - self._said >= LINE_S:
-            self._said = time.monotonic()
+        if self._shown and self._lines.due():
             self._bar.console.print(f"{done:.0%}  {note}")
 
     def print(self, step: int, scores: Mapping[str, float]) -> None:

@@ -8,8 +8,7 @@ from typing import Self
 from rich import progress
 from rich.console import Console
 
-# Between two lines, seconds; and before the first, so that short runs have none.
-LINE_S = 60.0
+from nuclei.console import Lines
 
 
 class Progress:
@@ -18,7 +17,8 @@ class Progress:
     def __init__(self, total: int, console: Console) -> None:
         self._total = total
         self._console = console
-        self._started = self._said = time.monotonic()
+        self._started = time.monotonic()
+        self._lines = Lines(console)
         self._done = 0
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
@@ -36,10 +36,8 @@ class Progress:
         self._done += 1
         end = f"ends {self.end()}" if self._done < self._total else ""
         self._bar.update(self._task, advance=1, end=f"{end}, {failed} failed" if failed else end)
-        now = time.monotonic()
-        if not self._console.is_terminal and now - self._said >= LINE_S:
-            self._said = now
-            rate = self._done / (now - self._started)
+        if self._lines.due():
+            rate = self._done / (time.monotonic() - self._started)
             self._console.print(
                 f"{self._done} of {self._total} done, {failed} failed, {rate:.2g} per second, {end}"
             )

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from nuclei import console
 from nuclei.errors import InvalidData
 from training import optimisation
 from training.data.dataset import Sample
@@ -79,7 +80,7 @@ def test_a_file_gets_lines_of_the_progress(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(optimisation, "NOTED_EVERY", 3)
-    monkeypatch.setattr(optimisation, "LINE_S", 0)
+    monkeypatch.setattr(console, "LINE_S", 0)
     train(samples, tmp_path)
     lines = capsys.readouterr().err.splitlines()
     assert [line[:12] for line in lines if "%" in line] == ["50%  step 3 ", "100%  step 6"]
