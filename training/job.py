@@ -198,11 +198,18 @@ class LearnedRecipe(Recipe):
     Attributes:
         folds: the sources are left out in so many further trainings at most, and post-processing is
             tuned on what these answer to them (`training.left_out`); 0 trains once.
+        fold_steps: of each of these trainings; None for the schedule's.
     """
 
     folds: int = 0
+    fold_steps: int | None = None
 
     captures_graph: ClassVar[bool] = False
+
+    def check(self) -> None:
+        super().check()
+        if self.fold_steps is not None and not self.folds:
+            raise InvalidOption("--fold-steps is of --folds: give both, or neither")
 
     @abstractmethod
     def targets(self, labels: NDArray[np.uint16]) -> Any:

@@ -7,7 +7,7 @@ on that source.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -99,6 +99,9 @@ def train_folds(
         The networks on the CPU, by the sources that they have not seen.
     """
     networks = {}
+    if recipe.fold_steps is not None:
+        schedule = replace(recipe.schedule, steps=recipe.fold_steps, minutes=None)
+        recipe = replace(recipe, schedule=schedule)
     folds = dealt(samples, recipe.trained_before(), recipe.folds)
     for number, sources in enumerate(folds, start=1):
         if rank.leads:

@@ -82,8 +82,8 @@ def _left_out(scores: Mapping[str, float]) -> Iterator[str]:
         return
     yield from _heading("Scores on laboratories that it has not learned from")
     yield (
-        "The same training was repeated without each source, and its network scored on that source "
-        "with post-processing that was tuned on others. Expect this on your images, unless they "
+        "The training was repeated without each source, in at most as many steps, and its network "
+        "scored on that source with post-processing that was tuned on others. Expect this on your images, unless they "
         "are like those of a source. Means over images; boundaries are compared within 2 px."
     )
     yield ""

@@ -5,7 +5,7 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from nuclei.errors import InvalidData
+from nuclei.errors import InvalidData, InvalidOption
 from nuclei.evaluation.left_out import LeftOut
 from nuclei.evaluation.scores import Evaluation
 from nuclei.evaluation.unseen import Trained, image_digest
@@ -60,6 +60,12 @@ def test_one_source_cannot_be_left_out(make_sample: MakeSample, tmp_path: Path) 
     assert not (tmp_path / "run").exists()
 
 
+def test_steps_of_folds_need_folds(tmp_path: Path) -> None:
+    recipe = UNet(data=(tmp_path,), fold_steps=5, schedule=SCHEDULE)
+    with pytest.raises(InvalidOption, match="--fold-steps is of --folds"):
+        recipe.check()
+
+
 @pytest.fixture(scope="module")
 def home(make_sample: MakeSample, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two data sets."""
@@ -77,6 +83,7 @@ def trained(home: Path) -> TrainedModel:
         architecture="cnn",
         validation_fraction=0.25,
         folds=4,
+        fold_steps=SCHEDULE.steps // 2,
         schedule=SCHEDULE,
     )
     return train(recipe, home / "run", f"sqlite:///{home / 'mlflow.db'}")
@@ -87,7 +94,8 @@ def test_each_source_is_scored_by_a_network_that_has_not_seen_it(
 ) -> None:
     folds = home / "run" / FOLDS_FOLDER
     assert {folder.name for folder in folds.iterdir()} == {"lab", "clinic"}
-    assert all(json.loads((fold / "finished.json").read_text()) for fold in folds.iterdir())
+    finished = [json.loads((fold / "finished.json").read_text()) for fold in folds.iterdir()]
+    assert {one["progress"]["step"] for one in finished} == {SCHEDULE.steps // 2}
     figures = trained.contract.validation
     for score in ("dsb_score", "f1_0.50", "boundary_f1"):
         of_sources = [figures[f"left_out/{score}/{source}"] for source in ("lab", "clinic")]

@@ -94,6 +94,13 @@ OTHER_OPTIONS: dict[str, tuple[Any, Any]] = {
         ],
         0,
     ),
+    "fold_steps": (
+        Annotated[
+            int | None,
+            typer.Option(min=1, help="Optimiser steps of each fold. [as many as without folds]"),
+        ],
+        None,
+    ),
     "category": (CategoryOption, None),
     "pixel_size_um": (
         Annotated[
@@ -117,7 +124,7 @@ class Training:
     Attributes:
         command: name of the family's command.
         schedule, validation_fraction, pixel_size_um, data_licence: as of `training.job.Recipe`.
-        folds: as of `training.job.LearnedRecipe`.
+        folds, fold_steps: as of `training.job.LearnedRecipe`.
         category, device, data, out, resume, tracking_uri: as given on the command line.
     """
 
@@ -127,6 +134,7 @@ class Training:
     pixel_size_um: float | None
     data_licence: str
     folds: int
+    fold_steps: int | None
     category: list[str] | None
     device: str | None
     data: list[Path] | None
@@ -147,6 +155,7 @@ class Training:
             "categories": tuple(self.category or ()),
             "validation_fraction": self.validation_fraction,
             "folds": self.folds,
+            "fold_steps": self.fold_steps,
             "pixel_size_um": self.pixel_size_um,
             "data_licence": self.data_licence,
             "schedule": self.schedule,
