@@ -46,7 +46,15 @@ from training.hardware import (
     described_precision,
     mixed_precision,
 )
-from training.left_out import LABELS_FOLDER, Fold, LeftOutTuning, answered, dealt, train_folds
+from training.left_out import (
+    LABELS_FOLDER,
+    Fold,
+    LeftOutTuning,
+    answered,
+    dealt,
+    learned_before,
+    train_folds,
+)
 from training.optimisation import Progress, Report, Validate, fit
 from training.quality import MIN_FRAMES, calibrated, calibration_images, observe
 from training.ranks import ALONE, Rank
@@ -127,6 +135,10 @@ class Recipe(ABC):
     def trained_before(self) -> Trained:
         """The images that the network was trained on before this training."""
         return Trained.on([])
+
+    def held_out_before(self) -> frozenset[str]:
+        """Names of images that it was validated on before: they stay held out."""
+        return frozenset()
 
     @abstractmethod
     def export(self, network: nn.Module, folder: Path) -> dict[str, float]:
@@ -358,13 +370,19 @@ def _refuse_finished(folder: Path) -> None:
 
 
 def split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
-    """The images a recipe learns from, and those it holds out.
+    """The images a recipe learns from, and those it holds out: none that it has learned before.
 
     Raises:
         InvalidData: data that cannot be used, or too little of it.
     """
     samples = read_datasets(recipe.data, recipe.categories)
-    training, validation = split_samples(samples, recipe.validation_fraction, recipe.schedule.seed)
+    training, validation = split_samples(
+        samples,
+        recipe.validation_fraction,
+        recipe.schedule.seed,
+        learned_before(samples, recipe.trained_before()),
+        recipe.held_out_before(),
+    )
     if not training or not validation:
         raise InvalidData(
             f"{', '.join(map(str, recipe.data))}: {len(samples)} images, which leaves "

@@ -5,7 +5,7 @@ what users send is of others. So the recipe is trained again without each source
 on that source.
 """
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -69,8 +69,9 @@ def dealt(samples: Sequence[Sample], trained: Trained, n_folds: int) -> list[fro
         InvalidData: there are fewer than two sources, or none is new to the network.
     """
     images = Counter(sample.source for sample in samples)
-    by_source = {source: [one for one in samples if one.source == source] for source in images}
-    new = [name for name, n in images.most_common() if len(unseen(by_source[name], [trained])) == n]
+    learned = learned_before(samples, trained)
+    known = {sample.source for sample in samples if sample.id in learned}
+    new = [name for name, _ in images.most_common() if name not in known]
     if len(images) < 2 or not new:
         raise InvalidData(
             f"{len(images)} sources were given ({', '.join(sorted(images))}), and {len(new)} of "
@@ -82,6 +83,15 @@ def dealt(samples: Sequence[Sample], trained: Trained, n_folds: int) -> list[fro
         smallest = min(folds, key=lambda fold: sum(images[one] for one in fold))
         smallest.append(source)
     return [frozenset(fold) for fold in folds]
+
+
+def learned_before(samples: Sequence[Sample], trained: Trained) -> frozenset[str]:
+    """Names of the images that a network has been trained on, as far as its files tell."""
+    by_source: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        by_source[sample.source].append(sample)
+    new = {one.id for own in by_source.values() for one in unseen(own, [trained])}
+    return frozenset(sample.id for sample in samples) - new
 
 
 def train_folds(

@@ -1,7 +1,7 @@
 """Split images for validation, with copies of one field of view on the same side."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import cv2
 import numpy as np
@@ -19,7 +19,11 @@ BLANK_ENERGY = 1e-3
 
 
 def split_samples(
-    samples: Sequence[Sample], validation_fraction: float, seed: int
+    samples: Sequence[Sample],
+    validation_fraction: float,
+    seed: int,
+    learned: Set[str] = frozenset(),
+    kept: Set[str] = frozenset(),
 ) -> tuple[list[Sample], list[Sample]]:
     """Split into (training, validation), each source, modality and size in the same proportion.
 
@@ -30,14 +34,22 @@ def split_samples(
         validation_fraction: share of the images that is held out of every modality of every source,
             in (0, 1).
         seed: for the random choice; the order of `samples` does not matter.
+        learned: names of images that can validate nothing, because the network has learned them.
+        kept: names of images that are held out again, unless they are near-copies of learned ones.
+            The fraction is of all others.
     """
     samples = sorted(samples, key=lambda sample: sample.id)
     rng = np.random.default_rng(seed)
     by_stratum: dict[tuple[str, str, tuple[int, ...]], list[list[Sample]]] = defaultdict(list)
-    for group in near_copies(samples):
-        first = group[0]
-        by_stratum[first.source, first.modality, first.labels.shape].append(group)
     held_out: set[str] = set()
+    for group in near_copies(samples):
+        first, names = group[0], {sample.id for sample in group}
+        if names & learned:
+            continue
+        if names & kept:
+            held_out |= names
+        else:
+            by_stratum[first.source, first.modality, first.labels.shape].append(group)
     by_kind: dict[tuple[str, str], list[list[list[Sample]]]] = defaultdict(list)
     for (source, modality, _), groups in sorted(by_stratum.items()):
         by_kind[source, modality].append(groups)

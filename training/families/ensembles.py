@@ -56,6 +56,12 @@ class EnsembleRecipe(Recipe):
                 f"(fraction and seed {splits[0]} and {splits[1]}), so none may be new to both; "
                 "train them with the same"
             )
+        if first.trained_before() != second.trained_before():
+            raise InvalidData(
+                f"the trainings of {first.family} and {second.family} go on from different models, "
+                "which held out different images, so none may be new to both; start both from "
+                "random weights"
+            )
         return cls(
             data=data,
             categories=first.categories,
@@ -77,6 +83,9 @@ class EnsembleRecipe(Recipe):
 
     def trained_before(self) -> Trained:
         return reduce(Trained.after, (recipe.trained_before() for recipe in self.recipes()))
+
+    def held_out_before(self) -> frozenset[str]:
+        return frozenset().union(*(recipe.held_out_before() for recipe in self.recipes()))
 
     @abstractmethod
     def combine(self, networks: Sequence[nn.Module]) -> nn.Module:

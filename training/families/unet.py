@@ -159,6 +159,11 @@ class UNet(LearnedRecipe):
             return super().trained_before()
         return Trained.read(self.parent_files, self._parent_contract(self.parent_files))
 
+    def held_out_before(self) -> frozenset[str]:
+        if self.parent_files is None:
+            return super().held_out_before()
+        return frozenset(self._parent_contract(self.parent_files).held_out)
+
     def _parent_contract(self, files: Path) -> Contract:
         contract = Contract.read(files / CONTRACT_FILE)
         if contract.method is not WATERSHED or contract.maps != MAPS:
