@@ -24,7 +24,7 @@ from training.data.conversion import write_dataset
 from training.data.dataset import Sample
 from training.families.unet import UNet
 from training.hardware import chosen_precision
-from training.job import TrainedModel, train
+from training.job import TrainedModel, split, train
 from training.ranks import joined
 from training.schedule import FINE_TUNING, Schedule
 
@@ -236,6 +236,22 @@ def test_a_training_goes_on_from_a_version_under_a_name_of_its_own(
     assert after.complete
     assert before.digests < after.digests
     assert len(after.digests) == len(before.digests) + 4
+
+
+def test_images_that_the_parent_learned_are_not_held_out(
+    trained: TrainedModel,
+    parent: Path,
+    samples: list[Sample],
+    make_sample: MakeSample,
+    tmp_path: Path,
+) -> None:
+    own = [make_sample(f"own-{seed}", "fluorescence", (96, 128), seed) for seed in range(50, 58)]
+    data = written(tmp_path / "data", [*samples, *own])
+    learning, validating = split(going_on(data, parent))
+    assert len(learning) + len(validating) == len(samples) + len(own)
+    held_out, new = {one.id for one in validating}, {one.id for one in own}
+    assert held_out - new == set(trained.contract.held_out)
+    assert len(held_out & new) == 2
 
 
 def test_it_begins_with_the_parents_answers_and_keeps_its_statistics(

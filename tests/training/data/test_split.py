@@ -43,3 +43,24 @@ def test_shifted_and_noisy_copies_are_one_group(
     for seed in range(6):
         held_out = {sample.id for sample in split_samples([first, copy, *others], 0.4, seed)[1]}
         assert ("first" in held_out) == ("copy" in held_out)
+
+
+def test_what_was_learned_before_validates_nothing(samples: list[Sample]) -> None:
+    names = [sample.id for sample in samples]
+    learned = frozenset(names[: len(names) // 2])
+    for seed in range(4):
+        training, validation = split_samples(samples, 0.5, seed, learned)
+        assert not learned & {sample.id for sample in validation}
+        assert len(validation) == len(names[len(names) // 2 :]) // 2
+        assert sorted(one.id for one in [*training, *validation]) == sorted(names)
+
+
+def test_what_was_held_out_before_is_held_out_again(samples: list[Sample]) -> None:
+    kept = frozenset(sample.id for sample in samples[:3])
+    for seed in range(4):
+        _, validation = split_samples(samples, 0.25, seed, kept=kept)
+        assert kept < {sample.id for sample in validation}
+    # What was held out may yet be a near-copy of what was learned.
+    copy = replace(samples[0], id="copy")
+    training, _ = split_samples([*samples, copy], 0.25, 0, frozenset({"copy"}), kept)
+    assert {"copy", samples[0].id} <= {sample.id for sample in training}

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from nuclei.errors import InvalidData
+from nuclei.inference.contract import Contract
 from training.data.dataset import Sample
 from training.families.unet import UNet
 from training.families.unet_linknet import Average, UNetLinkNet
@@ -104,6 +105,15 @@ def test_networks_trained_on_different_images_are_refused(
 ) -> None:
     other = write(tmp_path, replace(recipe("linknet"), schedule=replace(SCHEDULE, seed=1)))
     with pytest.raises(InvalidData, match="held out different images"):
+        UNetLinkNet.of((Path("images"),), {**trainings, "linknet": other}, "cpu")
+
+
+def test_networks_that_go_on_from_different_models_are_refused(
+    trainings: dict[str, Path], tmp_path: Path
+) -> None:
+    (tmp_path / "contract.json").write_text(Contract("unet", held_out=("a",)).to_json())
+    other = write(tmp_path / "run", replace(recipe("linknet"), parent="x", parent_files=tmp_path))
+    with pytest.raises(InvalidData, match="go on from different models"):
         UNetLinkNet.of((Path("images"),), {**trainings, "linknet": other}, "cpu")
 
 
