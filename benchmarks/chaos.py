@@ -38,6 +38,7 @@ from nuclei.process.child import MARK
 from tests.serving.callers import ANSWERED_S, Answer, Callers
 from tests.serving.leftovers import living, regions
 from tests.serving.served import Served
+from tests.shipped import NETWORK
 
 ROOT = Path(__file__).parents[1]
 SIDE_PX = 512
@@ -58,7 +59,7 @@ PARTS: dict[str, Callable[[Served], psutil.Process]] = {
     "supervisor": lambda served: served.part("serving.supervision"),
     "gateway": lambda served: served.gateway,
     "Triton": lambda served: served.part("bin/tritonserver"),
-    "a network's stub": lambda served: served.part("unet_network.3_0_0"),
+    "a network's stub": lambda served: served.part(f"{NETWORK}_0_0"),
     "the merge's stub": lambda served: served.part("merge_0_0"),
 }
 

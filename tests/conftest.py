@@ -24,6 +24,7 @@ from nuclei.process.ports import LOOPBACK, free_ports
 from serving.repository.export import collect_artifacts, export_version, set_routing
 from serving.supervision.gateway_process import COMMAND
 from serving.triton.server import TritonServer
+from tests.shipped import SHIPPED, VERSION
 
 if TYPE_CHECKING:
     from tests.serving.promotion.registries import Filled
@@ -135,16 +136,13 @@ def running_gateway(folder: Path, triton_address: str, **settings: str) -> Itera
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the repository that ships with the project."""
-    return shutil.copytree(
-        ROOT / "model_repository", tmp_path_factory.mktemp("models") / "repository"
-    )
+    return shutil.copytree(SHIPPED, tmp_path_factory.mktemp("models") / "repository")
 
 
 @pytest.fixture(scope="session")
-def version(repository: Path) -> str:
+def version() -> str:
     """The version of the shipped model."""
-    (network,) = repository.glob("unet_network.*/*/model.onnx")
-    return network.parent.name
+    return str(VERSION)
 
 
 @pytest.fixture(scope="session")

@@ -26,13 +26,13 @@ from monitoring.rules import rendered, write
 from monitoring.thresholds import Job, Thresholds, read_thresholds
 from nuclei.process.child import Child
 from nuclei.process.ports import LOOPBACK, free_ports
-from tests.conftest import ROOT
 from tests.monitoring.expressions import selectors
 from tests.monitoring.prometheus import Prometheus, running_prometheus
 from tests.monitoring.test_boards import STANDINS
 from tests.monitoring.traffic import SETTINGS, Traffic, registered
 from tests.prerequisites import require_programs
 from tests.serving.served import NUCLEI, Served
+from tests.shipped import SHIPPED
 
 pytestmark = [pytest.mark.triton, pytest.mark.slow]
 
@@ -79,7 +79,7 @@ def watching(folder: Path) -> Iterator[Watched]:
     registry = registered(folder)
     sync, probe, node, others = free_ports(4)
     served = Served(
-        ROOT / "model_repository",
+        SHIPPED,
         folder,
         NUCLEI_SYNC=registry.tracking_uri,
         NUCLEI_SYNC_PORT=str(sync),

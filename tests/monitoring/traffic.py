@@ -33,7 +33,7 @@ from serving.promotion.changes import adopt, promote, record_gates
 from serving.promotion.state import Gates, Phase, read_state
 from serving.registry import Registry
 from serving.repository.export import collect_artifacts
-from tests.conftest import EXAMPLES, ROOT
+from tests.conftest import EXAMPLES
 from tests.serving.promotion.made_models import write_artifacts
 from tests.serving.served import Served
 
@@ -81,7 +81,7 @@ def registered(folder: Path) -> Registry:
     """A registry with the versions."""
     shipped = folder / "shipped"
     shipped.mkdir()
-    repository = ROOT / "model_repository"
+    repository = shipped.SHIPPED
     engine = LocalEngine(repository)
     served = engine.find("unet")
     collect_artifacts(repository, "unet", int(served.version), shipped)

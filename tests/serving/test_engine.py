@@ -14,6 +14,7 @@ from nuclei.inference.routing import Routing
 from serving.engine import TritonEngine
 from serving.triton.server import TritonServer
 from tests.serving.tritons import StandIn
+from tests.shipped import GRAPH, NETWORK, VERSION
 
 RANGE = np.array([0, 255], np.float32)
 MAPS = ("MAPS",)
@@ -31,9 +32,9 @@ def tile(side: int = 64) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 255, (side, side, 1)).astype(np.uint16)
 
 
-@pytest.mark.parametrize("graph", ["unet", "unet_tta", "unet.3", "unet.3_tta"])
+@pytest.mark.parametrize("graph", ["unet", "unet_tta", GRAPH, f"{GRAPH}_tta"])
 async def test_maps_have_the_size_of_the_tile(engine: TritonEngine, graph: str) -> None:
-    contract = await engine.contract("unet.3")
+    contract = await engine.contract(GRAPH)
     answer = await engine.infer(graph, MAPS, tile(), RANGE, Deadline.after(30))
     assert answer["MAPS"].shape == (1, len(contract.maps), 64, 64)
     assert answer["MAPS"].dtype == np.uint8
@@ -41,14 +42,14 @@ async def test_maps_have_the_size_of_the_tile(engine: TritonEngine, graph: str) 
 
 async def test_a_catalogue_names_what_is_ready_and_what_a_name_means(engine: TritonEngine) -> None:
     (catalogue,) = await engine.catalogues()
-    assert catalogue.routings == {"unet": Routing(3)}
-    assert {"unet", "unet.3", "unet.3_tta", "unet_network.3"} <= catalogue.graphs
+    assert catalogue.routings == {"unet": Routing(VERSION)}
+    assert {"unet", GRAPH, f"{GRAPH}_tta", NETWORK} <= catalogue.graphs
 
 
 async def test_a_server_that_does_not_answer_gets_no_tiles(triton: TritonServer) -> None:
     both = TritonEngine(["127.0.0.1:1", triton.address], 2**18, MESSAGE_BYTES)
     for _ in range(3):
-        answer = await both.infer("unet.3", MAPS, tile(), RANGE, Deadline.after(30))
+        answer = await both.infer(GRAPH, MAPS, tile(), RANGE, Deadline.after(30))
         assert answer["MAPS"].shape[2:] == (64, 64)
     assert len(await both.catalogues()) == 1
     await both.close()

@@ -32,7 +32,7 @@ from serving.repository.checks import check_repository
 from serving.repository.configuration import CpuAccelerator
 from serving.repository.export import collect_artifacts, export_version, set_routing
 from serving.triton.server import TritonServer
-from tests.conftest import ROOT
+from tests.shipped import SHIPPED
 from training.data.dataset import Sample
 from training.data.stars import GRID_PX, N_RAYS
 from training.families.consensus import Consensus, Pair
@@ -47,7 +47,6 @@ from training.job import OPTIONS_FILE, Recipe, reference_of
 NOWHERE = (Path("no_images"),)
 # A model that goes on from the one that ships.
 OWN = "mylab"
-SHIPPED = ROOT / "model_repository"
 MAX_MESSAGE_BYTES = 2**28
 
 

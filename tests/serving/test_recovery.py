@@ -27,6 +27,7 @@ from nuclei.errors import DeadlineExceeded, EngineFailed, EngineUnavailable, Ove
 from tests.serving.callers import Callers, over_grpc, over_http
 from tests.serving.leftovers import living, regions
 from tests.serving.served import Served
+from tests.shipped import NETWORK
 
 pytestmark = [pytest.mark.slow, pytest.mark.triton]
 
@@ -147,7 +148,7 @@ def test_triton_is_killed(served: Served, frame: Path) -> None:
     assert re.search(r"(ended|broken) part=triton attempt=1 next_try_s=0\.0 why=", served.output)
 
 
-@pytest.mark.parametrize("instance", ["unet_network.3_0_0", "unet_network.3_1_0"])
+@pytest.mark.parametrize("instance", [f"{NETWORK}_0_0", f"{NETWORK}_1_0"])
 def test_a_stub_is_killed(served: Served, frame: Path, instance: str) -> None:
     triton, stub = served.part("bin/tritonserver"), served.part(instance)
     log = len(served.output)
@@ -166,7 +167,7 @@ def test_a_stub_is_killed(served: Served, frame: Path, instance: str) -> None:
     ("instance", "noticed"),
     [
         ("merge_0_0", (FROZEN, "is not healthy")),
-        ("unet_network.3_1_0", (FROZEN,)),
+        (f"{NETWORK}_1_0", (FROZEN,)),
     ],
 )
 def test_a_stub_is_frozen(served: Served, instance: str, noticed: tuple[str, ...]) -> None:

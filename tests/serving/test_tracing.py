@@ -18,6 +18,7 @@ from nuclei.v1 import segmentation_pb2 as pb
 from nuclei.v1.segmentation_pb2_grpc import SegmentationStub
 from serving.triton.server import TritonServer
 from tests.monitoring.prometheus import Prometheus, running_prometheus
+from tests.shipped import GRAPH, NETWORK
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
@@ -26,7 +27,7 @@ from traces import Span, TraceReceiver, tree
 CALLER = "cd" * 8
 STAGES = ["wait", "decode", "tile", "infer", "postprocess", "measure", "quality", "encode"]
 CALL = "inference.GRPCInferenceService/ModelInfer"
-STEPS = {"preprocess", "unet_network.3"}
+STEPS = {"preprocess", NETWORK}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +137,7 @@ def test_one_trace_from_the_caller_to_the_steps_of_triton(
 ) -> None:
     trace_id, spans = whole_trace(
         receiver,
-        {name, *STAGES, CALL, "unet.3", *STEPS},
+        {name, *STAGES, CALL, GRAPH, *STEPS},
         lambda parent: send(traced, fluorescence, parent),
     )
     by_id = {span.span_id: span for span in spans}
@@ -153,7 +154,7 @@ def test_one_trace_from_the_caller_to_the_steps_of_triton(
     for step in STEPS:
         (found,) = [each for each in paths if each[-1] == step]
         assert found[:4] == [CALLER, name, "infer", CALL]
-        assert "unet.3" in found
+        assert GRAPH in found
     assert {span.service for span in spans} == {"nuclei-gateway", "triton"}
     assert not [span for span in spans if span.error]
     (request,) = [span for span in spans if span.name == name]

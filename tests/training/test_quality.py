@@ -15,6 +15,7 @@ from nuclei.quality.judgement import estimated_score
 from nuclei.quality.reference import FEATURES, ScoreModel
 from nuclei.results.quality import Quality
 from nuclei.results.segmentation import Segmentation
+from tests.shipped import SHIPPED
 from tests.training.conftest import MakeSample
 from training.data.spoiling import SPOILERS
 from training.quality import (
@@ -180,7 +181,7 @@ def test_a_spoiled_image_fits_its_truth(make_sample: MakeSample, name: str, moda
 
 @pytest.fixture(scope="module")
 def engine() -> LocalEngine:
-    return LocalEngine(ROOT / "model_repository")
+    return LocalEngine(SHIPPED)
 
 
 def segmented(engine: LocalEngine, pixels: np.ndarray) -> Segmentation:

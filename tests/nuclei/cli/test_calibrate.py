@@ -9,9 +9,8 @@ from typer.testing import CliRunner, Result
 from nuclei.cli.app import app
 from nuclei.errors import InvalidData, ModelNotFound
 from nuclei.inference.onnx_engine import LocalEngine
+from tests.shipped import GRAPH, SHIPPED, VERSION
 from training.quality import MIN_FRAMES
-
-SHIPPED = Path(__file__).parents[3] / "model_repository"
 
 
 def calibrate(*arguments: object) -> Result:
@@ -54,16 +53,16 @@ def test_a_served_model_is_calibrated_with_images_of_a_folder(
 ) -> None:
     monkeypatch.setattr("training.quality.TTA_FRAMES", 1)
     monkeypatch.setattr("training.quality.COPIES", 1)
-    shipped = (SHIPPED / "unet.3" / "config.pbtxt").read_bytes()
+    shipped = (SHIPPED / GRAPH / "config.pbtxt").read_bytes()
     result = calibrate(data, "--repository", repository)
     assert result.exit_code == 0, result.output
-    assert f"unet 3: {MIN_FRAMES} grey frames" in result.stdout
+    assert f"unet {VERSION}: {MIN_FRAMES} grey frames" in result.stdout
     assert "4.8% of grey frames like these get a warning" in result.stdout
-    assert "changed unet.3 and unet.3_tta" in result.stderr
+    assert f"changed {GRAPH} and {GRAPH}_tta" in result.stderr
     quality = LocalEngine(repository).find("unet").contract.quality
     assert list(quality.groups) == ["grey"]
     assert quality.groups["grey"].frames == MIN_FRAMES
-    assert (SHIPPED / "unet.3" / "config.pbtxt").read_bytes() == shipped
+    assert (SHIPPED / GRAPH / "config.pbtxt").read_bytes() == shipped
 
 
 def test_too_few_images_are_refused_before_any_is_segmented(repository: Path, data: Path) -> None:

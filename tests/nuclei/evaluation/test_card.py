@@ -1,13 +1,11 @@
 from dataclasses import replace
-from pathlib import Path
 
 from nuclei.evaluation.card import card
 from nuclei.inference.contract import Contract
 from nuclei.inference.provenance import DataSet
 from nuclei.registry import DEFAULT_FAMILY
 from serving.repository.listing import list_models
-
-REPOSITORY = Path(__file__).parents[3] / "model_repository"
+from tests.shipped import SHIPPED
 
 TOLD = Contract(
     "unet",
@@ -68,6 +66,6 @@ def test_what_is_not_stated_is_said() -> None:
 
 
 def test_the_card_in_the_repository_is_that_of_the_shipped_model() -> None:
-    (shipped,) = [one for one in list_models(REPOSITORY) if one.name == DEFAULT_FAMILY]
+    (shipped,) = [one for one in list_models(SHIPPED) if one.name == DEFAULT_FAMILY]
     current = card(shipped.name, str(shipped.champion), shipped.contract)
-    assert (REPOSITORY / "CARD.md").read_text() == current, "nuclei models --card unet"
+    assert (SHIPPED / "CARD.md").read_text() == current, "nuclei models --card unet"

@@ -12,6 +12,7 @@ from nuclei.imaging.images import frame_from_array, read_frame
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.pipeline import segment
 from nuclei.results.segmentation import Segmentation
+from tests.shipped import SHIPPED
 
 ROOT = Path(__file__).parents[3]
 PIXELS = read_frame(ROOT / "examples" / "fluorescence_16bit.tif").pixels
@@ -20,7 +21,7 @@ RANDOM = np.random.default_rng(0)
 
 @pytest.fixture(scope="module")
 def engine() -> LocalEngine:
-    return LocalEngine(ROOT / "model_repository")
+    return LocalEngine(SHIPPED)
 
 
 def found_in(engine: LocalEngine, pixels: NDArray[np.generic]) -> Segmentation:

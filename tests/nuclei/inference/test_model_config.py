@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from nuclei.errors import InvalidData
 from nuclei.inference.model_config import parse_model_config, read_model_config, versions_of
+from tests.shipped import SHIPPED
 
-SHIPPED = Path(__file__).parents[3] / "model_repository"
 TTA = (SHIPPED / "tta" / "config.pbtxt").read_bytes()
 
 

@@ -28,6 +28,7 @@ from nuclei.postprocessing.watershed import WatershedParameters
 from nuclei.quality.measures import measures
 from nuclei.results.coordinates import PixelSize
 from nuclei.results.quality import Quality
+from tests.shipped import SHIPPED
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 PARAMETERS = WatershedParameters(foreground_threshold=0.5)
@@ -323,7 +324,7 @@ def test_the_work_ends_when_nobody_waits(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.fixture(scope="module")
 def engine() -> LocalEngine:
-    return LocalEngine(EXAMPLES.parent / "model_repository")
+    return LocalEngine(SHIPPED)
 
 
 def cropped(frame: Frame) -> Frame:

@@ -1,6 +1,7 @@
 """Which version answers, over a real Triton whose versions come and go."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -21,8 +22,10 @@ from serving.gateway.routing import Router, place_of
 from serving.repository.export import export_version, set_routing
 from serving.triton.server import TritonServer
 from tests.serving.tritons import StandIn
+from tests.shipped import GRAPH, VERSION
 
 MESSAGE_BYTES = 2**24
+NEXT = VERSION + 1
 TILE, RANGE = np.zeros((64, 64, 1), np.uint16), np.array([0, 255], np.float32)
 BOUNDS = Bounds(error_rate=0.02, latency_ratio=2.0, agreement=0.5, frames=20)
 
@@ -43,55 +46,57 @@ async def test_a_name_means_what_its_routing_says(
     router: Router, control: InferenceServerClient, own_repository: Path, shipped_artifacts: Path
 ) -> None:
     first = await router.find("unet")
-    assert (first.model, first.version, first.graph) == ("unet", "3", "unet.3")
-    export_version(shipped_artifacts, own_repository, 4)
-    with pytest.raises(ModelNotFound, match="version 4 of 'unet' is not loaded; loaded are: 3"):
-        await router.find("unet", 4)
+    assert (first.model, first.version, first.graph) == ("unet", str(VERSION), GRAPH)
+    export_version(shipped_artifacts, own_repository, NEXT)
+    with pytest.raises(
+        ModelNotFound, match=f"version {NEXT} .* is not loaded; loaded are: {VERSION}"
+    ):
+        await router.find("unet", NEXT)
 
-    for graph in ("unet.4", "unet.4_tta"):
+    for graph in (f"unet.{NEXT}", f"unet.{NEXT}_tta"):
         control.load_model(graph)
     # Loaded: it can be asked for, and the name still means the other.
-    assert (await router.find("unet", 4)).graph == "unet.4"
-    assert (await router.find("unet")).version == "3"
+    assert (await router.find("unet", NEXT)).graph == f"unet.{NEXT}"
+    assert (await router.find("unet")).version == str(VERSION)
 
-    for name in set_routing(own_repository, "unet", Routing(4)):
+    for name in set_routing(own_repository, "unet", Routing(NEXT)):
         control.load_model(name)
     (model,) = await router.models()
-    assert (model.champion.version, sorted(model.versions)) == ("4", [3, 4])
+    assert (model.champion.version, sorted(model.versions)) == (str(NEXT), [VERSION, NEXT])
     assert model.tta
-    assert (await router.find("unet")).version == "4"
+    assert (await router.find("unet")).version == str(NEXT)
 
-    control.unload_model("unet.3", unload_dependents=True)
+    control.unload_model(GRAPH, unload_dependents=True)
     await router.refresh()
-    with pytest.raises(ModelNotFound, match="version 3 of 'unet' is not loaded"):
-        await router.find("unet", 3)
+    with pytest.raises(ModelNotFound, match=f"version {VERSION} of 'unet' is not loaded"):
+        await router.find("unet", VERSION)
 
 
 async def test_a_champion_that_is_not_loaded_does_not_answer(
     router: Router, control: InferenceServerClient, own_repository: Path, shipped_artifacts: Path
 ) -> None:
-    assert (await router.find("unet")).version == "3"
-    export_version(shipped_artifacts, own_repository, 4)
-    for name in set_routing(own_repository, "unet", Routing(4)):
+    assert (await router.find("unet")).version == str(VERSION)
+    export_version(shipped_artifacts, own_repository, NEXT)
+    for name in set_routing(own_repository, "unet", Routing(NEXT)):
         control.load_model(name)
     await router.refresh()
-    assert (await router.find("unet")).version == "3"
+    assert (await router.find("unet")).version == str(VERSION)
 
 
 async def test_an_unreadable_contract_is_not_the_callers_fault(
     router: Router, control: InferenceServerClient, own_repository: Path
 ) -> None:
-    path = own_repository / "unet.3" / "config.pbtxt"
+    path = own_repository / GRAPH / "config.pbtxt"
     config = read_model_config(path)
     config.parameters["contract"].string_value = "{}"
     path.write_text(str(config))
-    control.load_model("unet.3")
-    with pytest.raises(EngineFailed, match=r"unet\.3"):
+    control.load_model(GRAPH)
+    with pytest.raises(EngineFailed, match=re.escape(GRAPH)):
         await router.find("unet")
 
 
 async def test_the_table_outlives_triton(router: Router, own_triton: TritonServer) -> None:
-    assert (await router.find("unet")).version == "3"
+    assert (await router.find("unet")).version == str(VERSION)
     own_triton.stop()
     for ask in (router.refresh(), router.find("unet"), router.find("unet")):
         with pytest.raises(EngineUnavailable):
@@ -101,10 +106,10 @@ async def test_the_table_outlives_triton(router: Router, own_triton: TritonServe
     await asyncio.sleep(1)
     assert not watching.done()
     watching.cancel()
-    assert (await router.find("unet")).version == "3"
+    assert (await router.find("unet")).version == str(VERSION)
 
 
-@pytest.mark.parametrize("model", ["nosuch", "merge", "unet.3", "unet_tta"])
+@pytest.mark.parametrize("model", ["nosuch", "merge", GRAPH, "unet_tta"])
 async def test_what_is_no_model_is_not_found(triton: TritonServer, model: str) -> None:
     engine = TritonEngine([triton.address], 2**18, MESSAGE_BYTES)
     with pytest.raises(ModelNotFound, match="there is no model"):
@@ -124,15 +129,16 @@ async def test_a_version_is_used_once_every_triton_has_it(
 ) -> None:
     engine = TritonEngine([own_triton.address, triton.address], 2**18, MESSAGE_BYTES)
     router = Router(engine, BOUNDS)
-    assert (await router.find("unet")).version == "3"
-    export_version(shipped_artifacts, own_repository, 4)
+    assert (await router.find("unet")).version == str(VERSION)
+    export_version(shipped_artifacts, own_repository, NEXT)
     with InferenceServerClient(own_triton.address) as control:
-        for graph in ("unet.4", "unet.4_tta", *set_routing(own_repository, "unet", Routing(4))):
+        named = set_routing(own_repository, "unet", Routing(NEXT))
+        for graph in (f"unet.{NEXT}", f"unet.{NEXT}_tta", *named):
             control.load_model(graph)
     await router.refresh()
-    assert (await router.find("unet")).version == "3"
+    assert (await router.find("unet")).version == str(VERSION)
     with pytest.raises(ModelNotFound):
-        await router.find("unet", 4)
+        await router.find("unet", NEXT)
     await engine.close()
 
 

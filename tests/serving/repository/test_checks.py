@@ -1,5 +1,6 @@
 """What Triton would refuse to load."""
 
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 from nuclei.errors import InvalidData
 from serving.repository.checks import check_repository
 from serving.repository.listing import list_models
+from tests.shipped import GRAPH, NETWORK, SHIPPED, VERSION
 
-SHIPPED = Path(__file__).parents[3] / "model_repository"
+CHAMPION = rf"\"champion\":{VERSION}"
 
 
 def replace_in_config(model: str, old: str, new: str) -> Callable[[Path], None]:
@@ -24,41 +26,44 @@ def replace_in_config(model: str, old: str, new: str) -> Callable[[Path], None]:
 
 
 BROKEN_REPOSITORIES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "python": (lambda folder: (folder / "unet.3/3/model.py").touch(), "holds no Python"),
+    "python": (
+        lambda folder: (folder / GRAPH / str(VERSION) / "model.py").touch(),
+        "holds no Python",
+    ),
     "config": (replace_in_config("tta", "name:", "nom:"), "not a Triton model configuration"),
     "name": (replace_in_config("tta", 'name: "tta"', 'name: "other"'), "names it 'other'"),
     "dims": (replace_in_config("tta", "dims: 1", "dims: 4"), r"'INPUT' has dims \[4, -1, -1, -1\]"),
     "output": (replace_in_config("merge", 'name: "MAPS"', 'name: "M"'), "'M' is not in the ONNX"),
-    "type": (replace_in_config("unet_network.3", "TYPE_FP32", "TYPE_FP16"), "is TYPE_FP16"),
+    "type": (replace_in_config(NETWORK, "TYPE_FP32", "TYPE_FP16"), "is TYPE_FP16"),
     "step": (lambda folder: shutil.rmtree(folder / "merge"), "'merge' is not in the repository"),
-    "version": (lambda folder: shutil.rmtree(folder / "unet.3" / "3"), "no version folder"),
+    "version": (lambda folder: shutil.rmtree(folder / GRAPH / str(VERSION)), "no version folder"),
     "graph": (lambda folder: (folder / "tta/1/model.onnx").unlink(), "model.onnx is missing"),
     "wiring": (
-        replace_in_config("unet.3", 'value: "INPUT"', 'value: "nothing"'),
+        replace_in_config(GRAPH, 'value: "INPUT"', 'value: "nothing"'),
         "'nothing', which no step|no step before it makes",
     ),
     "unread": (
-        replace_in_config("unet.3_tta", 'output {\n  name: "DIS', 'input {\n  name: "ELSE'),
+        replace_in_config(f"{GRAPH}_tta", 'output {\n  name: "DIS', 'input {\n  name: "ELSE'),
         "makes 'DISAGREEMENT', which nothing reads",
     ),
     "contract": (
-        replace_in_config("unet.3", "tile_size", "tile_sighs"),
-        r"unet\.3: contract\.json",
+        replace_in_config(GRAPH, "tile_size", "tile_sighs"),
+        rf"{re.escape(GRAPH)}: contract\.json",
     ),
     "routing": (
-        replace_in_config("unet", r"\"champion\":3", r"\"champion\":0"),
+        replace_in_config("unet", CHAMPION, CHAMPION.replace(str(VERSION), "0")),
         "routing of a model cannot be used",
     ),
     "a champion that is not there": (
-        replace_in_config("unet", r"\"champion\":3", r"\"champion\":4"),
-        r"its champion 'unet\.4' is not in the repository",
+        replace_in_config("unet", CHAMPION, CHAMPION.replace(str(VERSION), str(VERSION + 1))),
+        rf"its champion 'unet\.{VERSION + 1}' is not in the repository",
     ),
     "a step's version": (
-        replace_in_config("unet.3", "model_version: 1", "model_version: 2"),
+        replace_in_config(GRAPH, "model_version: 1", "model_version: 2"),
         "step 'preprocess' has no version 2",
     ),
     "a path for a step": (
-        replace_in_config("unet.3", 'model_name: "preprocess"', 'model_name: "../preprocess"'),
+        replace_in_config(GRAPH, 'model_name: "preprocess"', 'model_name: "../preprocess"'),
         "'../preprocess' is no name",
     ),
     "a path for a file": (
