@@ -36,11 +36,12 @@ from serving.repository.export import collect_artifacts
 from tests.conftest import EXAMPLES
 from tests.serving.promotion.made_models import write_artifacts
 from tests.serving.served import Served
+from tests.shipped import SHIPPED
 
 # The second has no versions; without it rounds of sync fail.
 MODEL, EMPTY = "nuclei-unet", "nuclei-empty"
 # Versions: what ships, one that finds other nuclei, one that replaces it, one that cannot serve.
-SHIPPED, OTHER, NEXT, BROKEN = 1, 2, 3, 4
+FIRST, OTHER, NEXT, BROKEN = 1, 2, 3, 4
 SETTINGS = {
     "NUCLEI_SYNC_MODELS": f"{MODEL},{EMPTY}",
     "NUCLEI_SYNC_INTERVAL_S": "0.5",
@@ -81,10 +82,9 @@ def registered(folder: Path) -> Registry:
     """A registry with the versions."""
     shipped = folder / "shipped"
     shipped.mkdir()
-    repository = shipped.SHIPPED
-    engine = LocalEngine(repository)
+    engine = LocalEngine(SHIPPED)
     served = engine.find("unet")
-    collect_artifacts(repository, "unet", int(served.version), shipped)
+    collect_artifacts(SHIPPED, "unet", int(served.version), shipped)
     contract = replace(served.contract, pixel_size_um=0.5, quality=QUALITY)
     (shipped / CONTRACT_FILE).write_text(contract.to_json())
     image = tile_of(read_frame(EXAMPLES / "fluorescence.png").pixels, served.contract)
@@ -100,7 +100,7 @@ def registered(folder: Path) -> Registry:
         version = registry.register(MODEL, artifacts, {"licence": "Apache-2.0"})
         gates = Gates(verdict="passed", reason="all gates passed", digest=digest(artifacts))
         record_gates(registry, MODEL, version, gates)
-    adopt(registry, MODEL, SHIPPED)
+    adopt(registry, MODEL, FIRST)
     MlflowClient(registry.tracking_uri, registry.tracking_uri).create_registered_model(EMPTY)
     return registry
 
