@@ -293,7 +293,7 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str, rank: Rank = ALONE) -
         network, progress = recipe.fit(
             training, folder, partial(_validate, recipe, validation), run.metrics, rank
         )
-        networks = _folds(recipe, training, folder, rank)
+        networks = _folds(recipe, training, validation, folder, rank)
         rank.part()
         run.history(progress.history)
         run.tags({"n_parameters": n_parameters(network), "best_step": progress.best_step})
@@ -333,7 +333,7 @@ def follow(recipe: Recipe, folder: Path, rank: Rank) -> None:
     """
     training, validation = _begin(recipe, folder, rank)
     recipe.fit(training, folder, partial(_validate, recipe, validation), lambda *_: None, rank)
-    _folds(recipe, training, folder, rank)
+    _folds(recipe, training, validation, folder, rank)
     rank.part()
 
 
@@ -348,7 +348,7 @@ def _begin(recipe: Recipe, folder: Path, rank: Rank) -> tuple[list[Sample], list
     recipe.check()
     training, validation = split(recipe)
     if isinstance(recipe, LearnedRecipe) and recipe.folds:
-        dealt(training, recipe.trained_before(), recipe.folds)
+        dealt(training, _learned(recipe, [*training, *validation]), recipe.folds)
     rank.check_same("the options", recipe)
     rank.check_same("the images", fingerprint([*training, *validation]))
     return training, validation
@@ -380,7 +380,7 @@ def split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
         samples,
         recipe.validation_fraction,
         recipe.schedule.seed,
-        learned_before(samples, recipe.trained_before()),
+        _learned(recipe, samples),
         recipe.held_out_before(),
     )
     if not training or not validation:
@@ -392,13 +392,23 @@ def split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
     return training, validation
 
 
+def _learned(recipe: Recipe, samples: Sequence[Sample]) -> frozenset[str]:
+    """Names of those of all images that the recipe's network was trained on before."""
+    return learned_before(samples, recipe.trained_before())
+
+
 def _folds(
-    recipe: Recipe, training: Sequence[Sample], folder: Path, rank: Rank
+    recipe: Recipe,
+    training: Sequence[Sample],
+    validation: Sequence[Sample],
+    folder: Path,
+    rank: Rank,
 ) -> Mapping[frozenset[str], nn.Module]:
     """The networks that have not seen a source, where they are asked for."""
     if not isinstance(recipe, LearnedRecipe) or not recipe.folds:
         return {}
-    return train_folds(recipe, training, folder, rank)
+    learned = _learned(recipe, [*training, *validation])
+    return train_folds(recipe, training, learned, folder, rank)
 
 
 def _validate(recipe: Recipe, samples: Sequence[Sample], network: nn.Module) -> dict[str, float]:

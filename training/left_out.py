@@ -54,7 +54,7 @@ class Fold:
     answers: Sequence[Accumulator]
 
 
-def dealt(samples: Sequence[Sample], trained: Trained, n_folds: int) -> list[frozenset[str]]:
+def dealt(samples: Sequence[Sample], learned: frozenset[str], n_folds: int) -> list[frozenset[str]]:
     """The sources that each fold leaves out.
 
     Sources of which the network has seen images before are in none. The largest are dealt first,
@@ -62,14 +62,13 @@ def dealt(samples: Sequence[Sample], trained: Trained, n_folds: int) -> list[fro
 
     Args:
         samples: of all sources.
-        trained: what the network was trained on before.
+        learned: names of the images that the network was trained on before.
         n_folds: at most so many.
 
     Raises:
         InvalidData: there are fewer than two sources, or none is new to the network.
     """
     images = Counter(sample.source for sample in samples)
-    learned = learned_before(samples, trained)
     known = {sample.source for sample in samples if sample.id in learned}
     new = [name for name, _ in images.most_common() if name not in known]
     if len(images) < 2 or not new:
@@ -86,7 +85,13 @@ def dealt(samples: Sequence[Sample], trained: Trained, n_folds: int) -> list[fro
 
 
 def learned_before(samples: Sequence[Sample], trained: Trained) -> frozenset[str]:
-    """Names of the images that a network has been trained on, as far as its files tell."""
+    """Names of the images that a network has been trained on, as far as its files tell.
+
+    Args:
+        samples: all of each source: a network that tells only what it held out of a source is
+            known by these to have learned from the rest.
+        trained: what it tells.
+    """
     by_source: dict[str, list[Sample]] = defaultdict(list)
     for sample in samples:
         by_source[sample.source].append(sample)
@@ -95,13 +100,18 @@ def learned_before(samples: Sequence[Sample], trained: Trained) -> frozenset[str
 
 
 def train_folds(
-    recipe: "LearnedRecipe", samples: Sequence[Sample], folder: Path, rank: Rank
+    recipe: "LearnedRecipe",
+    samples: Sequence[Sample],
+    learned: frozenset[str],
+    folder: Path,
+    rank: Rank,
 ) -> dict[frozenset[str], nn.Module]:
     """Train a network for each fold; continues where a killed run stopped.
 
     Args:
         recipe: of the training.
         samples: all that the recipe may learn from.
+        learned: as of `dealt`.
         folder: of the training; each fold gets one in it.
         rank: as of `training.optimisation.fit`.
 
@@ -112,7 +122,7 @@ def train_folds(
     if recipe.fold_steps is not None:
         schedule = replace(recipe.schedule, steps=recipe.fold_steps, minutes=None)
         recipe = replace(recipe, schedule=schedule)
-    folds = dealt(samples, recipe.trained_before(), recipe.folds)
+    folds = dealt(samples, learned, recipe.folds)
     for number, sources in enumerate(folds, start=1):
         if rank.leads:
             messages().print(

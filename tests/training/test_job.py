@@ -2,6 +2,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 from contextlib import redirect_stderr
 from dataclasses import replace
@@ -252,6 +253,24 @@ def test_images_that_the_parent_learned_are_not_held_out(
     held_out, new = {one.id for one in validating}, {one.id for one in own}
     assert held_out - new == set(trained.contract.held_out)
     assert len(held_out & new) == 2
+
+
+def test_folds_leave_out_no_source_that_the_parent_learned(
+    parent: Path, samples: list[Sample], make_sample: MakeSample, tmp_path: Path
+) -> None:
+    # One that only names what it held out, none of which is among the images to learn from.
+    files = shutil.copytree(parent, tmp_path / "parent")
+    (files / "trained_on.json").unlink()
+    own = [make_sample(f"own-{seed}", "fluorescence", (96, 128), seed) for seed in range(50, 54)]
+    asked = replace(
+        going_on(written(tmp_path / "old", samples), files),
+        data=(tmp_path / "old", written(tmp_path / "new", own)),
+        folds=2,
+        fold_steps=1,
+    )
+    model = train(asked, tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert [folder.name for folder in (tmp_path / "run" / "folds").iterdir()] == ["new"]
+    assert "left_out/dsb_score/new" in model.contract.validation
 
 
 def test_it_begins_with_the_parents_answers_and_keeps_its_statistics(

@@ -15,11 +15,10 @@ from training.data.conversion import write_dataset
 from training.data.dataset import Sample, read_datasets
 from training.families.unet import UNet
 from training.job import TrainedModel, train
-from training.left_out import FOLDS_FOLDER, LABELS_FOLDER, dealt
+from training.left_out import FOLDS_FOLDER, LABELS_FOLDER, dealt, learned_before
 from training.schedule import Schedule
 
 SCHEDULE = Schedule(steps=2, batch_size=2, crop_px=64, validate_every=2, workers=0)
-NOTHING = Trained.on([])
 
 
 def of_sources(make_sample: MakeSample, **images: int) -> list[Sample]:
@@ -32,18 +31,24 @@ def of_sources(make_sample: MakeSample, **images: int) -> list[Sample]:
 
 def test_sources_are_dealt_evenly(make_sample: MakeSample) -> None:
     samples = of_sources(make_sample, a=4, b=3, c=2, d=1)
-    assert dealt(samples, NOTHING, 2) == [{"a", "d"}, {"b", "c"}]
-    assert dealt(samples, NOTHING, 9) == [{"a"}, {"b"}, {"c"}, {"d"}]
+    assert dealt(samples, frozenset(), 2) == [{"a", "d"}, {"b", "c"}]
+    assert dealt(samples, frozenset(), 9) == [{"a"}, {"b"}, {"c"}, {"d"}]
 
 
 def test_sources_that_the_parent_has_seen_are_not_left_out(make_sample: MakeSample) -> None:
     samples = of_sources(make_sample, a=2, b=2)
-    assert dealt(samples, Trained.on([samples[0].pixels]), 5) == [{"b"}]
-    # A parent that only names what it held out: of its own data set it has seen the rest.
-    parent = Trained(frozenset(), complete=False, held_out=frozenset({"a-1"}))
-    assert dealt(samples, parent, 5) == [{"b"}]
+    assert dealt(samples, frozenset({"a-0"}), 5) == [{"b"}]
     with pytest.raises(InvalidData, match="0 of them are new"):
-        dealt(samples, Trained.on(sample.pixels for sample in samples), 5)
+        dealt(samples, frozenset(sample.id for sample in samples), 5)
+
+
+def test_what_a_network_has_learned_before(make_sample: MakeSample) -> None:
+    samples = of_sources(make_sample, a=2, b=2)
+    assert learned_before(samples, Trained.on([])) == frozenset()
+    assert learned_before(samples, Trained.on([samples[0].pixels])) == {"a-0"}
+    # One that only names what it held out: of the same data set it has seen the rest.
+    parent = Trained(frozenset(), complete=False, held_out=frozenset({"a-1"}))
+    assert learned_before(samples, parent) == {"a-0"}
 
 
 def test_one_source_cannot_be_left_out(make_sample: MakeSample, tmp_path: Path) -> None:
