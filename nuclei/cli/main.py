@@ -1,19 +1,15 @@
 """The entry point of the `nuclei` command."""
 
-import os
-import signal
 import sys
 
 from nuclei.cli.extras import named_extras
 from nuclei.errors import InvalidOption, MissingPrerequisite, NucleiError
+from nuclei.process.first import end_by_sigterm
 
 
 def main() -> None:
     """Run the command line; an error becomes one red sentence and its exit code."""
-    if os.getpid() == 1:
-        # In a container, where the kernel keeps a signal from a process that has no handler for it.
-        # What a handler raises is lost where it interrupts a `__del__` or a callback of an import.
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(128 + signal.SIGTERM))
+    end_by_sigterm()
     try:
         with named_extras():
             from nuclei.cli.app import app

@@ -4,6 +4,7 @@ import sys
 
 from nuclei.console import print_error
 from nuclei.errors import NucleiError
+from nuclei.process.first import end_by_sigterm
 from serving.logs import write_logs
 from serving.promotion.process import follow, prepare_repository
 from serving.promotion.settings import SyncSettings
@@ -12,6 +13,7 @@ from serving.settings import read_settings
 
 def main() -> None:
     """An error of ours becomes a sentence and its exit code."""
+    end_by_sigterm()
     try:
         settings = read_settings(SyncSettings)
         write_logs(settings)

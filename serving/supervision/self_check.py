@@ -70,9 +70,11 @@ def _segment(
         started = time.monotonic()
         try:
             segmentation = client.segment(frame, model=model, timeout_s=deadline - started)
-        except (EngineUnavailable, Overloaded):
-            if time.monotonic() + _RETRY_S > deadline:
+        except (EngineUnavailable, Overloaded) as error:
+            # Who waits longer than other callers is never let in between them.
+            pause = error.retry_after_s if isinstance(error, Overloaded) else _RETRY_S
+            if time.monotonic() + pause > deadline:
                 raise
-            time.sleep(_RETRY_S)
+            time.sleep(pause)
         else:
             return segmentation, time.monotonic() - started

@@ -1,12 +1,8 @@
-import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import tifffile
 
@@ -123,44 +119,3 @@ def test_a_name_that_the_system_refuses_is_one_sentence() -> None:
 def test_commands_and_client_have_the_same_default_address() -> None:
     # The commands do not import the client, and with it gRPC, before they use it.
     assert gateway.DEFAULT_ADDRESS == connection.DEFAULT_ADDRESS
-
-
-_IN_A_CALLBACK_OF_AN_IMPORT = """
-import sys, time
-class Late:
-    def __del__(self):
-        time.sleep(60)
-class Finder:
-    def find_spec(self, name, *_):
-        if name == "nuclei.cli.app":
-            Late()
-sys.meta_path.insert(0, Finder())
-"""
-
-
-@pytest.mark.parametrize("before", ["", _IN_A_CALLBACK_OF_AN_IMPORT], ids=["usual", "callback"])
-def test_the_first_process_of_a_container_ends_by_sigterm(before: str) -> None:
-    first = ["unshare", "--pid", "--fork", "--kill-child"]
-    if subprocess.run([*first, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("a namespace of processes needs root")
-    code = before + "from nuclei.cli.main import main; main()"
-    command = [*first, sys.executable, "-c", code, "probe", "--address", "127.0.0.1:1"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as outside:
-        try:
-            while not (inside := _handles_sigterm(outside.pid)):
-                assert outside.poll() is None
-                time.sleep(0.01)
-            inside.send_signal(signal.SIGTERM)
-            assert outside.wait(30) == 128 + signal.SIGTERM
-        finally:
-            outside.kill()
-
-
-def _handles_sigterm(pid: int) -> psutil.Process | None:
-    """The child of a process, once it has a handler for SIGTERM."""
-    for child in psutil.Process(pid).children():
-        status = Path(f"/proc/{child.pid}/status").read_text()
-        caught = re.search(r"^SigCgt:\s*(\w+)", status, re.MULTILINE)
-        if caught and int(caught[1], 16) & 1 << (signal.SIGTERM - 1):
-            return child
-    return None
