@@ -88,6 +88,16 @@ class _Some(nn.Module):
         return own
 
 
+def _shipped_version() -> int:
+    (shipped,) = [one for one in list_models(REPOSITORY) if one.name == MODEL]
+    return shipped.champion
+
+
+def _sources(samples: Iterable[Sample], ids: frozenset[str]) -> set[str]:
+    """Sources of which images have these names."""
+    return {sample.source for sample in samples if sample.id in ids}
+
+
 class Bench:
     """The images, and the predictions to them that several experiments share.
 
@@ -125,11 +135,23 @@ class Bench:
 
     @cached_property
     def shipped_files(self) -> Path:
-        """Those of the shipped network, as training registers them."""
+        """Those of the shipped network, as training registers them.
+
+        Raises:
+            InvalidOption: it has learned from images that are to be scored.
+        """
         folder = self.folder / "shipped-files"
         folder.mkdir(exist_ok=True)
-        (shipped,) = [one for one in list_models(REPOSITORY) if one.name == MODEL]
-        return collect_artifacts(REPOSITORY, MODEL, shipped.champion, folder)
+        collect_artifacts(REPOSITORY, MODEL, _shipped_version(), folder)
+        held_out = frozenset(Contract.read(folder / CONTRACT_FILE).held_out)
+        known = _sources(self.split[0] + self.validation, held_out)
+        learned = known & {one.source for one in self.validation if one.id not in held_out}
+        if learned:
+            raise InvalidOption(
+                f"the shipped network has learned from {', '.join(sorted(learned))}, so its score "
+                "there says nothing: --leave others, or name --only experiments without it"
+            )
+        return folder
 
     @property
     def encoder_weights(self) -> Path:
@@ -150,13 +172,9 @@ class Bench:
         training = self.split[0]
         if not self.leave:
             return training[::TEACHING_STRIDE]
-        seen_by_it = {one.source for one in training if one.id in self._shipped_held_out}
+        held_out = frozenset(Contract.read(self.shipped_files / CONTRACT_FILE).held_out)
+        seen_by_it = _sources(training, held_out)
         return [sample for sample in training if sample.source not in seen_by_it]
-
-    @cached_property
-    def _shipped_held_out(self) -> frozenset[str]:
-        """Names of images of the data sets that the shipped network learned from."""
-        return frozenset(Contract.read(self.shipped_files / CONTRACT_FILE).held_out)
 
     def shipped(self, view: View) -> list[Maps]:
         """The shipped network's predictions to one view of the validation images."""
@@ -594,8 +612,12 @@ def described(bench: Bench) -> Mapping[str, str]:
 
 
 def claim(folder: Path, schedule: Schedule, leave: frozenset[str]) -> None:
-    """Bind a folder to one budget; raises InvalidOption if it holds results of another."""
+    """Bind a folder to one budget; raises InvalidOption if it holds results of another.
+
+    The version that is shipped belongs to it: many experiments are on its network.
+    """
     budget = {name: getattr(schedule, name) for name in ("steps", "batch_size", "crop_px")}
+    budget["shipped"] = _shipped_version()
     budget |= {"leave": sorted(leave)} if leave else {}
     path = folder / BUDGET_FILE
     folder.mkdir(parents=True, exist_ok=True)
