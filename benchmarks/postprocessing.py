@@ -32,6 +32,7 @@ from nuclei.inference.pipeline import predict
 from nuclei.postprocessing.accumulation import Maps
 from nuclei.postprocessing.measurement import measure
 from nuclei.postprocessing.watershed import WatershedParameters, label_nuclei
+from nuclei.quality.judgement import group_of
 from nuclei.results.label_codec import compress_labels
 
 ROOT = Path(__file__).parents[1]
@@ -51,7 +52,8 @@ def main() -> None:
     frame = Frame(mosaic(read_frame(EXAMPLE).pixels, SIDE_PX))
     engine = LocalEngine(ROOT / "model_repository")
     prediction = asyncio.run(predict(frame, engine, engine.find("unet")))
-    accumulator, parameters = prediction.accumulator, prediction.served.contract.postprocessing
+    accumulator, contract = prediction.accumulator, prediction.served.contract
+    parameters = contract.parameters[group_of(frame.pixels)]
     assert isinstance(accumulator, Maps)
     assert isinstance(parameters, WatershedParameters)
     maps = accumulator.maps

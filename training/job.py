@@ -28,7 +28,8 @@ from nuclei.imaging.images import frame_from_array
 from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.provenance import DataSet, all_of
 from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
-from nuclei.postprocessing.accumulation import Accumulator, Parameters
+from nuclei.postprocessing.accumulation import Accumulator
+from nuclei.quality.judgement import group_of
 from nuclei.quality.reference import QualityReference
 from nuclei.registry import DATA_TAG, LICENCE_TAG
 from training.curves import learning_curves
@@ -59,7 +60,7 @@ from training.optimisation import Progress, Report, Validate, fit
 from training.quality import MIN_FRAMES, calibrated, calibration_images, observe
 from training.ranks import ALONE, Rank
 from training.schedule import Augmentation, Schedule
-from training.tuning import Tuner, labelled, predict_all
+from training.tuning import Tuner, labelled_all, predict_all
 
 if TYPE_CHECKING:
     from training.tracking import ModelVersion, Run
@@ -416,7 +417,7 @@ def _validate(recipe: Recipe, samples: Sequence[Sample], network: nn.Module) -> 
     contract = recipe.contract()
     engine = recipe.engine(network, contract, recipe.schedule.precision)
     predicted = predict_all(samples, engine, engine.served, tta=False)
-    evaluation = Evaluation.of(samples, _label(predicted, contract.postprocessing))
+    evaluation = Evaluation.of(samples, labelled_all(samples, predicted, contract))
     return {f"val_{name}": value for name, value in _flat(evaluation).items()}
 
 
@@ -432,23 +433,23 @@ def _tune(
     contract, schedule = recipe.contract(), recipe.schedule
     engine = recipe.engine(network.to(schedule.device), contract, FP32)
     answers = predict_all(validation, engine, engine.served, tta=False)
-    tuner = Tuner(contract.method, validation, answers, contract.postprocessing)
+    tuner = Tuner(contract, validation, answers)
     left_out = LeftOutTuning(recipe, folds, validation, answers) if folds else None
     if left_out is None:
         _say(f"tuning the post-processing on the {len(validation)} validation images")
-        parameters = tuner.best(np.arange(len(validation)))
+        tuned = tuner.best(np.arange(len(validation)))
     else:
         _say("tuning the post-processing on sources that were left out")
-        parameters = left_out.best()
+        tuned = left_out.best()
     _say("scoring, without and with TTA")
     views = (answers, predict_all(validation, engine, engine.served, tta=True))
-    predicted = [_label(one, parameters) for one in views]
+    predicted = [labelled_all(validation, one, tuned) for one in views]
     names = (contract.family, f"{contract.family} with TTA")
     comparison = Comparison(
         tuple(
             Entry(
                 name,
-                Evaluation.of(validation, labels, _candidates(validation, one, parameters)),
+                Evaluation.of(validation, labels, _candidates(validation, one, tuned)),
             )
             for name, labels, one in zip(names, predicted, views, strict=True)
         )
@@ -477,8 +478,7 @@ def _tune(
     title = f"{contract.family} on its validation images"
     run.text(report(title, comparison, frames, truths, predicted), "report.html")
     held_out = tuple(sample.id for sample in validation)
-    tuned = replace(contract, postprocessing=parameters, validation=scores, held_out=held_out)
-    return tuned, evaluation, left_out
+    return replace(tuned, validation=scores, held_out=held_out), evaluation, left_out
 
 
 def _calibrate(
@@ -568,16 +568,13 @@ def n_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _label(predicted: Sequence[Accumulator], parameters: Parameters) -> list[NDArray[np.uint32]]:
-    return [labelled(one, parameters) for one in predicted]
-
-
 def _candidates(
-    samples: Sequence[Sample], answers: Sequence[Accumulator], parameters: Parameters
+    samples: Sequence[Sample], answers: Sequence[Accumulator], contract: Contract
 ) -> list[Candidates]:
     pairs = list(zip(samples, answers, strict=True))
+    parameters = contract.parameters
     return [
-        Candidates.of(answer, parameters, frame_from_array(sample.pixels))
+        Candidates.of(answer, parameters[group_of(sample.pixels)], frame_from_array(sample.pixels))
         for sample, answer in tracked(pairs, "candidates")
     ]
 

@@ -22,11 +22,12 @@ from nuclei.evaluation.left_out import LeftOut
 from nuclei.evaluation.scores import Evaluation
 from nuclei.evaluation.unseen import Trained, image_digest, unseen
 from nuclei.formats.png import encode_png
-from nuclei.postprocessing.accumulation import Accumulator, Parameters
+from nuclei.inference.contract import Contract
+from nuclei.postprocessing.accumulation import Accumulator
 from training.data.dataset import Sample
 from training.hardware import FP32
 from training.ranks import Rank
-from training.tuning import Tuner, labelled, predict_all
+from training.tuning import Tuner, labelled_all, predict_all
 
 if TYPE_CHECKING:
     from training.job import LearnedRecipe, Recipe
@@ -185,10 +186,10 @@ class LeftOutTuning:
         pairs = [*chosen, *((one, answer) for one, answer in held_out if one.source not in left)]
         self._sources = np.array([sample.source for sample, _ in pairs])
         samples, answers = zip(*pairs, strict=True)
-        self._tuner = Tuner(contract.method, samples, answers, contract.postprocessing)
+        self._tuner = Tuner(contract, samples, answers)
 
-    def best(self) -> Parameters:
-        """The best parameters for all of them."""
+    def best(self) -> Contract:
+        """The contract with the best parameters for all of them."""
         return self._tuner.best(np.arange(len(self._sources)))
 
     @cached_property
@@ -211,8 +212,8 @@ class LeftOutTuning:
         labels: list[NDArray[np.uint32]] = []
         for fold in self._folds:
             others = np.flatnonzero(~np.isin(self._sources, sorted(fold.sources)))
-            parameters = self._tuner.best(others if len(others) else np.arange(len(self._sources)))
-            labels += [labelled(one, parameters) for one in fold.answers]
+            tuned = self._tuner.best(others if len(others) else np.arange(len(self._sources)))
+            labels += labelled_all(fold.samples, fold.answers, tuned)
         return labels
 
     def figures(self) -> dict[str, float]:

@@ -13,6 +13,7 @@ from nuclei.console import tracked
 from nuclei.evaluation.metrics import Overlap
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference import method
+from nuclei.inference.contract import Contract
 from nuclei.inference.engine import Engine, ServedVersion
 from nuclei.inference.method import Method
 from nuclei.inference.pipeline import predict
@@ -20,6 +21,8 @@ from nuclei.postprocessing.accumulation import Accumulator, Parameters
 from nuclei.postprocessing.consensus import ConsensusParameters
 from nuclei.postprocessing.rendering import RenderingParameters
 from nuclei.postprocessing.watershed import WatershedParameters
+from nuclei.quality.judgement import group_of
+from nuclei.quality.reference import GROUPS
 from training.data.dataset import Sample
 
 WATERSHED: dict[str, tuple[float, ...]] = {
@@ -74,6 +77,8 @@ SEARCHES: dict[Method, Search] = {
     method.CONSENSUS: Search(CONSENSUS, (ConsensusParameters(),)),
 }
 ROUNDS = 3
+# Images in colour, and as many grey ones, from which parameters are tuned for each.
+APART = 20
 
 
 def coordinate_search(
@@ -115,56 +120,70 @@ def predict_all(
 class Tuner:
     """Searches the parameters of post-processing, one at a time, for the best mean DSB score.
 
+    Frames in colour get parameters of their own where there are enough of them and of grey ones.
     Every modality of a source weighs the square root of its count in that mean, as in training:
     otherwise the parameters would suit only the most common one.
     """
 
     def __init__(
         self,
-        method: Method,
+        contract: Contract,
         samples: Sequence[Sample],
         predicted: Sequence[Accumulator],
-        known: Parameters | None = None,
     ) -> None:
         """Take validation samples and what a model answers to them.
 
         Args:
-            method: of post-processing.
+            contract: of the model; of parameters that are equally good its own are kept.
             samples: with their nuclei.
             predicted: answers to them.
-            known: parameters that are good already: of equal ones they are kept.
         """
-        self._method = method
-        self._known = known
+        self._contract = contract
         self._samples = samples
         self._predicted = predicted
+        self._groups = np.array([group_of(sample.pixels) for sample in samples])
         kinds = [(sample.source, sample.modality) for sample in samples]
         counts = Counter(kinds)
         self._weights = np.array([counts[kind] ** -0.5 for kind in kinds])
-        self._scores: dict[Parameters, NDArray[np.float64]] = {}
+        self._scores: dict[tuple[Parameters, str], NDArray[np.float64]] = {}
 
-    def scores(self, parameters: Parameters) -> NDArray[np.float64]:
-        """DSB score of every sample, float64 [N]."""
-        if parameters not in self._scores:
-            self._scores[parameters] = np.array(
-                [
-                    Overlap.of(sample.labels, labelled(one, parameters)).dsb_score()
-                    for sample, one in zip(self._samples, self._predicted, strict=True)
-                ]
-            )
-        return self._scores[parameters]
+    def scores(self, contract: Contract) -> NDArray[np.float64]:
+        """DSB score of every sample with a contract's parameters, float64 [N]."""
+        return self._assembled(contract.parameters)
 
-    def best(self, chosen: NDArray[np.intp]) -> Parameters:
-        """Best parameters for the samples of these indices."""
+    def best(self, chosen: NDArray[np.intp]) -> Contract:
+        """The contract with the best parameters for the samples of these indices."""
+        of_group = {group: chosen[self._groups[chosen] == group] for group in GROUPS}
+        if min(map(len, of_group.values())) < APART:
+            parameters, colour = self._best(chosen), None
+        else:
+            parameters, colour = self._best(of_group["grey"]), self._best(of_group["colour"])
+        return replace(self._contract, postprocessing=parameters, colour_postprocessing=colour)
+
+    def _best(self, chosen: NDArray[np.intp]) -> Parameters:
+        groups = set(self._groups[chosen])
 
         def mean(parameters: Parameters) -> float:
-            scores = self.scores(parameters)[chosen]
+            scores = self._assembled(dict.fromkeys(groups, parameters))[chosen]
             return float(np.average(scores, weights=self._weights[chosen]))
 
-        search = SEARCHES[self._method]
-        starts = search.starts if self._known is None else (self._known, *search.starts)
-        start = max(starts, key=mean)
+        search = SEARCHES[self._contract.method]
+        start = max((*self._contract.parameters.values(), *search.starts), key=mean)
         return coordinate_search(start, search.grid, _changed, mean, ROUNDS)
+
+    def _assembled(self, parameters: Mapping[str, Parameters]) -> NDArray[np.float64]:
+        """DSB scores, float64 [N], with the parameters of each group; NaN in groups without."""
+        scores = np.full(len(self._samples), np.nan)
+        for group, own in parameters.items():
+            indices = np.flatnonzero(self._groups == group).tolist()
+            if (own, group) not in self._scores:
+                self._scores[own, group] = np.array([self._score(index, own) for index in indices])
+            scores[indices] = self._scores[own, group]
+        return scores
+
+    def _score(self, index: int, parameters: Parameters) -> float:
+        labels = labelled(self._predicted[index], parameters)
+        return Overlap.of(self._samples[index].labels, labels).dsb_score()
 
     def cross_validated_score(self, seed: int) -> float:
         """Mean DSB score of each half of the samples with parameters tuned on the other half.
@@ -175,6 +194,16 @@ class Tuner:
         halves = np.array_split(order, 2)
         scores = [self.scores(self.best(there))[here] for here, there in (halves, halves[::-1])]
         return float(np.concatenate(scores).mean())
+
+
+def labelled_all(
+    samples: Sequence[Sample], predicted: Sequence[Accumulator], contract: Contract
+) -> list[NDArray[np.uint32]]:
+    """The nuclei in each sample, with the parameters of its kind, uint32 [H, W]."""
+    return [
+        labelled(one, contract.parameters[group_of(sample.pixels)])
+        for sample, one in zip(samples, predicted, strict=True)
+    ]
 
 
 def labelled(predicted: Accumulator, parameters: Parameters) -> NDArray[np.uint32]:

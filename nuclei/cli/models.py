@@ -208,8 +208,9 @@ def _exported(repository: Path) -> Table:
     for entry in list_models(repository):
         versions = ", ".join(map(str, entry.versions))
         scores, contract = _scores(entry.contract.validation), entry.contract
-        tuned = contract.postprocessing.threshold, contract.postprocessing.min_area_px
-        told = _tuned(*tuned, contract.diameters_px)
+        thresholds = {group: one.threshold for group, one in contract.parameters.items()}
+        areas = {group: one.min_area_px for group, one in contract.parameters.items()}
+        told = _tuned(thresholds, areas, contract.diameters_px)
         table.add_row(entry.name, versions, str(entry.champion), scores, told)
     return table
 
@@ -227,12 +228,25 @@ def _served(gateway: Gateway) -> Table:
     return table
 
 
-def _tuned(threshold: float, min_area_px: int, diameters_px: Mapping[str, float]) -> str:
+def _tuned(
+    thresholds: Mapping[str, float],
+    min_areas_px: Mapping[str, int],
+    diameters_px: Mapping[str, float],
+) -> str:
     """What `nuclei segment --threshold`, `--min-area` and `--diameter` change."""
-    diameters = (
-        f"diameter {size:.0f} px ({group})" for group, size in sorted(diameters_px.items())
-    )
-    return ", ".join([f"threshold {threshold:g}", f"min area {min_area_px} px", *diameters])
+    told = [
+        _by_group("threshold {:g}", thresholds),
+        _by_group("min area {} px", min_areas_px),
+        _by_group("diameter {:.0f} px", diameters_px),
+    ]
+    return ", ".join(part for part in told if part)
+
+
+def _by_group(what: str, values: Mapping[str, float]) -> str:
+    """A value of all frames, or those of grey ones and of those in colour."""
+    if len(values) > 1 and len(set(values.values())) == 1:
+        return what.format(next(iter(values.values())))
+    return ", ".join(f"{what.format(value)} ({group})" for group, value in sorted(values.items()))
 
 
 def _scores(validation: Mapping[str, float]) -> str:

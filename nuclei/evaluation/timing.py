@@ -19,6 +19,7 @@ from nuclei.imaging.images import Frame
 from nuclei.inference.contract import Contract
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.pipeline import predict
+from nuclei.quality.judgement import group_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +125,7 @@ def _infer(repository: Path, model: str, tta: bool, frame: Frame) -> TimedInfere
     started = time.perf_counter()
     engine = _engine(repository)
     found = asyncio.run(predict(frame, engine, engine.find(model), tta=tta))
-    parameters = found.served.contract.postprocessing
+    parameters = found.served.contract.parameters[group_of(frame.pixels)]
     labels, _ = found.accumulator.label(parameters, lambda: None)
     seconds = time.perf_counter() - started
     candidates = Candidates.of(found.accumulator, parameters, frame)

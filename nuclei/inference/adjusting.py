@@ -92,7 +92,7 @@ def changes(
         seen: as the model saw it.
         left_out: number of nuclei that it found and that were left out.
     """
-    tuned, said = contract.postprocessing, []
+    tuned, said = contract.parameters[group_of(frame.pixels)], []
     if adjustments.threshold is not None:
         said.append(
             f"the threshold was {adjustments.threshold:g}; the model was tuned to "

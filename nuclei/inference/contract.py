@@ -60,6 +60,10 @@ def _parameters(given: object, info: ValidationInfo) -> Parameters:
     return _PARAMETERS[kind].validate_json(json.dumps(given))
 
 
+def _parameters_or_none(given: object, info: ValidationInfo) -> Parameters | None:
+    return None if given is None else _parameters(given, info)
+
+
 Text = Annotated[str, Field(max_length=1024)]
 Numbers = Annotated[dict[Text, float], Field(max_length=1024)]
 
@@ -78,6 +82,8 @@ class Contract:
         stride: tile sides are multiples of this, pixels.
         pixel_size_um: pixel size of the training images, micrometres; None when unknown.
         postprocessing: parameters of the method.
+        colour_postprocessing: those of frames in colour, where they were tuned apart; None when
+            they are the same.
         validation: scores reached on the validation images, by name (`dsb_score`,
             `dsb_score/histology`, `tta/dsb_score`).
         held_out: names of the validation images, which the model was not trained on.
@@ -99,12 +105,19 @@ class Contract:
     postprocessing: Annotated[Parameters, PlainValidator(_parameters)] = field(
         default_factory=WatershedParameters
     )
+    colour_postprocessing: Annotated[Parameters | None, PlainValidator(_parameters_or_none)] = None
     validation: Numbers = field(default_factory=dict)
     held_out: Annotated[tuple[Text, ...], Field(max_length=2**20)] = ()
     training: Numbers = field(default_factory=dict)
     licence: Text = ""
     data: Annotated[tuple[DataSet, ...], Field(max_length=1024)] = ()
     quality: QualityReference | None = None
+
+    @property
+    def parameters(self) -> dict[str, Parameters]:
+        """The parameters of the method, of grey frames and of those in colour."""
+        colour = self.colour_postprocessing or self.postprocessing
+        return {"grey": self.postprocessing, "colour": colour}
 
     @property
     def diameters_px(self) -> dict[str, float]:
@@ -131,6 +144,9 @@ class Contract:
             **vars(self),
             "method": self.method.name,
             "postprocessing": asdict(self.postprocessing),
+            "colour_postprocessing": (
+                None if self.colour_postprocessing is None else asdict(self.colour_postprocessing)
+            ),
             "data": [asdict(one) for one in self.data],
             "quality": None if self.quality is None else asdict(self.quality),
         }

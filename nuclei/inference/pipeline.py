@@ -219,7 +219,8 @@ def _label(
 ) -> _Found:
     """The nuclei of a frame as the model sees it, `seen` of its pixels for one of the caller's."""
     contract, accumulator = prediction.served.contract, prediction.accumulator
-    parameters = adjusted(contract.postprocessing, adjustments, seen)
+    group = group_of(frame.pixels)
+    parameters = adjusted(contract.parameters[group], adjustments, seen)
     left_out = 0
     with watch.timed("postprocess"):
         labels, scores = accumulator.label(parameters, check)
@@ -244,7 +245,7 @@ def _label(
             contract.pixel_size_um,
             check,
         )
-        judgement = judge(quality, contract.quality, group_of(frame.pixels))
+        judgement = judge(quality, contract.quality, group)
     return _Found(labels, nuclei, judgement, left_out)
 
 

@@ -1416,9 +1416,49 @@ Global___ModelInfo: _TypeAlias = ModelInfo  # noqa: Y015
 
 @_typing.final
 class Tuned(_message.Message):
-    """What a model was tuned to, as Adjustments name it."""
+    """What a model was tuned to, as Adjustments name it, by the kind of a frame: grey, colour."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ThresholdEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class MinAreaPxEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     @_typing.final
     class DiameterPxEntry(_message.Message):
@@ -1443,20 +1483,21 @@ class Tuned(_message.Message):
     THRESHOLD_FIELD_NUMBER: _builtins.int
     MIN_AREA_PX_FIELD_NUMBER: _builtins.int
     DIAMETER_PX_FIELD_NUMBER: _builtins.int
-    threshold: _builtins.float
-    min_area_px: _builtins.int
+    @_builtins.property
+    def threshold(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]: ...
+    @_builtins.property
+    def min_area_px(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     @_builtins.property
     def diameter_px(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """What nuclei measure across in most frames that it was calibrated with, by their kind: grey,
-        colour. Nuclei of about this size need no Adjustments.diameter_px. Empty: not calibrated, and
+        """What nuclei measure across in most frames that it was calibrated with. Nuclei of about this size need no Adjustments.diameter_px. Empty: not calibrated, and
         Adjustments.diameter_px cannot be used.
         """
 
     def __init__(
         self,
         *,
-        threshold: _builtins.float = ...,
-        min_area_px: _builtins.int = ...,
+        threshold: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        min_area_px: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         diameter_px: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015

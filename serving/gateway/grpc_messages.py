@@ -19,6 +19,7 @@ from nuclei.imaging.frame_options import FrameOptions
 from nuclei.imaging.images import Frame, FrameLimits, frame_from_plane
 from nuclei.imaging.scaling import AS_STORED, Scale
 from nuclei.imaging.selection import Projection, Selection
+from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
 from nuclei.names import check_id, check_name
 from nuclei.quoting import sentence
@@ -408,6 +409,14 @@ def retry_after_ms(error: Overloaded) -> int:
     return round(error.retry_after_s * 1e3)
 
 
+def _tuned(contract: Contract) -> pb.Tuned:
+    return pb.Tuned(
+        threshold={group: one.threshold for group, one in contract.parameters.items()},
+        min_area_px={group: one.min_area_px for group, one in contract.parameters.items()},
+        diameter_px=contract.diameters_px,
+    )
+
+
 def server_info_message(info: ServerInfo) -> pb.GetServerInfoResponse:
     """What is served, and the limits."""
     return pb.GetServerInfoResponse(
@@ -421,11 +430,7 @@ def server_info_message(info: ServerInfo) -> pb.GetServerInfoResponse:
                 pixel_size_um=served.champion.contract.pixel_size_um,
                 validation=served.champion.contract.validation,
                 precision=served.precision,
-                tuned=pb.Tuned(
-                    threshold=served.champion.contract.postprocessing.threshold,
-                    min_area_px=served.champion.contract.postprocessing.min_area_px,
-                    diameter_px=served.champion.contract.diameters_px,
-                ),
+                tuned=_tuned(served.champion.contract),
             )
             for served in info.models
         ],

@@ -7,6 +7,7 @@ import tifffile
 from nuclei.errors import InvalidOption
 from nuclei.inference.model_config import CONFIG_FILE, contract_of, read_model_config
 from tests.shipped import GRAPH, SHIPPED
+from training.schedule import Schedule
 
 
 def _write(folder: Path, names: tuple[str, ...]) -> Path:
@@ -20,7 +21,7 @@ def _write(folder: Path, names: tuple[str, ...]) -> Path:
 
 
 def test_the_shipped_network_is_not_scored_on_what_it_learned(tmp_path: Path) -> None:
-    from experiments import Bench, Schedule
+    from experiments import Bench
 
     held_out = contract_of(read_model_config(SHIPPED / GRAPH / CONFIG_FILE)).held_out
     known = _write(tmp_path / "known", (held_out[0], "learned"))
@@ -42,7 +43,7 @@ def test_results_of_two_shipped_versions_are_not_mixed(
 ) -> None:
     import experiments
 
-    schedule = experiments.Schedule(steps=1)
+    schedule = Schedule(steps=1)
     experiments.claim(tmp_path, schedule, frozenset())
     experiments.claim(tmp_path, schedule, frozenset())
     monkeypatch.setattr(experiments, "_shipped_version", lambda: 1000)

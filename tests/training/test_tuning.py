@@ -4,17 +4,16 @@ import numpy as np
 
 from nuclei.imaging.tiles import plan_tiles
 from nuclei.inference.contract import Contract
-from nuclei.inference.method import WATERSHED
 from nuclei.postprocessing.accumulation import Maps
 from nuclei.postprocessing.watershed import WatershedParameters
 from training.data.dataset import Sample
 from training.data.targets import target_maps
-from training.tuning import Tuner
+from training.tuning import APART, Tuner
 
 
-def unsure(sample: Sample) -> Maps:
-    """The truth, as answered by a network that is always unsure."""
-    maps = (target_maps(sample.labels) * 140).astype(np.uint8)
+def unsure(sample: Sample, level: int = 140) -> Maps:
+    """The truth, as answered by a network that is always unsure; 255 would be sure."""
+    maps = (target_maps(sample.labels) * level).astype(np.uint8)
     side = -(-max(maps.shape[1:]) // 32) * 32
     found = Maps(("MAPS",), Contract("unet").maps, plan_tiles(*maps.shape[1:], side, 0, 32))
     missing = [(0, side - length) for length in maps.shape[1:]]
@@ -23,12 +22,34 @@ def unsure(sample: Sample) -> Maps:
 
 
 def test_tuning_never_loses_and_finds_a_shifted_threshold(samples: list[Sample]) -> None:
-    tuner = Tuner(WATERSHED, samples, [unsure(sample) for sample in samples])
+    untuned = Contract("unet")
+    tuner = Tuner(untuned, samples, [unsure(sample) for sample in samples])
     everything = np.arange(len(samples))
     best = tuner.best(everything)
-    assert isinstance(best, WatershedParameters)
-    assert best.foreground_threshold < 0.55
-    strict = replace(WatershedParameters(), foreground_threshold=0.6)
-    assert tuner.scores(best).mean() >= tuner.scores(WatershedParameters()).mean()
+    assert isinstance(best.postprocessing, WatershedParameters)
+    assert best.postprocessing.foreground_threshold < 0.55
+    assert best.colour_postprocessing is None
+    strict = replace(
+        untuned, postprocessing=replace(WatershedParameters(), foreground_threshold=0.6)
+    )
+    assert tuner.scores(best).mean() >= tuner.scores(untuned).mean()
     assert tuner.scores(best).mean() > tuner.scores(strict).mean() + 0.3
     assert 0.5 < tuner.cross_validated_score(seed=0) <= tuner.scores(best).mean() + 1e-9
+
+
+def test_frames_in_colour_get_parameters_of_their_own_where_there_are_enough() -> None:
+    """Here the network is unsure of grey frames alone."""
+    labels = np.zeros((48, 48), np.uint16)
+    labels[8:24, 8:24], labels[28:44, 20:36] = 1, 2
+    grey = np.where(labels[..., None] > 0, np.uint8(200), np.uint8(20))
+    colour = np.concatenate([grey, grey // 2, grey], axis=2)
+    pixels = [grey] * APART + [colour] * APART
+    samples = [Sample(str(n), "mixed", one, labels) for n, one in enumerate(pixels)]
+    answers = [unsure(s, 140 if s.pixels.shape[2] == 1 else 255) for s in samples]
+    tuner = Tuner(Contract("unet"), samples, answers)
+    best = tuner.best(np.arange(2 * APART))
+    assert best.parameters["grey"].threshold < 0.55
+    assert best.parameters["colour"] == WatershedParameters()
+    assert tuner.scores(best).min() > 0.9
+    # One image of colour less is too few for parameters of its own.
+    assert tuner.best(np.arange(2 * APART - 1)).colour_postprocessing is None

@@ -230,6 +230,7 @@ class Sam(LearnedRecipe):
             stride=found.stride,
             pixel_size_um=self.pixel_size_um,
             postprocessing=found.postprocessing,
+            colour_postprocessing=found.colour_postprocessing,
         )
 
     def build(self) -> nn.Module:

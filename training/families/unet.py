@@ -89,6 +89,7 @@ class UNet(LearnedRecipe):
             halo=parent.halo,
             pixel_size_um=self.pixel_size_um,
             postprocessing=parent.postprocessing,
+            colour_postprocessing=parent.colour_postprocessing,
         )
 
     def build(self) -> nn.Module:

@@ -91,8 +91,10 @@ function chooseModel() {
   fields.tta.disabled = !model.tta;
   if (!model.tta) fields.tta.checked = false;
   for (const input of get("knobs").querySelectorAll("input")) {
-    const value = model.inUse ? model.tuned?.[input.id.replace("knob-", "")] : null;
-    input.placeholder = typeof value === "number" ? `${short(value)} (as tuned)` : "as tuned";
+    const tuned = Object.entries((model.inUse && model.tuned?.[input.id.replace("knob-", "")]) || {});
+    const alike = tuned.length > 1 && tuned.every(([, value]) => value === tuned[0][1]);
+    const told = alike ? `${short(tuned[0][1])} (as tuned)` : tuned.map(([kind, value]) => `${kind} ${short(value)}`).join(", ");
+    input.placeholder = told || "as tuned";
   }
   const own = optionsOf(model, fields.tta.checked);
   const others = models.flatMap((each) => (each.tta ? [false, true] : [false]).map((tta) => [each, tta]));

@@ -17,6 +17,7 @@ from nuclei.postprocessing.watershed import WatershedParameters
 CONTRACT = Contract(
     "unet",
     postprocessing=WatershedParameters(min_area_px=7),
+    colour_postprocessing=WatershedParameters(h=0.3),
     validation={"dsb_score": 0.5},
     licence="Apache-2.0 AND CC0-1.0",
     data=(DataSet("lab", "CC0-1.0", "A. Person, 2020", {"histology": 2}, {"histology": 31}),),
@@ -51,6 +52,8 @@ IMPOSSIBLE: dict[str, dict[str, Any]] = {
     "an unknown method": {"method": "x" * 10**6},
     "a probability above 1": {"postprocessing": {"h": 2.0}},
     "no parameters": {"postprocessing": 3},
+    "no parameters of colour": {"colour_postprocessing": 3},
+    "a probability above 1 in colour": {"colour_postprocessing": {"h": 2.0}},
     "a data set of -1 images": {"data": [{"name": "a", "images": {"histology": -1}}]},
     "data sets that are names": {"data": ["lab"]},
     "text for maps": {"maps": "foreground"},

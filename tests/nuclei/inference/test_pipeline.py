@@ -291,6 +291,22 @@ def test_a_lower_threshold_finds_fainter_nuclei_and_says_so() -> None:
     assert counts == {None: 1, 0.9: 1, 0.5: 1, 0.2: 2}
 
 
+def test_frames_in_colour_are_segmented_with_parameters_of_their_own() -> None:
+    pixels = np.full((100, 200, 1), 20, np.uint8)
+    cv2.circle(pixels, (50, 50), 20, 220, -1)
+    cv2.circle(pixels, (150, 50), 20, 100, -1)
+    grey, colour = Frame(pixels), Frame(np.concatenate([pixels, pixels, pixels // 2], axis=2))
+    alike = Contract("unet", postprocessing=LOW)
+    apart = replace(alike, colour_postprocessing=LOW.with_threshold(0.2))
+    counts = [
+        len(adjusted(frame, one).nuclei) for one in (alike, apart) for frame in (grey, colour)
+    ]
+    assert counts[:3] == [1, 1, 1]
+    assert counts[3] == 2
+    said = adjusted(colour, apart, threshold=0.5).warnings
+    assert said[0] == "the threshold was 0.5; the model was tuned to 0.2"
+
+
 @pytest.mark.parametrize("diameter", [None, 15.0])
 def test_nuclei_under_the_least_area_are_left_out_and_counted(diameter: float | None) -> None:
     frame, contract = spots(300, 400, 3), calibrated(grey_area_px=700)

@@ -324,9 +324,11 @@ def test_server_info_names_models_and_limits(stub: SegmentationStub) -> None:
     assert [(model.name, model.tta) for model in info.models] == [("unet", True)]
     assert info.models[0].version.isdigit()
     assert info.models[0].precision == fast_precision(read_cpuinfo()).lower()
-    assert 0 < info.models[0].tuned.threshold < 1
-    assert info.models[0].tuned.min_area_px > 0
-    assert set(info.models[0].tuned.diameter_px) == {"grey", "colour"}
+    tuned = info.models[0].tuned
+    assert set(tuned.threshold) == set(tuned.min_area_px) == {"grey", "colour"}
+    assert set(tuned.diameter_px) == {"grey", "colour"}
+    assert all(0 < value < 1 for value in tuned.threshold.values())
+    assert all(value > 0 for value in tuned.min_area_px.values())
     assert info.limits.max_request_bytes == 8 * 2**20
     assert info.limits.default_timeout_ms == 30000
 

@@ -374,8 +374,9 @@ def test_models_are_listed(http: httpx.Client) -> None:
     assert [model["name"] for model in said["models"]] == ["unet"]
     assert said["models"][0]["precision"] in ("bf16", "fp32")
     tuned = said["models"][0]["tuned"]
-    assert 0 < tuned["threshold"] < 1
-    assert tuned["min_area"] > 0
+    assert tuned.keys() == {"threshold", "min_area", "diameter"}
+    assert all(0 < tuned["threshold"][kind] < 1 for kind in ("grey", "colour"))
+    assert all(tuned["min_area"][kind] > 0 for kind in ("grey", "colour"))
     assert 10 < tuned["diameter"]["colour"] < tuned["diameter"]["grey"] < 50
     assert said["limits"]["max_bytes"] == LIMIT
 
