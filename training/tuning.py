@@ -120,7 +120,8 @@ def predict_all(
 class Tuner:
     """Searches the parameters of post-processing, one at a time, for the best mean DSB score.
 
-    Frames in colour get parameters of their own where there are enough of them and of grey ones.
+    Frames in colour get parameters of their own where there are enough of them and of grey ones;
+    a contract that has them keeps those of the kind of which there are no samples.
     Every modality of a source weighs the square root of its count in that mean, as in training:
     otherwise the parameters would suit only the most common one.
     """
@@ -153,12 +154,18 @@ class Tuner:
 
     def best(self, chosen: NDArray[np.intp]) -> Contract:
         """The contract with the best parameters for the samples of these indices."""
-        of_group = {group: chosen[self._groups[chosen] == group] for group in GROUPS}
-        if min(map(len, of_group.values())) < APART:
-            parameters, colour = self._best(chosen), None
-        else:
-            parameters, colour = self._best(of_group["grey"]), self._best(of_group["colour"])
-        return replace(self._contract, postprocessing=parameters, colour_postprocessing=colour)
+        grey, colour = (chosen[self._groups[chosen] == group] for group in GROUPS)
+        contract = self._contract
+        known = contract.colour_postprocessing is not None
+        if known and not len(colour):
+            return replace(contract, postprocessing=self._best(grey))
+        if known and not len(grey):
+            return replace(contract, colour_postprocessing=self._best(colour))
+        if min(len(grey), len(colour)) < APART:
+            return replace(contract, postprocessing=self._best(chosen), colour_postprocessing=None)
+        return replace(
+            contract, postprocessing=self._best(grey), colour_postprocessing=self._best(colour)
+        )
 
     def _best(self, chosen: NDArray[np.intp]) -> Parameters:
         groups = set(self._groups[chosen])

@@ -208,9 +208,7 @@ def _exported(repository: Path) -> Table:
     for entry in list_models(repository):
         versions = ", ".join(map(str, entry.versions))
         scores, contract = _scores(entry.contract.validation), entry.contract
-        thresholds = {group: one.threshold for group, one in contract.parameters.items()}
-        areas = {group: one.min_area_px for group, one in contract.parameters.items()}
-        told = _tuned(thresholds, areas, contract.diameters_px)
+        told = _tuned(contract.thresholds, contract.min_areas_px, contract.diameters_px)
         table.add_row(entry.name, versions, str(entry.champion), scores, told)
     return table
 

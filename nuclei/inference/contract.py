@@ -120,6 +120,16 @@ class Contract:
         return {"grey": self.postprocessing, "colour": colour}
 
     @property
+    def thresholds(self) -> dict[str, float]:
+        """What `Adjustments.threshold` replaces, of grey frames and of those in colour."""
+        return {group: one.threshold for group, one in self.parameters.items()}
+
+    @property
+    def min_areas_px(self) -> dict[str, int]:
+        """What `Adjustments.min_area_px` replaces, of grey frames and of those in colour."""
+        return {group: one.min_area_px for group, one in self.parameters.items()}
+
+    @property
     def diameters_px(self) -> dict[str, float]:
         """What nuclei measure across in most frames that it was calibrated with, pixels.
 

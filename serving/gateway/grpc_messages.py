@@ -411,8 +411,8 @@ def retry_after_ms(error: Overloaded) -> int:
 
 def _tuned(contract: Contract) -> pb.Tuned:
     return pb.Tuned(
-        threshold={group: one.threshold for group, one in contract.parameters.items()},
-        min_area_px={group: one.min_area_px for group, one in contract.parameters.items()},
+        threshold=contract.thresholds,
+        min_area_px=contract.min_areas_px,
         diameter_px=contract.diameters_px,
     )
 

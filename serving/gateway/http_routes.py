@@ -311,8 +311,8 @@ def _doubts(segmentation: Segmentation) -> dict[str, str]:
 def _tuned(contract: Contract) -> dict[str, Any]:
     """What the parameters that adjust a model are without them."""
     return {
-        "threshold": {group: one.threshold for group, one in contract.parameters.items()},
-        "min_area": {group: one.min_area_px for group, one in contract.parameters.items()},
+        "threshold": contract.thresholds,
+        "min_area": contract.min_areas_px,
         "diameter": contract.diameters_px,
     }
 
