@@ -92,11 +92,16 @@ def changes(
         seen: as the model saw it.
         left_out: number of nuclei that it found and that were left out.
     """
-    tuned, said = contract.parameters[group_of(frame.pixels)], []
+    said = []
+
+    def tuned() -> Parameters:
+        # Only where it is said: of a frame without colour all pixels are looked at.
+        return contract.parameters[group_of(frame.pixels)]
+
     if adjustments.threshold is not None:
         said.append(
             f"the threshold was {adjustments.threshold:g}; the model was tuned to "
-            f"{tuned.threshold:g}"
+            f"{tuned().threshold:g}"
         )
     if seen is not frame:
         (height, width), (rows, columns) = frame.pixels.shape[:2], seen.pixels.shape[:2]
@@ -108,7 +113,7 @@ def changes(
         )
     least = adjustments.min_area_px
     if least is not None:
-        of_model = f"; the model was tuned to {tuned.min_area_px}" if seen is frame else ""
+        of_model = f"; the model was tuned to {tuned().min_area_px}" if seen is frame else ""
         said.append(
             f"nuclei of fewer than {least} pixels were left out, {left_out} of those found"
             f"{of_model}"
