@@ -52,7 +52,9 @@ SETTINGS = {
     # Nobody listens there: spans are lost, and exemplars name them.
     "NUCLEI_TRACES": "http://127.0.0.1:9/v1/traces",
 }
-WAIT_S = 30.0
+WAIT_S = 120.0
+# A shadow gives way to callers: it needs pauses of several tiles, also on a busy machine.
+QUIET_S = 1.0
 # Prometheus scrapes every second.
 SCRAPED_S = 1.5
 # All measures of grey frames, over the shortest window; every frame is out of focus.
@@ -164,7 +166,7 @@ class Traffic:
         while not happened():
             assert time.monotonic() < deadline, self.served.output
             self._version()
-            time.sleep(0.1)
+            time.sleep(QUIET_S)
 
     def _version(self) -> str:
         """The version that answers a frame now."""
