@@ -219,8 +219,18 @@ class LearnedRecipe(Recipe):
 
     captures_graph: ClassVar[bool] = False
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it starts from a model instead of from random weights."""
+        return False
+
     def check(self) -> None:
         super().check()
+        if not self.schedule.steps and not self.goes_on:
+            raise InvalidOption(
+                "--steps 0 only tunes the post-processing of a model that is there; give it as "
+                "--from, or more steps"
+            )
         if self.fold_steps is not None and not self.folds:
             raise InvalidOption("--fold-steps is of --folds: give both, or neither")
 

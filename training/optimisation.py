@@ -136,6 +136,10 @@ def fit(
         return best_network(learner, folder), finished_progress(folder)
     optimisation = _Optimisation(learner, schedule, rank)
     progress = optimisation.resume(checkpoint)
+    if not schedule.steps and schedule.minutes is None:
+        optimisation.keep_best({}, folder / BEST_FILE)
+        rank.of_first(lambda: finish(folder, progress, schedule))
+        return best_network(learner, folder), progress
     told_to_stop = False
     with _Bar(validate is not None, rank.leads) as bar, rank.stop.deferred():
         for images, targets in _crops(learner, samples, schedule, progress.step, rank):

@@ -49,7 +49,7 @@ class Schedule:
     """How a network is trained.
 
     Attributes:
-        steps: optimiser steps in all.
+        steps: optimiser steps in all; 0 leaves the weights that training starts from.
         minutes: how long to train; replaces the number of steps. None trains for all steps.
         batch_size: crops per step.
         crop_px: side of a crop, pixels, multiple of 32.

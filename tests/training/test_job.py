@@ -292,6 +292,31 @@ def test_it_begins_with_the_parents_answers_and_keeps_its_statistics(
     assert changed == {"weight", "bias"}
 
 
+def test_without_steps_only_the_post_processing_is_tuned(
+    trained: TrainedModel,
+    parent: Path,
+    samples: list[Sample],
+    make_sample: MakeSample,
+    tmp_path: Path,
+) -> None:
+    own = [make_sample(f"own-{seed}", "fluorescence", (96, 128), seed) for seed in range(50, 55)]
+    asked = going_on(written(tmp_path / "old", samples), parent)
+    asked = replace(
+        asked,
+        data=(tmp_path / "old", written(tmp_path / "new", own)),
+        schedule=replace(asked.schedule, steps=0),
+        folds=2,
+    )
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    model = train(asked, tmp_path / "run", uri)
+    files = Path(mlflow.artifacts.download_artifacts("models:/nuclei-mylab/1", tracking_uri=uri))
+    assert (files / "network.onnx").read_bytes() == (parent / "network.onnx").read_bytes()
+    assert model.contract.postprocessing != trained.contract.postprocessing
+    assert "left_out/dsb_score/new" in model.contract.validation
+    with pytest.raises(InvalidOption, match="is finished"):
+        train(asked, tmp_path / "run", uri)
+
+
 def test_another_network_than_the_parents_leaves_nothing_behind(
     parent: Path, samples: list[Sample], tracking_uri: str, tmp_path: Path
 ) -> None:
@@ -310,6 +335,7 @@ UNUSABLE: list[tuple[dict[str, Any], type[NucleiError], str]] = [
     ({"schedule": replace(SCHEDULE, crop_px=100)}, InvalidOption, "multiple of 32"),
     ({"schedule": replace(SCHEDULE, precision="fp8")}, InvalidOption, "expected auto, bf16, fp32"),
     ({"schedule": replace(SCHEDULE, device="gpu")}, InvalidOption, "expected cpu, cuda"),
+    ({"schedule": replace(SCHEDULE, steps=0)}, InvalidOption, "give it as --from"),
     ({"categories": ("nucleus",)}, InvalidData, "no object of category 'nucleus'"),
 ]
 

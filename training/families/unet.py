@@ -74,6 +74,10 @@ class UNet(LearnedRecipe):
     family = "unet"
     captures_graph = True
 
+    @property
+    def goes_on(self) -> bool:
+        return self.parent_files is not None
+
     def contract(self) -> Contract:
         if self.parent_files is None:
             return Contract(

@@ -62,7 +62,10 @@ VALIDATION_FRACTION, VALIDATION_FRACTION_OF_FEW = 0.1, 0.2
 FROM = "parent"
 # Fields of a Schedule that a caller may set; what is not given, the family has (`trains`).
 SCHEDULE_OPTIONS: dict[str, Any] = {
-    "steps": Annotated[int, typer.Option(min=1, help="Optimiser steps.")],
+    "steps": Annotated[
+        int,
+        typer.Option(min=0, help="Optimiser steps; 0 only tunes the post-processing of --from."),
+    ],
     "batch_size": Annotated[int, typer.Option(min=2, help="Crops per step.")],
     "crop_px": Annotated[int, typer.Option("--crop", min=64, help="Side of a crop, pixels.")],
     "learning_rate": Annotated[float, typer.Option(help="Peak learning rate.")],

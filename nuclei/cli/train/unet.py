@@ -28,6 +28,9 @@ nuclei train unet my_images/ --loss bce_log_dice+hard_pixels --seed 7
 nuclei train unet my_images/ --from champion --name mylab  (goes on from the model that serves;
 minutes, with as few as five images)
 
+nuclei train unet lab_a/ lab_b/ --from champion --steps 0 --folds 4   (only tunes its
+post-processing, on laboratories that it has not seen)
+
 nuclei train unet --resume runs/unet-20260101-120000    (after a kill or a power cut)
 
 Then: nuclei models; nuclei export --repository my_models/; nuclei serve --repository my_models/
