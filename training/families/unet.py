@@ -1,8 +1,8 @@
 """The U-Net and other networks that give maps of the whole image, for a watershed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from nuclei.inference.contract import CONTRACT_FILE, Contract, is_family
 from nuclei.inference.graph import MAP_NETWORK, TTA_SUFFIX
 from nuclei.inference.method import WATERSHED
 from nuclei.inference.provenance import DATA_NOT_STATED, DataSet
+from nuclei.quality.reference import GROUPS
 from nuclei.quoting import quoted
 from nuclei.registry import ARCHITECTURE_TAG, ENCODER_TAG, PARENT_TAG
+from training.data.dataset import Sample
 from training.data.targets import MAPS, border_closeness, target_maps
 from training.families.losses import loss_by_name, weighted_bce
 from training.families.pretrained import load_encoder
@@ -30,6 +32,8 @@ from training.graphs.maps import map_modules, map_steps
 from training.graphs.step import export_steps
 from training.graphs.weights import read_weights
 from training.job import LearnedRecipe
+from training.optimisation import Progress, Report, Validate
+from training.ranks import ALONE, Rank
 
 # Light decoders, suited to a CPU; and those of segmentation_models_pytorch, for a deep encoder.
 DECODER_CHANNELS = (128, 64, 48, 32, 16)
@@ -59,6 +63,11 @@ class UNet(LearnedRecipe):
         parent: the model that it starts from, as people name it; empty for random weights.
         parent_files: folder of its files, as training registers them; None for random weights.
         parent_licence: of the parent, SPDX; empty when it is not stated.
+        keep: a group of images (`nuclei.quality.reference.GROUPS`) whose targets are the parent's
+            answers instead of the truth, so that the network stays there what its parent was
+            (Learning without Forgetting, Li and Hoiem 2018, section 3); empty for none.
+        mix: the share of the way from the parent's weights to the trained ones at which the
+            network lies (WiSE-FT, Wortsman et al. 2022, section 3), in (0, 1].
     """
 
     name: str = ""
@@ -70,6 +79,8 @@ class UNet(LearnedRecipe):
     parent: str = ""
     parent_files: Path | None = None
     parent_licence: str = ""
+    keep: str = ""
+    mix: float = 1.0
 
     family = "unet"
     captures_graph = True
@@ -121,6 +132,12 @@ class UNet(LearnedRecipe):
                 f"the network starts from {self.parent}, encoder included; leave out "
                 "--encoder-weights"
             )
+        if self.keep not in ("", *GROUPS):
+            raise InvalidOption(f"--keep is {quoted(self.keep)}; expected {' or '.join(GROUPS)}")
+        if not 0 < self.mix <= 1:
+            raise InvalidOption(f"--mix is {self.mix:g}; expected more than 0, and at most 1")
+        if self.parent_files is None and (self.keep or self.mix < 1):
+            raise InvalidOption("--keep and --mix are of a model to go on from; give it as --from")
         self.contract()
         self.first_weights()
 
@@ -133,11 +150,32 @@ class UNet(LearnedRecipe):
     def loss_of(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
         logits = network(images).float()
         targets = targets.to(images.device, non_blocking=True)
+        if self.keep:
+            targets = self._with_kept(images, targets)
         maps, closeness = targets[:, : len(MAPS)], targets[:, len(MAPS) :]
         loss = loss_by_name(self.loss)(logits, maps)
         if self.border_weight:
             loss = loss + self.border_weight * weighted_bce(logits, maps, closeness)
         return loss
+
+    def fit(
+        self,
+        samples: Sequence[Sample],
+        folder: Path,
+        validate: Validate | None,
+        report: Report,
+        rank: Rank = ALONE,
+    ) -> tuple[nn.Module, Progress]:
+        network, progress = super().fit(samples, folder, validate, report, rank)
+        if self.mix < 1 and (before := self.first_weights()) is not None:
+            after = network.state_dict()
+            network.load_state_dict(
+                {
+                    name: before[name].lerp(value, self.mix) if value.is_floating_point() else value
+                    for name, value in after.items()
+                }
+            )
+        return network, progress
 
     def modules(self, network: nn.Module) -> dict[str, nn.Module]:
         return map_modules(network)
@@ -169,6 +207,21 @@ class UNet(LearnedRecipe):
             return super().held_out_before()
         return frozenset(self._parent_contract(self.parent_files).held_out)
 
+    def _with_kept(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Targets with the parent's answers in place of those of crops that are to be kept."""
+        assert self.parent_files is not None
+        of_grey = (images == images[:, :1]).flatten(1).all(1)
+        kept = of_grey if self.keep == "grey" else ~of_grey
+        if not kept.any():
+            return targets
+        parent = _answering(self.architecture, self.encoder, self.parent_files, images.device)
+        targets = targets.clone()
+        # Between its nuclei the truth says nothing.
+        targets[kept] = 0
+        with torch.no_grad():
+            targets[kept, : len(MAPS)] = parent(images[kept]).float().sigmoid()
+        return targets
+
     def _parent_contract(self, files: Path) -> Contract:
         contract = Contract.read(files / CONTRACT_FILE)
         if contract.method is not WATERSHED or contract.maps != MAPS:
@@ -177,6 +230,14 @@ class UNet(LearnedRecipe):
                 f"expected one of the maps {', '.join(MAPS)}, as `nuclei train unet` makes them"
             )
         return contract
+
+
+@cache
+def _answering(architecture: str, encoder: str, files: Path, device: torch.device) -> nn.Module:
+    """The parent, which only answers; beside recipes, which are sent to other processes."""
+    network = build_network(architecture, encoder)
+    network.load_state_dict(read_weights(network, files / MAP_NETWORK.filename))
+    return network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
 
 class Fcn(nn.Module):

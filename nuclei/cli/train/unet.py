@@ -31,6 +31,9 @@ minutes, with as few as five images)
 nuclei train unet lab_a/ lab_b/ --from champion --steps 0 --folds 4   (only tunes its
 post-processing, on laboratories that it has not seen)
 
+nuclei train unet slides/ cells/ --from champion --keep grey --mix 0.5   (learns slides, and stays
+what it was on fluorescence)
+
 nuclei train unet --resume runs/unet-20260101-120000    (after a kill or a power cut)
 
 Then: nuclei models; nuclei export --repository my_models/; nuclei serve --repository my_models/
@@ -50,6 +53,22 @@ def unet(
             show_default=False,
         ),
     ] = None,
+    keep: Annotated[
+        str,
+        typer.Option(
+            metavar="grey|colour",
+            help="With --from: on images of this kind the model is to stay what it was. It learns "
+            "the answers of --from to them, not their masks (Li and Hoiem 2018) [none].",
+            show_default=False,
+        ),
+    ] = "",
+    mix: Annotated[
+        float,
+        typer.Option(
+            help="With --from: how far to go from its weights to the trained ones. Less than 1 "
+            "gains less on images such as yours, and loses less on others (Wortsman et al. 2022).",
+        ),
+    ] = 1.0,
     name: Annotated[
         str,
         typer.Option(
@@ -122,6 +141,8 @@ def unet(
             "name": name,
             "loss": loss,
             "border_weight": border_weight,
+            "keep": keep,
+            "mix": mix,
             "encoder_weights": encoder_weights and encoder_weights.resolve(),
         }
         tags: Mapping[str, str] = {}
