@@ -236,7 +236,10 @@ class UNet(LearnedRecipe):
 def _answering(architecture: str, encoder: str, files: Path, device: torch.device) -> nn.Module:
     """The parent, which only answers; beside recipes, which are sent to other processes."""
     network = build_network(architecture, encoder)
-    network.load_state_dict(read_weights(network, files / MAP_NETWORK.filename))
+    # The first step asks for it, in the precision of the training, in which answers are not the
+    # file's.
+    with torch.autocast("cpu", enabled=False):
+        network.load_state_dict(read_weights(network, files / MAP_NETWORK.filename))
     return network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
 
