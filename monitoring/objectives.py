@@ -75,20 +75,18 @@ def _failures(window: str, thresholds: Thresholds) -> str:
 
 
 def _latency(window: str, latency: Latency) -> Iterator[Recording]:
-    yield Recording(
-        f"job_size:nuclei_answers:rate{window}",
-        "sum by (job, size) "
-        f'(rate(nuclei_request_seconds_count{{{_ANSWERED},size!=""}}[{window}]))',
-    )
-    slow = (
-        f'(job_size:nuclei_answers:rate{window}{{size="{size}"}} - sum by (job, size) '
-        f'(rate(nuclei_request_seconds_bucket{{{_ANSWERED},size="{size}",le="{float(bound)}"}}[{window}])))'
-        for size, bound in latency.seconds
-    )
-    yield Recording(f"job_size:nuclei_slow_answers:rate{window}", "\nor\n".join(slow))
+    # What is subtracted is read in one query: rules that follow each other may see another scrape.
+    series = 'sum by (job, size) (rate(nuclei_request_seconds_{}{{{},size="{}"{}}}[{}]))'
+    slow, fast = [], []
+    for size, bound in latency.seconds:
+        fast.append(series.format("bucket", _ANSWERED, size, f',le="{float(bound)}"', window))
+        slow.append(f"({series.format('count', _ANSWERED, size, '', window)} - {fast[-1]})")
+    bad = f"job_size:nuclei_slow_answers:rate{window}"
+    yield Recording(bad, "\nor\n".join(slow))
+    yield Recording(f"job_size:nuclei_answers:rate{window}", f"{bad} + (\n{' or '.join(fast)}\n)")
     yield Recording(
         f"job_size:nuclei_slow_answers_per_answer:ratio_rate{window}",
-        f"job_size:nuclei_slow_answers:rate{window} / (job_size:nuclei_answers:rate{window} > 0)",
+        f"{bad} / (job_size:nuclei_answers:rate{window} > 0)",
     )
 
 

@@ -17,6 +17,7 @@ from monitoring.rules import FOLDER, check, rendered, write
 from monitoring.thresholds import ROOT, read_thresholds
 from nuclei.errors import InvalidData, NucleiError
 from tests.monitoring.conftest import METRIC
+from tests.monitoring.expressions import metrics
 
 RULES = [
     rule
@@ -62,6 +63,15 @@ def test_prometheus_and_alertmanager_take_the_files(tool: Callable[..., str]) ->
         *(f"rules/{name}.yaml" for name in ("objectives", "alerts", "scaling")),
     )
     tool("amtool", "check-config", "alertmanager.yml")
+
+
+def test_what_is_subtracted_is_read_in_one_query() -> None:
+    """A scrape may arrive between two rules: a difference of their samples may be negative."""
+    recorded = [rule["expr"] for rule in RULES if "record" in rule]
+    differences = [expression for expression in recorded if " - " in expression]
+    assert differences
+    for expression in differences:
+        assert not any(":" in series for series in metrics(expression)), expression
 
 
 def test_no_token_is_in_the_repository() -> None:

@@ -25,12 +25,6 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-@pytest.fixture(autouse=True)
-def _without_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Its own handler of SIGTERM is there before ours, and does not end a first process.
-    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
-
-
 @pytest.mark.parametrize("before", ["", _IN_A_CALLBACK_OF_AN_IMPORT], ids=["usual", "callback"])
 def test_a_command_ends_by_sigterm(before: str) -> None:
     _ends_by_sigterm("-c", before + _START, "probe", "--address", "127.0.0.1:1")
