@@ -104,7 +104,8 @@ class UNet(LearnedRecipe):
             halo=parent.halo,
             pixel_size_um=self.pixel_size_um,
             postprocessing=parent.postprocessing,
-            colour_postprocessing=parent.colour_postprocessing,
+            # Known for both kinds of frames, though they be the same: one stays without samples.
+            colour_postprocessing=parent.parameters["colour"],
         )
 
     def build(self) -> nn.Module:

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from numpy.typing import NDArray
 from torch.nn import functional
 
 from nuclei.errors import InvalidOption
+from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.graph import MAP_NETWORK
+from nuclei.postprocessing.watershed import WatershedParameters
 from tests.training.conftest import MakeSample
 from training.families.unet import ARCHITECTURES, UNet, build_network
 from training.graphs.maps import map_steps
@@ -105,6 +108,21 @@ def going_on(parent: Path, **options: Any) -> UNet:
         parent_licence="x",
         **options,
     )
+
+
+def test_the_parents_parameters_are_known_for_frames_of_both_kinds(
+    shipped_artifacts: Path, tmp_path: Path
+) -> None:
+    """Tuning then keeps those of the kind of which it has no images."""
+    alike = replace(
+        Contract.read(shipped_artifacts / CONTRACT_FILE),
+        postprocessing=WatershedParameters(h=0.25),
+        colour_postprocessing=None,
+    )
+    parent = shutil.copytree(shipped_artifacts, tmp_path / "parent")
+    (parent / CONTRACT_FILE).write_text(alike.to_json())
+    contract = going_on(parent).contract()
+    assert contract.postprocessing == contract.colour_postprocessing == alike.postprocessing
 
 
 @pytest.mark.parametrize("keep", ["grey", "colour"])
