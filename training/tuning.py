@@ -121,7 +121,7 @@ class Tuner:
     """Searches the parameters of post-processing, one at a time, for the best mean DSB score.
 
     Frames in colour get parameters of their own where there are enough of them and of grey ones;
-    a contract that has them keeps those of the kind of which there are no samples.
+    a contract that has them keeps those of the kind of which there are no samples, or too few.
     Every modality of a source weighs the square root of its count in that mean, as in training:
     otherwise the parameters would suit only the most common one.
     """
@@ -157,9 +157,9 @@ class Tuner:
         grey, colour = (chosen[self._groups[chosen] == group] for group in GROUPS)
         contract = self._contract
         known = contract.colour_postprocessing is not None
-        if known and not len(colour):
+        if known and (not len(colour) or len(colour) < APART <= len(grey)):
             return replace(contract, postprocessing=self._best(grey))
-        if known and not len(grey):
+        if known and (not len(grey) or len(grey) < APART <= len(colour)):
             return replace(contract, colour_postprocessing=self._best(colour))
         if min(len(grey), len(colour)) < APART:
             return replace(contract, postprocessing=self._best(chosen), colour_postprocessing=None)
