@@ -29,6 +29,7 @@ WATERSHED: dict[str, tuple[float, ...]] = {
     "foreground_threshold": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.75),
     "h": (0.02, 0.04, 0.06, 0.08, 0.12, 0.16, 0.22, 0.3, 0.4),
     "smoothing_px": (0.0, 0.5, 1.0, 1.5, 2.0),
+    "smoothing_diameters": (0.0, 0.05, 0.075, 0.1, 0.125, 0.15),
     "border_weight": (0.0, 0.25, 0.5, 0.75, 1.0),
     "min_area_px": (8, 16, 24, 32, 48),
     "min_score": (0.0, 0.6, 0.7, 0.75, 0.8, 0.82, 0.85, 0.88, 0.9),
@@ -77,6 +78,9 @@ SEARCHES: dict[Method, Search] = {
     method.CONSENSUS: Search(CONSENSUS, (ConsensusParameters(),)),
 }
 ROUNDS = 3
+# What images of a kind lose against a model that training goes on from, less what others gain:
+# nobody promotes a model that is worse on the images of those who use it.
+AVERSION = 4
 # Images in colour, and as many grey ones, from which parameters are tuned for each.
 APART = 20
 
@@ -123,7 +127,8 @@ class Tuner:
     Frames in colour get parameters of their own where there are enough of them and of grey ones;
     a contract that has them keeps those of the kind of which there are no samples, or too few.
     Every modality of a source weighs the square root of its count in that mean, as in training:
-    otherwise the parameters would suit only the most common one.
+    otherwise the parameters would suit only the most common one. What one of them loses against
+    the parameters of a contract that has some for either kind counts AVERSION times.
     """
 
     def __init__(
@@ -146,6 +151,7 @@ class Tuner:
         kinds = [(sample.source, sample.modality) for sample in samples]
         counts = Counter(kinds)
         self._weights = np.array([counts[kind] ** -0.5 for kind in kinds])
+        self._kinds = np.array([list(counts).index(kind) for kind in kinds])
         self._scores: dict[tuple[Parameters, str], NDArray[np.float64]] = {}
 
     def scores(self, contract: Contract) -> NDArray[np.float64]:
@@ -155,8 +161,7 @@ class Tuner:
     def best(self, chosen: NDArray[np.intp]) -> Contract:
         """The contract with the best parameters for the samples of these indices."""
         grey, colour = (chosen[self._groups[chosen] == group] for group in GROUPS)
-        contract = self._contract
-        known = contract.colour_postprocessing is not None
+        contract, known = self._contract, self._known
         if known and (not len(colour) or len(colour) < APART <= len(grey)):
             return replace(contract, postprocessing=self._best(grey))
         if known and (not len(grey) or len(grey) < APART <= len(colour)):
@@ -167,12 +172,21 @@ class Tuner:
             contract, postprocessing=self._best(grey), colour_postprocessing=self._best(colour)
         )
 
+    @property
+    def _known(self) -> bool:
+        return self._contract.colour_postprocessing is not None
+
     def _best(self, chosen: NDArray[np.intp]) -> Parameters:
         groups = set(self._groups[chosen])
+        weights, kinds = self._weights[chosen], self._kinds[chosen]
+        before = self._assembled(self._contract.parameters)[chosen]
 
         def mean(parameters: Parameters) -> float:
             scores = self._assembled(dict.fromkeys(groups, parameters))[chosen]
-            return float(np.average(scores, weights=self._weights[chosen]))
+            gains = np.bincount(kinds, weights * (scores - before))
+            if self._known:
+                gains[gains < 0] *= AVERSION
+            return float(gains.sum())
 
         search = SEARCHES[self._contract.method]
         start = max((*self._contract.parameters.values(), *search.starts), key=mean)

@@ -32,6 +32,11 @@ from nuclei.postprocessing.probability import LEVELS
 
 # cv2's kernel for float images reaches four standard deviations.
 BLUR_REACH = 4
+# Of the first look at a frame, which takes every second row and column: pixels.
+STRIDE = 2
+SMALLEST_PX = 4
+# More would reach beyond a band, and be slow.
+MAX_SMOOTHING_PX = 64.0
 # Marks a pixel that holds the number of its basin, not yet the pixel it climbs to.
 SETTLED = np.uint32(1 << 31)
 
@@ -44,10 +49,14 @@ class WatershedParameters:
         foreground_threshold: a pixel belongs to a nucleus above this probability, in (0, 1).
         h: two neighbouring peaks of the distance map are two nuclei when the lower peak
             stands at least this much above the saddle between them, in [0, 1].
-        smoothing_px: standard deviation of the Gaussian smoothing of the distance map, pixels.
+        smoothing_px: least standard deviation of the Gaussian smoothing of the distance map,
+            pixels.
         border_weight: how much of the touching-border probability is subtracted from the distance.
         min_area_px: smaller objects are discarded, pixels.
         min_score: objects whose mean foreground probability is below this are discarded, in [0, 1].
+        smoothing_diameters: the same standard deviation as a part of the diameter of the frame's
+            median nucleus, where that is more, in [0, 1]: bumps that make two nuclei of one are
+            as large as the nuclei are. 0 does not look for the median nucleus.
     """
 
     __pydantic_config__: ClassVar = CHECKED
@@ -58,6 +67,7 @@ class WatershedParameters:
     border_weight: Annotated[float, Field(ge=0, le=8)] = 0.75
     min_area_px: Area = 8
     min_score: Fraction = 0.8
+    smoothing_diameters: Fraction = 0.0
 
     @property
     def threshold(self) -> float:
@@ -90,6 +100,36 @@ def label_nuclei(
         labels: uint32 [H, W], 0 is background, 1..N without gaps, in row-major order of each
         nucleus' highest peak.
     """
+    sized = replace(parameters, smoothing_px=_smoothing_px(maps, parameters, check))
+    labels, number, _ = _settled(maps, sized, check)
+    for band in bands(*labels.shape):
+        check()
+        _renumber(labels, number, band.start, band.stop)
+    return labels
+
+
+def _smoothing_px(
+    maps: NDArray[np.uint8], parameters: WatershedParameters, check: Callable[[], None]
+) -> float:
+    """The smoothing of a frame: by the median of the nuclei that a first look finds."""
+    if not parameters.smoothing_diameters:
+        return parameters.smoothing_px
+    first = replace(
+        parameters, smoothing_px=parameters.smoothing_px / STRIDE, min_area_px=SMALLEST_PX
+    )
+    coarse = np.ascontiguousarray(maps[:, ::STRIDE, ::STRIDE])
+    _, _, areas = _settled(coarse, first, check)
+    if not len(areas):
+        return parameters.smoothing_px
+    diameter = STRIDE * math.sqrt(4 * float(np.median(areas)) / math.pi)
+    relative = min(parameters.smoothing_diameters * diameter, MAX_SMOOTHING_PX)
+    return max(parameters.smoothing_px, relative)
+
+
+def _settled(
+    maps: NDArray[np.uint8], parameters: WatershedParameters, check: Callable[[], None]
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.int64]]:
+    """Pixels with the numbers of their basins, the nucleus of each basin, and areas of nuclei."""
     foreground, border, distance = maps
     labels = np.empty(foreground.shape, np.uint32)
     rows = list(bands(*foreground.shape))
@@ -112,11 +152,8 @@ def label_nuclei(
         _settle(labels, foreground, area, total, band.start, band.stop)
     saddles = _saddles(labels, rows, landscape, len(peaks))
     basins = _merge_shallow(*saddles, peaks, parameters.h)
-    number = _keep(basins, area, total, parameters)
-    for band in rows:
-        check()
-        _renumber(labels, number, band.start, band.stop)
-    return labels
+    number, areas = _keep(basins, area, total, parameters)
+    return labels, number, areas
 
 
 Landscape = Callable[[range], NDArray[np.float32]]
@@ -193,8 +230,8 @@ def _keep(
     area: NDArray[np.int64],
     total: NDArray[np.int64],
     parameters: WatershedParameters,
-) -> NDArray[np.uint32]:
-    """Number of the nucleus of each basin; 0 where it is small or doubtful.
+) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
+    """Number of the nucleus of each basin, 0 where it is small or doubtful; areas of the nuclei.
 
     Args:
         basins: the basin that each was merged into.
@@ -202,10 +239,10 @@ def _keep(
         total: sum of the foreground over each basin, 255 is probability 1.
     """
     n_basins = len(basins)
-    whole_area = np.bincount(basins, area, n_basins)
+    whole_area = np.bincount(basins, area, n_basins).astype(np.int64)
     score = np.bincount(basins, total, n_basins) / np.maximum(whole_area, 1) / LEVELS
     keep = (whole_area >= max(parameters.min_area_px, 1)) & (score >= parameters.min_score)
-    return np.where(keep, np.cumsum(keep), 0).astype(np.uint32)[basins]
+    return np.where(keep, np.cumsum(keep), 0).astype(np.uint32)[basins], whole_area[keep]
 
 
 @kernel(void(uint32[:, ::1], UINT8_2D, int64, int64, int64))

@@ -11,9 +11,12 @@ from training.data.targets import target_maps
 from training.tuning import APART, Tuner
 
 
-def unsure(sample: Sample, level: int = 140) -> Maps:
-    """The truth, as answered by a network that is always unsure; 255 would be sure."""
-    maps = (target_maps(sample.labels) * level).astype(np.uint8)
+def unsure(sample: Sample, level: int = 140, fog: int = 0) -> Maps:
+    """The truth, as answered by a network that is always unsure; 255 would be sure.
+
+    Where there is no nucleus it sees this much of one.
+    """
+    maps = np.maximum(target_maps(sample.labels) * level, [[[fog]], [[0]], [[0]]]).astype(np.uint8)
     side = -(-max(maps.shape[1:]) // 32) * 32
     found = Maps(("MAPS",), Contract("unet").maps, plan_tiles(*maps.shape[1:], side, 0, 32))
     missing = [(0, side - length) for length in maps.shape[1:]]
@@ -58,3 +61,22 @@ def test_frames_in_colour_get_parameters_of_their_own_where_there_are_enough() -
     assert known.best(np.arange(2 * APART - 1)) == strict
     # One image of colour less is too few for parameters of its own.
     assert tuner.best(np.arange(2 * APART - 1)).colour_postprocessing is None
+
+
+def test_a_gain_does_not_pay_for_what_others_lose_against_a_parent() -> None:
+    """A lower threshold finds the nuclei of one laboratory, and only fog in another's images."""
+    labels = np.zeros((48, 48), np.uint16)
+    labels[8:24, 8:24], labels[28:44, 20:36] = 1, 2
+    pixels = np.where(labels[..., None] > 0, np.uint8(200), np.uint8(20))
+    dim = [Sample(str(n), "fluorescence", pixels, labels, source="dim") for n in range(3)]
+    foggy = Sample("3", "fluorescence", pixels, labels, source="foggy")
+    answers = [*(unsure(one, 135) for one in dim), unsure(foggy, 255, fog=133)]
+    every, samples = np.arange(4), [*dim, foggy]
+    new = Contract("unet", postprocessing=WatershedParameters(min_score=0.0))
+    tuner = Tuner(new, samples, answers)
+    assert tuner.scores(new).tolist() == [0, 0, 0, 1]
+    *found, lost = tuner.scores(tuner.best(every)).tolist()
+    assert found == [1, 1, 1]
+    assert lost < 0.2
+    parent = replace(new, colour_postprocessing=new.postprocessing)
+    assert Tuner(parent, samples, answers).best(every) == parent

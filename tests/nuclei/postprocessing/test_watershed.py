@@ -44,8 +44,40 @@ def test_a_shallow_saddle_does_not_split() -> None:
     assert label_nuclei(maps, replace(PARAMETERS, h=0.3)).max() == 1
 
 
-def test_an_empty_map_has_no_nuclei() -> None:
-    found = label_nuclei(np.zeros((3, 50, 60), np.uint8), PARAMETERS)
+def bumpy(magnification: int) -> NDArray[np.uint8]:
+    """Four discs whose distance has a second peak, at some magnification."""
+    discs = [(25, 25, 18), (25, 75, 18), (75, 25, 18), (75, 75, 18)]
+    maps, _ = cones((100, 100), discs)
+    for y, x, _ in discs:
+        maps[2, y - 1 : y + 2, x + 9 : x + 12] = 255
+    return maps.repeat(magnification, axis=1).repeat(magnification, axis=2)
+
+
+@pytest.mark.parametrize("magnification", [1, 2, 4])
+def test_smoothing_is_as_wide_as_the_nuclei_are(magnification: int) -> None:
+    maps = bumpy(magnification)
+    parameters = replace(PARAMETERS, smoothing_px=0.5)
+    assert label_nuclei(maps, parameters).max() == 8
+    assert label_nuclei(maps, replace(parameters, smoothing_diameters=0.1)).max() == 4
+    # What is smoothed more by itself stays so.
+    wide = replace(parameters, smoothing_px=4.0 * magnification)
+    np.testing.assert_array_equal(
+        label_nuclei(maps, wide), label_nuclei(maps, replace(wide, smoothing_diameters=0.01))
+    )
+
+
+def test_the_least_area_does_not_change_what_is_smoothed() -> None:
+    """Else leaving out small nuclei would redraw the others."""
+    maps, _ = cones((120, 120), [(20, 20, 4), (20, 60, 4), (20, 100, 4), (80, 60, 30)])
+    parameters = replace(PARAMETERS, smoothing_diameters=0.15)
+    every, large = (label_nuclei(maps, replace(parameters, min_area_px=area)) for area in (4, 100))
+    assert (every.max(), large.max()) == (4, 1)
+    np.testing.assert_array_equal(large == 1, every == every[80, 60])
+
+
+@pytest.mark.parametrize("parameters", [PARAMETERS, replace(PARAMETERS, smoothing_diameters=0.1)])
+def test_an_empty_map_has_no_nuclei(parameters: WatershedParameters) -> None:
+    found = label_nuclei(np.zeros((3, 50, 60), np.uint8), parameters)
     assert found.shape == (50, 60)
     assert found.dtype == np.uint32
     assert not found.any()
@@ -98,16 +130,17 @@ def random_maps(shape: tuple[int, int], seed: int, smoothness_px: float) -> NDAr
 
 
 sides = st.integers(1, 90)
-smoothings = st.sampled_from([0.0, 0.5, 1.5])
+smoothings = st.sampled_from([(0.0, 0.0), (0.5, 0.0), (1.5, 0.0), (0.5, 0.2)])
 
 
 @settings(max_examples=60)
 @given(sides, sides, st.integers(0, 99), smoothings, st.integers(1, 2000))
 def test_the_same_nuclei_whatever_the_bands(
-    height: int, width: int, seed: int, smoothing_px: float, band_px: int
+    height: int, width: int, seed: int, smoothing: tuple[float, float], band_px: int
 ) -> None:
     maps = random_maps((height, width), seed, 3)
-    parameters = replace(PARAMETERS, smoothing_px=smoothing_px)
+    least, relative = smoothing
+    parameters = replace(PARAMETERS, smoothing_px=least, smoothing_diameters=relative)
     whole = label_nuclei(maps, parameters)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bands, "BAND_PX", band_px)
@@ -142,9 +175,11 @@ def test_the_mask_is_kept_and_only_small_holes_are_filled() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (16, 16), (1, 5000), (5000, 1), (3, 70000)])
 def test_frames_of_any_shape(shape: tuple[int, int]) -> None:
     maps = np.full((3, *shape), 255, np.uint8)
-    found = label_nuclei(maps, replace(PARAMETERS, min_area_px=1, border_weight=0.0))
-    assert found.shape == shape
-    assert (found == 1).all()
+    parameters = replace(PARAMETERS, min_area_px=1, border_weight=0.0)
+    for relative in (0.0, 1.0):
+        found = label_nuclei(maps, replace(parameters, smoothing_diameters=relative))
+        assert found.shape == shape
+        assert (found == 1).all()
 
 
 def test_a_failing_check_ends_the_work() -> None:
