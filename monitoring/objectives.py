@@ -5,7 +5,8 @@ Alerts": an alert holds when a long and a short window both burn the budget fast
 the short one ends it soon after the failure.
 
 Ratios have no sample while there is nothing to divide by: at night nothing is recorded, instead of
-NaN. A counter's series begins with its first frame, which `rate` does not see.
+NaN. A counter's series begins with its first frame, which `rate` does not see. Then it extrapolates
+each series by itself, so that fewer than none may be slow: differences are 0 at least.
 """
 
 from collections.abc import Iterator
@@ -68,8 +69,8 @@ def _failures(window: str, thresholds: Thresholds) -> str:
     for size, bound in thresholds.latency.seconds:
         late = f'{_CALLERS},code="DEADLINE_EXCEEDED",size="{size}"'
         selectors.append(
-            f"(rate(nuclei_request_seconds_count{{{late}}}[{window}]) - ignoring (le) "
-            f'rate(nuclei_request_seconds_bucket{{{late},le="{float(bound)}"}}[{window}]))'
+            f"clamp_min(rate(nuclei_request_seconds_count{{{late}}}[{window}]) - ignoring (le) "
+            f'rate(nuclei_request_seconds_bucket{{{late},le="{float(bound)}"}}[{window}]), 0)'
         )
     return "\n  or\n".join(f"  {each}" for each in selectors)
 
@@ -80,7 +81,8 @@ def _latency(window: str, latency: Latency) -> Iterator[Recording]:
     slow, fast = [], []
     for size, bound in latency.seconds:
         fast.append(series.format("bucket", _ANSWERED, size, f',le="{float(bound)}"', window))
-        slow.append(f"({series.format('count', _ANSWERED, size, '', window)} - {fast[-1]})")
+        every = series.format("count", _ANSWERED, size, "", window)
+        slow.append(f"clamp_min({every} - {fast[-1]}, 0)")
     bad = f"job_size:nuclei_slow_answers:rate{window}"
     yield Recording(bad, "\nor\n".join(slow))
     yield Recording(f"job_size:nuclei_answers:rate{window}", f"{bad} + (\n{' or '.join(fast)}\n)")
