@@ -78,8 +78,8 @@ SEARCHES: dict[Method, Search] = {
     method.CONSENSUS: Search(CONSENSUS, (ConsensusParameters(),)),
 }
 ROUNDS = 3
-# What images of a kind lose against a model that training goes on from, less what others gain:
-# nobody promotes a model that is worse on the images of those who use it.
+# How much more than a gain a loss counts against the model that training goes on from: nobody
+# promotes a model that is worse on the images of those who use it.
 AVERSION = 4
 # Images in colour, and as many grey ones, from which parameters are tuned for each.
 APART = 20
