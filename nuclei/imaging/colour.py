@@ -127,8 +127,10 @@ def _is_bright(seen: NDArray[np.float32], brightness: NDArray[np.float32], top: 
 def _is_lookup_table(
     seen: NDArray[np.float32], top: float, tint: NDArray[np.float32], channel: int
 ) -> bool:
-    # As one number each: exact for 16 bit.
-    numbers = seen.astype(np.float64) @ np.array([1, 2.0**16, 2.0**32])
+    # As one number each: exact for 16 bit. A matrix product would take more memory for its library
+    # than a decoder has for a small frame.
+    red, green, blue = seen.T.astype(np.float64)
+    numbers = red + 2.0**16 * green + 2.0**32 * blue
     if len(np.unique(numbers[:: len(numbers) // _FEW + 1])) > _LOOKUP_COLOURS:
         return False  # as nearly always, and without sorting all of them
     colours = seen[np.unique(numbers, return_index=True)[1]]

@@ -73,6 +73,16 @@ def noise(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 2**16, shape, np.uint16)
 
 
+async def test_a_new_decoder_looks_at_the_colours_of_a_small_frame() -> None:
+    """Libraries may take memory at their first use, from what a frame of this size may take."""
+    cells = np.zeros((30, 29, 3), np.uint16)
+    cells[5:15, 5:15, 0], cells[12:25, 12:25, 1], cells[8:20, 18:28, 2] = 9_000, 7_000, 8_000
+    file = png(cells)
+    async with running() as decoders:
+        frame = await decoded(decoders, file)
+    np.testing.assert_array_equal(frame.pixels, read_frame(file).pixels)
+
+
 @pytest.mark.parametrize(
     "file",
     [
