@@ -63,7 +63,7 @@ class WatershedParameters:
 
     foreground_threshold: Fraction = 0.6
     h: Fraction = 0.22
-    smoothing_px: Annotated[float, Field(ge=0, le=64)] = 1.5
+    smoothing_px: Annotated[float, Field(ge=0, le=MAX_SMOOTHING_PX)] = 1.5
     border_weight: Annotated[float, Field(ge=0, le=8)] = 0.75
     min_area_px: Area = 8
     min_score: Fraction = 0.8

@@ -371,6 +371,8 @@ def killed(site: Site, owner: object, step: str, when: str) -> bool:
     child = context.Process(
         target=_round,
         args=(site.folder, site.registry.tracking_uri, STEPS.index((owner, step)), when),
+        # One that hangs fails its test, and does not keep pytest from ending.
+        daemon=True,
     )
     child.start()
     child.join(120)
