@@ -1,6 +1,7 @@
 """Post-processing parameters tuned on validation images."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -78,8 +79,8 @@ SEARCHES: dict[Method, Search] = {
     method.CONSENSUS: Search(CONSENSUS, (ConsensusParameters(),)),
 }
 ROUNDS = 3
-# How much more than a gain a loss counts against the model that training goes on from: nobody
-# promotes a model that is worse on the images of those who use it.
+# How much more than a gain a loss counts against the model that training goes on from, where it is
+# more than chance: nobody promotes a model that is worse on the images of those who use it.
 AVERSION = 4
 # Images in colour, and as many grey ones, from which parameters are tuned for each.
 APART = 20
@@ -128,7 +129,8 @@ class Tuner:
     a contract that has them keeps those of the kind of which there are no samples, or too few.
     Every modality of a source weighs the square root of its count in that mean, as in training:
     otherwise the parameters would suit only the most common one. What one of them loses against
-    the parameters of a contract that has some for either kind counts AVERSION times.
+    the parameters of a contract that has some for either kind, beyond the standard error of its
+    mean, counts AVERSION times.
     """
 
     def __init__(
@@ -178,15 +180,18 @@ class Tuner:
 
     def _best(self, chosen: NDArray[np.intp]) -> Parameters:
         groups = set(self._groups[chosen])
-        weights, kinds = self._weights[chosen], self._kinds[chosen]
+        weights = self._weights[chosen]
+        kinds = self._kinds[chosen]
+        members = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
         before = self._assembled(self._contract.parameters)[chosen]
 
         def mean(parameters: Parameters) -> float:
-            scores = self._assembled(dict.fromkeys(groups, parameters))[chosen]
-            gains = np.bincount(kinds, weights * (scores - before))
-            if self._known:
-                gains[gains < 0] *= AVERSION
-            return float(gains.sum())
+            gains = self._assembled(dict.fromkeys(groups, parameters))[chosen] - before
+            found = float(np.sum(weights * gains))
+            if not self._known:
+                return found
+            lost = sum(float(weights[one].sum()) * _lost(gains[one]) for one in members)
+            return found - (AVERSION - 1) * lost
 
         search = SEARCHES[self._contract.method]
         start = max((*self._contract.parameters.values(), *search.starts), key=mean)
@@ -231,6 +236,14 @@ def labelled(predicted: Accumulator, parameters: Parameters) -> NDArray[np.uint3
     """The nuclei, uint32 [H, W]."""
     labels, _ = predicted.label(parameters, lambda: None)
     return labels
+
+
+def _lost(gains: NDArray[np.float64]) -> float:
+    """What images lose on average, beyond the standard error of that; 0 where that is unknown."""
+    if len(gains) < 2:
+        return 0.0
+    error = float(gains.std(ddof=1)) / math.sqrt(len(gains))
+    return max(0.0, -float(gains.mean()) - error)
 
 
 def _changed(parameters: Parameters, name: str, value: float) -> Parameters:
