@@ -133,6 +133,10 @@ class Recipe(ABC):
         """The data sets that the network learned from before this training."""
         return ()
 
+    def minutes_before(self) -> float:
+        """How long the network was trained before this training."""
+        return 0.0
+
     def trained_before(self) -> Trained:
         """The images that the network was trained on before this training."""
         return Trained.on([])
@@ -317,7 +321,7 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str, rank: Rank = ALONE) -
         data = data_sets([*training, *validation], recipe.data_licence)
         contract = replace(
             contract,
-            training=_effort(network, progress),
+            training=_effort(network, progress, recipe.minutes_before()),
             licence=_licence(recipe, data),
             data=_all_data(data, recipe.data_before()),
             quality=_calibrate(recipe, network, contract, validation),
@@ -595,9 +599,10 @@ def _final(evaluation: Evaluation) -> dict[str, float]:
     return {**_flat(evaluation), **{f"coco_{name}": value or 0.0 for name, value in coco.items()}}
 
 
-def _effort(network: nn.Module, progress: Progress) -> dict[str, float]:
-    """The cost of the training, for the contract."""
-    effort = {"parameters": float(n_parameters(network)), "minutes": progress.seconds / 60}
+def _effort(network: nn.Module, progress: Progress, minutes_before: float) -> dict[str, float]:
+    """The cost of all that made the network, for the contract."""
+    minutes = minutes_before + progress.seconds / 60
+    effort = {"parameters": float(n_parameters(network)), "minutes": minutes}
     if torch.cuda.is_available():
         effort["gpu_memory_mb"] = torch.cuda.max_memory_allocated() / 2**20
     return effort

@@ -82,10 +82,10 @@ def _left_out(scores: Mapping[str, float]) -> Iterator[str]:
         return
     yield from _heading("Scores on laboratories that it has not learned from")
     yield (
-        "The training was repeated without each source, in at most as many steps, and its network "
-        "scored on that source with post-processing that was tuned on others. Expect this on your "
-        "images, unless they are like those of a source. Means over images; boundaries are "
-        "compared within 2 px."
+        "Each source was scored by a network that had not learned from it (the same training "
+        "without it, in at most as many steps), with post-processing that was tuned on others. "
+        "Expect this on your images, unless they are like those of a source. Means over images; "
+        "boundaries are compared within 2 px."
     )
     yield ""
     places = {"all": "", **{source: f"/{source}" for source in sources}}

@@ -87,7 +87,8 @@ class Contract:
         validation: scores reached on the validation images, by name (`dsb_score`,
             `dsb_score/histology`, `tta/dsb_score`).
         held_out: names of the validation images, which the model was not trained on.
-        training: cost of the training (`parameters`, `minutes`, on a GPU `gpu_memory_mb`).
+        training: cost of the training (`parameters`, `minutes` with those of what it started from,
+            on a GPU `gpu_memory_mb`).
         licence: of the model: that of its code and of its data, SPDX; empty when it is not stated.
         data: what it learned from; empty when it is not stated.
         quality: what the quality of frames is measured against; None when it was not calibrated.

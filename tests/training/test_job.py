@@ -312,6 +312,7 @@ def test_without_steps_only_the_post_processing_is_tuned(
     files = Path(mlflow.artifacts.download_artifacts("models:/nuclei-mylab/1", tracking_uri=uri))
     assert (files / "network.onnx").read_bytes() == (parent / "network.onnx").read_bytes()
     assert model.contract.postprocessing != trained.contract.postprocessing
+    assert model.contract.training == pytest.approx(trained.contract.training, abs=0.01)
     assert "left_out/dsb_score/new" in model.contract.validation
     with pytest.raises(InvalidOption, match="is finished"):
         train(asked, tmp_path / "run", uri)

@@ -198,6 +198,11 @@ class UNet(LearnedRecipe):
             return ()
         return self._parent_contract(self.parent_files).data
 
+    def minutes_before(self) -> float:
+        if self.parent_files is None:
+            return 0.0
+        return self._parent_contract(self.parent_files).training.get("minutes", 0.0)
+
     def trained_before(self) -> Trained:
         if self.parent_files is None:
             return super().trained_before()
