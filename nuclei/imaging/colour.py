@@ -5,7 +5,7 @@ are data, and networks learn them. Fluorescence leaves a dark background, and it
 display: one channel in a tint is that channel, and several in several tints are several images.
 """
 
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +39,17 @@ _LOOKUP_COLOURS, _LOOKUP_DISTINCT = 256, 0.9
 _FEW = 2**12
 # So many of them are of another colour than the signal: a scale bar has a few.
 _LOOKUP_OTHER = 0.2
-# Rows whose mean is taken at once.
+# Rows that are looked at, or whose mean is taken, at once.
 _ROWS = 64
+
+
+def is_grey(pixels: NDArray[Any]) -> bool:
+    """Whether pixels [H, W, C] have no colour: one channel, or three that are equal everywhere."""
+    for top in range(0, len(pixels), _ROWS):  # of all rows at once the comparison takes memory
+        rows = pixels[top : top + _ROWS]
+        if (rows[:, :, :1] != rows[:, :, 1:]).any():
+            return False
+    return True
 
 
 def one_image(pixels: Pixels) -> tuple[Pixels, tuple[str, ...]]:
@@ -50,11 +59,13 @@ def one_image(pixels: Pixels) -> tuple[Pixels, tuple[str, ...]]:
         pixels: uint8 or uint16 [H, W, 3].
 
     Returns:
-        [H, W, 3] where colours are data (or there are none), else grey, [H, W, 1]; C-contiguous.
+        [H, W, 3] where colours are data, else grey, [H, W, 1]; C-contiguous.
 
     Raises:
         ChoiceRequired: several channels of fluorescence, of which the caller has to choose one.
     """
+    if is_grey(pixels):
+        return _channel(pixels, 0), ()
     seen = _grid(pixels)
     brightness = seen.max(axis=1)
     top = float(np.percentile(brightness, 99.5))
@@ -75,8 +86,7 @@ def one_image(pixels: Pixels) -> tuple[Pixels, tuple[str, ...]]:
         return _mean(pixels), (said,)
     least, most_other = (_TINT_ON_BRIGHT, _SPECKS_ON_BRIGHT) if bright else (_TINT, _SPECKS)
     if min(tint) < least and other < most_other:
-        grey = np.ascontiguousarray(pixels[:, :, channel : channel + 1])
-        return cast(Pixels, grey), (_tinted(channel, other),)
+        return _channel(pixels, channel), (_tinted(channel, other),)
     if bright or other < _SPECKS:
         return pixels, ()
     raise ChoiceRequired(
@@ -85,6 +95,10 @@ def one_image(pixels: Pixels) -> tuple[Pixels, tuple[str, ...]]:
         "choose that of the nuclei with `channel`, for example `channel` 'blue'",
         COLOURS,
     )
+
+
+def _channel(pixels: Pixels, number: int) -> Pixels:
+    return cast(Pixels, np.ascontiguousarray(pixels[:, :, number : number + 1]))
 
 
 def _grid(pixels: Pixels) -> NDArray[np.float32]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from nuclei.imaging.colour import is_grey
 from nuclei.quality.reference import Group, QualityReference, ScoreModel, Tree
 from nuclei.quality.sentences import said
 from nuclei.results.quality import Quality
@@ -40,14 +41,7 @@ class Judgement:
 
 def group_of(pixels: NDArray[Any]) -> Group:
     """Whether pixels [H, W, C] have a colour: three channels that differ."""
-    if pixels.shape[2] == 1:
-        return "grey"
-    # A few rows tell almost always; all of them are looked at only where these are grey.
-    for rows in (pixels[:: max(1, len(pixels) // 16)], pixels):
-        red = rows[..., 0]
-        if any((red != rows[..., channel]).any() for channel in (1, 2)):
-            return "colour"
-    return "grey"
+    return "grey" if is_grey(pixels) else "colour"
 
 
 def judge(quality: Quality, reference: QualityReference | None, group: Group) -> Judgement:

@@ -62,6 +62,13 @@ def tiff_circle() -> bytes:
     return bytes(data)
 
 
+def indexed(indices: np.ndarray, palette: np.ndarray) -> bytes:
+    """A PNG of indices uint8 into a palette uint16 [3, 256]."""
+    image = Image.fromarray(indices).convert("P")
+    image.putpalette((palette >> 8).T.astype(np.uint8).tobytes())
+    return pillow(image, "PNG")
+
+
 def _value(tag: tifffile.TiffTag) -> tuple[int, int]:
     return tag.valueoffset, tag.valueoffset + 4
 
@@ -77,7 +84,7 @@ READABLE: dict[str, tuple[bytes, np.ndarray]] = {
     "png rgb 16": (png(RGB16), RGB16),
     "png rgba 8": (png(np.dstack([RGB8, GREY8])), RGB8),
     "png rgba 16": (png(np.dstack([RGB16, GREY16])), RGB16),
-    "png palette": (pillow(Image.fromarray(GREY8).convert("P"), "PNG"), np.dstack([GREY8] * 3)),
+    "png palette": (indexed(GREY8, PALETTE), PALETTE_RGB),
     "png 1 bit": (pillow(Image.fromarray(MASK), "PNG"), MASK.astype(np.uint8) * 255),
     "tiff grey 8": (tiff(GREY8), GREY8),
     "tiff grey 16": (tiff(GREY16), GREY16),
@@ -274,6 +281,12 @@ BAD = {
     "tiff cmyk": (pillow(Image.fromarray(RGB8).convert("CMYK"), "TIFF"), "save it as grey or RGB"),
     "tiff lab": (pillow(Image.fromarray(RGB8).convert("LAB"), "TIFF"), "save it as grey or RGB"),
 }
+
+
+def test_a_palette_of_greys_is_one_channel() -> None:
+    pixels = read_frame(pillow(Image.fromarray(GREY8).convert("P"), "PNG")).pixels
+    np.testing.assert_array_equal(pixels[..., 0], GREY8)
+    assert pixels.shape[2] == 1
 
 
 HEADERS = {**READABLE, "jpeg": (JPEG, RGB8), "jpeg grey": (pillow(GREY8, "JPEG"), GREY8)}
