@@ -221,7 +221,10 @@ class LearnedRecipe(Recipe):
     folds: int = 0
     fold_steps: int | None = None
 
-    captures_graph: ClassVar[bool] = False
+    @property
+    def captures_graph(self) -> bool:
+        """`training.optimisation.Learner.captures_graph`."""
+        return False
 
     @property
     def goes_on(self) -> bool:
@@ -237,6 +240,10 @@ class LearnedRecipe(Recipe):
             )
         if self.fold_steps is not None and not self.folds:
             raise InvalidOption("--fold-steps is of --folds: give both, or neither")
+
+    def learns_from(self, sample: Sample) -> bool:
+        """Whether the network changes by this image."""
+        return True
 
     @abstractmethod
     def targets(self, labels: NDArray[np.uint16]) -> Any:
@@ -258,7 +265,11 @@ class LearnedRecipe(Recipe):
         report: Report,
         rank: Rank = ALONE,
     ) -> tuple[nn.Module, Progress]:
-        return fit(self, samples, self.schedule, folder / CHECKPOINT_FILE, validate, report, rank)
+        samples = [sample for sample in samples if self.learns_from(sample)]
+        schedule = self.schedule
+        if not samples:  # all that it would learn from is left out
+            schedule = replace(schedule, steps=0, minutes=None)
+        return fit(self, samples, schedule, folder / CHECKPOINT_FILE, validate, report, rank)
 
 
 @dataclass(frozen=True)
@@ -308,7 +319,7 @@ def train(recipe: Recipe, folder: Path, tracking_uri: str, rank: Rank = ALONE) -
         network, progress = recipe.fit(
             training, folder, partial(_validate, recipe, validation), run.metrics, rank
         )
-        networks = _folds(recipe, training, validation, folder, rank)
+        networks = _folds(recipe, network, training, validation, folder, rank)
         rank.part()
         run.history(progress.history)
         run.tags({"n_parameters": n_parameters(network), "best_step": progress.best_step})
@@ -347,8 +358,10 @@ def follow(recipe: Recipe, folder: Path, rank: Rank) -> None:
         As `train`.
     """
     training, validation = _begin(recipe, folder, rank)
-    recipe.fit(training, folder, partial(_validate, recipe, validation), lambda *_: None, rank)
-    _folds(recipe, training, validation, folder, rank)
+    network, _ = recipe.fit(
+        training, folder, partial(_validate, recipe, validation), lambda *_: None, rank
+    )
+    _folds(recipe, network, training, validation, folder, rank)
     rank.part()
 
 
@@ -362,6 +375,11 @@ def _begin(recipe: Recipe, folder: Path, rank: Rank) -> tuple[list[Sample], list
         )
     recipe.check()
     training, validation = split(recipe)
+    if isinstance(recipe, LearnedRecipe) and not any(map(recipe.learns_from, training)):
+        raise InvalidData(
+            f"none of the {len(training)} images to train on is of the kind that is learned; add "
+            "some, or leave out --keep"
+        )
     if isinstance(recipe, LearnedRecipe) and recipe.folds:
         dealt(training, _learned(recipe, [*training, *validation]), recipe.folds)
     rank.check_same("the options", recipe)
@@ -414,6 +432,7 @@ def _learned(recipe: Recipe, samples: Sequence[Sample]) -> frozenset[str]:
 
 def _folds(
     recipe: Recipe,
+    network: nn.Module,
     training: Sequence[Sample],
     validation: Sequence[Sample],
     folder: Path,
@@ -423,7 +442,7 @@ def _folds(
     if not isinstance(recipe, LearnedRecipe) or not recipe.folds:
         return {}
     learned = _learned(recipe, [*training, *validation])
-    return train_folds(recipe, training, learned, folder, rank)
+    return train_folds(recipe, network, training, learned, folder, rank)
 
 
 def _validate(recipe: Recipe, samples: Sequence[Sample], network: nn.Module) -> dict[str, float]:

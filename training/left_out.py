@@ -102,6 +102,7 @@ def learned_before(samples: Sequence[Sample], trained: Trained) -> frozenset[str
 
 def train_folds(
     recipe: "LearnedRecipe",
+    network: nn.Module,
     samples: Sequence[Sample],
     learned: frozenset[str],
     folder: Path,
@@ -111,6 +112,7 @@ def train_folds(
 
     Args:
         recipe: of the training.
+        network: that was trained on all; it stands for a fold whose images change no network.
         samples: all that the recipe may learn from.
         learned: as of `dealt`.
         folder: of the training; each fold gets one in it.
@@ -125,6 +127,9 @@ def train_folds(
         recipe = replace(recipe, schedule=schedule)
     folds = dealt(samples, learned, recipe.folds)
     for number, sources in enumerate(folds, start=1):
+        if not any(recipe.learns_from(one) for one in samples if one.source in sources):
+            networks[sources] = network
+            continue
         if rank.leads:
             messages().print(
                 f"fold {number} of {len(folds)}: training without {', '.join(sorted(sources))}",

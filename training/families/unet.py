@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from nuclei.inference.contract import CONTRACT_FILE, Contract, is_family
 from nuclei.inference.graph import MAP_NETWORK, TTA_SUFFIX
 from nuclei.inference.method import WATERSHED
 from nuclei.inference.provenance import DATA_NOT_STATED, DataSet
+from nuclei.quality.judgement import group_of
 from nuclei.quality.reference import GROUPS
 from nuclei.quoting import quoted
 from nuclei.registry import ARCHITECTURE_TAG, ENCODER_TAG, PARENT_TAG
@@ -28,9 +29,10 @@ from training.data.dataset import Sample
 from training.data.targets import MAPS, border_closeness, target_maps
 from training.families.losses import loss_by_name, weighted_bce
 from training.families.pretrained import load_encoder
+from training.graphs.kinds import ByKind
 from training.graphs.maps import map_modules, map_steps
 from training.graphs.step import export_steps
-from training.graphs.weights import read_weights
+from training.graphs.weights import holds_two_networks, read_weights
 from training.job import LearnedRecipe
 from training.optimisation import Progress, Report, Validate
 from training.ranks import ALONE, Rank
@@ -63,9 +65,9 @@ class UNet(LearnedRecipe):
         parent: the model that it starts from, as people name it; empty for random weights.
         parent_files: folder of its files, as training registers them; None for random weights.
         parent_licence: of the parent, SPDX; empty when it is not stated.
-        keep: a group of images (`nuclei.quality.reference.GROUPS`) whose targets are the parent's
-            answers instead of the truth, so that the network stays there what its parent was
-            (Learning without Forgetting, Li and Hoiem 2018, section 3); empty for none.
+        keep: a kind of images (`nuclei.quality.reference.GROUPS`) that the parent's network goes on
+            answering, as it is; those of the other kind get a network of their own, which goes on
+            from the parent's and learns from images of this kind alone. Empty for none.
         mix: the share of the way from the parent's weights to the trained ones at which the
             network lies (WiSE-FT, Wortsman et al. 2022, section 3), in (0, 1].
     """
@@ -83,11 +85,20 @@ class UNet(LearnedRecipe):
     mix: float = 1.0
 
     family = "unet"
-    captures_graph = True
+
+    @property
+    def captures_graph(self) -> bool:
+        # Which network learns from how many crops of a batch depends on these.
+        return not self.by_kind
 
     @property
     def goes_on(self) -> bool:
         return self.parent_files is not None
+
+    @property
+    def by_kind(self) -> bool:
+        """Whether it has a network for grey images and another for those in colour."""
+        return bool(self.keep) or self._parent_is_by_kind()
 
     def contract(self) -> Contract:
         if self.parent_files is None:
@@ -109,18 +120,32 @@ class UNet(LearnedRecipe):
         )
 
     def build(self) -> nn.Module:
-        return build_network(self.architecture, self.encoder)
+        if not self.by_kind:
+            return build_network(self.architecture, self.encoder)
+        grey, colour = (build_network(self.architecture, self.encoder) for _ in GROUPS)
+        network = ByKind(grey, colour)
+        if self.keep:
+            getattr(network, self.keep).requires_grad_(False)
+        return network
 
     def first_weights(self) -> Mapping[str, Tensor] | None:
-        network = self.build()
         if self.parent_files is not None:
-            return read_weights(network, self.parent_files / MAP_NETWORK.filename)
+            file = self.parent_files / MAP_NETWORK.filename
+            if self._parent_is_by_kind():
+                return read_weights(self.build(), file)
+            weights = read_weights(build_network(self.architecture, self.encoder), file)
+            if not self.by_kind:
+                return weights
+            return {f"{kind}.{name}": one for kind in GROUPS for name, one in weights.items()}
         if self.encoder_weights is not None:
+            network = self.build()
             load_encoder(network, self.encoder, self.encoder_weights)
             return network.state_dict()
         return None
 
     def check(self) -> None:
+        if self.keep not in ("", *GROUPS):
+            raise InvalidOption(f"--keep is {quoted(self.keep)}; expected {' or '.join(GROUPS)}")
         super().check()
         loss_by_name(self.loss)
         if self.name and not is_family(self.name):
@@ -133,14 +158,20 @@ class UNet(LearnedRecipe):
                 f"the network starts from {self.parent}, encoder included; leave out "
                 "--encoder-weights"
             )
-        if self.keep not in ("", *GROUPS):
-            raise InvalidOption(f"--keep is {quoted(self.keep)}; expected {' or '.join(GROUPS)}")
         if not 0 < self.mix <= 1:
             raise InvalidOption(f"--mix is {self.mix:g}; expected more than 0, and at most 1")
         if self.parent_files is None and (self.keep or self.mix < 1):
             raise InvalidOption("--keep and --mix are of a model to go on from; give it as --from")
+        if self.keep and not self.schedule.steps:
+            raise InvalidOption(
+                f"--keep {self.keep} is of images of the other kind that are learned, and --steps 0"
+                " learns none: leave out one of the two"
+            )
         self.contract()
         self.first_weights()
+
+    def learns_from(self, sample: Sample) -> bool:
+        return group_of(sample.pixels) != self.keep
 
     def targets(self, labels: NDArray[np.uint16]) -> Tensor:
         maps = target_maps(labels)
@@ -149,10 +180,12 @@ class UNet(LearnedRecipe):
         return torch.from_numpy(maps)
 
     def loss_of(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
+        if self.keep:
+            # Crops without a colour, too, which augmentation makes of some.
+            assert isinstance(network, ByKind)
+            network = network.colour if self.keep == "grey" else network.grey
         logits = network(images).float()
         targets = targets.to(images.device, non_blocking=True)
-        if self.keep:
-            targets = self._with_kept(images, targets)
         maps, closeness = targets[:, : len(MAPS)], targets[:, len(MAPS) :]
         loss = loss_by_name(self.loss)(logits, maps)
         if self.border_weight:
@@ -213,20 +246,10 @@ class UNet(LearnedRecipe):
             return super().held_out_before()
         return frozenset(self._parent_contract(self.parent_files).held_out)
 
-    def _with_kept(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Targets with the parent's answers in place of those of crops that are to be kept."""
-        assert self.parent_files is not None
-        of_grey = (images == images[:, :1]).flatten(1).all(1)
-        kept = of_grey if self.keep == "grey" else ~of_grey
-        if not kept.any():
-            return targets
-        parent = _answering(self.architecture, self.encoder, self.parent_files, images.device)
-        targets = targets.clone()
-        # Between its nuclei the truth says nothing.
-        targets[kept] = 0
-        with torch.no_grad():
-            targets[kept, : len(MAPS)] = parent(images[kept]).float().sigmoid()
-        return targets
+    def _parent_is_by_kind(self) -> bool:
+        if self.parent_files is None:
+            return False
+        return holds_two_networks(self.parent_files / MAP_NETWORK.filename)
 
     def _parent_contract(self, files: Path) -> Contract:
         contract = Contract.read(files / CONTRACT_FILE)
@@ -236,17 +259,6 @@ class UNet(LearnedRecipe):
                 f"expected one of the maps {', '.join(MAPS)}, as `nuclei train unet` makes them"
             )
         return contract
-
-
-@cache
-def _answering(architecture: str, encoder: str, files: Path, device: torch.device) -> nn.Module:
-    """The parent, which only answers; beside recipes, which are sent to other processes."""
-    network = build_network(architecture, encoder)
-    # The first step asks for it, in the precision of the training, in which answers are not the
-    # file's.
-    with torch.autocast("cpu", enabled=False):
-        network.load_state_dict(read_weights(network, files / MAP_NETWORK.filename))
-    return network.eval().requires_grad_(False).to(device).to(memory_format=torch.channels_last)
 
 
 class Fcn(nn.Module):

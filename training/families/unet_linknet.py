@@ -14,6 +14,7 @@ from nuclei.inference.contract import Contract
 from nuclei.registry import ENCODER_TAG
 from training.families.ensembles import EnsembleRecipe
 from training.families.unet import UNet
+from training.graphs.kinds import ByKind
 from training.graphs.maps import map_modules, map_steps
 from training.graphs.step import export_steps
 
@@ -62,6 +63,11 @@ class UNetLinkNet(EnsembleRecipe):
         return Contract(self.family, pixel_size_um=self.pixel_size_um)
 
     def combine(self, networks: Sequence[nn.Module]) -> Average:
+        if any(isinstance(network, ByKind) for network in networks):
+            raise InvalidData(
+                "a member has a network for grey images and another for those in colour, which are "
+                "not averaged; expected members that were trained without --keep"
+            )
         return Average(networks)
 
     def modules(self, network: nn.Module) -> dict[str, nn.Module]:

@@ -8,7 +8,8 @@ from torch.export import Dim
 from torch.nn import functional
 
 from nuclei.inference.graph import MAP_NETWORK, MERGE, PREPROCESS, TTA, TTA_VIEWS
-from training.graphs.step import ExportedStep
+from training.graphs.kinds import ByKind, KindsModule, KindsStep
+from training.graphs.step import ExportedStep, GraphStep
 from training.graphs.views import (
     LEVELS,
     Preprocess,
@@ -74,32 +75,44 @@ def map_modules(network: nn.Module) -> dict[str, nn.Module]:
     return {
         PREPROCESS.name: Preprocess(),
         TTA.name: Views(),
-        MAP_NETWORK.name: Network(network),
+        MAP_NETWORK.name: (
+            KindsModule(Network(network.grey), Network(network.colour))
+            if isinstance(network, ByKind)
+            else Network(network)
+        ),
         MERGE.name: Merge(),
     }
 
 
-def map_steps(network: nn.Module) -> dict[str, ExportedStep]:
+def map_steps(network: nn.Module) -> dict[str, GraphStep]:
     """The steps of the graph by file name.
 
     Args:
         network: logits from images, in evaluation mode, float32, on the CPU.
     """
-    channels, views = Dim("channels", min=1, max=4), Dim("views", min=1, max=64)
-    rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
     return {
         PREPROCESS.name: preprocess_step(),
         TTA.name: views_step(),
-        MAP_NETWORK.name: ExportedStep(
-            MAP_NETWORK,
-            Network(network),
-            (example_images(),),
-            ({0: views, 1: channels, 2: 32 * rows, 3: 32 * columns},),
-            # Shifts 0.3% of the pixels by one of the 255 levels.
-            half_weights=True,
+        MAP_NETWORK.name: (
+            KindsStep.of(_network_step(network.grey), _network_step(network.colour))
+            if isinstance(network, ByKind)
+            else _network_step(network)
         ),
         MERGE.name: _merge_step(),
     }
+
+
+def _network_step(network: nn.Module) -> ExportedStep:
+    channels, views = Dim("channels", min=1, max=4), Dim("views", min=1, max=64)
+    rows, columns = Dim("rows", min=1, max=512), Dim("columns", min=1, max=512)
+    return ExportedStep(
+        MAP_NETWORK,
+        Network(network),
+        (example_images(),),
+        ({0: views, 1: channels, 2: 32 * rows, 3: 32 * columns},),
+        # Shifts 0.3% of the pixels by one of the 255 levels.
+        half_weights=True,
+    )
 
 
 @cache

@@ -87,10 +87,11 @@ class ExportedStep(GraphStep):
     half_weights: bool = False
 
     def write(self, path: Path) -> None:
-        onnx.save(self._model, path)
+        onnx.save(self.model, path)
 
     @cached_property
-    def _model(self) -> onnx.ModelProto:
+    def model(self) -> onnx.ModelProto:
+        """The file."""
         with warnings.catch_warnings():
             # Square views share one name for their two equal sides, which the exporter warns about.
             warnings.filterwarnings("ignore", message="# The axis name")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from nuclei.errors import InvalidData
 from nuclei.inference.graph import MAP_NETWORK
 from nuclei.quoting import listed, sentence
+from training.graphs.kinds import SEPARATOR, is_by_kind
 from training.graphs.maps import EXAMPLE_SHAPE, map_steps
 from training.graphs.step import HALF_SUFFIX
 
@@ -39,7 +40,7 @@ def read_weights(network: nn.Module, path: Path) -> dict[str, Tensor]:
 
     Args:
         network: of the same architecture and encoder, with any weights, on the CPU; it receives
-            the weights and is left in evaluation mode.
+            the weights and is left in evaluation mode. `ByKind` of a file of two networks.
         path: of `network.onnx`.
 
     Returns:
@@ -64,6 +65,15 @@ def read_weights(network: nn.Module, path: Path) -> dict[str, Tensor]:
     return state
 
 
+def holds_two_networks(path: Path) -> bool:
+    """Whether an ONNX file is of two networks (`training.graphs.kinds`).
+
+    Raises:
+        InvalidData: the file cannot be read.
+    """
+    return is_by_kind(_opened(path))
+
+
 def _opened(path: Path) -> onnx.ModelProto:
     try:
         return onnx.load(path)
@@ -78,8 +88,20 @@ def _arrays(file: onnx.ModelProto) -> Iterator[tuple[str, NDArray[np.float32]]]:
     """The numbers in the file, those of the network by the names that they have there."""
     for entry in file.graph.initializer:
         if entry.data_type in FLOATS:
-            name = entry.name.removesuffix(HALF_SUFFIX).removeprefix(PREFIX)
-            yield name, onnx.numpy_helper.to_array(entry).astype(np.float32)
+            yield _own_name(entry.name), onnx.numpy_helper.to_array(entry).astype(np.float32)
+
+
+def _own_name(name: str) -> str:
+    """The name that a tensor of the file has in the network."""
+    *kind, rest = name.removesuffix(HALF_SUFFIX).split(SEPARATOR, 1)
+    return ".".join([*kind, rest.removeprefix(PREFIX)])
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from _nodes(attribute.g)
 
 
 def _biases(
@@ -87,8 +109,8 @@ def _biases(
 ) -> dict[str, NDArray[np.float32]]:
     """What each convolution adds, by the name that a bias of its own would have."""
     given = {
-        weight.removeprefix(PREFIX): bias.removeprefix(PREFIX)
-        for node in file.graph.node
+        _own_name(weight): _own_name(bias)
+        for node in _nodes(file.graph)
         if node.op_type in FOLDED
         for _, weight, bias, *_ in [(*node.input, "")]
     }
@@ -144,8 +166,11 @@ def _convolutions_before_norms(network: nn.Module) -> dict[str, str]:
         elif isinstance(module, nn.BatchNorm2d):
             hooks.append(module.register_forward_pre_hook(looks_up(name)))
     try:
+        # One image in grey and one in colour, where each kind has a network of its own.
+        images = torch.zeros(2, 3, *EXAMPLE_SHAPE)
+        images[1, 0] = 1
         with torch.no_grad():
-            network(torch.zeros(1, 3, *EXAMPLE_SHAPE))
+            network(images)
     finally:
         for hook in hooks:
             hook.remove()

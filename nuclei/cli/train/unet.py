@@ -57,8 +57,9 @@ def unet(
         str,
         typer.Option(
             metavar="grey|colour",
-            help="With --from: on images of this kind the model is to stay what it was. It learns "
-            "the answers of --from to them, not their masks (Li and Hoiem 2018) [none].",
+            help="With --from: images of this kind go on being answered by its network, as it is; "
+            "those of the other kind get a network of their own, which learns from them alone "
+            "[none].",
             show_default=False,
         ),
     ] = "",

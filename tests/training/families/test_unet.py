@@ -7,18 +7,19 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
-from nuclei.errors import InvalidOption
+from nuclei.errors import InvalidData, InvalidOption
 from nuclei.inference.contract import CONTRACT_FILE, Contract
-from nuclei.inference.graph import MAP_NETWORK
 from nuclei.postprocessing.watershed import WatershedParameters
-from tests.training.conftest import MakeSample
+from tests.training.networks import used
+from training.data.conversion import write_dataset
+from training.data.dataset import Sample
 from training.families.unet import ARCHITECTURES, UNet, build_network
 from training.graphs.maps import map_steps
 from training.graphs.step import export_steps
-from training.graphs.weights import read_weights
-from training.job import n_parameters
+from training.job import n_parameters, train
+from training.left_out import train_folds
+from training.ranks import ALONE
 from training.schedule import FINE_TUNING
 
 ENCODERS = ["resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "tu-regnetx_004"]
@@ -125,50 +126,103 @@ def test_the_parents_parameters_are_known_for_frames_of_both_kinds(
     assert contract.postprocessing == contract.colour_postprocessing == alike.postprocessing
 
 
-@pytest.mark.parametrize("keep", ["grey", "colour"])
-def test_images_of_the_kept_group_have_the_parents_answers_as_targets(
-    shipped_artifacts: Path, neighbours: NDArray[np.uint16], keep: str
-) -> None:
-    recipe = going_on(shipped_artifacts, keep=keep, border_weight=10)
+@pytest.fixture(scope="module")
+def parent(shipped_artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a small model of one network."""
+    folder = tmp_path_factory.mktemp("parent")
+    shutil.copy(shipped_artifacts / CONTRACT_FILE, folder)
     torch.manual_seed(0)
-    grey, colour = torch.rand(1, 1, 64, 64).expand(1, 3, -1, -1), torch.rand(1, 3, 64, 64)
-    kept, other = (grey, colour) if keep == "grey" else (colour, grey)
-    images = torch.cat([kept, other])
-    parent = recipe.build()
-    parent.load_state_dict(read_weights(parent, shipped_artifacts / MAP_NETWORK.filename))
-    parent.eval()
-    nothing = recipe.targets(np.zeros_like(neighbours))
-    truth = recipe.targets(neighbours)
+    export_steps(map_steps(used(build_network("cnn", ""))), folder)
+    return folder
 
-    def loss(images: torch.Tensor, *targets: torch.Tensor) -> float:
-        with torch.no_grad():
-            return recipe.loss_of(parent, images, torch.stack(targets)).item()
 
-    with torch.no_grad():
-        answers = parent(kept).sigmoid()
-    lowest = functional.binary_cross_entropy(answers, answers).item()
-    assert loss(kept, truth) == pytest.approx(lowest, rel=1e-4)
-    assert loss(images, truth, truth) == pytest.approx(loss(images, nothing, truth), rel=1e-6)
-    assert loss(other, truth) != pytest.approx(loss(other, nothing), rel=0.01)
+def trained(recipe: UNet, samples: list[Sample], folder: Path) -> dict[str, torch.Tensor]:
+    network, _ = recipe.fit(samples, folder, None, lambda *_: None)
+    return dict(network.state_dict())
+
+
+def small(parent: Path, **options: Any) -> UNet:
+    schedule = replace(FINE_TUNING, steps=2, batch_size=2, crop_px=64, workers=0, precision="bf16")
+    return going_on(parent, architecture="cnn", schedule=schedule, **options)
+
+
+@pytest.mark.parametrize(("keep", "other"), [("grey", "colour"), ("colour", "grey")])
+def test_the_network_of_the_kept_kind_stays_and_the_other_learns(
+    parent: Path, samples: list[Sample], tmp_path: Path, keep: str, other: str
+) -> None:
+    recipe = small(parent, keep=keep)
+    before = recipe.first_weights()
+    assert before is not None
+    after = trained(recipe, samples, tmp_path)
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.startswith(f"{other}.") for name in changed)
+    # Images of the kept kind are not learned from.
+    without = [one for one in samples if (one.pixels.shape[2] == 1) != (keep == "grey")]
+    for name, value in trained(recipe, without, tmp_path / "without").items():
+        assert torch.equal(value, after[name])
+
+
+def test_folds_train_where_something_is_learned(
+    parent: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    """A source of the kept kind changes no network; without the other nothing is learned."""
+    recipe = small(parent, keep="grey", folds=2, fold_steps=1)
+    own = [replace(one, source=one.modality) for one in samples]
+    network = recipe.build()
+    networks = train_folds(recipe, network, own, frozenset(), tmp_path, ALONE)
+    assert networks.keys() == {frozenset({"fluorescence"}), frozenset({"histology"})}
+    assert networks[frozenset({"fluorescence"})] is network
+    before = recipe.first_weights()
+    assert before is not None
+    for name, value in networks[frozenset({"histology"})].state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+def test_images_of_the_kept_kind_alone_are_refused(
+    parent: Path, samples: list[Sample], tmp_path: Path
+) -> None:
+    write_dataset([one for one in samples if one.pixels.shape[2] == 1], tmp_path / "data", "labels")
+    recipe = replace(small(parent, keep="grey"), data=(tmp_path / "data",))
+    with pytest.raises(InvalidData, match="kind that is learned"):
+        train(recipe, tmp_path / "run", f"sqlite:///{tmp_path / 'mlflow.db'}")
+
+
+def test_one_goes_on_from_two_networks(parent: Path, samples: list[Sample], tmp_path: Path) -> None:
+    """Each learns from images of its kind."""
+    first = small(parent, keep="grey")
+    network, _ = first.fit(samples, tmp_path / "first", None, lambda *_: None)
+    files = shutil.copytree(parent, tmp_path / "files")
+    first.export(network, files)
+    recipe = small(files)
+    assert recipe.by_kind
+    before = recipe.first_weights()
+    assert before is not None
+
+    def learned(samples: list[Sample], folder: str) -> set[str]:
+        after = trained(recipe, samples, tmp_path / folder)
+        return {
+            name.partition(".")[0]
+            for name, value in after.items()
+            if not torch.equal(value, before[name])
+        }
+
+    grey = [one for one in samples if one.pixels.shape[2] == 1]
+    assert learned(grey, "grey") == {"grey"}
+    assert learned(samples, "both") == {"grey", "colour"}
 
 
 def test_a_network_lies_part_of_the_way_from_its_parent(
-    shipped_artifacts: Path, make_sample: MakeSample, tmp_path: Path
+    parent: Path, samples: list[Sample], tmp_path: Path
 ) -> None:
-    schedule = replace(FINE_TUNING, steps=2, batch_size=2, crop_px=64, workers=0, precision="bf16")
-    whole = going_on(shipped_artifacts, keep="grey", schedule=schedule)
-    samples = [make_sample(f"own-{seed}", "fluorescence", (96, 128), seed) for seed in range(2)]
-
-    def fitted(recipe: UNet) -> dict[str, torch.nn.Parameter]:
-        network, _ = recipe.fit(samples, tmp_path, None, lambda *_: None)
-        return dict(network.named_parameters())
-
+    whole = small(parent, keep="grey")
     before = whole.first_weights()
     assert before is not None
-    after = fitted(whole)
+    after = trained(whole, samples, tmp_path)
     # The second finds the first's training finished.
-    for name, value in fitted(replace(whole, mix=0.25)).items():
-        torch.testing.assert_close(value, before[name] + 0.25 * (after[name] - before[name]))
+    for name, value in trained(replace(whole, mix=0.25), samples, tmp_path).items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, before[name] + 0.25 * (after[name] - before[name]))
     assert any(not torch.equal(value, before[name]) for name, value in after.items())
 
 
@@ -176,6 +230,7 @@ def test_a_network_lies_part_of_the_way_from_its_parent(
     ("options", "said"),
     [
         ({"keep": "red"}, "expected grey or colour"),
+        ({"keep": "grey", "schedule": replace(FINE_TUNING, steps=0)}, "leave out one"),
         ({"mix": 0.0}, "more than 0"),
         ({"mix": 1.5}, "at most 1"),
     ],

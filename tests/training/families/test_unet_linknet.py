@@ -9,6 +9,7 @@ from nuclei.inference.contract import Contract
 from training.data.dataset import Sample
 from training.families.unet import UNet
 from training.families.unet_linknet import Average, UNetLinkNet
+from training.graphs.kinds import ByKind
 from training.job import CHECKPOINT_FILE, Recipe
 from training.optimisation import fit
 from training.schedule import Schedule
@@ -115,6 +116,13 @@ def test_networks_that_go_on_from_different_models_are_refused(
     other = write(tmp_path / "run", replace(recipe("linknet"), parent="x", parent_files=tmp_path))
     with pytest.raises(InvalidData, match="go on from different models"):
         UNetLinkNet.of((Path("images"),), {**trainings, "linknet": other}, "cpu")
+
+
+def test_networks_by_kind_are_not_averaged(trainings: dict[str, Path]) -> None:
+    average = UNetLinkNet.of((Path("images"),), trainings, "cpu")
+    networks = [torch.nn.Conv2d(3, 3, 3) for _ in range(3)]
+    with pytest.raises(InvalidData, match="without --keep"):
+        average.combine([ByKind(*networks[:2]), networks[2]])
 
 
 def test_a_training_without_weights_is_refused(trainings: dict[str, Path], tmp_path: Path) -> None:

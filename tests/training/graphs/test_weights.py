@@ -7,13 +7,14 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from nuclei.errors import InvalidData
 from nuclei.imaging.images import read_frame
 from nuclei.imaging.intensity import intensity_of
+from tests.training.networks import levels, small, used
 from training.families.unet import build_network
-from training.graphs.maps import Network, example_images, map_steps
+from training.graphs.maps import example_images, map_steps
 from training.graphs.weights import read_weights
 
 SHIPPED = "tu-regnetx_004"
@@ -22,28 +23,6 @@ SHIPPED = "tu-regnetx_004"
 @pytest.fixture(scope="module")
 def shipped(shipped_artifacts: Path) -> Path:
     return shipped_artifacts / "network.onnx"
-
-
-def levels(network: nn.Module, image: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return Network(network)(image).int()
-
-
-def used(network: nn.Module) -> nn.Module:
-    """A network whose batch norms have seen images; its answers differ from place to place."""
-    torch.manual_seed(0)
-    network.train()
-    for _ in range(3):
-        network(torch.rand(2, 3, 64, 64))
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.normal_(module.weight, 1, 0.1)
-            nn.init.normal_(module.bias, 0, 0.1)
-    network.eval()
-    last = [module for module in network.modules() if isinstance(module, nn.Conv2d)][-1]
-    with torch.no_grad():
-        last.weight *= 2 / network(example_images()).std()
-    return network
 
 
 @pytest.mark.parametrize("name", ["fluorescence", "histology"])
@@ -61,16 +40,6 @@ def test_the_shipped_network_answers_as_before_and_can_learn(
     assert (levels(network, image) - torch.from_numpy(expected).int()).abs().max() <= 1
     network(torch.rand(1, 3, 32, 32)).square().mean().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
-
-
-def small() -> nn.Module:
-    """Convolutions with and without a bias and a batch norm, down and up again."""
-    return nn.Sequential(
-        nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
-        nn.Sequential(nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.BatchNorm2d(6), nn.ReLU()),
-        nn.Sequential(nn.Conv2d(6, 6, 3, padding=1, groups=2), nn.ReLU(), nn.BatchNorm2d(6)),
-        nn.Conv2d(6, 3, 1),
-    )
 
 
 def test_networks_are_read_back_from_their_files(tmp_path: Path) -> None:
