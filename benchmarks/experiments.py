@@ -300,6 +300,10 @@ def from_shipped(bench: Bench) -> Mapping[str, Any]:
     return {"parent": "the shipped network", "parent_files": bench.shipped_files}
 
 
+def from_shipped_in_colour(bench: Bench) -> Mapping[str, Any]:
+    return {**from_shipped(bench), "keep": "grey"}
+
+
 def from_photographs(bench: Bench) -> Mapping[str, Any]:
     return {"encoder_weights": bench.encoder_weights}
 
@@ -369,6 +373,10 @@ TOPICS: dict[str, dict[str, Experiment]] = {
         "goes-on": Experiment(
             "the shipped network learns from the other sources",
             Training("goes-on", schedule=GOES_ON, start=from_shipped),
+        ),
+        "goes-on-in-colour": Experiment(
+            "the shipped network, and one that learns from the other sources for images in colour",
+            Training("goes-on-in-colour", schedule=GOES_ON, start=from_shipped_in_colour),
         ),
         "goes-on-old-looks": Experiment(
             "the same without stains of others, DAB, crowds, pale and dim nuclei, defocus, JPEG",
