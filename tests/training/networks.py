@@ -28,11 +28,11 @@ def used(network: nn.Module) -> nn.Module:
     return network
 
 
-def small() -> nn.Module:
+def small(width: int = 8) -> nn.Module:
     """Convolutions with and without a bias and a batch norm, down and up again."""
     return nn.Sequential(
-        nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU()),
-        nn.Sequential(nn.ConvTranspose2d(8, 6, 4, 2, 1), nn.BatchNorm2d(6), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(3, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()),
+        nn.Sequential(nn.ConvTranspose2d(width, 6, 4, 2, 1), nn.BatchNorm2d(6), nn.ReLU()),
         nn.Sequential(nn.Conv2d(6, 6, 3, padding=1, groups=2), nn.ReLU(), nn.BatchNorm2d(6)),
         nn.Conv2d(6, 3, 1),
     )

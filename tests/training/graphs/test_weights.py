@@ -13,11 +13,9 @@ from nuclei.errors import InvalidData
 from nuclei.imaging.images import read_frame
 from nuclei.imaging.intensity import intensity_of
 from tests.training.networks import levels, small, used
-from training.families.unet import build_network
-from training.graphs.maps import example_images, map_steps
+from training.families.unet import UNet, build_network
+from training.graphs.maps import example_images, map_modules, map_steps
 from training.graphs.weights import read_weights
-
-SHIPPED = "tu-regnetx_004"
 
 
 @pytest.fixture(scope="module")
@@ -34,11 +32,16 @@ def test_the_shipped_network_answers_as_before_and_can_learn(
     scaled = ((frame.pixels[:128, :128].astype(np.float32) - lo) / (hi - lo)).clip(0, 1)
     image = torch.from_numpy(scaled).permute(2, 0, 1)[None].float()
     (expected,) = onnxruntime.InferenceSession(shipped).run(["MAPS"], {"IMAGE": image.numpy()})
-    network = build_network("unet", SHIPPED)
-    read_weights(network, shipped)
+    recipe = UNet(data=(shipped,), parent="unet", parent_files=shipped.parent)
+    network = recipe.build().eval()
+    network.load_state_dict(recipe.first_weights() or {})
+    with torch.inference_mode():
+        found = map_modules(network)["network"](image).int()
     assert expected[0, 0].max() > 250
-    assert (levels(network, image) - torch.from_numpy(expected).int()).abs().max() <= 1
-    network(torch.rand(1, 3, 32, 32)).square().mean().backward()
+    assert (found - torch.from_numpy(expected).int()).abs().max() <= 1
+    of_both_kinds = torch.rand(2, 3, 32, 32)
+    of_both_kinds[0] = of_both_kinds[0, 0]
+    network(of_both_kinds).square().mean().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
@@ -53,18 +56,25 @@ def test_networks_are_read_back_from_their_files(tmp_path: Path) -> None:
     assert (levels(read, example_images()) - expected).abs().max() <= 1
 
 
-def test_weights_of_another_network_are_refused(shipped: Path) -> None:
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "network.onnx"
+    map_steps(used(small()))["network"].write(path)
+    return path
+
+
+def test_weights_of_another_network_are_refused(file: Path) -> None:
     with pytest.raises(InvalidData, match="the --encoder that it was trained with") as raised:
-        read_weights(build_network("unet", "tu-regnetx_002"), shipped)
-    assert "conv.weight has the shape" in str(raised.value)
+        read_weights(small(width=10), file)
+    assert "0.0.weight has the shape" in str(raised.value)
 
 
-def test_a_file_that_answers_otherwise_is_refused(shipped: Path, tmp_path: Path) -> None:
-    file = onnx.load(shipped)
-    next(node for node in file.graph.node if node.op_type == "Relu").op_type = "Abs"
-    onnx.save(file, tmp_path / "network.onnx")
+def test_a_file_that_answers_otherwise_is_refused(file: Path) -> None:
+    changed = onnx.load(file)
+    next(node for node in changed.graph.node if node.op_type == "Relu").op_type = "Abs"
+    onnx.save(changed, file)
     with pytest.raises(InvalidData, match="of 255 levels otherwise"):
-        read_weights(build_network("unet", SHIPPED), tmp_path / "network.onnx")
+        read_weights(small(), file)
 
 
 @pytest.mark.parametrize("content", [None, b"no model"])
