@@ -42,10 +42,11 @@ from training.families.unet import UNet
 from training.families.unet_linknet import Average, UNetLinkNet
 from training.families.yolov8 import Detector as Yolo
 from training.families.yolov8 import YoloV8
+from training.graphs.kinds import ByKind
 from training.job import OPTIONS_FILE, Recipe, reference_of
 
 NOWHERE = (Path("no_images"),)
-# A model that goes on from the one that ships.
+# A model that goes on from the one that ships, whose network for images in colour is another.
 OWN = "mylab"
 MAX_MESSAGE_BYTES = 2**28
 
@@ -197,11 +198,13 @@ def repository(
     repository = tmp_path_factory.mktemp("families") / "models"
     version = int(LocalEngine(SHIPPED).find("unet").version)
     parent = collect_artifacts(SHIPPED, "unet", version, tmp_path_factory.mktemp("parent"))
-    own = UNet(data=NOWHERE, name=OWN, parent=f"unet:{version}", parent_files=parent)
+    own = UNet(data=NOWHERE, name=OWN, parent=f"unet:{version}", parent_files=parent, keep="grey")
     weights = own.first_weights()
     assert weights is not None
     network = own.build().eval()
     network.load_state_dict(weights)
+    assert isinstance(network, ByKind)
+    network.colour = networks["unet"]
     exported = {**recipes, OWN: own}
     for version, (name, recipe) in enumerate(exported.items(), start=1):
         artifacts = tmp_path_factory.mktemp(name)
@@ -438,7 +441,7 @@ async def test_triton_answers_for_an_empty_frame(
 
 
 async def test_a_model_that_goes_on_from_what_ships_is_served_beside_unet(
-    engine: LocalEngine, served: TritonEngine, fluorescence: Path
+    engine: LocalEngine, served: TritonEngine, fluorescence: Path, histology: Path
 ) -> None:
     assert {OWN, "unet"} <= set(engine.models())
     shipped = LocalEngine(SHIPPED)
@@ -446,6 +449,11 @@ async def test_a_model_that_goes_on_from_what_ships_is_served_beside_unet(
     expected = await segment(frame, shipped, shipped.find("unet"))
     own, unet = [await segment(frame, served, engine.find(name)) for name in (OWN, "unet")]
     assert (own.model, unet.model) == (OWN, "unet")
-    # It has learned nothing yet, and so its weights are those of the file.
+    # It has learned nothing of grey images, and so its weights for these are those of the file.
     assert scores_of(Overlap.of(expected.labels, own.labels))["ap_0.90"] == 1
     assert scores_of(Overlap.of(expected.labels, unet.labels))["ap_0.90"] < 0.5
+    # Images in colour are answered by its other network, which is that of `unet` here.
+    tile = read_frame(histology).pixels[:128, :128]
+    assert_alike(
+        *[await answer(served, engine.find(name).graph, UNET, tile) for name in (OWN, "unet")]
+    )
