@@ -68,7 +68,10 @@ def thresholds(called: Queue[dict[str, Any]]) -> Iterator[Thresholds]:
 
     class Webhook(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            called.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            # A ticket may come before the page that suppresses it: they wait for seconds only here.
+            if sent["receiver"] == "page":
+                called.put(sent)
             self.send_response(200)
             self.end_headers()
 
@@ -123,7 +126,7 @@ def test_an_alert_arrives_when_the_gateway_ends_and_again_when_it_is_back(
         sent = called.get(timeout=LONGEST_S)
         assert time.monotonic() - ended < LONGEST_S
         (alert,) = sent["alerts"]
-        assert (sent["receiver"], sent["status"]) == ("page", "firing")
+        assert sent["status"] == "firing"
         assert alert["labels"] == {
             "alertname": "ServiceDown",
             "job": "gateway",

@@ -146,7 +146,6 @@ class UNet(LearnedRecipe):
     def check(self) -> None:
         if self.keep not in ("", *GROUPS):
             raise InvalidOption(f"--keep is {quoted(self.keep)}; expected {' or '.join(GROUPS)}")
-        super().check()
         loss_by_name(self.loss)
         if self.name and not is_family(self.name):
             raise InvalidOption(
@@ -167,6 +166,7 @@ class UNet(LearnedRecipe):
                 f"--keep {self.keep} is of images of the other kind that are learned, and --steps 0"
                 " learns none: leave out one of the two"
             )
+        super().check()
         self.contract()
         self.first_weights()
 
