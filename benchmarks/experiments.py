@@ -4,9 +4,10 @@
     .venv-train/bin/python benchmarks/experiments.py stage1_train.zip --only loss-dice every-peak
     .venv-train/bin/python benchmarks/experiments.py --list
     .venv-train/bin/python benchmarks/experiments.py a.zip b.zip c.zip --leave c \
-        --folder runs/laboratories --steps 1500 --crop 256 --workers 1
+        --folder runs/laboratories --steps 1500 --crop 256 --workers 1 --repository version_3/
 
-The last leaves whole sources out, and scores on them: the topic `laboratories`.
+The last leaves whole sources out, and scores on them: the topic `laboratories`. It starts from a
+network that has not seen them, that of an earlier version of the model repository.
 
 An experiment's result stays in its folder, so a stopped run can be continued; the document's tables
 and pictures are written after each. Post-processing and views are tried on the shipped network.
@@ -50,7 +51,6 @@ from training.schedule import Schedule
 from training.tuning import predict_all
 
 ROOT = Path(__file__).parents[1]
-REPOSITORY = ROOT / "model_repository"
 DOCUMENT = ROOT / "docs" / "experiments.md"
 PICTURE = "experiments_{}.png"
 MODEL = "unet"
@@ -88,8 +88,8 @@ class _Some(nn.Module):
         return own
 
 
-def _shipped_version() -> int:
-    (shipped,) = [one for one in list_models(REPOSITORY) if one.name == MODEL]
+def _shipped_version(repository: Path) -> int:
+    (shipped,) = [one for one in list_models(repository) if one.name == MODEL]
     return shipped.champion
 
 
@@ -107,6 +107,7 @@ class Bench:
         schedule: of every training.
         leave: sources that no training sees, and that are scored; where there are none, images that
             are held out at random.
+        repository: of Triton, whose network counts as shipped.
     """
 
     def __init__(
@@ -115,10 +116,11 @@ class Bench:
         folder: Path,
         schedule: Schedule,
         leave: frozenset[str],
+        repository: Path,
         encoder_weights: Path | None,
     ) -> None:
         self.data, self.folder, self.schedule, self.leave = data, folder, schedule, leave
-        self._encoder_weights = encoder_weights
+        self.repository, self._encoder_weights = repository, encoder_weights
 
     @cached_property
     def split(self) -> tuple[list[Sample], list[Sample]]:
@@ -142,14 +144,15 @@ class Bench:
         """
         folder = self.folder / "shipped-files"
         folder.mkdir(exist_ok=True)
-        collect_artifacts(REPOSITORY, MODEL, _shipped_version(), folder)
+        collect_artifacts(self.repository, MODEL, _shipped_version(self.repository), folder)
         held_out = frozenset(Contract.read(folder / CONTRACT_FILE).held_out)
         known = _sources(self.split[0] + self.validation, held_out)
         learned = known & {one.source for one in self.validation if one.id not in held_out}
         if learned:
             raise InvalidOption(
                 f"the shipped network has learned from {', '.join(sorted(learned))}, so its score "
-                "there says nothing: --leave others, or name --only experiments without it"
+                "there says nothing: --leave others, name --only experiments without it, or the "
+                "--repository of an earlier version"
             )
         return folder
 
@@ -186,7 +189,7 @@ class Bench:
         return self._shipped("shipped-teaching.npz", self.teaching, View())
 
     def _shipped(self, name: str, samples: list[Sample], view: View) -> list[Maps]:
-        engine = LocalEngine(REPOSITORY)
+        engine = LocalEngine(self.repository)
         return self.kept(name, lambda: predictions(samples, engine, engine.find(MODEL), view))
 
     def kept(self, name: str, make: Callable[[], list[Maps]]) -> list[Maps]:
@@ -619,13 +622,13 @@ def described(bench: Bench) -> Mapping[str, str]:
     }
 
 
-def claim(folder: Path, schedule: Schedule, leave: frozenset[str]) -> None:
+def claim(folder: Path, schedule: Schedule, leave: frozenset[str], version: int) -> None:
     """Bind a folder to one budget; raises InvalidOption if it holds results of another.
 
     The version that is shipped belongs to it: many experiments are on its network.
     """
     budget = {name: getattr(schedule, name) for name in ("steps", "batch_size", "crop_px")}
-    budget["shipped"] = _shipped_version()
+    budget["shipped"] = version
     budget |= {"leave": sorted(leave)} if leave else {}
     path = folder / BUDGET_FILE
     folder.mkdir(parents=True, exist_ok=True)
@@ -657,6 +660,12 @@ def main() -> None:
     parser.add_argument("data", type=Path, nargs="*", help="folders or zips of images and masks")
     parser.add_argument("--only", nargs="+", default=[], help="experiments [all]")
     parser.add_argument("--leave", nargs="+", default=[], help="sources that no training sees")
+    parser.add_argument(
+        "--repository",
+        type=Path,
+        default=ROOT / "model_repository",
+        help="model repository whose network counts as shipped [that of this checkout]",
+    )
     parser.add_argument("--encoder-weights", type=Path, help="of from-photographs")
     parser.add_argument("--list", action="store_true", help="show the experiments")
     parser.add_argument("--folder", type=Path, default=ROOT / "runs" / "experiments")
@@ -681,8 +690,11 @@ def main() -> None:
         workers=arguments.workers,
     )
     leave = frozenset(arguments.leave)
-    claim(arguments.folder, schedule, leave)
-    bench = Bench(arguments.data, arguments.folder, schedule, leave, arguments.encoder_weights)
+    repository = arguments.repository
+    claim(arguments.folder, schedule, leave, _shipped_version(repository))
+    bench = Bench(
+        arguments.data, arguments.folder, schedule, leave, repository, arguments.encoder_weights
+    )
     for name, experiment in names_of(arguments.only, bool(leave)).items():
         if name not in read_results(arguments.folder):
             run(name, experiment, bench)
