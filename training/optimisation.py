@@ -380,7 +380,8 @@ class _Bar:
         self._bar.stop()
 
     def show(self, done: float, progress: Progress, loss: float) -> None:
-        best_score = f"  best score {progress.best_score:.3f}" if self._best_score else ""
+        known = self._best_score and progress.best_step
+        best_score = f"  best score {progress.best_score:.3f}" if known else ""
         note = f"step {progress.step}  loss {loss:.3f}{best_score}"
         self._bar.update(self._task, completed=done, note=note)
         if self._shown and self._lines.due():

@@ -79,11 +79,13 @@ def test_a_file_gets_lines_of_the_progress(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(optimisation, "NOTED_EVERY", 3)
+    monkeypatch.setattr(optimisation, "NOTED_EVERY", 1)
     monkeypatch.setattr(console, "LINE_S", 0)
     train(samples, tmp_path)
-    lines = capsys.readouterr().err.splitlines()
-    assert [line[:12] for line in lines if "%" in line] == ["50%  step 3 ", "100%  step 6"]
+    lines = [line.split("  ") for line in capsys.readouterr().err.splitlines() if "%" in line]
+    assert [line[:2] for line in lines][2::3] == [["50%", "step 3"], ["100%", "step 6"]]
+    known = [line[-1].startswith("best score 0.") for line in lines]
+    assert known == [False, False, True, True, True, True]  # since the validation after step 2
 
 
 def test_training_stops_early(samples: list[Sample], tmp_path: Path) -> None:

