@@ -65,7 +65,7 @@ LOGARITHMIC: Mapping[str, float] = {
     "near_threshold": 1e-3,
     "tta_disagreement": 1e-3,
     "focus": 1e-3,
-    "saturated": 1e-3,
+    "saturated": 1e-2,
     "dynamic_range": 1e-3,
     "signal_to_noise": 0.1,
 }

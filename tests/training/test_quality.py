@@ -105,6 +105,14 @@ def test_few_frames_promise_no_smaller_rate_than_they_can_tell() -> None:
     assert rate == pytest.approx(1 / 31)
 
 
+def test_few_saturated_pixels_of_one_frame_widen_no_other_limit() -> None:
+    focus, saturated = np.random.default_rng(0).lognormal(0, 1, 60), np.zeros(60)
+    without, _ = limits_of({"focus": focus, "saturated": saturated}, np.random.default_rng(0))
+    saturated[7] = 0.005
+    with_one, _ = limits_of({"focus": focus, "saturated": saturated}, np.random.default_rng(0))
+    assert with_one == without
+
+
 def test_drift_is_alarmed_of_on_the_stated_share_of_days() -> None:
     rng = np.random.default_rng(0)
     measures = {"focus": rng.lognormal(0, 1, 2000), "coverage": rng.random(2000)}
