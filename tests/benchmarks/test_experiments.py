@@ -31,21 +31,18 @@ def test_the_shipped_network_is_not_scored_on_what_it_learned(tmp_path: Path) ->
     def files(leave: str) -> Path:
         folder = tmp_path / leave
         folder.mkdir(exist_ok=True)
-        return Bench(data, folder, schedule, frozenset({leave}), None).shipped_files
+        return Bench(data, folder, schedule, frozenset({leave}), SHIPPED, None).shipped_files
 
-    with pytest.raises(InvalidOption, match=r"has learned from known.*--leave others"):
+    with pytest.raises(InvalidOption, match=r"has learned from known.*--leave.*--repository"):
         files("known")
     assert (files("others") / "network.onnx").is_file()
 
 
-def test_results_of_two_shipped_versions_are_not_mixed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import experiments
+def test_results_of_two_shipped_versions_are_not_mixed(tmp_path: Path) -> None:
+    from experiments import claim
 
     schedule = Schedule(steps=1)
-    experiments.claim(tmp_path, schedule, frozenset())
-    experiments.claim(tmp_path, schedule, frozenset())
-    monkeypatch.setattr(experiments, "_shipped_version", lambda: 1000)
+    claim(tmp_path, schedule, frozenset(), version=3)
+    claim(tmp_path, schedule, frozenset(), version=3)
     with pytest.raises(InvalidOption, match="another budget"):
-        experiments.claim(tmp_path, schedule, frozenset())
+        claim(tmp_path, schedule, frozenset(), version=4)
