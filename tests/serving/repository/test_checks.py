@@ -10,8 +10,10 @@ import pytest
 from nuclei.errors import InvalidData
 from serving.repository.checks import check_repository
 from serving.repository.listing import list_models
-from tests.shipped import GRAPH, NETWORK, SHIPPED, VERSION
+from tests.shipped import SHIPPED
 
+# Of the fixture `repository`.
+VERSION, GRAPH, NETWORK = 3, "unet.3", "unet_network.3"
 CHAMPION = rf"\"champion\":{VERSION}"
 
 
