@@ -4,7 +4,8 @@
     .venv-train/bin/python benchmarks/experiments.py stage1_train.zip --only loss-dice every-peak
     .venv-train/bin/python benchmarks/experiments.py --list
     .venv-train/bin/python benchmarks/experiments.py a.zip b.zip c.zip --leave c \
-        --folder runs/laboratories --steps 1500 --crop 256 --workers 1 --repository version_3/
+        --folder runs/laboratories --steps 1500 --crop 256 --workers 1 \
+        --repository version_3/model_repository
 
 The last leaves whole sources out, and scores on them: the topic `laboratories`. It starts from a
 network that has not seen them, that of an earlier version of the model repository.

@@ -27,9 +27,9 @@ SMALL = encode_png(np.arange(64 * 64, dtype=np.uint16).reshape(64, 64))
 REFUSALS = {"InvalidImage", "FrameTooLarge", "DeadlineExceeded", "Overloaded"}
 
 
-async def post(http: httpx.AsyncClient, file: bytes, timeout_s: float = TIMEOUT_S) -> str:
+async def post(http: httpx.AsyncClient, file: bytes, **parameters: float) -> str:
     """The error that a file is answered with, empty for a result."""
-    answer = await http.post("/v1/segment", content=file, params={"timeout_s": timeout_s})
+    answer = await http.post("/v1/segment", content=file, params=parameters)
     return "" if answer.status_code == 200 else str(answer.json()["title"])
 
 
@@ -53,9 +53,10 @@ def reserved_bytes() -> float:
 
 @asynccontextmanager
 async def attacked(listen: Listen, triton: TritonServer) -> AsyncIterator[httpx.AsyncClient]:
-    """A caller of a gateway of two threads."""
+    """A caller of a gateway of two threads, in which a frame may take two seconds."""
+    settings = {"default_timeout_s": TIMEOUT_S, "threads": 2, "max_bytes_in_flight": 2**31}
     async with (
-        listen(triton_address=triton.address, threads=2, max_bytes_in_flight=2**31) as ports,
+        listen(triton_address=triton.address, **settings) as ports,
         httpx.AsyncClient(base_url=ports.url, timeout=60) as http,
     ):
         await until_ready(http)
@@ -150,6 +151,7 @@ async def test_others_are_served_while_callers_leave_in_the_middle_of_their_file
             for _ in range(8):
                 await stack.enter_async_context(_running(leave_again_and_again(str(http.base_url))))
             await asyncio.sleep(1)
-            assert [await post(http, SMALL, PATIENCE_S) for _ in range(10)] == [""] * 10
+            answers = [await post(http, SMALL, timeout_s=PATIENCE_S) for _ in range(10)]
+            assert answers == [""] * 10
         await until_ready(http)
         assert reserved_bytes() == 0
