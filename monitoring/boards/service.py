@@ -185,7 +185,11 @@ def _objectives(thresholds: Thresholds) -> Row:
         for each in (rates.fast, rates.slow, rates.ticket)
         for window in (each.short, each.long)
     }
-    failing, slow = 1 - thresholds.availability.objective, 1 - thresholds.latency.objective
+    failing, slow = (
+        # What the queries divide by, without the rest of a subtraction of binary fractions.
+        float(f"{1 - part.objective:.6g}")
+        for part in (thresholds.availability, thresholds.latency)
+    )
     bounds = ", ".join(f"{size} {bound:g} s" for size, bound in thresholds.latency.seconds)
     return Row(
         "Objectives",
@@ -194,7 +198,7 @@ def _objectives(thresholds: Thresholds) -> Row:
                 "Failing frames: how fast the budget burns",
                 "How many times faster than the objective of availability allows do frames fail, "
                 "over each window of the alerts? At the line somebody is called.",
-                tuple(Query(f"{FAILURES}{each} / {failing:.6g}", each) for each in windows),
+                tuple(Query(f"{FAILURES}{each} / {failing:g}", each) for each in windows),
                 Unit.RATIO,
                 highest=1 / failing,
                 limit=Limit(rates.fast.factor),
@@ -206,11 +210,11 @@ def _objectives(thresholds: Thresholds) -> Row:
                 f"Late is, by size: {bounds}. At the line somebody is called.",
                 (
                     Query(
-                        f"{SLOW}{rates.fast.short} / {slow:.6g}",
+                        f"{SLOW}{rates.fast.short} / {slow:g}",
                         f"{{{{size}}}}, {rates.fast.short}",
                     ),
                     Query(
-                        f"{SLOW}{rates.fast.long} / {slow:.6g}", f"{{{{size}}}}, {rates.fast.long}"
+                        f"{SLOW}{rates.fast.long} / {slow:g}", f"{{{{size}}}}, {rates.fast.long}"
                     ),
                 ),
                 Unit.RATIO,

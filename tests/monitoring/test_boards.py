@@ -91,6 +91,18 @@ def test_what_cannot_be_started_here_has_a_stand_in_and_is_named_so(source: Sour
     assert not others & written(source)
 
 
+def test_a_budget_may_burn_as_fast_as_when_every_frame_is_bad() -> None:
+    budgets = [panel for _, panel in PANELS if panel.title.endswith("how fast the budget burns")]
+    fastest = {
+        panel.title.split(":")[0]: {
+            1 / float(query.expression.rpartition(" / ")[2]) for query in panel.queries
+        }
+        for panel in budgets
+    }
+    assert fastest == {"Failing frames": {1000.0}, "Slow frames": {100.0}}
+    assert [panel.highest for panel in budgets] == [1000.0, 100.0]
+
+
 def test_limits_are_the_thresholds_of_the_alerts() -> None:
     before = read_thresholds()
     queue = before.alerts.QueueGrowing.model_copy(update={"waiting_frames": 7})
