@@ -48,7 +48,7 @@ from nuclei.errors import NucleiError
 from nuclei.imaging.images import read_frame
 from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.onnx_engine import LocalEngine
-from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
+from nuclei.inference.reference import write_references
 from nuclei.inference.routing import Routing
 from nuclei.process.ports import LOOPBACK, free_ports
 from serving.promotion.changes import promote
@@ -215,16 +215,13 @@ def _artifacts(folder: Path, number: int, shift: float, frame: Path) -> Path:
 
 
 def _write_reference(artifacts: Path, contract: Contract, frame: Path) -> None:
-    import asyncio
 
     with tempfile.TemporaryDirectory() as scratch:
         repository = Path(scratch)
         export_version(artifacts, repository, 1)
         set_routing(repository, FAMILY, Routing(1))
         engine = LocalEngine(repository)
-        image = tile_of(read_frame(frame).pixels, contract)
-        found = asyncio.run(Reference.of(image, engine, engine.find(FAMILY)))
-    found.write(artifacts / REFERENCE_FILE)
+        write_references([read_frame(frame).pixels], engine, engine.find(FAMILY), artifacts)
 
 
 def _service(folder: Path, uri: str, server: MlflowServer | None) -> Served:

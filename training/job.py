@@ -1,6 +1,5 @@
 """A training from start to end: images in, a registered model version out."""
 
-import asyncio
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -27,7 +26,7 @@ from nuclei.evaluation.unseen import TRAINED_ON_FILE, Trained
 from nuclei.imaging.images import frame_from_array
 from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.provenance import DataSet, all_of
-from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
+from nuclei.inference.reference import tile_of, write_references
 from nuclei.postprocessing.accumulation import Accumulator
 from nuclei.quality.judgement import group_of
 from nuclei.quality.reference import QualityReference
@@ -550,8 +549,8 @@ def _register(
         trained.write(artifacts / TRAINED_ON_FILE)
         if left_out is not None:
             left_out.scores.write(artifacts / LEFT_OUT_FILE)
-        _say("answering the reference image with torch")
-        reference_of(recipe, network, contract, validation).write(artifacts / REFERENCE_FILE)
+        _say("answering the reference images with torch")
+        write_references_by_torch(recipe, network, contract, validation, artifacts)
         run.metrics(progress.step, {f"parity/{name}": value for name, value in parity.items()})
         tags = {
             "family": contract.family,
@@ -569,21 +568,29 @@ def _register(
         return parity, run.register(contract.family, artifacts, tags)
 
 
-def reference_of(
-    recipe: Recipe, network: nn.Module, contract: Contract, samples: Sequence[Sample]
-) -> Reference:
-    """The reference of a model: the middle of the image with the most nuclei there.
+def write_references_by_torch(
+    recipe: Recipe,
+    network: nn.Module,
+    contract: Contract,
+    samples: Sequence[Sample],
+    folder: Path,
+) -> None:
+    """Write the references of a model: of each kind the image with most nuclei in its middle.
 
     Args:
         recipe: of the model.
         network: in evaluation mode, on the CPU.
         contract: with tuned post-processing.
         samples: at least one, held out.
+        folder: of the model's files.
     """
-    crowded = max(samples, key=lambda one: len(np.unique(tile_of(one.labels[..., None], contract))))
+
+    def nuclei_in_the_middle(sample: Sample) -> int:
+        return len(np.unique(tile_of(sample.labels[..., None], contract)))
+
+    crowded = sorted(samples, key=nuclei_in_the_middle, reverse=True)
     engine = TorchEngine(recipe.modules(network), contract)
-    tile = tile_of(crowded.pixels, contract)
-    return asyncio.run(Reference.of(tile, engine, engine.served))
+    write_references([sample.pixels for sample in crowded], engine, engine.served, folder)
 
 
 def _licence(recipe: Recipe, data: Sequence[DataSet]) -> str:

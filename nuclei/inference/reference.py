@@ -1,19 +1,22 @@
-"""The reference of a model version: an image, and what the version must answer to it.
+"""The references of a model version: an image of each kind, and what the version must answer to it.
 
-Training writes `reference.npz` beside the ONNX files, answered by the torch modules. Whoever serves
-the files compares with it: before a promotion, and again in each server.
+Grey images and those in colour may have a network of their own, and parameters of post-processing.
+Training writes `reference-grey.npz` and `reference-colour.npz` beside the ONNX files, where it has
+held-out images of that kind, answered by the torch modules. Whoever serves the files compares with
+them: before a promotion, and again in each server.
 """
 
+import asyncio
 import io
 import lzma
 import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.lib import format as npy
@@ -28,9 +31,11 @@ from nuclei.inference.deadline import NEVER
 from nuclei.inference.engine import Engine, ServedVersion
 from nuclei.inference.pipeline import segment
 from nuclei.postprocessing.accumulation import Outputs
+from nuclei.quality.reference import Group
 from nuclei.quoting import quoted, sentence
 
-REFERENCE_FILE = "reference.npz"
+KINDS: tuple[Group, ...] = get_args(Group)
+REFERENCE_FILES: Mapping[Group, str] = {kind: f"reference-{kind}.npz" for kind in KINDS}
 SIDE_PX = 256
 # Ten times a thousand nuclei with their masks from both graphs.
 MAX_BYTES = 2**27
@@ -96,8 +101,13 @@ class Reference:
         """The image as a frame, whose labels are `labels`."""
         return Frame(self.image)
 
-    def write(self, path: Path) -> None:
-        """Write its file."""
+    @property
+    def kind(self) -> Group:
+        """Whether the image is grey or in colour."""
+        return _kind_of(self.image)
+
+    def write(self, folder: Path) -> None:
+        """Write its file, that of its kind in `REFERENCE_FILES`."""
         arrays: dict[str, NDArray[Any]] = {
             IMAGE: self.image,
             RANGE: self.intensity,
@@ -107,22 +117,24 @@ class Reference:
             arrays |= {f"{view}.{name}": tensor for name, tensor in outputs.items()}
         # Engines give views with their axes in any order; the file has rows.
         rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        np.savez_compressed(path, allow_pickle=False, **rows)
+        np.savez_compressed(folder / REFERENCE_FILES[self.kind], allow_pickle=False, **rows)
 
     @classmethod
-    def read(cls, path: Path, contract: Contract) -> Self:
-        """Read the reference of a model.
+    def read(cls, folder: Path, kind: Group, contract: Contract) -> Self:
+        """Read a reference of a model.
 
         Args:
-            path: of `reference.npz`.
+            folder: of the model's files.
+            kind: of the image.
             contract: of the model.
 
         Raises:
             InvalidData: it is missing, a link or too large, or not the reference of such a model.
         """
+        path = folder / REFERENCE_FILES[kind]
         try:
             arrays = _read_arrays(path, contract)
-            _check(arrays, contract)
+            _check(arrays, kind, contract)
         except _UNREADABLE as error:
             raise InvalidData(
                 f"{path} is no reference of a {contract.method.name} model ({sentence(error)}); "
@@ -133,6 +145,44 @@ class Reference:
             for view in (ONE_VIEW, ALL_VIEWS)
         ]
         return cls(arrays[IMAGE], arrays[RANGE], one_view, all_views, arrays[LABELS])
+
+
+def read_references(folder: Path, contract: Contract) -> list[Reference]:
+    """The references of a model, grey first: one, or one of each kind.
+
+    Raises:
+        InvalidData: it has none, or `Reference.read` refuses one.
+    """
+    kinds = [kind for kind in KINDS if (folder / REFERENCE_FILES[kind]).exists()]
+    if not kinds:
+        raise InvalidData(
+            f"{folder.name} has neither {' nor '.join(REFERENCE_FILES.values())}; train the model "
+            "again, or register it again with all of its files"
+        )
+    return [Reference.read(folder, kind, contract) for kind in kinds]
+
+
+def write_references(
+    images: Sequence[NDArray[np.uint8] | NDArray[np.uint16]],
+    engine: Engine,
+    served: ServedVersion,
+    folder: Path,
+) -> None:
+    """Write what an engine answers to the first image of each kind.
+
+    Args:
+        images: [H, W, C] each, C 1 or 3; at least one.
+        engine: runs the model's graphs.
+        served: the model version that is to answer.
+        folder: of the model's files.
+
+    Raises:
+        ModelNotFound, InvalidData, EngineUnavailable, EngineFailed: as the engine does.
+    """
+    first_of_kind = {_kind_of(image): image for image in reversed(images)}
+    for image in first_of_kind.values():
+        tile = tile_of(image, served.contract)
+        asyncio.run(Reference.of(tile, engine, served)).write(folder)
 
 
 def tile_of(
@@ -154,6 +204,10 @@ def tile_of(
     middle = pixels[top : top + side, left : left + side]
     missing = [(0, side - length) for length in middle.shape[:2]]
     return np.pad(middle.astype(np.uint16), [*missing, (0, 0)], "symmetric")
+
+
+def _kind_of(image: NDArray[Any]) -> Group:
+    return "grey" if image.shape[2] == 1 else "colour"
 
 
 def _read_arrays(path: Path, contract: Contract) -> dict[str, NDArray[Any]]:
@@ -193,14 +247,14 @@ def _array(name: str, data: bytes) -> NDArray[Any]:
     return np.frombuffer(rest, dtype).reshape(shape)
 
 
-def _check(arrays: Mapping[str, NDArray[Any]], contract: Contract) -> None:
-    """Raises ValueError when the arrays do not fit each other or the model."""
+def _check(arrays: Mapping[str, NDArray[Any]], kind: Group, contract: Contract) -> None:
+    """Raises ValueError when the arrays do not fit each other, the kind or the model."""
     height, width, channels = arrays[IMAGE].shape
     fits_tile = (
         height == width and 0 < height <= contract.tile_size and not height % contract.stride
     )
-    if not fits_tile or channels not in (1, 3):
-        raise ValueError(f"{IMAGE} has the shape {arrays[IMAGE].shape}, which is no tile of it")
+    if not fits_tile or channels != {"grey": 1, "colour": 3}[kind]:
+        raise ValueError(f"{IMAGE} has the shape {arrays[IMAGE].shape}, no {kind} tile of it")
     intensity = arrays[RANGE]
     if intensity.shape != (2,) or not np.isfinite(intensity).all() or intensity[0] >= intensity[1]:
         raise ValueError(f"{RANGE} is {quoted(intensity.tolist())}; expected two rising numbers")

@@ -1,13 +1,12 @@
 """Registering what a service serves already, so that it can be rolled back to."""
 
-import asyncio
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from nuclei.imaging.images import read_frame
 from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.onnx_engine import LocalEngine
-from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
+from nuclei.inference.reference import write_references
 from nuclei.registry import LICENCE_TAG, registered_name
 from serving.promotion.artifacts import digest
 from serving.promotion.changes import adopt
@@ -28,7 +27,7 @@ def adopt_served(
         state: of the registered model, which never had a champion; None when there is no such.
         repository: of Triton.
         family: of the model.
-        frame: image file, of which its reference is made.
+        frame: image file, of which its references are made.
 
     Raises:
         InvalidData: the repository cannot be used.
@@ -58,6 +57,4 @@ def _write_artifacts(repository: Path, family: str, frame: Path, artifacts: Path
     engine = LocalEngine(repository)
     served = engine.find(family)
     collect_artifacts(repository, family, int(served.version), artifacts)
-    image = tile_of(read_frame(frame).pixels, served.contract)
-    reference = asyncio.run(Reference.of(image, engine, served))
-    reference.write(artifacts / REFERENCE_FILE)
+    write_references([read_frame(frame).pixels], engine, served, artifacts)

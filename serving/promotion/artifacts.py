@@ -1,4 +1,4 @@
-"""The artifacts of a model version: contract.json, ONNX files, reference.npz; and their digest."""
+"""The artifacts of a model version: contract.json, ONNX files, references; and their digest."""
 
 import hashlib
 from collections.abc import Iterable

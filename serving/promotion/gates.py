@@ -24,7 +24,7 @@ from nuclei.inference.graph import BOXES, MAPS, MASKS, POINTS, RAYS, SCORES
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.parity import differences
 from nuclei.inference.provenance import AND, DATA_NOT_STATED
-from nuclei.inference.reference import REFERENCE_FILE, Reference
+from nuclei.inference.reference import Reference, read_references
 from nuclei.inference.routing import Routing
 from nuclei.quoting import sentence
 from nuclei.registry import registered_name
@@ -262,10 +262,11 @@ class Judge:
 
     def _measure(self, opened: Opened, champion: Opened | None, gates: list[Gate]) -> Judgement:
         """The gates of a version that can be run."""
-        reference: Reference | None = None
+        references: list[Reference] = []
         try:
-            reference = Reference.read(opened.artifacts / REFERENCE_FILE, opened.served.contract)
-            gates += _parity_gates(opened, reference)
+            references = read_references(opened.artifacts, opened.served.contract)
+            for reference in references:
+                gates += _parity_gates(opened, reference)
         except NucleiError as error:
             gates.append(Gate("parity", None, "as the reference", False, str(error)))
         found = Judgement((), opened.digest, self._set)
@@ -274,9 +275,9 @@ class Judge:
         except NucleiError as error:
             gates.append(Gate("accuracy", None, "as the champion", False, str(error)))
         try:
-            if reference is None:
+            if not references:
                 raise InvalidData("not measured without a reference image")
-            gates += self._load_gates(opened, champion, reference)
+            gates += self._load_gates(opened, champion, references[0])
         except NucleiError as error:
             gates.append(Gate("latency", None, "within its budget", False, str(error)))
         return found
@@ -430,7 +431,7 @@ def _onnx_gate(artifacts: Path) -> Gate:
 
 
 def _parity_gates(opened: Opened, reference: Reference) -> list[Gate]:
-    """Whether the ONNX files answer the reference image as torch did."""
+    """Whether the ONNX files answer a reference image as torch did."""
     found = asyncio.run(Reference.of(reference.image, opened.engine, opened.served))
     gates = []
     for name, expected, answered in (
@@ -442,19 +443,20 @@ def _parity_gates(opened: Opened, reference: Reference) -> list[Gate]:
             most = UNMATCHED_SHARE * len(expected[SCORES]) if unmatched else PARITY[tensor]
             gates.append(
                 Gate(
-                    f"parity.{name}.{tensor}",
+                    f"parity.{reference.kind}.{name}.{tensor}",
                     difference,
                     f"at most {most:g}",
                     difference <= most,
-                    f"{tensor} of the reference image differ by {difference:.3g} at most"
+                    f"{tensor} of the {reference.kind} reference differ by {difference:.3g} at most"
                     if not unmatched
                     else f"{difference:.0f} nuclei are found by ONNX or torch alone",
                 )
             )
     same = _same_labels(reference.labels, found.labels)
-    said = f"{same:.3f} of the nuclei of the reference image are where torch found them"
+    said = f"{same:.3f} of the nuclei of the {reference.kind} reference are where torch found them"
     passed = same >= SAME_LABELS_AP50
-    gates.append(Gate("parity.labels", same, f"at least {SAME_LABELS_AP50}", passed, said))
+    bound = f"at least {SAME_LABELS_AP50}"
+    gates.append(Gate(f"parity.{reference.kind}.labels", same, bound, passed, said))
     return gates
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nuclei.inference.contract import CONTRACT_FILE, MAX_BYTES, Contract
 from nuclei.inference.model_config import versions_of
-from nuclei.inference.reference import REFERENCE_FILE, Reference
+from nuclei.inference.reference import Reference, read_references
 from serving.promotion.artifacts import digest
 from serving.registry import RegisteredVersion, Registry
 from serving.repository.files import check_file
@@ -40,9 +40,9 @@ class StoredVersion:
         check_file(path, MAX_BYTES)
         return Contract.read(path)
 
-    def reference(self) -> Reference:
-        """What it must answer to an image; raises InvalidData when it has none."""
-        return Reference.read(self.folder / REFERENCE_FILE, self.contract())
+    def references(self) -> list[Reference]:
+        """What it must answer to an image of each kind; raises InvalidData when it has none."""
+        return read_references(self.folder, self.contract())
 
 
 class Store:

@@ -1,6 +1,5 @@
 """A service in which all happens that metrics count: frames of every kind, failures, promotions."""
 
-import asyncio
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from nuclei.errors import NucleiError
 from nuclei.imaging.images import read_frame
 from nuclei.inference.contract import CONTRACT_FILE
 from nuclei.inference.onnx_engine import LocalEngine
-from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
+from nuclei.inference.reference import write_references
 from nuclei.quality.reference import (
     FEATURES,
     FeatureReference,
@@ -89,8 +88,8 @@ def registered(folder: Path) -> Registry:
     collect_artifacts(SHIPPED, "unet", int(served.version), shipped)
     contract = replace(served.contract, pixel_size_um=0.5, quality=QUALITY)
     (shipped / CONTRACT_FILE).write_text(contract.to_json())
-    image = tile_of(read_frame(EXAMPLES / "fluorescence.png").pixels, served.contract)
-    asyncio.run(Reference.of(image, engine, served)).write(shipped / REFERENCE_FILE)
+    image = read_frame(EXAMPLES / "fluorescence.png").pixels
+    write_references([image], engine, served, shipped)
 
     other = write_artifacts(folder / "other", reach_px=4)
     following = write_artifacts(folder / "next")

@@ -21,7 +21,7 @@ from nuclei.inference.engine import Engine
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.inference.parity import differences
 from nuclei.inference.pipeline import segment
-from nuclei.inference.reference import REFERENCE_FILE, Reference
+from nuclei.inference.reference import Reference, read_references
 from nuclei.inference.routing import Routing
 from nuclei.postprocessing.accumulation import Outputs
 from nuclei.process.ports import free_ports
@@ -43,7 +43,7 @@ from training.families.unet_linknet import Average, UNetLinkNet
 from training.families.yolov8 import Detector as Yolo
 from training.families.yolov8 import YoloV8
 from training.graphs.kinds import ByKind
-from training.job import OPTIONS_FILE, Recipe, reference_of
+from training.job import OPTIONS_FILE, Recipe, write_references_by_torch
 
 NOWHERE = (Path("no_images"),)
 # A model that goes on from the one that ships, whose network for images in colour is another.
@@ -395,7 +395,7 @@ async def test_onnx_answers_as_torch_does(
     )
 
 
-def test_a_reference_by_torch_is_what_the_files_answer(
+def test_references_by_torch_are_what_the_files_answer(
     name: str,
     recipe: Recipe,
     networks: dict[str, nn.Module],
@@ -403,22 +403,27 @@ def test_a_reference_by_torch_is_what_the_files_answer(
     tmp_path: Path,
 ) -> None:
     pixels = field(200, 256)
+    stained = np.concatenate([pixels, pixels, pixels // 10 * 9], axis=2)
     truth = (pixels[..., 0] > 90).astype(np.uint16)
-    empty = Sample("empty", "fluorescence", np.zeros_like(pixels), np.zeros_like(truth))
-    samples = [empty, Sample("discs", "fluorescence", pixels, truth)]
+    samples = [
+        Sample("empty", "fluorescence", np.zeros_like(pixels), np.zeros_like(truth)),
+        Sample("discs", "fluorescence", pixels, truth),
+        Sample("stained", "histology", stained, truth),
+    ]
     contract = recipe.contract()
-    path = tmp_path / REFERENCE_FILE
-    reference_of(recipe, networks[name], contract, samples).write(path)
-    expected = Reference.read(path, contract)
-    np.testing.assert_array_equal(expected.image[:200], pixels)
-    found = asyncio.run(Reference.of(expected.image, engine, engine.find(name)))
-    for view in ("one_view", "all_views"):
-        of_torch, of_files = getattr(expected, view), getattr(found, view)
-        assert_alike(of_torch, of_files)
-    assert expected.labels.max() > 20
-    scores = scores_of(Overlap.of(expected.labels, found.labels))
-    # The stars of an untrained network overlap everywhere, so last digits decide which are kept.
-    assert name == "stardist" or scores["ap_0.50"] > 0.95
+    write_references_by_torch(recipe, networks[name], contract, samples, tmp_path)
+    grey, colour = read_references(tmp_path, contract)
+    np.testing.assert_array_equal(grey.image[:200], pixels)
+    np.testing.assert_array_equal(colour.image[:200], stained)
+    for expected in (grey, colour):
+        found = asyncio.run(Reference.of(expected.image, engine, engine.find(name)))
+        for view in ("one_view", "all_views"):
+            of_torch, of_files = getattr(expected, view), getattr(found, view)
+            assert_alike(of_torch, of_files)
+        assert expected.labels.max() > 20
+        scores = scores_of(Overlap.of(expected.labels, found.labels))
+        # The stars of an untrained network overlap everywhere: last digits decide which are kept.
+        assert name == "stardist" or scores["ap_0.50"] > 0.95
 
 
 @pytest.mark.parametrize("tta", [False, True])

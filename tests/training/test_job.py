@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from nuclei.errors import InvalidData, InvalidOption, NucleiError, TrainingInterrupted
 from nuclei.evaluation.unseen import Trained
 from nuclei.inference.contract import Contract
-from nuclei.inference.reference import Reference
+from nuclei.inference.reference import read_references
 from tests.training.conftest import MakeSample
 from training.data.conversion import write_dataset
 from training.data.dataset import Sample
@@ -93,12 +93,12 @@ def test_a_model_version_carries_all_that_serving_needs(
     )
     assert {path.name for path in folder.iterdir()} >= {
         *("contract.json", "preprocess.onnx", "tta.onnx"),
-        *("network.onnx", "merge.onnx", "reference.npz"),
+        *("network.onnx", "merge.onnx", "reference-grey.npz", "reference-colour.npz"),
     }
     trained_on = Trained.read(folder, trained.contract).digests
     assert trained_on is not None
     assert len(trained_on) == 9
-    reference = Reference.read(folder / "reference.npz", trained.contract)
+    reference, _ = read_references(folder, trained.contract)
     # A held-out image of 96 x 128 pixels, mirrored to a tile.
     assert reference.image.shape[:2] == (256, 256)
     np.testing.assert_array_equal(reference.image[:96, 128:], reference.image[:96, 127::-1])

@@ -15,7 +15,12 @@ from numpy.typing import NDArray
 from nuclei.errors import InvalidData
 from nuclei.inference.contract import Contract
 from nuclei.inference.method import MASKS
-from nuclei.inference.reference import REFERENCE_FILE, Reference, tile_of
+from nuclei.inference.reference import (
+    REFERENCE_FILES,
+    Reference,
+    read_references,
+    tile_of,
+)
 from nuclei.postprocessing.rendering import RenderingParameters
 
 SIDE = 64
@@ -47,13 +52,14 @@ def masks(count: int, **changed: NDArray[Any]) -> dict[str, NDArray[Any]]:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / REFERENCE_FILE
+    return tmp_path / REFERENCE_FILES["grey"]
 
 
 @pytest.mark.parametrize(
     ("contract", "written"),
     [
         (OF_MAPS, reference()),
+        (OF_MAPS, reference(image=np.ones((SIDE, SIDE, 3), np.uint16))),
         (OF_MASKS, reference(one_view=masks(7), all_views=masks(5))),
         (OF_MASKS, reference(one_view=masks(0), all_views=masks(0))),
         (
@@ -63,10 +69,10 @@ def path(tmp_path: Path) -> Path:
     ],
 )
 def test_a_reference_is_read_as_it_was_written(
-    contract: Contract, written: Reference, path: Path
+    contract: Contract, written: Reference, tmp_path: Path
 ) -> None:
-    written.write(path)
-    found = Reference.read(path, contract)
+    written.write(tmp_path)
+    found = Reference.read(tmp_path, written.kind, contract)
     for name in ("image", "intensity", "labels"):
         np.testing.assert_array_equal(getattr(found, name), getattr(written, name), strict=True)
     for view in ("one_view", "all_views"):
@@ -74,6 +80,19 @@ def test_a_reference_is_read_as_it_was_written(
         for name, tensor in getattr(written, view).items():
             np.testing.assert_array_equal(getattr(found, view)[name], tensor, strict=True)
     assert found.frame.pixels is found.image
+
+
+def test_a_model_has_a_reference_of_each_kind_that_it_was_held_to(tmp_path: Path) -> None:
+    grey, colour = reference(), reference(image=np.full((SIDE, SIDE, 3), 9, np.uint16))
+    with pytest.raises(InvalidData, match=r"has neither reference-grey.npz nor reference-colour"):
+        read_references(tmp_path, OF_MAPS)
+    colour.write(tmp_path)
+    assert [one.kind for one in read_references(tmp_path, OF_MAPS)] == ["colour"]
+    grey.write(tmp_path)
+    assert [one.kind for one in read_references(tmp_path, OF_MAPS)] == ["grey", "colour"]
+    (tmp_path / REFERENCE_FILES["grey"]).rename(tmp_path / REFERENCE_FILES["colour"])
+    with pytest.raises(InvalidData, match="no colour tile of it"):
+        read_references(tmp_path, OF_MAPS)
 
 
 IMPOSSIBLE: dict[str, tuple[Contract, Reference]] = {
@@ -85,6 +104,7 @@ IMPOSSIBLE: dict[str, tuple[Contract, Reference]] = {
     "image big-endian": (OF_MAPS, reference(image=np.ones((SIDE, SIDE, 1), ">u2"))),
     "image not square": (OF_MAPS, reference(image=np.ones((SIDE, 32, 1), np.uint16))),
     "image without pixels": (OF_MAPS, reference(image=np.ones((0, 0, 1), np.uint16))),
+    "image in colour": (OF_MAPS, reference(image=np.ones((SIDE, SIDE, 3), np.uint16))),
     "image of two channels": (OF_MAPS, reference(image=np.ones((SIDE, SIDE, 2), np.uint16))),
     "range falls": (OF_MAPS, reference(intensity=np.array([9, 3], np.float32))),
     "range not finite": (OF_MAPS, reference(intensity=np.array([0, np.inf], np.float32))),
@@ -109,7 +129,7 @@ def test_what_does_not_fit_the_model_is_refused(case: str, path: Path) -> None:
         arrays |= {f"{view}.{name}": tensor for name, tensor in outputs.items()}
     np.savez_compressed(path, **arrays)
     with pytest.raises(InvalidData, match="is no reference of a"):
-        Reference.read(path, contract)
+        Reference.read(path.parent, "grey", contract)
 
 
 class Bomb:
@@ -137,40 +157,45 @@ DAMAGED = {
 
 @pytest.mark.parametrize("case", DAMAGED)
 def test_a_damaged_member_is_refused(case: str, path: Path) -> None:
-    reference().write(path)
+    reference().write(path.parent)
     replaced(path, "LABELS.npy", DAMAGED[case])
     with pytest.raises(InvalidData, match="is no reference of a watershed model"):
-        Reference.read(path, OF_MAPS)
+        Reference.read(path.parent, "grey", OF_MAPS)
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(path: Path) -> None:
-    reference().write(path)
+    reference().write(path.parent)
     replaced(path, "LABELS.npy", bytes(2**28))
     assert path.stat().st_size < 2**20
     with pytest.raises(InvalidData, match="expected at most 134217728 bytes"):
-        Reference.read(path, OF_MAPS)
+        Reference.read(path.parent, "grey", OF_MAPS)
 
 
 @pytest.mark.parametrize("name", ["../LABELS.npy", "/LABELS.npy", "more.npy"])
 def test_members_of_other_names_are_refused(name: str, path: Path) -> None:
-    reference().write(path)
+    reference().write(path.parent)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(name, b"")
     with pytest.raises(InvalidData, match="expected the arrays IMAGE, RANGE, LABELS, one_view"):
-        Reference.read(path, OF_MAPS)
+        Reference.read(path.parent, "grey", OF_MAPS)
 
 
 def test_what_is_no_file_of_its_kind_is_refused(path: Path, tmp_path: Path) -> None:
-    elsewhere = tmp_path / "elsewhere.npz"
-    reference().write(elsewhere)
+    with pytest.raises(InvalidData, match="there is no such file"):
+        Reference.read(tmp_path, "grey", OF_MAPS)
+    path.mkdir()
+    with pytest.raises(InvalidData, match="there is no such file"):
+        Reference.read(tmp_path, "grey", OF_MAPS)
+    path.rmdir()
+    reference().write(tmp_path)
+    elsewhere = path.rename(tmp_path / "elsewhere.npz")
     path.symlink_to(elsewhere)
-    for refused in (path, tmp_path / "missing.npz", tmp_path):
-        with pytest.raises(InvalidData, match="there is no such file"):
-            Reference.read(refused, OF_MAPS)
-    truncated = tmp_path / "truncated.npz"
-    truncated.write_bytes(elsewhere.read_bytes()[:-100])
+    with pytest.raises(InvalidData, match="there is no such file"):
+        Reference.read(tmp_path, "grey", OF_MAPS)
+    path.unlink()
+    path.write_bytes(elsewhere.read_bytes()[:-100])
     with pytest.raises(InvalidData, match="is no reference"):
-        Reference.read(truncated, OF_MAPS)
+        Reference.read(tmp_path, "grey", OF_MAPS)
 
 
 @pytest.mark.parametrize("shape", [(1000, 700, 1), (20, 300, 3), (256, 256, 1), (1, 1, 1)])

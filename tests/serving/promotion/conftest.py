@@ -1,6 +1,5 @@
 """What tests of promotions need besides a filled registry."""
 
-import asyncio
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -11,7 +10,7 @@ import pytest
 from mlflow import MlflowClient
 
 from nuclei.inference.onnx_engine import LocalEngine
-from nuclei.inference.reference import REFERENCE_FILE, Reference
+from nuclei.inference.reference import write_references
 from nuclei.inference.routing import Routing
 from serving.registry import Registry
 from serving.repository.export import export_version, set_routing
@@ -33,15 +32,15 @@ def sql(filled: Filled) -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def complete(artifacts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The artifacts of a tiny U-Net with its reference."""
+    """The artifacts of a tiny U-Net with its references."""
     folder = shutil.copytree(artifacts, tmp_path_factory.mktemp("complete") / "artifacts")
     repository = folder.parent / "repository"
     export_version(folder, repository, 1)
     set_routing(repository, FAMILY, Routing(1))
     engine = LocalEngine(repository)
-    image = np.random.default_rng(0).integers(0, 4000, (64, 64, 1)).astype(np.uint16)
-    reference = asyncio.run(Reference.of(image, engine, engine.find(FAMILY)))
-    reference.write(folder / REFERENCE_FILE)
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 4000, (64, 64, channels)).astype(np.uint16) for channels in (1, 3)]
+    write_references(images, engine, engine.find(FAMILY), folder)
     return folder
 
 

@@ -1,6 +1,5 @@
 """Artifacts of tiny models without torch, and registries and images for them."""
 
-import asyncio
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,7 +13,7 @@ from onnx import TensorProto, helper
 
 from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.onnx_engine import LocalEngine
-from nuclei.inference.reference import REFERENCE_FILE, Reference
+from nuclei.inference.reference import write_references
 from nuclei.inference.routing import Routing
 from serving.repository.export import export_version, set_routing
 
@@ -68,20 +67,20 @@ def write_artifacts(
         onnx.save(model, folder / f"{name}.onnx")
     (folder / CONTRACT_FILE).write_text(CONTRACT.to_json())
     if reference:
-        write_reference(folder)
+        write_own_references(folder)
     return folder
 
 
-def write_reference(folder: Path) -> None:
-    """Let a version's own files make its reference."""
+def write_own_references(folder: Path) -> None:
+    """Let a version's own files make its references."""
     with TemporaryDirectory() as scratch:
         repository = Path(scratch) / "models"
         export_version(folder, repository, 1)
         set_routing(repository, "unet", Routing(1))
         engine = LocalEngine(repository)
-        image = discs("reference", side=128).pixels.astype(np.uint16)
-        found = asyncio.run(Reference.of(image, engine, engine.find("unet")))
-    found.write(folder / REFERENCE_FILE)
+        grey = discs("reference", side=128).pixels
+        colour = np.repeat(grey, 3, axis=2)
+        write_references([grey, colour], engine, engine.find("unet"), folder)
 
 
 def register(uri: str, artifacts: Path, model: str = MODEL, **tags: str) -> int:

@@ -1,13 +1,14 @@
 """A registry whose versions can be served, and a machine that follows it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from mlflow import MlflowClient
 
 from nuclei.inference.contract import Contract
-from nuclei.inference.reference import REFERENCE_FILE, Reference
+from nuclei.inference.reference import Reference
+from nuclei.quality.reference import Group
 from serving.promotion.artifacts import digest
 from serving.promotion.changes import record_gates
 from serving.promotion.servers import ThisProcess
@@ -83,11 +84,8 @@ class Site:
         return version
 
 
-def other_answer(artifacts: Path) -> None:
-    """Let the reference expect what the network does not answer: only running it shows that."""
-    contract = Contract.read(artifacts / "contract.json")
-    reference = Reference.read(artifacts / REFERENCE_FILE, contract)
+def other_answer(artifacts: Path, kind: Group = "grey") -> None:
+    """Let a reference expect what the network does not answer: only running it shows that."""
+    reference = Reference.read(artifacts, kind, Contract.read(artifacts / "contract.json"))
     labels = np.arange(reference.labels.size, dtype=np.uint32).reshape(reference.labels.shape) // 64
-    Reference(
-        reference.image, reference.intensity, reference.one_view, reference.all_views, labels
-    ).write(artifacts / REFERENCE_FILE)
+    replace(reference, labels=labels).write(artifacts)

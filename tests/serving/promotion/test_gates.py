@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from nuclei.errors import VersionRefused
 from nuclei.evaluation.left_out import LEFT_OUT_FILE, LeftOut
 from nuclei.evaluation.unseen import TRAINED_ON_FILE, Trained, image_digest
 from nuclei.inference.contract import CONTRACT_FILE, MAX_BYTES
-from nuclei.inference.reference import REFERENCE_FILE, Reference
+from nuclei.inference.reference import REFERENCE_FILES, Reference
+from nuclei.quality.reference import Group
 from serving.promotion.accuracy import Bounds, EvaluationSet
 from serving.promotion.gates import Judge, Judgement, Policy, record
 from serving.promotion.report import page
@@ -109,7 +111,8 @@ def test_a_good_first_version_passes_what_needs_no_triton(
     assert refused(found) == set()
     assert gates(found).keys() >= {
         *("onnx", "contract", "unseen", "floor.fluorescence", "floor.histology", "licence"),
-        *("parity.one_view.MAPS", "parity.all_views.MAPS", "parity.labels"),
+        *("parity.grey.one_view.MAPS", "parity.grey.all_views.MAPS", "parity.grey.labels"),
+        *("parity.colour.one_view.MAPS", "parity.colour.all_views.MAPS", "parity.colour.labels"),
     }
     assert found.against == "none"
     assert "there is no Triton in /no/triton" in gates(found)["latency"].sentence
@@ -129,7 +132,7 @@ def test_the_verdict_is_kept_as_tags_and_as_files_of_a_run(
     client = MlflowClient(uri)
     run = client.get_run(state.gates.run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["gate/parity.labels"] == 1.0
+    assert run.data.metrics["gate/parity.colour.labels"] == 1.0
     (used,) = run.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest) == ("wells", "a" * 36)
     assert json.loads(used.dataset.profile)["sha256"] == "a" * 64
@@ -287,10 +290,15 @@ def _foreign(folder: Path) -> None:
     (folder / "network.onnx").write_bytes(model.SerializeToString())
 
 
-def _old_reference(folder: Path) -> None:
-    found = Reference.read(folder / REFERENCE_FILE, CONTRACT)
+def _old_reference(kind: Group, folder: Path) -> None:
+    found = Reference.read(folder, kind, CONTRACT)
     maps = {"MAPS": 255 - found.one_view["MAPS"]}
-    replace(found, one_view=maps, labels=np.zeros_like(found.labels)).write(folder / REFERENCE_FILE)
+    replace(found, one_view=maps, labels=np.zeros_like(found.labels)).write(folder)
+
+
+def _no_references(folder: Path) -> None:
+    for name in REFERENCE_FILES.values():
+        (folder / name).unlink()
 
 
 def _huge_contract(folder: Path) -> None:
@@ -322,17 +330,22 @@ BROKEN: dict[str, tuple[Callable[[Path], object], set[str], str]] = {
     ),
     "huge contract": (_huge_contract, {"contract"}, "expected at most"),
     "answers of another model": (
-        _old_reference,
-        {"parity.one_view.MAPS", "parity.labels"},
-        "differ by",
+        partial(_old_reference, "grey"),
+        {"parity.grey.one_view.MAPS", "parity.grey.labels"},
+        "MAPS of the grey reference differ by",
+    ),
+    "answers of another model to images in colour": (
+        partial(_old_reference, "colour"),
+        {"parity.colour.one_view.MAPS", "parity.colour.labels"},
+        "MAPS of the colour reference differ by",
     ),
     "no reference": (
-        lambda folder: (folder / REFERENCE_FILE).unlink(),
+        _no_references,
         {"parity"},
-        "there is no such file",
+        "has neither reference-grey.npz nor reference-colour.npz",
     ),
     "pickle as reference": (
-        lambda folder: (folder / REFERENCE_FILE).write_bytes(b"\x80\x04N."),
+        lambda folder: (folder / REFERENCE_FILES["grey"]).write_bytes(b"\x80\x04N."),
         {"parity"},
         "is no reference",
     ),

@@ -11,6 +11,7 @@ import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from mlflow import MlflowClient
 from prometheus_client import REGISTRY
 
 from nuclei.errors import EngineFailed, EngineUnavailable, RegistryUnavailable
-from nuclei.inference.reference import REFERENCE_FILE
+from nuclei.inference.reference import KINDS, REFERENCE_FILES
 from nuclei.inference.routing import Routing
 from nuclei.process.ports import LOOPBACK, free_ports
 from serving.promotion import sync as sync_module
@@ -113,16 +114,21 @@ def foreign_family(artifacts: Path) -> None:
 
 
 def lost_reference(artifacts: Path) -> None:
-    (artifacts / REFERENCE_FILE).unlink()
+    for name in REFERENCE_FILES.values():
+        (artifacts / name).unlink()
 
 
 def pickled_reference(artifacts: Path) -> None:
     np.save(artifacts / "x.npy", np.array([{}], object), allow_pickle=True)
-    (artifacts / "x.npy").rename(artifacts / REFERENCE_FILE)
+    (artifacts / "x.npy").rename(artifacts / REFERENCE_FILES["grey"])
 
 
 @pytest.mark.parametrize(
-    "spoil", [corrupt_network, foreign_family, lost_reference, other_answer, pickled_reference]
+    "spoil",
+    [
+        *(corrupt_network, foreign_family, lost_reference, pickled_reference),
+        *(partial(other_answer, kind=kind) for kind in KINDS),
+    ],
 )
 def test_a_version_that_cannot_serve_is_refused_and_not_tried_again(
     site: Site, complete: Path, tmp_path: Path, spoil: Callable[[Path], None]
