@@ -33,6 +33,7 @@ from candidates import best_possible, learned
 from markers import PREDICTED, WAYS, Maps, Outcome, Way, cross_validated
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from offsets import VOTED, Offsets
 from rich.console import Console
 from torch import Tensor, nn
 from views import ALL, DIHEDRAL, MIRRORED, SCALED, TURNED, View, averaged, predictions
@@ -42,6 +43,8 @@ from nuclei.evaluation.statistics import mean_interval, paired_test
 from nuclei.inference.contract import CONTRACT_FILE, Contract
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.postprocessing.accumulation import Maps as MapsOfFrame
+from nuclei.postprocessing.watershed import WatershedParameters, label_nuclei
+from nuclei.quality.judgement import group_of
 from serving.repository.export import collect_artifacts
 from serving.repository.listing import list_models
 from training.data.dataset import Sample, read_datasets
@@ -60,6 +63,9 @@ VALIDATION_FRACTION = 0.1
 TEACHING_STRIDE = 3
 WARM_UP = 0.1
 LEAST_P = 0.001
+# Of fewer nuclei the median says little.
+LEAST_NUCLEI = 5
+SCALES_TRIED = (0.5, 2.0)
 BUDGET_FILE = "budget.json"
 RESULT_FILE = "result.json"
 
@@ -235,6 +241,27 @@ def scored_by_truth(bench: Bench) -> Outcome:
     return best_possible(bench.validation, bench.shipped(View()))
 
 
+def at_usual_size(bench: Bench) -> Outcome:
+    maps = bench.kept("usual-size.npz", partial(_maps_at_usual_size, bench))
+    return cross_validated(PREDICTED, bench.validation, maps)
+
+
+def _maps_at_usual_size(bench: Bench) -> list[Maps]:
+    engine = LocalEngine(bench.repository)
+    served = engine.find(MODEL)
+    found = []
+    for sample, first in zip(bench.validation, bench.shipped(View()), strict=True):
+        kind = group_of(sample.pixels)
+        labels = label_nuclei(first, cast(WatershedParameters, served.contract.parameters[kind]))
+        areas = np.bincount(labels.ravel())[1:]
+        scale = 1.0
+        if len(areas) >= LEAST_NUCLEI:
+            own_px = np.sqrt(4 / np.pi * np.median(areas))
+            scale = float(np.clip(served.contract.diameters_px[kind] / own_px, *SCALES_TRIED))
+        found += predictions([sample], engine, served, View(scale=scale))
+    return found
+
+
 def seen(views: Sequence[View], bench: Bench) -> Outcome:
     maps = averaged(bench.shipped(view) for view in views)
     return cross_validated(PREDICTED, bench.validation, maps)
@@ -297,6 +324,8 @@ def mean_score(members: Sequence[Training], bench: Bench) -> Outcome:
 SEEDS = tuple(Training(f"seed-{seed}", schedule={"seed": seed}) for seed in (0, 1, 2))
 # The shipped network goes on at a lower rate, and its batch norms keep their statistics.
 GOES_ON = {"frozen_statistics": True, "learning_rate": 4e-4}
+HALF_WAY = {"mix": 0.5}
+LARGER = {"crop_px": 384, "batch_size": 4}
 NO_NEW_LOOKS = dict.fromkeys(("restain", "immunostain", "crowd", "dim", "defocus", "jpeg"), 0.0)
 
 
@@ -374,16 +403,47 @@ TOPICS: dict[str, dict[str, Experiment]] = {
         "candidates-true": Experiment(
             "the same candidates chosen by their true IoU", scored_by_truth
         ),
+        "usual-size": Experiment(
+            "the same, which sees each image so that its median nucleus has the usual size",
+            at_usual_size,
+        ),
         "goes-on": Experiment(
             "the shipped network learns from the other sources",
             Training("goes-on", schedule=GOES_ON, start=from_shipped),
+        ),
+        "goes-on-half-way": Experiment(
+            "the same, whose weights end half of the way",
+            Training("goes-on-half-way", HALF_WAY, schedule=GOES_ON, start=from_shipped),
         ),
         "goes-on-in-colour": Experiment(
             "the shipped network, and one that learns from the other sources for images in colour",
             Training("goes-on-in-colour", schedule=GOES_ON, start=from_shipped_in_colour),
         ),
+        "goes-on-in-colour-half-way": Experiment(
+            "the same, whose weights end half of the way",
+            Training(
+                "goes-on-in-colour-half-way",
+                HALF_WAY,
+                schedule=GOES_ON,
+                start=from_shipped_in_colour,
+            ),
+        ),
+        "goes-on-larger-crops": Experiment(
+            "`goes-on` with half as many crops of 1.5 times the side",
+            Training("goes-on-larger-crops", schedule={**GOES_ON, **LARGER}, start=from_shipped),
+        ),
+        "goes-on-offsets": Experiment(
+            "`goes-on` with offsets to the centres instead of distance and border",
+            Training(
+                "goes-on-offsets",
+                schedule=GOES_ON,
+                recipe=Offsets,
+                way=VOTED,
+                start=from_shipped,
+            ),
+        ),
         "goes-on-old-looks": Experiment(
-            "the same without stains of others, DAB, crowds, pale and dim nuclei, defocus, JPEG",
+            "`goes-on` without stains of others, DAB, crowds, pale and dim nuclei, defocus, JPEG",
             Training(
                 "goes-on-old-looks", schedule=GOES_ON, augmentation=NO_NEW_LOOKS, start=from_shipped
             ),
