@@ -277,6 +277,7 @@ class Training:
         recipe: of the network.
         way: how the maps are post-processed.
         start: further options, with which weights it starts.
+        times: how often it gets the steps of the budget.
     """
 
     name: str
@@ -286,6 +287,7 @@ class Training:
     recipe: type[UNet] = UNet
     way: Way = PREDICTED
     start: Callable[[Bench], Mapping[str, Any]] = lambda _: {}
+    times: int = 1
 
     def __call__(self, bench: Bench) -> Outcome:
         return cross_validated(self.way, bench.validation, self.maps(bench))
@@ -296,7 +298,8 @@ class Training:
 
     def _trained(self, bench: Bench) -> list[Maps]:
         augmentation = replace(bench.schedule.augmentation, **self.augmentation)
-        schedule = replace(bench.schedule, **self.schedule, augmentation=augmentation)
+        steps = self.times * bench.schedule.steps
+        schedule = replace(bench.schedule, steps=steps, **self.schedule, augmentation=augmentation)
         options = {**self.options, **self.start(bench)}
         recipe = self.recipe(data=tuple(bench.data), schedule=schedule, **options)
         folder = bench.folder / self.name
@@ -414,6 +417,20 @@ TOPICS: dict[str, dict[str, Experiment]] = {
         "goes-on-half-way": Experiment(
             "the same, whose weights end half of the way",
             Training("goes-on-half-way", HALF_WAY, schedule=GOES_ON, start=from_shipped),
+        ),
+        "goes-on-longer": Experiment(
+            "`goes-on` in four times as many steps",
+            Training("goes-on-longer", schedule=GOES_ON, start=from_shipped, times=4),
+        ),
+        "goes-on-longer-half-way": Experiment(
+            "the same, whose weights end half of the way",
+            Training(
+                "goes-on-longer-half-way",
+                HALF_WAY,
+                schedule=GOES_ON,
+                start=from_shipped,
+                times=4,
+            ),
         ),
         "goes-on-in-colour": Experiment(
             "the shipped network, and one that learns from the other sources for images in colour",
