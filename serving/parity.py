@@ -1,14 +1,18 @@
 """Parity: Triton's answers against those of the same ONNX files in this process."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+from numpy.typing import NDArray
+
 from nuclei.imaging.images import Frame
 from nuclei.imaging.intensity import intensity_range
 from nuclei.imaging.tiles import cut, mirrored
+from nuclei.inference.contract import Contract
 from nuclei.inference.deadline import Deadline
 from nuclei.inference.engine import ServedVersion
 from nuclei.inference.onnx_engine import LocalEngine
@@ -41,7 +45,7 @@ class Parity:
 def served_parity(
     repository: Path,
     model: str,
-    frame: Frame,
+    frames: Sequence[Frame],
     environment: Path = TRITON_ENVIRONMENT,
 ) -> list[Parity]:
     """Serve a repository on free ports and compare its answers with this process's.
@@ -49,7 +53,8 @@ def served_parity(
     Args:
         repository: model repository.
         model: name of the model, whose champion is compared.
-        frame: real pixels, uint8 or uint16 [H, W, C].
+        frames: real pixels, uint8 or uint16 [H, W, C]; grey and in colour, which may be answered
+            by different networks.
         environment: virtual environment of Triton.
 
     Raises:
@@ -70,25 +75,20 @@ def served_parity(
             environment=environment,
         ) as server,
     ):
-        return asyncio.run(_compare(server.address, here, version, frame))
+        return asyncio.run(_compare(server.address, here, version, frames))
 
 
 async def _compare(
-    address: str, here: LocalEngine, version: ServedVersion, frame: Frame
+    address: str, here: LocalEngine, version: ServedVersion, frames: Sequence[Frame]
 ) -> list[Parity]:
     served = TritonEngine([address], 1, MAX_MESSAGE_BYTES)
     try:
-        contract = version.contract
-        height, width = frame.pixels.shape[:2]
-        intensity = intensity_range(frame.pixels).range
         found = []
         for tta in (False, True):
-            graph, plan = version.graph_for(tta), contract.plan(height, width, tta=tta)
-            pixels = mirrored(frame.pixels, plan)
-            tiles = [cut(pixels, tile, plan) for tile in plan.tiles]
+            graph = version.graph_for(tta)
             pairs = []
-            for tile in tiles:
-                asked = graph, contract.method.outputs, tile, intensity
+            for tile, intensity in _tiles(frames, version.contract, tta):
+                asked = graph, version.contract.method.outputs, tile, intensity
                 deadline = Deadline.after(TIMEOUT_S)
                 pairs.append(
                     (await here.infer(*asked, deadline), await served.infer(*asked, deadline))
@@ -97,6 +97,17 @@ async def _compare(
         return found
     finally:
         await served.close()
+
+
+def _tiles(
+    frames: Sequence[Frame], contract: Contract, tta: bool
+) -> Iterator[tuple[NDArray[np.uint16], NDArray[np.float32]]]:
+    """The tiles of all frames, uint16 [S, S, C], each with the range of its frame, float32 [2]."""
+    for frame in frames:
+        plan = contract.plan(*frame.pixels.shape[:2], tta=tta)
+        pixels, intensity = mirrored(frame.pixels, plan), intensity_range(frame.pixels).range
+        for tile in plan.tiles:
+            yield cut(pixels, tile, plan), intensity
 
 
 def _parity(graph: str, pairs: Sequence[tuple[Outputs, Outputs]]) -> Parity:

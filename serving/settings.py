@@ -25,8 +25,10 @@ from nuclei.repository import default_repository
 
 ROOT = Path(__file__).parents[1]
 TRITON_ENVIRONMENT = ROOT / ".venv-triton"
-# A frame with nuclei, to check a service or an export with.
+# A frame with nuclei, to check a service with.
 CHECK_FRAME = ROOT / "examples" / "fluorescence.png"
+# One of each kind, to check an export with: a version may have a network for each.
+FRAME_OF_EACH_KIND = (CHECK_FRAME, ROOT / "examples" / "histology.png")
 
 PREFIX = "NUCLEI_"
 

@@ -77,7 +77,7 @@ def export(
     from serving.repository.checks import check_repository
     from serving.repository.configuration import DEFAULT_CPU_ACCELERATOR, CpuAccelerator
     from serving.repository.export import export_version, set_routing
-    from serving.settings import CHECK_FRAME
+    from serving.settings import FRAME_OF_EACH_KIND
 
     if version is not None and alias is not None:
         raise InvalidOption("--version and --alias both choose a version; give one of them")
@@ -88,7 +88,7 @@ def export(
             f"--cpu {cpu} is not known; expected one of {', '.join(CpuAccelerator)}"
         ) from None
     if check:
-        require_checkout(CHECK_FRAME)
+        require_checkout(*FRAME_OF_EACH_KIND)
     console = output()
     uri = tracking_uri or default_tracking_uri()
     with _artifacts(model, version, alias, uri, from_folder) as (folder, number):
@@ -133,10 +133,11 @@ def _exported_table(exported: list["Exported"], repository: Path) -> Table:
 def _print_parity(console: Console, repository: Path, model: str) -> None:
     from nuclei.imaging.images import read_frame
     from serving.parity import served_parity
-    from serving.settings import CHECK_FRAME
+    from serving.settings import FRAME_OF_EACH_KIND
 
     with console.status("Comparing Triton with this process"):
-        found = served_parity(repository, model, read_frame(CHECK_FRAME))
+        frames = [read_frame(path) for path in FRAME_OF_EACH_KIND]
+        found = served_parity(repository, model, frames)
     console.print(_parity_table(found))
 
 

@@ -159,7 +159,7 @@ def test_triton_draws_as_this_process_does(
     export_version(artifacts, tmp_path / "models", 1, registered_model=registered_name("sam"))
     frame = frame_from_array((example_image()[0] * 255).permute(1, 2, 0).numpy().astype(np.uint8))
     set_routing(tmp_path / "models", "sam", Routing(1))
-    for parity in served_parity(tmp_path / "models", "sam", frame):
+    for parity in served_parity(tmp_path / "models", "sam", [frame]):
         assert parity.differences["UNMATCHED"] == 0
         assert parity.differences["MASKS"] <= 1
 
