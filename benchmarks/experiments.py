@@ -459,6 +459,15 @@ TOPICS: dict[str, dict[str, Experiment]] = {
                 start=from_shipped,
             ),
         ),
+        "goes-on-never-inverted": Experiment(
+            "`goes-on` without crops whose intensities are inverted",
+            Training(
+                "goes-on-never-inverted",
+                schedule=GOES_ON,
+                augmentation={"inversion": 0.0},
+                start=from_shipped,
+            ),
+        ),
         "goes-on-old-looks": Experiment(
             "`goes-on` without stains of others, DAB, crowds, pale and dim nuclei, defocus, JPEG",
             Training(
