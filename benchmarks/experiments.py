@@ -30,6 +30,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from candidates import best_possible, learned
+from magnification import diameter_px
 from markers import PREDICTED, WAYS, Maps, Outcome, Way, cross_validated
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -253,11 +254,10 @@ def _maps_at_usual_size(bench: Bench) -> list[Maps]:
     for sample, first in zip(bench.validation, bench.shipped(View()), strict=True):
         kind = group_of(sample.pixels)
         labels = label_nuclei(first, cast(WatershedParameters, served.contract.parameters[kind]))
-        areas = np.bincount(labels.ravel())[1:]
         scale = 1.0
-        if len(areas) >= LEAST_NUCLEI:
-            own_px = np.sqrt(4 / np.pi * np.median(areas))
-            scale = float(np.clip(served.contract.diameters_px[kind] / own_px, *SCALES_TRIED))
+        if labels.max(initial=0) >= LEAST_NUCLEI:
+            ratio = served.contract.diameters_px[kind] / diameter_px(labels)
+            scale = float(np.clip(ratio, *SCALES_TRIED))
         found += predictions([sample], engine, served, View(scale=scale))
     return found
 
@@ -407,7 +407,7 @@ TOPICS: dict[str, dict[str, Experiment]] = {
             "the same candidates chosen by their true IoU", scored_by_truth
         ),
         "usual-size": Experiment(
-            "the same, which sees each image so that its median nucleus has the usual size",
+            "`as-shipped`, which sees each image so that its median nucleus has the usual size",
             at_usual_size,
         ),
         "goes-on": Experiment(

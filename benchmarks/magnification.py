@@ -15,6 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -56,7 +57,7 @@ def main() -> None:
 
 
 def row(samples: list[Sample], engine: LocalEngine, served: ServedVersion) -> list[str]:
-    diameters = [diameter_px(sample) for sample in samples]
+    diameters = [diameter_px(sample.labels) for sample in samples]
     without, given = [], []
     for sample, diameter in track(list(zip(samples, diameters, strict=True)), transient=True):
         without.append(score(sample, engine, served, AS_TUNED))
@@ -84,9 +85,9 @@ def resampled(sample: Sample, scale: float) -> Sample:
     return replace(sample, pixels=pixels.reshape(height, width, -1), labels=labels)
 
 
-def diameter_px(sample: Sample) -> float:
-    """Of a circle with the median area of the nuclei."""
-    areas = np.bincount(sample.labels.ravel())[1:]
+def diameter_px(labels: NDArray[Any]) -> float:
+    """Of a circle with the median area of the nuclei; labels [H, W], at least one."""
+    areas = np.bincount(labels.ravel())[1:]
     return float(np.sqrt(4 / np.pi * np.median(areas[areas >= SMALLEST_PX])))
 
 

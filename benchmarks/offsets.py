@@ -11,7 +11,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from markers import OBJECTS, Labels, Maps, Options, Way
+from markers import OBJECTS, START, Labels, Maps, Options, Way
 from numpy.typing import NDArray
 from scipy.ndimage import mean as mean_of
 from scipy.spatial import cKDTree
@@ -26,13 +26,9 @@ from training.families.unet import UNet
 REACH_PX = 64.0
 # A pixel of error costs as much as a sixth of the cross-entropy of a coin.
 OFFSETS_WEIGHT = 16.0
-START: Options = {
-    "foreground_threshold": 0.5,
-    "smoothing_px": 1.5,
-    "least_distance_px": 3,
-    "min_area_px": 16,
-    "min_score": 0.0,
-}
+# Of objects, the options start as those of a watershed.
+AS_WATERSHED = {name: START[name] for name in OBJECTS}
+OPTIONS: Options = {**AS_WATERSHED, "smoothing_px": 1.5, "least_distance_px": 3}
 GRID = {**OBJECTS, "smoothing_px": (1.0, 1.5, 2.0, 3.0), "least_distance_px": (2, 3, 5, 7)}
 
 
@@ -80,7 +76,7 @@ def voted(maps: Maps, options: Options) -> Labels:
 
     Args:
         maps: uint8 [3, H, W], as `offset_maps` has them.
-        options: as `START` has them.
+        options: as `OPTIONS` has them.
 
     Returns:
         uint32 [H, W], 0 is background.
@@ -104,4 +100,4 @@ def voted(maps: Maps, options: Options) -> Labels:
     return labels
 
 
-VOTED = Way(voted, GRID, START)
+VOTED = Way(voted, GRID, OPTIONS)

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self, get_args
+from typing import Any, Self
 
 import numpy as np
 from numpy.lib import format as npy
@@ -31,11 +31,10 @@ from nuclei.inference.deadline import NEVER
 from nuclei.inference.engine import Engine, ServedVersion
 from nuclei.inference.pipeline import segment
 from nuclei.postprocessing.accumulation import Outputs
-from nuclei.quality.reference import Group
+from nuclei.quality.reference import GROUPS, Group
 from nuclei.quoting import quoted, sentence
 
-KINDS: tuple[Group, ...] = get_args(Group)
-REFERENCE_FILES: Mapping[Group, str] = {kind: f"reference-{kind}.npz" for kind in KINDS}
+REFERENCE_FILES: Mapping[Group, str] = {kind: f"reference-{kind}.npz" for kind in GROUPS}
 SIDE_PX = 256
 # Ten times a thousand nuclei with their masks from both graphs.
 MAX_BYTES = 2**27
@@ -153,7 +152,7 @@ def read_references(folder: Path, contract: Contract) -> list[Reference]:
     Raises:
         InvalidData: it has none, or `Reference.read` refuses one.
     """
-    kinds = [kind for kind in KINDS if (folder / REFERENCE_FILES[kind]).exists()]
+    kinds = [kind for kind, name in REFERENCE_FILES.items() if (folder / name).exists()]
     if not kinds:
         raise InvalidData(
             f"{folder.name} has neither {' nor '.join(REFERENCE_FILES.values())}; train the model "
@@ -207,6 +206,7 @@ def tile_of(
 
 
 def _kind_of(image: NDArray[Any]) -> Group:
+    # By the channels, as the graph chooses its network: a part of a stained image may lack colours.
     return "grey" if image.shape[2] == 1 else "colour"
 
 
@@ -253,7 +253,7 @@ def _check(arrays: Mapping[str, NDArray[Any]], kind: Group, contract: Contract) 
     fits_tile = (
         height == width and 0 < height <= contract.tile_size and not height % contract.stride
     )
-    if not fits_tile or channels != {"grey": 1, "colour": 3}[kind]:
+    if not fits_tile or channels not in (1, 3) or _kind_of(arrays[IMAGE]) != kind:
         raise ValueError(f"{IMAGE} has the shape {arrays[IMAGE].shape}, no {kind} tile of it")
     intensity = arrays[RANGE]
     if intensity.shape != (2,) or not np.isfinite(intensity).all() or intensity[0] >= intensity[1]:

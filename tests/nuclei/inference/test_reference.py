@@ -15,12 +15,7 @@ from numpy.typing import NDArray
 from nuclei.errors import InvalidData
 from nuclei.inference.contract import Contract
 from nuclei.inference.method import MASKS
-from nuclei.inference.reference import (
-    REFERENCE_FILES,
-    Reference,
-    read_references,
-    tile_of,
-)
+from nuclei.inference.reference import REFERENCE_FILES, Reference, read_references, tile_of
 from nuclei.postprocessing.rendering import RenderingParameters
 
 SIDE = 64

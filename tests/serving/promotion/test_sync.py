@@ -21,7 +21,7 @@ from mlflow import MlflowClient
 from prometheus_client import REGISTRY
 
 from nuclei.errors import EngineFailed, EngineUnavailable, RegistryUnavailable
-from nuclei.inference.reference import KINDS, REFERENCE_FILES
+from nuclei.inference.reference import REFERENCE_FILES
 from nuclei.inference.routing import Routing
 from nuclei.process.ports import LOOPBACK, free_ports
 from serving.promotion import sync as sync_module
@@ -127,7 +127,7 @@ def pickled_reference(artifacts: Path) -> None:
     "spoil",
     [
         *(corrupt_network, foreign_family, lost_reference, pickled_reference),
-        *(partial(other_answer, kind=kind) for kind in KINDS),
+        *(partial(other_answer, kind=kind) for kind in REFERENCE_FILES),
     ],
 )
 def test_a_version_that_cannot_serve_is_refused_and_not_tried_again(
