@@ -85,7 +85,8 @@ def watching(folder: Path) -> Iterator[Watched]:
         NUCLEI_SYNC_PORT=str(sync),
         **SETTINGS,
     )
-    command = [NUCLEI, "probe", "--address", served.grpc_address, "--every", "1"]
+    # Shadows need the pauses between its frames.
+    command = [NUCLEI, "probe", "--address", served.grpc_address, "--every", "5"]
     probing = Child("probe", [*command, "--port", str(probe)], os.environ, folder / "probe.log")
     command = ["prometheus-node-exporter", f"--web.listen-address={LOOPBACK}:{node}"]
     exporter = Child("node exporter", command, os.environ, folder / "node_exporter.log")

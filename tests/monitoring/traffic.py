@@ -1,5 +1,6 @@
 """A service in which all happens that metrics count: frames of every kind, failures, promotions."""
 
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -51,9 +52,9 @@ SETTINGS = {
     # Nobody listens there: spans are lost, and exemplars name them.
     "NUCLEI_TRACES": "http://127.0.0.1:9/v1/traces",
 }
-WAIT_S = 120.0
-# A shadow gives way to callers: it needs pauses of several tiles, also on a busy machine.
-QUIET_S = 1.0
+WAIT_S = 240.0
+# A shadow gives way to callers: it needs pauses of several tiles, however long one takes here.
+QUIET_S, QUIET_FRAMES = 1.0, 4
 # Prometheus scrapes every second.
 SCRAPED_S = 1.5
 # All measures of grey frames, over the shortest window; every frame is out of focus.
@@ -163,9 +164,17 @@ class Traffic:
         """Send frames until something has happened."""
         deadline = time.monotonic() + WAIT_S
         while not happened():
-            assert time.monotonic() < deadline, self.served.output
+            assert time.monotonic() < deadline, self._progress()
+            sent = time.monotonic()
             self._version()
-            time.sleep(QUIET_S)
+            time.sleep(max(QUIET_S, QUIET_FRAMES * (time.monotonic() - sent)))
+
+    def _progress(self) -> str:
+        """How far the rollout is, for whom it takes too long."""
+        metrics = httpx.get(f"{self.served.http_url}/metrics").text
+        counts = r"^nuclei_shadow\w+_(?:total|count)\{.*$"
+        shadows = "\n".join(re.findall(counts, metrics, re.MULTILINE))
+        return f"{read_state(self.registry, MODEL)}\n{shadows}\n{self.served.output}"
 
     def _version(self) -> str:
         """The version that answers a frame now."""
