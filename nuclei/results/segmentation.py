@@ -67,15 +67,20 @@ class Segmentation:
         if not labels:
             return self
         label = self.nuclei.label
-        kept = np.ones(len(label), bool)
-        for first, last in labels:
-            within = (label >= first) & (label <= last)
-            if first > last or np.count_nonzero(within) != last - first + 1:
-                raise InvalidOption(
-                    f"there is no nucleus {first} to {last} among the {len(label)} of this result; "
-                    "discard nuclei of a result of the same frame, options and version"
-                )
-            kept &= ~within
+        first, last = np.array(labels, np.int64).T
+        begin, end = np.searchsorted(label, first), np.searchsorted(label, last, "right")
+        missing = np.flatnonzero((first > last) | (end - begin != last - first + 1))
+        if len(missing):
+            a, b = labels[missing[0]]
+            raise InvalidOption(
+                f"discard names {f'nucleus {a}' if a == b else f'nuclei {a} to {b}'}, which this "
+                f"result of {len(label)} does not have; discard nuclei of a result of the same "
+                "frame, options and version"
+            )
+        ranges = np.zeros(len(label) + 1, np.int64)  # that begin, less those that end
+        np.add.at(ranges, begin, 1)
+        np.add.at(ranges, end, -1)
+        kept = ranges[:-1].cumsum() == 0
         keeps = np.zeros(int(label.max(initial=0)) + 1, bool)
         keeps[label[kept]] = True
         left_out = len(label) - int(np.count_nonzero(kept))

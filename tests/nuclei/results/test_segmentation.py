@@ -1,10 +1,13 @@
 """The result of a frame."""
 
+import time
+
 import numpy as np
 import pytest
 
 from nuclei.errors import InvalidOption
 from nuclei.postprocessing.measurement import measure
+from nuclei.results.nuclei import Nuclei
 from nuclei.results.segmentation import Segmentation
 
 
@@ -42,7 +45,27 @@ def test_discarded_nuclei_leave_the_others_as_they_are() -> None:
     assert len(found.without([(1, 3)]).nuclei) == 0
 
 
-@pytest.mark.parametrize("labels", [(4, 4), (2, 5), (3, 2)])
-def test_nuclei_that_are_not_there_cannot_be_discarded(labels: tuple[int, int]) -> None:
-    with pytest.raises(InvalidOption, match="of the same frame"):
-        of_three().without([labels])
+@pytest.mark.parametrize(
+    ("labels", "named"), [((4, 4), "nucleus 4,"), ((2, 5), "nuclei 2 to 5"), ((3, 2), "3 to 2")]
+)
+def test_nuclei_that_are_not_there_cannot_be_discarded(labels: tuple[int, int], named: str) -> None:
+    with pytest.raises(InvalidOption, match=f"{named}.*of 3 .*of the same frame"):
+        of_three().without([(1, 1), labels])
+
+
+def test_ranges_may_overlap_and_have_any_order() -> None:
+    kept = of_three().without([(3, 3), (2, 3), (3, 3)])
+    assert kept.nuclei.label.tolist() == [1]
+
+
+def test_many_are_discarded_one_by_one_at_once() -> None:
+    """A look at all nuclei for each of them would take minutes."""
+    rows = np.zeros(400_000, np.float32)
+    label = np.arange(1, len(rows) + 1, dtype=np.uint32)
+    nuclei = Nuclei(label, rows, rows, rows, rows, rows, rows)
+    every_second = [(first, first) for first in range(1, len(label), 2)]
+    many = Segmentation(label.reshape(1, -1), nuclei, None, "unet", "3")
+    started = time.process_time()
+    kept = many.without(every_second)
+    assert time.process_time() - started < 10
+    np.testing.assert_array_equal(kept.nuclei.label, label[1::2])
