@@ -35,7 +35,7 @@ export class Viewer {
     this.outlines = true;
     this.hovered = -1;
     this.#osd = new OpenSeadragon.Viewer({
-      element, drawer: "canvas", showNavigationControl: false, preload: false,
+      element, drawer: "canvas", showNavigationControl: false, preload: false, autoResize: false,
       minZoomImageRatio: 0.8, maxZoomPixelRatio: 40, visibilityRatio: 0.3, animationTime: 0.4,
       springStiffness: 12, zoomPerScroll: 1.4, blendTime: 0, imageLoaderLimit: 8, maxImageCacheCount: 400,
       gestureSettingsMouse: { clickToZoom: false, dblClickToZoom: true },
@@ -47,6 +47,7 @@ export class Viewer {
     const canvas = this.#osd.canvas;
     canvas.setAttribute("role", "application");
     canvas.setAttribute("aria-label", "Picture: arrow keys pan, plus and minus zoom, 0 fits it in");
+    new ResizeObserver(() => this.#resize()).observe(this.#osd.container);
     this.#osd.addHandler("update-viewport", () => this.#follow());
     this.#osd.addHandler("viewport-change", () => this.on.move(this));
     this.#osd.addHandler("animation", () => this.on.move(this));
@@ -115,10 +116,19 @@ export class Viewer {
 
   /** Show the whole picture. */
   fit() {
-    // The element may have got its size a moment ago.
-    const { clientWidth, clientHeight } = this.#osd.container;
-    this.#osd.viewport.resize(new OpenSeadragon.Point(clientWidth, clientHeight), false);
+    this.#resize(); // the element may have got its size a moment ago
     this.#osd.viewport.goHome(true);
+  }
+
+  /** Fill the element, which has another size: a picture that was shown whole still is, others keep their scale. */
+  #resize() {
+    const { container, viewport } = this.#osd, { clientWidth, clientHeight } = container;
+    const { x, y } = viewport.getContainerSize();
+    if (!clientWidth || !clientHeight || (clientWidth === x && clientHeight === y)) return;
+    const whole = Math.abs(viewport.getZoom() / viewport.getHomeZoom() - 1) < 0.01, hadSize = Boolean(x && y);
+    viewport.resize(new OpenSeadragon.Point(clientWidth, clientHeight), hadSize);
+    if (whole || !hadSize) viewport.goHome(true);
+    this.#osd.forceRedraw();
   }
 
   zoom(times) { this.#osd.viewport.zoomBy(times).applyConstraints(); }

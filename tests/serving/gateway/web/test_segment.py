@@ -137,6 +137,16 @@ def test_two_models_are_compared_nucleus_by_nucleus(
         assert numbers == [same, len(found.nuclei) - same, len(other.nuclei) - same]
         expect(page.locator("#pane-b .view canvas").first).to_be_visible()
         expect(page.locator("#busy")).to_be_hidden()
+        # All of the picture is seen in half of the place, and in all of it again.
+        row = int(np.argmin(found.nuclei.centroid_px[:, 1]))
+        for options in ("two", "one"):
+            if options == "one":
+                page.select_option("#compare", "")
+                expect(page.locator("#pane-b")).to_be_hidden()
+            page.mouse.move(0, 0)
+            page.wait_for_timeout(300)  # two frames of the browser
+            page.mouse.move(*place_of(page, found, row))
+            expect(page.locator("#card")).to_contain_text(f"Nucleus {found.nuclei.label[row]}")
 
 
 def test_the_channel_of_the_nuclei_is_found_and_can_be_changed(
