@@ -132,12 +132,8 @@ function show(next) {
   if (!next) return clear();
   if (next === frame) return;
   frame = frames.shown = next;
-  forget(result);
-  forget(other);
-  result = other = null;
+  dropResult();
   get("name").textContent = frame.name;
-  for (const id of ["result", "features", "list"]) get(id).hidden = true;
-  get("save").disabled = true;
   frames.redraw();
   describeFormat();
   read();
@@ -153,19 +149,35 @@ function remove(of) {
 function clear() {
   start();
   busy("");
-  forget(result);
-  forget(other);
-  frame = frames.shown = result = other = null;
+  frame = frames.shown = null;
+  dropResult();
   closePicture();
-  for (const id of ["desk", "result", "features", "list", "download"]) get(id).hidden = true;
+  for (const id of ["desk", "download"]) get(id).hidden = true;
   get("open").hidden = false;
   frames.redraw();
 }
 
+/** Nothing is known of the frame: neither of its nuclei nor of another model's. */
+function dropResult() {
+  forget(result);
+  forget(other);
+  result = other = null;
+  for (const id of ["result", "features", "list"]) get(id).hidden = true;
+  get("save").disabled = true;
+  for (const viewer of viewers) {
+    viewer.nuclei = null;
+    viewer.redraw();
+  }
+  legend();
+}
+
+/** Whether what is shown is the frame's result, and not one of other options that is asked for again. */
+const isOfNow = () => Boolean(result && frame?.found === result.answer);
+
 function closePicture() {
   picture?.close();
   picture = null;
-  get("contrast").hidden = true;
+  for (const id of ["contrast", "channel-field", "plane-field"]) get(id).hidden = true;
   for (const viewer of viewers) {
     viewer.nuclei = null;
     viewer.clear();
@@ -175,6 +187,7 @@ function closePicture() {
 /** Read the picture and segment it, side by side: the picture is seen first. */
 async function read() {
   const signal = start(), of = frame;
+  get("save").disabled = true;
   get("open").hidden = true;
   get("desk").hidden = false;
   busy("Reading the picture …");
@@ -199,6 +212,7 @@ async function read() {
   } catch (error) {
     if (signal.aborted) return;
     if (error.name === "ChoiceRequired" && choose(of, error.said, asked)) return read();
+    dropResult();
     if (!seen) closePicture(); // of the frame before
     fail(error);
   }
@@ -328,13 +342,16 @@ async function segment() {
   const signal = start();
   for (const each of frames.all) each.forget();
   frames.redraw();
+  get("save").disabled = true;
   busy("Finding nuclei …");
   try {
     const finding = finish(frame, signal);
     frames.work();
     await finding;
   } catch (error) {
-    if (!signal.aborted) fail(error);
+    if (signal.aborted) return;
+    dropResult();
+    fail(error);
   }
 }
 
@@ -344,7 +361,7 @@ async function finish(of, signal) {
   const found = await Nuclei.of(answer);
   if (signal.aborted) return forget(found);
   forget(result);
-  result = found;
+  result = Object.assign(found, { answer });
   if (of.discarded) result.discarded.set(of.discarded);
   range = null;
   viewers[0].nuclei = result;
@@ -429,7 +446,7 @@ function showResult() {
   get("feature").value = names.includes(feature) ? feature : names[0] ?? "";
   get("warnings").replaceChildren(...result.warnings.map((text) => {
     const item = document.createElement("li");
-    item.textContent = text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+    item.textContent = sentence(text);
     return item;
   }));
   const size = get("size").value ? { x: Number(get("size").value) } : picture?.about.pixel_size_um;
@@ -446,7 +463,7 @@ function showResult() {
 /** What is kept has changed, or what is highlighted. */
 function changed() {
   const out = result.count - result.kept;
-  Object.assign(frame, { discarded: result.discarded.slice(), discard: result.discardedLabels(), kept: result.kept });
+  if (isOfNow()) Object.assign(frame, { discarded: result.discarded.slice(), discard: result.discardedLabels(), kept: result.kept });
   frames.redraw(frame);
   get("count").querySelector("strong").textContent = result.kept;
   get("count").querySelector("span").textContent = (result.kept === 1 ? "nucleus" : "nuclei") + (out ? `, ${out} discarded` : "");
@@ -625,7 +642,7 @@ async function save() {
   } catch (error) {
     fail(error);
   } finally {
-    get("save").disabled = false;
+    get("save").disabled = !isOfNow();
     busy("");
   }
 }
@@ -660,6 +677,8 @@ function start() {
   return running.signal;
 }
 
+const sentence = (text) => text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+
 function say(text) { get("status").textContent = text; }
 function wait(seconds) { busy(`The server is busy; asking again in ${Math.ceil(seconds)} s …`); }
 
@@ -680,7 +699,7 @@ function fail(error) {
     if (frame.state === "failed") frame.forget();
     read();
   };
-  get("problem").replaceChildren(text.charAt(0).toUpperCase() + text.slice(1) + ". ", again);
+  get("problem").replaceChildren(`${sentence(text)} `, again);
   get("problem").hidden = false;
   if (frame && !picture) { get("desk").hidden = true; get("open").hidden = false; }
 }

@@ -149,6 +149,35 @@ def test_two_models_are_compared_nucleus_by_nucleus(
             expect(page.locator("#card")).to_contain_text(f"Nucleus {found.nuclei.label[row]}")
 
 
+def test_what_is_discarded_belongs_to_one_result_alone(
+    open_page: OpenPage, fluorescence: Path, found: Segmentation, client: Client
+) -> None:
+    count = len(found.nuclei)
+    other = len(client.segment(fluorescence, threshold=0.2, tta=True).nuclei)
+    with open_page(**DESK) as page:
+        segment(page, fluorescence, count)
+        page.locator("#rows tbody tr").first.focus()
+        page.keyboard.press("Delete")
+        expect(page.locator("#count")).to_have_text(f"{count - 1} nuclei, 1 discarded")
+        page.fill("#knob-threshold", "0.2")
+        page.check("#tta")
+        expect(page.locator("#save")).to_be_disabled()
+        page.select_option("#feature", "Eccentricity")  # while the answer is on its way
+        expect(page.locator("#busy")).to_be_hidden(timeout=WAIT_MS)
+        expect(page.locator("#count")).to_have_text(f"{other} nuclei")
+
+        page.fill("#knob-threshold", "2")
+        page.press("#knob-threshold", "Enter")
+        expect(page.locator("#problem")).to_contain_text("expected a probability above 0")
+        expect(page.locator("#result")).to_be_hidden()
+        expect(page.locator("#save")).to_be_disabled()
+        page.uncheck("#tta")
+        page.fill("#knob-threshold", "")
+        page.press("#knob-threshold", "Enter")
+        expect(page.locator("#count")).to_have_text(f"{count} nuclei", timeout=WAIT_MS)
+        assert len(json.loads(saved(page, "geojson"))["features"]) == count
+
+
 def test_the_channel_of_the_nuclei_is_found_and_can_be_changed(
     open_page: OpenPage, fluorescence_16bit: Path, client: Client, tmp_path: Path
 ) -> None:
