@@ -40,6 +40,10 @@ export async function call(path, { waiting = () => {}, administrator = false, pa
       response = await fetch(path, { ...options, headers: { ...options.headers, ...headers } });
     } catch (error) {
       if (error.name === "AbortError") throw error;
+      const file = options.body instanceof FormData ? options.body.get("file") : null;
+      if (file && !(await isReadable(file))) {
+        throw new Problem({ title: "FileUnreadable", detail: `${file.name} cannot be read: it is a folder, or was changed or moved since it was chosen; choose the files once more` });
+      }
       throw new Problem({ title: "NoAnswer", detail: "the server does not answer; is it running, and is this computer connected to it?" });
     }
     if (response.ok) return response;
@@ -58,6 +62,8 @@ export async function call(path, { waiting = () => {}, administrator = false, pa
     throw new Problem(await said(response));
   }
 }
+
+const isReadable = (file) => file.slice(0, 1).arrayBuffer().then(() => true, () => false);
 
 async function said(response) {
   try {

@@ -1,5 +1,6 @@
 """The page that segments a picture, in a real browser with a real gateway."""
 
+import base64
 import csv
 import io
 import json
@@ -176,6 +177,63 @@ def test_what_is_discarded_belongs_to_one_result_alone(
         page.press("#knob-threshold", "Enter")
         expect(page.locator("#count")).to_have_text(f"{count} nuclei", timeout=WAIT_MS)
         assert len(json.loads(saved(page, "geojson"))["features"]) == count
+
+
+def test_brightness_is_of_the_picture_alone(
+    open_page: OpenPage, fluorescence_16bit: Path, client: Client
+) -> None:
+    count = len(client.segment(fluorescence_16bit).nuclei)
+    with open_page(**DESK) as page:
+        segment(page, fluorescence_16bit, count)
+        page.uncheck("#outlines")
+        auto = page.inner_text("#white-said")
+
+        def brightness() -> float:
+            page.wait_for_timeout(500)
+            shown = np.frombuffer(page.locator("#pane-a .view").screenshot(), np.uint8)
+            return float(cv2.imdecode(shown, cv2.IMREAD_GRAYSCALE).mean())
+
+        before = brightness()
+        page.locator("#white").focus()
+        page.keyboard.press("End")
+        expect(page.locator("#white-said")).not_to_have_text(auto)
+        assert brightness() < before / 2
+        expect(page.locator("#count strong")).to_have_text(str(count))
+        page.click("#auto")
+        expect(page.locator("#white-said")).to_have_text(auto)
+        assert brightness() == pytest.approx(before, rel=0.05)
+
+
+def drop(page: Page, path: Path) -> None:
+    """Let a file fall on the page, as from the windows of the desktop."""
+    devtools = page.context.new_cdp_session(page)
+    data = {"items": [], "files": [str(path)], "dragOperationsMask": 1}
+    for kind in ("dragEnter", "dragOver", "drop"):
+        event = {"type": kind, "x": 500, "y": 400, "data": data}
+        devtools.send("Input.dispatchDragEvent", event)
+
+
+PASTE = """encoded => {
+    const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0));
+    const clipboardData = new DataTransfer();
+    clipboardData.items.add(new File([bytes], "image.png", { type: "image/png" }));
+    dispatchEvent(new ClipboardEvent("paste", { clipboardData }));
+}"""
+
+
+def test_pictures_are_dropped_and_pasted(
+    open_page: OpenPage, fluorescence: Path, found: Segmentation, tmp_path: Path
+) -> None:
+    count = str(len(found.nuclei))
+    with open_page(**DESK) as page:
+        drop(page, tmp_path)
+        expect(page.locator("#problem")).to_contain_text("it is a folder", timeout=WAIT_MS)
+        drop(page, fluorescence)
+        expect(page.locator("#name")).to_have_text(fluorescence.name)
+        expect(page.locator("#count strong")).to_have_text(count, timeout=WAIT_MS)
+        page.evaluate(PASTE, base64.b64encode(fluorescence.read_bytes()).decode())
+        expect(page.locator("#name")).to_have_text("image.png")
+        expect(page.locator("#count strong")).to_have_text(count, timeout=WAIT_MS)
 
 
 def test_the_channel_of_the_nuclei_is_found_and_can_be_changed(
