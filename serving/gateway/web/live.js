@@ -5,6 +5,7 @@ import { short } from "./histogram.js";
 
 const KEPT = 60; // frames of a position in its charts
 const SILENT_S = 60; // until a stream that says nothing is put at the end
+const MOST_STREAMS = 12; // beyond which silent ones are removed: the page may stay open for weeks
 const SVG = "http://www.w3.org/2000/svg";
 const RETRY_MS = 3000;
 
@@ -156,9 +157,23 @@ function draw() {
   changed.clear();
 }
 
-setInterval(() => {
-  for (const stream of streams.values()) stream.element.classList.toggle("silent", performance.now() - stream.last > SILENT_S * 1000);
-}, 5000);
+/** Put silent streams at the end, and remove those that have been silent longest. */
+function settle() {
+  const byAge = [...streams].sort(([, a], [, b]) => a.last - b.last);
+  for (const [name, { element, positions, last }] of byAge) {
+    const silent = performance.now() - last > SILENT_S * 1000;
+    if (silent && streams.size > MOST_STREAMS) {
+      for (const { picture } of positions.values()) URL.revokeObjectURL(picture.src);
+      element.remove();
+      streams.delete(name);
+    } else if (silent !== element.classList.contains("silent")) {
+      get("streams").insertBefore(element, silent ? get("streams").querySelector(".silent") : get("streams").firstChild);
+      element.classList.toggle("silent", silent);
+    }
+  }
+}
+
+setInterval(settle, 5000);
 
 function say(text) { get("status").textContent = text; }
 

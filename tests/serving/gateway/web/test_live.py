@@ -36,6 +36,29 @@ def test_frames_are_shown_as_they_are_acquired(
         assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
+def test_streams_that_ended_long_ago_leave_the_page(
+    open_page: OpenPage, client: Client, fluorescence: Path
+) -> None:
+    with open_page("/live") as page:
+        page.clock.install()
+        page.reload()
+        expect(page.locator("#status")).to_have_text("Watching.")
+        for number in range(14):
+            frame = StreamFrame(fluorescence, FrameIndex(f"run-{number}"))
+            assert len(list(client.stream([frame], outputs=["centroids"]))) == 1
+        titles = page.locator("#streams h2")
+        expect(titles).to_have_count(14)
+        page.clock.fast_forward(70_000)
+        expect(titles).to_have_count(12)
+        expect(page.locator("#streams .silent")).to_have_count(12)
+        assert list(client.stream([fluorescence], outputs=["centroids"]))
+        page.clock.fast_forward(5_000)
+        expect(page.locator("#streams > section").first).not_to_have_class("silent")
+        expect(titles).to_have_count(12)
+        expect(titles.nth(1)).to_contain_text("run-13")
+        expect(titles.last).to_contain_text("run-3")
+
+
 def test_models_are_listed_with_their_scores(open_page: OpenPage, version: str) -> None:
     with open_page("/models") as page:
         expect(page.locator("#models h2")).to_have_text("unet (the default)")
