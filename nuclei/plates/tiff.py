@@ -52,6 +52,9 @@ class TiffSource:
                     Field(image.well, name, _length(image, TIMES), _length(image, SLICES))
                 )
         self.fields = _distinct(fields)
+        self.lacks = ""
+        if self._tiff.is_cut:
+            self.lacks = f"it ends before a page that it names, the one after {self._tiff.n_pages}"
 
     def plane(self, field: int, t: int, z: int, selection: Selection) -> Decoded:
         stack, of_plane = self._selection(field, t, z, selection)

@@ -155,6 +155,15 @@ class OpenTiff:
     def pixel_size_um(self) -> PixelSize | None:
         return self._size[0]
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the file names a further page beyond its end."""
+        return self._found.is_cut
+
+    @property
+    def n_pages(self) -> int:
+        return len(self._found.pages)
+
     def close(self) -> None:
         self._tiff.close()
 

@@ -262,6 +262,28 @@ def test_inputs_that_cannot_be_opened_are_named_and_the_others_go_on(
     ]
 
 
+@pytest.mark.parametrize("form", ["imagej", "ome"])
+def test_a_stack_that_lacks_its_end_is_named_and_the_others_go_on(
+    repository: Path, tmp_path: Path, form: str
+) -> None:
+    """Of such a file one plane may be left, of which nothing says that it was one of many."""
+    series = np.stack(crops(3))
+    whole = tmp_path / "whole.tif"
+    tifffile.imwrite(
+        whole, series, photometric="minisblack", metadata={"axes": "TYX"}, **{form: True}
+    )
+    cut = tmp_path / "cut.tif"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    call = ("--t", "all", "--local", "--repository", repository, "--save", "csv")
+    result = segment(cut, whole, "--out", tmp_path / "out", *call)
+    assert isinstance(failure(result), InvalidImage)
+    assert f"{cut}: is truncated (it ends before a page that it names, the one after 1)" in (
+        result.stderr
+    )
+    assert "3 done, 1 failed\n" in result.stderr
+    assert not (tmp_path / "out" / "cut").exists()
+
+
 def test_a_time_series_gets_tracks(repository: Path, tmp_path: Path) -> None:
     pixels = read_frame(EXAMPLES / "fluorescence.png").pixels[:, :, 0]
     series = np.stack([pixels[20 + 3 * t : 148 + 3 * t, 20:148] for t in range(3)])
