@@ -1,9 +1,9 @@
 """What a run has done, in a file that says so at any moment: killed, it goes on from there."""
 
-import fcntl
 import json
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ FOLDER = ".nuclei-run"
 JOURNAL, NUCLEI = "journal.jsonl", "nuclei.csvs"
 # Of the regions of slides.
 SLIDES = "slides"
+LOCKED_BYTE = 2**31 - 2
 
 
 @dataclass(frozen=True)
@@ -68,8 +69,8 @@ class Journal:
         except OSError as error:
             raise unwritable(self.folder, error) from error
         try:
-            fcntl.flock(self._lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+            _lock(self._lines)
+        except (BlockingIOError, PermissionError) as error:
             self._lines.close()
             raise Conflict(
                 f"another nuclei segment writes into {out}; wait for it, or name another --out"
@@ -145,12 +146,20 @@ class Journal:
         if failed:
             self._write({"ended": True})
         else:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove()
 
     def close(self) -> None:
         """Leave what a run needs to go on, and nothing where there is none."""
         if self._is_empty():
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove()
+        self._close_files()
+
+    def _remove(self) -> None:
+        if sys.platform == "win32":  # removes no file that is open
+            self._close_files()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _close_files(self) -> None:
         self._nuclei.close()
         self._lines.close()
 
@@ -218,4 +227,24 @@ class Journal:
 
 
 def _open(path: Path) -> BinaryIO:
-    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b")
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "r+b")
+
+
+def _lock(file: BinaryIO) -> None:
+    """Take a file for this process, as long as it is open.
+
+    Raises:
+        BlockingIOError, PermissionError: another process has it.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        # What is locked there nobody reads: a byte that will never be written.
+        os.lseek(file.fileno(), LOCKED_BYTE, os.SEEK_SET)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        os.lseek(file.fileno(), 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,7 +1,9 @@
 """What a run has done survives everything, and nothing is taken for done that is not."""
 
+import sys
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -86,6 +88,23 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path: Path) -> None:
         Journal(tmp_path, OPTIONS)
     journal.close()
     Journal(tmp_path, OPTIONS).close()
+
+
+def test_a_run_needs_nothing_that_windows_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    windows = Mock(LK_NBLCK=2)
+    monkeypatch.setattr("nuclei.plates.journal.sys", Mock(platform="win32"))
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", windows)
+    with closing(filled(tmp_path)) as journal:
+        assert tables(journal) == [b"table 2", b"table 0", b"table 1"]
+        assert [call.args[1:] for call in windows.locking.call_args_list] == [(2, 1)]
+        windows.locking.side_effect = PermissionError
+        with pytest.raises(Conflict):
+            Journal(tmp_path, OPTIONS)
+        journal.end(failed=False)
+        assert not (tmp_path / FOLDER).exists()
 
 
 def test_nothing_is_left_of_a_run_that_is_finished(tmp_path: Path) -> None:
