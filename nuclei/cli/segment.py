@@ -72,6 +72,8 @@ HEADINGS = (
 )
 # Rows of the table that is printed.
 LISTED = 500
+# Frames that failed, named once more at the end.
+NAMED = 20
 # Of all frames, beside their results.
 FRAMES_FILE = "frames.csv"
 
@@ -102,6 +104,7 @@ class Tally:
         rows: how many were.
         done: number of frames with all their results.
         failed: number of the others; one whose results were not all written has a row, too.
+        failed_names: those of the first NAMED of them.
         doubtful: number of frames with warnings.
         said: how many frames of a source have a warning, by its path and the warning.
         first_failure: why the first that failed did.
@@ -112,6 +115,7 @@ class Tally:
     rows: int = 0
     done: int = 0
     failed: int = 0
+    failed_names: list[str] = field(default_factory=list)
     doubtful: int = 0
     said: Counter[tuple[Path, str]] = field(default_factory=Counter)
     first_failure: NucleiError | None = None
@@ -287,6 +291,8 @@ def _count(task: "Task", outcome: "Outcome", tally: Tally, console: Console) -> 
         said = str(failure).removeprefix(f"{task.path}: ")
         print_error(f"{task.title}: {said}{_how_to_choose(failure, task)}", console)
         tally.first_failure = tally.first_failure or failure
+    if outcome.failures and len(tally.failed_names) < NAMED:
+        tally.failed_names.append(task.title)
     tally.failed += bool(outcome.failures)
     tally.done += not outcome.failures
 
@@ -322,6 +328,10 @@ def _print_summary(inputs: Inputs, work: "Work", tally: Tally, console: Console)
         output().print(tally.table)
     if tally.rows > LISTED:
         console.print(f"the first {LISTED} of {tally.rows} frames; all are in {FRAMES_FILE}")
+    if tally.failed:
+        more = tally.failed - len(tally.failed_names)
+        names = ", ".join(tally.failed_names) + (f" and {more} more" if more else "")
+        print_error(f"failed: {names}", console)
     counts = {
         "done": tally.done,
         "done before": tally.done_before,

@@ -276,8 +276,22 @@ def test_every_file_is_accounted_for(repository: Path, tmp_path: Path) -> None:
         f"{frames}/plate.oib",
         f"{frames}/gone.tif: cannot be read: No such file or directory",
         f"{frames}/pipe.png: not a file; expected an image file",
+        f"failed: {frames}/gone.tif, {frames}/pipe.png",
         "1 done, 2 failed, 3 skipped",
     ]
+
+
+def test_the_first_that_failed_are_named_once_more_at_the_end(
+    repository: Path, tmp_path: Path
+) -> None:
+    bad = [tmp_path / f"{number:02d}.png" for number in range(23)]
+    for path in bad:
+        path.write_text("no image")
+    result = segment(tmp_path, "--out", tmp_path, "--local", "--repository", repository)
+    assert isinstance(failure(result), InvalidImage)
+    named, counts = result.stderr.splitlines()[-2:]
+    assert named == f"failed: {', '.join(map(str, bad[:20]))} and 3 more"
+    assert counts == "23 failed"
 
 
 def test_frames_that_a_stop_left_out_are_counted(repository: Path, tmp_path: Path) -> None:

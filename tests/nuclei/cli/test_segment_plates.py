@@ -75,7 +75,7 @@ def results(plate: Path, repository: Path, tmp_path_factory: pytest.TempPathFact
     assert isinstance(error, InvalidImage)
     assert str(error).startswith("1 of 12 frames failed")
     assert f"{plate} B03_f1: nothing was written into this plane of B/03/1" in result.stderr
-    assert result.stderr.endswith("11 done, 1 failed\n")
+    assert result.stderr.endswith(f"\nfailed: {plate} B03_f1\n11 done, 1 failed\n")
     return out
 
 
