@@ -18,7 +18,7 @@ from pydantic_core import from_json
 
 from nuclei.errors import InvalidData
 from nuclei.imaging.tiles import TilePlan, plan_tiles
-from nuclei.inference.graph import TTA_SUFFIX
+from nuclei.inference.graph import MAPS, TTA_SUFFIX
 from nuclei.inference.method import METHODS, WATERSHED, Method, method_named
 from nuclei.inference.provenance import DataSet
 from nuclei.names import is_name
@@ -31,6 +31,8 @@ from nuclei.quoting import quoted, sentence
 CONTRACT_FILE = "contract.json"
 # A million names of held-out images.
 MAX_BYTES = 2**26
+# In the order of their channels, as the watershed takes them.
+MAP_NAMES = ("foreground", "border", "distance")
 # What decides the result; in code these have defaults, in a file a default would be a guess.
 REQUIRED = ("family", "method", "maps", "tile_size", "halo", "stride", "postprocessing")
 
@@ -98,7 +100,7 @@ class Contract:
 
     family: Annotated[str, AfterValidator(_family)]
     method: Annotated[Method, PlainValidator(_method)] = WATERSHED
-    maps: Annotated[tuple[Text, ...], Field(max_length=64)] = ("foreground", "border", "distance")
+    maps: Annotated[tuple[Text, ...], Field(max_length=64)] = MAP_NAMES
     tile_size: Annotated[int, Field(ge=32, le=8192)] = 512
     halo: Annotated[int, Field(ge=0, le=4096)] = 64
     stride: Annotated[int, Field(ge=1, le=1024)] = 32
@@ -190,6 +192,11 @@ class Contract:
             raise InvalidData(
                 f"{CONTRACT_FILE}: tile_size {contract.tile_size} must be a multiple of "
                 f"{contract.stride} and exceed twice the halo of {contract.halo}"
+            )
+        if MAPS in contract.method.outputs and contract.maps != MAP_NAMES:
+            raise InvalidData(
+                f"{CONTRACT_FILE}: maps are {quoted(', '.join(contract.maps))}; the method "
+                f"{contract.method.name} expects {', '.join(MAP_NAMES)}, in this order"
             )
         return contract
 

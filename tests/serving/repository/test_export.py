@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -187,6 +188,19 @@ def with_maps_of_floats(path: Path) -> None:
     onnx.save(model, path)
 
 
+def with_two_maps(path: Path) -> None:
+    model = onnx.load(path)
+    (maps,) = model.graph.output
+    (last,) = [node for node in model.graph.node if maps.name in node.output]
+    last.output[0] = "three maps"
+    first = onnx.numpy_helper.from_array(np.array([0, 1]), "first")
+    model.graph.initializer.append(first)
+    gather = onnx.helper.make_node("Gather", ["three maps", "first"], [maps.name], axis=1)
+    model.graph.node.append(gather)
+    maps.type.tensor_type.shape.dim[1].dim_value = 2
+    onnx.save(model, path)
+
+
 def for_colour_alone(path: Path) -> None:
     model = onnx.load(path)
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 3
@@ -219,7 +233,17 @@ BROKEN_ARTIFACTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "maps without names": (
         "contract.json",
         in_contract(maps=["foreground", "border"]),
-        "'MAPS' has 3 maps, and the contract names 2: foreground, border",
+        "maps are 'foreground, border'; the method watershed expects foreground, border, distance",
+    ),
+    "maps in another order": (
+        "contract.json",
+        in_contract(maps=["distance", "foreground", "border"]),
+        "expects foreground, border, distance, in this order",
+    ),
+    "two maps": (
+        "network.onnx",
+        with_two_maps,
+        "'MAPS' has 2 maps, and the contract names 3: foreground, border, distance",
     ),
     "maps of floats": (
         "network.onnx",
