@@ -21,6 +21,8 @@ from nuclei.results.adjustments import Adjustments
 from nuclei.results.segmentation import Segmentation
 
 OUTPUTS = ("labels", "centroids", "features")
+# How often a worker without a plane looks whether napari ends, which waits for it.
+LOOK_S = 0.2
 
 
 class NucleiWidget(Container):
@@ -87,6 +89,7 @@ class NucleiWidget(Container):
             return
         following = _Following(shown.layer)
         worker = create_worker(following.outcomes, client, options)
+        following.worker = worker
         worker.yielded.connect(partial(self._take_next, following))
         worker.start()
         self._following = following
@@ -169,10 +172,12 @@ class _Following:
         layer: that is followed.
         waiting: planes without an outcome, by their number in the stream.
         labels: the layer that shows the nuclei; None before the first.
+        worker: of napari, in which `outcomes` runs; None before it is made.
     """
 
     layer: Image
     labels: Labels | None = None
+    worker: Any = None
     waiting: dict[int, Shown] = field(default_factory=dict)
     _frames: queue.SimpleQueue[Shown | None] = field(default_factory=queue.SimpleQueue)
     _sent: int = 0
@@ -202,5 +207,11 @@ class _Following:
             yield error
 
     def _streamed(self) -> Iterator[StreamFrame]:
-        for shown in iter(self._frames.get, None):
+        while not self.worker.abort_requested:
+            try:
+                shown = self._frames.get(timeout=LOOK_S)
+            except queue.Empty:
+                continue
+            if shown is None:
+                return
             yield StreamFrame(shown.pixels, pixel_size_um=shown.pixel_size_um)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from napari._qt.qthreading import wait_for_workers_to_quit
 from napari.components import ViewerModel
 from napari.layers import Labels
 from npe2 import PluginManager
@@ -129,6 +130,13 @@ def test_what_is_shown_next_is_followed(viewer: Any, widget: Any, labels: Any, q
     image.data = PIXELS[:200, :200]
     qtbot.wait(1000)
     np.testing.assert_array_equal(found.data, second)
+
+
+def test_napari_ends_while_something_is_followed(viewer: Any, widget: Any, labels: Any) -> None:
+    viewer.add_image(PIXELS[:64, :64], name="live")
+    widget.follow.value = True
+    labels("live nuclei")
+    wait_for_workers_to_quit(WAIT_MS)  # raises when they do not
 
 
 @pytest.mark.parametrize("way", ["segment", "follow"])
