@@ -419,7 +419,7 @@ def split(recipe: Recipe) -> tuple[list[Sample], list[Sample]]:
         raise InvalidData(
             f"{', '.join(map(str, recipe.data))}: {len(samples)} images, which leaves "
             f"{len(training)} to train on and {len(validation)} to validate; expected at least one "
-            "each: add images"
+            "each: add images, or change --validation-fraction"
         )
     return training, validation
 

@@ -366,7 +366,7 @@ def test_too_few_images_are_refused(
     samples: list[Sample], tracking_uri: str, tmp_path: Path
 ) -> None:
     data = written(tmp_path / "data", samples[:1])
-    with pytest.raises(InvalidData, match="at least one each"):
+    with pytest.raises(InvalidData, match=r"at least one each: .*--validation-fraction"):
         train(recipe(data), tmp_path / "run", tracking_uri)
 
 
