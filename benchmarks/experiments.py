@@ -41,7 +41,7 @@ from views import ALL, DIHEDRAL, MIRRORED, SCALED, TURNED, View, averaged, predi
 
 from nuclei.errors import InvalidOption
 from nuclei.evaluation.statistics import mean_interval, paired_test
-from nuclei.inference.contract import CONTRACT_FILE, Contract
+from nuclei.inference.contract import CONTRACT_FILE, MAP_NAMES, Contract
 from nuclei.inference.onnx_engine import LocalEngine
 from nuclei.postprocessing.accumulation import Maps as MapsOfFrame
 from nuclei.postprocessing.watershed import WatershedParameters, label_nuclei
@@ -50,7 +50,6 @@ from serving.repository.export import collect_artifacts
 from serving.repository.listing import list_models
 from training.data.dataset import Sample, read_datasets
 from training.data.split import split_samples
-from training.data.targets import MAPS
 from training.families.unet import UNet
 from training.schedule import Schedule
 from training.tuning import predict_all
@@ -76,13 +75,13 @@ class PartOfMaps(UNet):
     """A network that learns only some of the maps.
 
     Attributes:
-        learnt: names of `training.data.targets.MAPS`; its other maps are meaningless.
+        learnt: names of `nuclei.inference.contract.MAP_NAMES`; its other maps are meaningless.
     """
 
-    learnt: tuple[str, ...] = MAPS
+    learnt: tuple[str, ...] = MAP_NAMES
 
     def loss_of(self, network: nn.Module, images: Tensor, targets: Tensor) -> Tensor:
-        own = [MAPS.index(name) for name in self.learnt]
+        own = [MAP_NAMES.index(name) for name in self.learnt]
         return super().loss_of(_Some(network, own), images, targets[:, own])
 
 

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.table import Table
 from scipy import ndimage
 
+from nuclei.inference.contract import MAP_NAMES
 from training.data.dataset import Sample, read_dataset
 from training.data.sampling import CropDataset
 from training.data.split import split_samples
-from training.data.targets import MAPS
 from training.families.unet import UNet
 from training.optimisation import best_network
 from training.receptive_field import (
@@ -55,7 +55,7 @@ def main() -> None:
     table = Table("map", "size, pixels", *(f"{part:.0%} within, pixels" for part in PARTS))
     halo = recipe.contract().halo
     table.add_column("within the halo")
-    for name, field in zip(MAPS, fields, strict=True):
+    for name, field in zip(MAP_NAMES, fields, strict=True):
         within = weight_within(field)
         reaches = [str(int(np.searchsorted(within, part))) for part in PARTS]
         table.add_row(name, f"{size_px(field):.0f}", *reaches, f"{within[halo]:.1%}")
@@ -63,7 +63,7 @@ def main() -> None:
         (f"largest nucleus, {modality}", largest(samples, modality))
         for modality in modalities(samples)
     ]
-    figure_of_receptive_field(fields, MAPS, nuclei, halo).savefig(
+    figure_of_receptive_field(fields, MAP_NAMES, nuclei, halo).savefig(
         PICTURE, dpi=110, pil_kwargs={"quality": 88}
     )
     console = Console()

@@ -56,8 +56,6 @@ class Reader(Protocol):
 class MicroscopeFile:
     """The planes of a microscope's own file."""
 
-    lacks = ""
-
     def __init__(self, path: Path) -> None:
         kind = path.suffix[1:].upper()
         beginnings, package, opened = _KINDS[kind]

@@ -58,8 +58,6 @@ class _Image:
 class ZarrSource:
     """The planes of an OME-Zarr; images of a plate are opened as they are read."""
 
-    lacks = ""
-
     def __init__(self, path: Path) -> None:
         self._plate: Mapping[str, Any] | None = None
         self._paths: list[Path] = []

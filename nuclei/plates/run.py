@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from nuclei.errors import InvalidImage, NucleiError
+from nuclei.errors import NucleiError
 from nuclei.formats import format_named
 from nuclei.formats.tables import write_frames
 from nuclei.plates.heatmap import heat_map
@@ -255,11 +255,6 @@ class Run:
 
 def _plate(one: Task, choice: Choice) -> Plate:
     with closing(open_source(one.path)) as source, named(one.path):
-        if source.lacks:
-            raise InvalidImage(
-                f"is truncated ({source.lacks}); expected a whole file, since what its planes are "
-                "is not known: copy it again"
-            )
         chosen = places(source.fields, choice)
         names = [place.name or one.stem.name for _, place in chosen]
         tasks = []

@@ -30,12 +30,9 @@ class Source(Protocol):
 
     Attributes:
         fields: its positions.
-        lacks: what is missing of the file, so that nobody knows what its planes are; empty for a
-            whole one.
     """
 
     fields: tuple[Field, ...]
-    lacks: str
 
     def plane(self, field: int, t: int, z: int, selection: Selection) -> Decoded:
         """One plane.
@@ -148,7 +145,6 @@ class _Named:
         self._source = source
         self._reading = threading.Lock()
         self.fields = source.fields
-        self.lacks = source.lacks
 
     def plane(self, field: int, t: int, z: int, selection: Selection) -> Decoded:
         with self._reading, named(self._path):

@@ -37,6 +37,13 @@ class TiffSource:
                 raise InvalidImage("the file is empty; expected a TIFF") from error
             self._view = memoryview(self._map)
             self._tiff = OpenTiff(self._view)
+        if self._tiff.is_cut:
+            last = self._tiff.n_pages
+            self.close()
+            raise InvalidImage(
+                f"is truncated (it ends before a page that it names, the one after {last}); "
+                "expected a whole file, since what its planes are is not known: copy it again"
+            )
         # Of each field, its image and its number on the axis of positions.
         self._images: list[tuple[Stack, int]] = []
         fields = []
@@ -52,9 +59,6 @@ class TiffSource:
                     Field(image.well, name, _length(image, TIMES), _length(image, SLICES))
                 )
         self.fields = _distinct(fields)
-        self.lacks = ""
-        if self._tiff.is_cut:
-            self.lacks = f"it ends before a page that it names, the one after {self._tiff.n_pages}"
 
     def plane(self, field: int, t: int, z: int, selection: Selection) -> Decoded:
         stack, of_plane = self._selection(field, t, z, selection)

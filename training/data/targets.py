@@ -8,7 +8,6 @@ from scipy import ndimage
 from skimage.measure import label
 from torch import Tensor
 
-MAPS = ("foreground", "border", "distance")
 BORDER_REACH_PX = 2
 CLOSENESS_PX = 5.0
 # Smaller parts of nuclei, cut off by the edge of a crop, are of no use for training.

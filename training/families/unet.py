@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from nuclei.errors import InvalidData, InvalidOption
 from nuclei.evaluation.unseen import Trained
-from nuclei.inference.contract import CONTRACT_FILE, Contract, is_family
+from nuclei.inference.contract import CONTRACT_FILE, MAP_NAMES, Contract, is_family
 from nuclei.inference.graph import MAP_NETWORK, TTA_SUFFIX
 from nuclei.inference.method import WATERSHED
 from nuclei.inference.provenance import DATA_NOT_STATED, DataSet
@@ -26,7 +26,7 @@ from nuclei.quality.reference import GROUPS
 from nuclei.quoting import quoted
 from nuclei.registry import ARCHITECTURE_TAG, ENCODER_TAG, PARENT_TAG
 from training.data.dataset import Sample
-from training.data.targets import MAPS, border_closeness, target_maps
+from training.data.targets import border_closeness, target_maps
 from training.families.losses import loss_by_name, weighted_bce
 from training.families.pretrained import load_encoder
 from training.graphs.kinds import ByKind
@@ -186,7 +186,7 @@ class UNet(LearnedRecipe):
             network = network.colour if self.keep == "grey" else network.grey
         logits = network(images).float()
         targets = targets.to(images.device, non_blocking=True)
-        maps, closeness = targets[:, : len(MAPS)], targets[:, len(MAPS) :]
+        maps, closeness = targets[:, : len(MAP_NAMES)], targets[:, len(MAP_NAMES) :]
         loss = loss_by_name(self.loss)(logits, maps)
         if self.border_weight:
             loss = loss + self.border_weight * weighted_bce(logits, maps, closeness)
@@ -253,10 +253,10 @@ class UNet(LearnedRecipe):
 
     def _parent_contract(self, files: Path) -> Contract:
         contract = Contract.read(files / CONTRACT_FILE)
-        if contract.method is not WATERSHED or contract.maps != MAPS:
+        if contract.method is not WATERSHED:
             raise InvalidData(
-                f"{self.parent} is a {contract.method.name} model of {len(contract.maps)} maps; "
-                f"expected one of the maps {', '.join(MAPS)}, as `nuclei train unet` makes them"
+                f"{self.parent} is a {contract.method.name} model; expected one of the maps "
+                f"{', '.join(MAP_NAMES)}, as `nuclei train unet` makes them"
             )
         return contract
 
@@ -268,7 +268,7 @@ class Fcn(nn.Module):
         super().__init__()
         self.encoder = get_encoder(encoder, weights=None)
         self.scores = nn.ModuleList(
-            nn.Conv2d(channels, len(MAPS), 1) for channels in self.encoder.out_channels[-3:]
+            nn.Conv2d(channels, len(MAP_NAMES), 1) for channels in self.encoder.out_channels[-3:]
         )
 
     def forward(self, image: Tensor) -> Tensor:
@@ -291,11 +291,11 @@ class Cnn(nn.Sequential):
             )
             for taken, given in pairwise(channels)
         ]
-        super().__init__(*layers, nn.Conv2d(CNN_CHANNELS, len(MAPS), 1))
+        super().__init__(*layers, nn.Conv2d(CNN_CHANNELS, len(MAP_NAMES), 1))
 
 
 def _smp(model: Callable[..., nn.Module], **options: object) -> Callable[[str], nn.Module]:
-    return partial(model, encoder_weights=None, classes=len(MAPS), **options)
+    return partial(model, encoder_weights=None, classes=len(MAP_NAMES), **options)
 
 
 def _unet(model: Callable[..., nn.Module], encoder: str) -> nn.Module:
@@ -326,7 +326,7 @@ def build_network(architecture: str, encoder: str) -> nn.Module:
 
     Returns:
         Module: image float32 [N, 3, H, W] in [0, 1], H and W multiples of 32, to logits
-        float32 [N, 3, H, W] in the order of `training.data.targets.MAPS`.
+        float32 [N, 3, H, W] in the order of `nuclei.inference.contract.MAP_NAMES`.
 
     Raises:
         InvalidOption: an unknown architecture or encoder, or they do not fit together.

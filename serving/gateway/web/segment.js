@@ -178,10 +178,7 @@ function closePicture() {
   picture?.close();
   picture = null;
   for (const id of ["contrast", "channel-field", "plane-field"]) get(id).hidden = true;
-  for (const viewer of viewers) {
-    viewer.nuclei = null;
-    viewer.clear();
-  }
+  for (const viewer of viewers) viewer.clear();
 }
 
 /** Read the picture and segment it, side by side: the picture is seen first. */

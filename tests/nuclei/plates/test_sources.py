@@ -174,11 +174,13 @@ def test_chunks_that_were_never_written_are_said(tmp_path: Path) -> None:
 
 def test_files_that_are_no_source_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.tif").write_bytes(imagej(tmp_path / "a.tif").read_bytes()[:100])
+    whole = imagej(tmp_path / "a.tif").read_bytes()
+    (tmp_path / "less.tif").write_bytes(whole[: len(whole) * 2 // 3])
     (tmp_path / "empty.tif").touch()
     (tmp_path / "zarr.zarr").mkdir()
     (tmp_path / "zarr.zarr" / ".zattrs").write_text("{")
     (tmp_path / "frame.png").touch()
-    for name in ("cut.tif", "empty.tif", "zarr.zarr", "frame.png", "gone.tif"):
+    for name in ("cut.tif", "less.tif", "empty.tif", "zarr.zarr", "frame.png", "gone.tif"):
         with pytest.raises(InvalidImage, match=name):
             open_source(tmp_path / name)
 
