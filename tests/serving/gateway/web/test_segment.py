@@ -4,10 +4,12 @@ import base64
 import csv
 import io
 import json
+import shutil
 import zipfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,11 @@ import tifffile
 from playwright.sync_api import Page, expect
 
 from nuclei.client import Client
+from nuclei.inference.contract import CONTRACT_FILE, Contract
+from nuclei.inference.routing import Routing
 from nuclei.results.segmentation import Segmentation
+from serving.repository.export import export_version, set_routing
+from tests.conftest import triton_server
 from tests.serving.gateway.web.conftest import violations
 
 OpenPage = Callable[..., AbstractContextManager[Page]]
@@ -121,21 +127,29 @@ def test_a_range_of_a_feature_highlights_nuclei_and_discards_them(
         expect(page.locator("#count")).to_have_text(f"{count - small} nuclei, {small} discarded")
 
 
-def test_two_models_are_compared_nucleus_by_nucleus(
+def matched(first: Segmentation, second: Segmentation) -> int:
+    """How many nuclei of two results share more than half of their area."""
+    pairs = np.stack([first.labels.ravel(), second.labels.ravel()])
+    pairs, overlap = np.unique(pairs[:, pairs.all(axis=0)], axis=1, return_counts=True)
+    areas = first.nuclei.area_px[pairs[0] - 1] + second.nuclei.area_px[pairs[1] - 1]
+    return int(np.count_nonzero(overlap / (areas - overlap) > 0.5))
+
+
+def expect_difference(page: Page, first: Segmentation, second: Segmentation) -> None:
+    same = matched(first, second)
+    cells = page.locator("#difference td")
+    expect(cells).to_have_count(3, timeout=WAIT_MS)
+    numbers = [int(text) for text in cells.all_inner_texts()]
+    assert numbers == [same, len(first.nuclei) - same, len(second.nuclei) - same]
+
+
+def test_a_result_is_compared_with_that_of_more_views(
     open_page: OpenPage, fluorescence: Path, found: Segmentation, client: Client
 ) -> None:
-    other = client.segment(fluorescence, tta=True)
-    pairs = np.stack([found.labels.ravel(), other.labels.ravel()])
-    pairs, overlap = np.unique(pairs[:, pairs.all(axis=0)], axis=1, return_counts=True)
-    areas = found.nuclei.area_px[pairs[0] - 1] + other.nuclei.area_px[pairs[1] - 1]
-    same = int(np.count_nonzero(overlap / (areas - overlap) > 0.5))
     with open_page(**DESK) as page:
         segment(page, fluorescence, len(found.nuclei))
         page.select_option("#compare", index=1)
-        cells = page.locator("#difference td")
-        expect(cells).to_have_count(3, timeout=WAIT_MS)
-        numbers = [int(text) for text in cells.all_inner_texts()]
-        assert numbers == [same, len(found.nuclei) - same, len(other.nuclei) - same]
+        expect_difference(page, found, client.segment(fluorescence, tta=True))
         expect(page.locator("#pane-b .view canvas").first).to_be_visible()
         expect(page.locator("#busy")).to_be_hidden()
         # All of the picture is seen in half of the place, and in all of it again.
@@ -148,6 +162,47 @@ def test_two_models_are_compared_nucleus_by_nucleus(
             page.wait_for_timeout(300)  # two frames of the browser
             page.mouse.move(*place_of(page, found, row))
             expect(page.locator("#card")).to_contain_text(f"Nucleus {found.nuclei.label[row]}")
+
+
+@pytest.fixture
+def lab(
+    own_repository: Path,
+    shipped_artifacts: Path,
+    run_gateway: Callable[..., AbstractContextManager[Any]],
+    tmp_path: Path,
+) -> Iterator[Any]:
+    """A gateway of two models: that of a laboratory, which looks for large nuclei, is beside."""
+    own = shutil.copytree(shipped_artifacts, tmp_path / "mylab")
+    contract = Contract.read(own / CONTRACT_FILE)
+    large = replace(contract.postprocessing, min_area_px=400)
+    named = replace(contract, family="mylab", postprocessing=large)
+    (own / CONTRACT_FILE).write_text(named.to_json())
+    export_version(own, own_repository, 1)
+    set_routing(own_repository, "mylab", Routing(1))
+    with (
+        triton_server(own_repository, tmp_path / "triton") as triton,
+        run_gateway(tmp_path, triton.address) as gateway,
+    ):
+        gateway.wait_ready()
+        yield gateway
+
+
+def test_two_models_are_switched_and_compared(
+    open_page: OpenPage, lab: Any, fluorescence: Path, found: Segmentation
+) -> None:
+    with Client(lab.grpc_address) as client:
+        own = client.segment(fluorescence, model="mylab")
+    assert len(own.nuclei) < len(found.nuclei)
+    with open_page(url=lab.url, **DESK) as page:
+        segment(page, fluorescence, len(found.nuclei))
+        page.select_option("#compare", label="mylab, version 1")
+        expect_difference(page, found, own)
+        expect(page.locator("#busy")).to_be_hidden()
+        page.select_option("#compare", "")
+        page.select_option("#model", label="mylab, version 1")
+        expect(page.locator("#count strong")).to_have_text(str(len(own.nuclei)), timeout=WAIT_MS)
+        labels = tifffile.imread(io.BytesIO(saved(page, "labels.tif")))
+        np.testing.assert_array_equal(labels, own.labels)
 
 
 def test_what_is_discarded_belongs_to_one_result_alone(
@@ -202,6 +257,36 @@ def test_brightness_is_of_the_picture_alone(
         page.click("#auto")
         expect(page.locator("#white-said")).to_have_text(auto)
         assert brightness() == pytest.approx(before, rel=0.05)
+
+
+def test_a_picture_of_the_longest_side_is_shown_to_its_end(
+    open_page: OpenPage, fluorescence: Path, client: Client, tmp_path: Path
+) -> None:
+    cells = cv2.imread(str(fluorescence), cv2.IMREAD_GRAYSCALE)
+    height, width = cells.shape
+    slide = np.full((height, 16384), int(np.median(cells)), np.uint8)
+    slide[:, -width:] = cells
+    file = tmp_path / "slide.tif"
+    tifffile.imwrite(file, slide)
+    nuclei = client.segment(file).nuclei
+    last = int(np.argmax(nuclei.centroid_px[:, 1]))
+    assert nuclei.centroid_px[last, 1] > 16300
+    with open_page(**DESK) as page:
+        segment(page, file, len(nuclei))
+        row = page.locator("#rows tbody tr").nth(last)
+        row.focus()
+        row.press("Enter")
+        page.wait_for_timeout(1000)  # the view moves there
+        box = page.locator("#pane-a .view").bounding_box()
+        x, y = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+        page.mouse.move(x, y)
+        expect(page.locator("#card")).to_contain_text(f"Nucleus {nuclei.label[last]}")
+        page.uncheck("#outlines")
+        page.wait_for_timeout(500)
+        shot = np.frombuffer(page.locator("#pane-a .view").screenshot(), np.uint8)
+        shown = cv2.imdecode(shot, cv2.IMREAD_GRAYSCALE)
+        middle = shown[shown.shape[0] // 2, shown.shape[1] // 2]
+        assert middle > np.median(shown) + 30
 
 
 def drop(page: Page, path: Path) -> None:
