@@ -37,13 +37,6 @@ class TiffSource:
                 raise InvalidImage("the file is empty; expected a TIFF") from error
             self._view = memoryview(self._map)
             self._tiff = OpenTiff(self._view)
-        if self._tiff.is_cut:
-            last = self._tiff.n_pages
-            self.close()
-            raise InvalidImage(
-                f"is truncated (it ends before a page that it names, the one after {last}); "
-                "expected a whole file, since what its planes are is not known: copy it again"
-            )
         # Of each field, its image and its number on the axis of positions.
         self._images: list[tuple[Stack, int]] = []
         fields = []

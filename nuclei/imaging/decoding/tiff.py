@@ -124,11 +124,13 @@ class OpenTiff:
         """Read the directories and the description of a whole file; nothing is decompressed.
 
         Raises:
-            InvalidImage: more of something than any writer makes.
+            InvalidImage: truncated, or more of something than any writer makes.
             ValueError, and whatever tifffile raises: damaged.
         """
         self._data = data
         self._found = directories(data)
+        if self._found.is_cut:
+            raise _truncated(self._found, "copy it again")
         self._tiff = tifffile.TiffFile(_stream(data), **NOT_FOLLOWED)
         images, self._warnings = stacks_of(self._tiff, self._found)
         self.images: tuple[Stack, ...] = tuple(images)
@@ -154,15 +156,6 @@ class OpenTiff:
     @property
     def pixel_size_um(self) -> PixelSize | None:
         return self._size[0]
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether the file names a further page beyond its end."""
-        return self._found.is_cut
-
-    @property
-    def n_pages(self) -> int:
-        return len(self._found.pages)
 
     def close(self) -> None:
         self._tiff.close()
@@ -222,9 +215,19 @@ def _stream(data: File) -> Any:
     return io.BytesIO(data) if isinstance(data, bytes) else _View(data)
 
 
+def _truncated(found: Directories, remedy: str) -> InvalidImage:
+    """Of what is left nothing says whether it was one plane of many."""
+    return InvalidImage(
+        "the TIFF is truncated (it ends before a page that it names, the one after "
+        f"{found.count}); expected a whole file: {remedy}"
+    )
+
+
 @contextmanager
 def _opened(data: File, check_shape: CheckShape, selection: Selection) -> Iterator[_Opened]:
     found = directories(data)
+    if found.is_cut and selection.plane is None:
+        raise _truncated(found, "send it again, or choose a `plane` that it still has")
     with tifffile.TiffFile(_stream(data), **NOT_FOLLOWED) as tiff:
         stack, warnings = stack_of(tiff, found)
         yield _chosen(tiff, found, stack, warnings, check_shape, selection)

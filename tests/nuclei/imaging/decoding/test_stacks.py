@@ -219,3 +219,16 @@ def test_metadata_that_do_not_fit_are_left_aside_with_a_word() -> None:
     frame = read_frame(data, options=FrameOptions(Selection(plane=2)))
     np.testing.assert_array_equal(frame.pixels[:, :, 0], STACK[2, 0])
     assert any("do not fit" in warning for warning in frame.warnings)
+
+
+def test_a_stack_that_lacks_its_end_is_read_only_where_a_plane_is_chosen() -> None:
+    """Of one plane that is left nothing says whether it was one of many."""
+    whole = tiff(np.stack([GREY16, GREY16 // 2, GREY16]), photometric="minisblack")
+    cut = whole[: len(whole) * 2 // 3]
+    with pytest.raises(InvalidImage, match=r"truncated .*the one after 1\)"):
+        read_frame(cut)
+    with pytest.raises(InvalidImage, match=r"truncated .*the one after 1\)"):
+        read_frame(cut, options=FrameOptions(Selection(project="max")))
+    frame = read_frame(cut, options=FrameOptions(Selection(plane=0)))
+    np.testing.assert_array_equal(frame.pixels[:, :, 0], GREY16)
+    assert any("may be truncated" in each for each in frame.warnings)
