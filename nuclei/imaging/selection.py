@@ -68,9 +68,8 @@ class Selection:
             channel = int(channel) if channel.isdecimal() and len(channel) < 10 else None
         if channel is None or channel >= len(names):
             wrong = "" if self.channel is None else f", and no channel is {quoted(self.channel)}"
-            raise InvalidOption(
-                f"the image has {described_channels(names)}{wrong}: choose one with `channel`"
-            )
+            remedy = "leave `channel` out" if len(names) == 1 else "choose one with `channel`"
+            raise InvalidOption(f"the image has {described_channels(names)}{wrong}: {remedy}")
         return channel
 
 

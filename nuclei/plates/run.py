@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nuclei.errors import NucleiError
 from nuclei.formats import format_named
-from nuclei.formats.tables import write_frames
+from nuclei.formats.tables import failed_row, write_frames
 from nuclei.plates.heatmap import heat_map
 from nuclei.plates.journal import FOLDER, SLIDES, Journal
 from nuclei.plates.places import Choice, places
@@ -220,6 +220,8 @@ class Run:
             except MemoryError:
                 outcome.failures.append(too_large())
         is_failed = bool(outcome.failures)
+        if is_failed:
+            outcome.row.update(failed_row(task.name, outcome.failures[0]))
         place = () if task.field is None else task.place
         source = fingerprint(task.path)
         self._journal.add(task.key, source, outcome.row, place, is_failed, outcome.table)

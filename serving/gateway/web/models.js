@@ -24,10 +24,19 @@ function table(rows) {
   return made;
 }
 
+const SCORE = /^(dsb_score|aji|f1|tta_dsb_score)(\/|$)/, LEFT_OUT = "left_out/";
+
+function scored(title, scores) {
+  if (!scores.length) return [];
+  const named = (name) => name.replaceAll("_", " ").replace("dsb", "DSB").replace("/", ", ");
+  return [make("h3", { textContent: title }), table(scores.map(([name, value]) => [named(name), short(value)]))];
+}
+
 function described(model, isDefault) {
   const others = model.versions.filter((version) => String(version) !== String(model.version));
-  const scores = Object.entries(model.validation).filter(([name]) => /^(dsb_score|aji|f1|tta_dsb_score)(\/|$)/.test(name));
-  const shown = scores.length ? scores : Object.entries(model.validation).filter(([, value]) => typeof value === "number");
+  const numbers = Object.entries(model.validation).filter(([, value]) => typeof value === "number");
+  const scores = numbers.filter(([name]) => SCORE.test(name));
+  const elsewhere = numbers.filter(([name]) => name.startsWith(LEFT_OUT)).map(([name, value]) => [name.slice(LEFT_OUT.length), value]);
   return make("section", {},
     make("h2", { textContent: `${model.name}${isDefault ? " (the default)" : ""}` }),
     table([
@@ -37,11 +46,9 @@ function described(model, isDefault) {
       ["Precision", model.precision ?? "unknown"],
       ["Trained at", model.pixel_size_um ? `${short(model.pixel_size_um)} µm a pixel` : "pixels of any size"],
     ]),
-    ...(shown.length ? [
-      make("h3", { textContent: "Scores on images held out of its training" }),
-      table(shown.map(([name, value]) => [name.replaceAll("_", " ").replace("dsb", "DSB").replace("/", ", "), short(value)])),
-      make("p", { className: "quiet", textContent: "The score of the Data Science Bowl 2018: 1 where every nucleus is found with its exact outline. Higher is better." }),
-    ] : []));
+    ...scored("Scores on laboratories left out of its training", elsewhere.filter(([name]) => SCORE.test(name))),
+    ...scored("Scores on other images of the laboratories it learned from", scores.length ? scores : numbers),
+    ...(numbers.length ? [make("p", { className: "quiet", textContent: "The score of the Data Science Bowl 2018: 1 where every nucleus is found with its exact outline. Higher is better." })] : []));
 }
 
 function trial(rollout) {

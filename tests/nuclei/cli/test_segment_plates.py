@@ -262,6 +262,22 @@ def test_inputs_that_cannot_be_opened_are_named_and_the_others_go_on(
     ]
 
 
+def test_a_frame_whose_result_cannot_be_written_says_so_in_the_table(
+    repository: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    (out / "histology.csv").mkdir(parents=True)  # in the way
+    call = ("--local", "--repository", repository, "--save", "csv", "--out", out)
+    result = segment(EXAMPLES / "histology.png", EXAMPLES / "fluorescence.png", *call)
+    assert isinstance(failure(result), InvalidOption)
+    assert result.stderr.endswith("1 done, 1 failed\n")
+    lost, kept = rows(out / "frames.csv")
+    assert (kept["frame"], kept["error"]) == ("fluorescence.png", "")
+    assert lost["error"].startswith("InvalidOption: ")
+    assert "cannot be written" in lost["error"]
+    assert int(lost["count"]) > 10
+
+
 @pytest.mark.parametrize("form", ["imagej", "ome"])
 def test_a_stack_that_lacks_its_end_is_named_and_the_others_go_on(
     repository: Path, tmp_path: Path, form: str

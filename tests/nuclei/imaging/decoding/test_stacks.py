@@ -69,6 +69,14 @@ def test_without_a_choice_the_error_lists_what_there_is(file: str) -> None:
         assert "`project`" in str(refused.value)
 
 
+def test_of_one_channel_no_other_can_be_chosen() -> None:
+    data = tiff(GREY16, photometric="minisblack")
+    with pytest.raises(
+        InvalidOption, match="one channel, and no channel is 7: leave `channel` out"
+    ):
+        read_frame(data, options=FrameOptions(Selection(channel=7)))
+
+
 @pytest.mark.parametrize("file", FILES)
 def test_half_a_choice_is_not_enough(file: str) -> None:
     with pytest.raises(InvalidImage, match="plane"):

@@ -63,5 +63,10 @@ def test_models_are_listed_with_their_scores(open_page: OpenPage, version: str) 
     with open_page("/models") as page:
         expect(page.locator("#models h2")).to_have_text("unet (the default)")
         expect(page.locator("#models")).to_contain_text(f"Version in use{version}")
+        titles = page.locator("#models h3")
+        expect(titles).to_have_text([re.compile("left out of"), re.compile("it learned from")])
+        expect(page.locator("#models table").nth(1)).to_contain_text(
+            re.compile(r"score, tnbc0\.\d")
+        )
         expect(page.locator("#change")).to_contain_text("nuclei promote unet")
         assert not violations(page)
