@@ -1,6 +1,7 @@
 """The service beside others on this machine, in one run: a table of docs/performance.md.
 
     make peers-env      (StarDist with TensorFlow, LitServe, MLServer, perf_analyzer: 3 GB)
+    apt-get install libb64-0d                                      (perf_analyzer needs it)
     .venv-train/bin/python benchmarks/peers.py
 
 Frames of each side go through our whole service (gRPC, network, post-processing) and through
@@ -53,8 +54,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if not ENVIRONMENTS.is_dir():
         sys.exit(f"{ENVIRONMENTS} is missing; make it with `make peers-env`")
-    print("\n".join(beside_stardist(arguments.turns, arguments.seconds)))
-    print("\n".join(beside_servers(arguments.turns, arguments.seconds)))
+    for beside in (beside_stardist, beside_servers):
+        for line in beside(arguments.turns, arguments.seconds):
+            print(line, flush=True)
 
 
 def beside_stardist(turns: int, seconds: float) -> Iterator[str]:
