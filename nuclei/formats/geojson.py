@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nuclei.formats.features import feature_columns
+from nuclei.formats.features import COLOURS, feature_columns
 from nuclei.formats.outlines import PackedOutlines
 from nuclei.formats.pieces import Pieces, separated
 from nuclei.formats.tables import json_bytes, named_quality, rows_of
@@ -16,6 +16,7 @@ from nuclei.imaging.images import Frame
 from nuclei.results.segmentation import Segmentation
 
 CLASS_COLOUR = (255, 214, 0)
+STATISTICS = {"mean": "Mean", "std": "Std.Dev.", "min": "Min", "max": "Max"}
 # As QuPath names and writes measurements; those with a unit in pixels and micrometres.
 MEASUREMENTS = {
     "area_px": "Area px^2",
@@ -29,10 +30,13 @@ MEASUREMENTS = {
     "eccentricity": "Eccentricity",
     "solidity": "Solidity",
     "form_factor": "Form factor",
-    "intensity_mean": "Mean intensity",
-    "intensity_std": "Std.Dev. intensity",
-    "intensity_min": "Min intensity",
-    "intensity_max": "Max intensity",
+    **{f"intensity_{name}": f"{title} intensity" for name, title in STATISTICS.items()},
+    **{
+        f"intensity_{name}_{colour}": f"{title} intensity {colour}"
+        for colour in COLOURS
+        for name, title in STATISTICS.items()
+    },
+    "on_border": "On border",
     "neighbor_distance_px": "Neighbour distance px",
     "neighbor_distance_um": "Neighbour distance µm",
     "score": "Score",

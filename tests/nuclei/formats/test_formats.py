@@ -177,6 +177,11 @@ def test_colour_frames_have_intensities_of_each_channel() -> None:
     assert float(first["intensity_mean"]) == 219
     means = [float(first[f"intensity_mean_{colour}"]) for colour in ("red", "green", "blue")]
     assert means == [109.5, 219, 328.5]
+    content = json.loads(b"".join(FORMATS["geojson"].encode(result, Frame(pixels), lambda: None)))
+    measurements = content["features"][0]["properties"]["measurements"]
+    for colour, mean in zip(("red", "green", "blue"), means, strict=True):
+        assert measurements[f"Mean intensity {colour}"] == pytest.approx(mean)
+    assert measurements["On border"] == 0
 
 
 def test_parquet_has_the_columns_of_csv_with_their_types() -> None:
