@@ -36,6 +36,11 @@ STEP_UM = 400.0
 # The group of Micro-Manager's configuration whose presets are the objectives.
 OBJECTIVES = "Objective"
 FEATURES = ("centroids", "boxes", "features")
+# Of the table of nuclei.
+COLUMNS = (
+    *("area_px", "area_um2", "eccentricity"),
+    *("intensity_mean", "score", "stage_x_um", "stage_y_um"),
+)
 
 
 class LiveSegmentation:
@@ -174,14 +179,8 @@ def rare_nuclei(
     Raises:
         InvalidOption: the query is none, or names what the nuclei do not have.
     """
-    tables = [visit.nuclei for visit in visits if visit.nuclei is not None]
-    try:
-        found = [table.query(query) for table in tables]
-    except (NameError, SyntaxError, TypeError, ValueError) as error:
-        raise InvalidOption(
-            f"--find cannot be used: {error}; expected a comparison of {', '.join(tables[0])}"
-        ) from error
-    rare = pd.concat(found).nlargest(n_most, "score") if found else pd.DataFrame()
+    found = [matching(visit.nuclei, query) for visit in visits if visit.nuclei is not None]
+    rare = distinct(pd.concat(found), n_most) if found else pd.DataFrame()
     if rare.empty:
         return
     places = [
@@ -189,6 +188,31 @@ def rare_nuclei(
     ]
     for event in useq.MDASequence(stage_positions=places, channels=_through(objective)):
         yield event.replace(index={**event.index, "t": 1})
+
+
+def matching(nuclei: pd.DataFrame, query: str) -> pd.DataFrame:
+    """The nuclei that a query finds; raises InvalidOption as `rare_nuclei`."""
+    try:
+        return nuclei.query(query)
+    except (KeyError, NameError, SyntaxError, TypeError, ValueError) as error:
+        raise InvalidOption(
+            f"--find cannot be used: {error}; expected a comparison of {', '.join(nuclei)}"
+        ) from error
+
+
+def distinct(nuclei: pd.DataFrame, n_most: int) -> pd.DataFrame:
+    """Those with the best score; one that two frames show, which overlap, is taken once."""
+    kept: list[int] = []
+    ordered = nuclei.sort_values("score", ascending=False, ignore_index=True)
+    places = ordered[["stage_x_um", "stage_y_um"]].to_numpy()
+    radii_um = np.sqrt(ordered["area_um2"] / np.pi)
+    for row in range(len(ordered)):
+        if len(kept) == n_most:
+            break
+        apart_um = np.hypot(*(places[kept] - places[row]).T)
+        if (apart_um > radii_um[row]).all():
+            kept.append(row)
+    return ordered.loc[kept]
 
 
 def _through(objective: str | None) -> list[dict[str, str]]:
@@ -243,17 +267,11 @@ def features(found: Segmentation) -> pd.DataFrame:
     nuclei, size, stage_um = found.nuclei, found.pixel_size_um, found.centroids_stage_um
     assert size is not None
     assert stage_um is not None
-    return pd.DataFrame(
-        {
-            "area_px": nuclei.area_px,
-            "area_um2": nuclei.area_um2(size),
-            "eccentricity": nuclei.eccentricity,
-            "intensity_mean": nuclei.mean_intensity,
-            "score": nuclei.score,
-            "stage_x_um": stage_um[:, 0],
-            "stage_y_um": stage_um[:, 1],
-        }
+    columns = (
+        *(nuclei.area_px, nuclei.area_um2(size), nuclei.eccentricity),
+        *(nuclei.mean_intensity, nuclei.score, stage_um[:, 0], stage_um[:, 1]),
     )
+    return pd.DataFrame(dict(zip(COLUMNS, columns, strict=True)))
 
 
 def open_microscope(config: str | None) -> CMMCorePlus:
@@ -285,9 +303,11 @@ def main() -> None:
         choose = partial(
             rare_nuclei, query=given.find, n_most=given.best, objective=given.objective
         )
-    core = open_microscope(given.config)
-    scan = grid(given.grid, STEP_UM, given.scan_objective)
     try:
+        if given.find is not None:  # a mistake is told before the scan
+            matching(pd.DataFrame(1.0, index=[0], columns=COLUMNS), given.find)
+        core = open_microscope(given.config)
+        scan = grid(given.grid, STEP_UM, given.scan_objective)
         with Client(given.address) as client:
             for visit in acquire(core, client, scan, choose):
                 show(visit)

@@ -78,6 +78,26 @@ def test_a_query_of_what_nuclei_do_not_have_is_refused(example: dict[str, Any]) 
             list(example["rare_nuclei"]([visit], query, 1, None))
 
 
+def test_a_mistake_in_the_query_is_told_before_the_scan() -> None:
+    for query in ("area > 3", "area_um2 >", "area_um2"):
+        command = [sys.executable, str(EXAMPLE), "--address", "127.0.0.1:1", "--find", query]
+        run = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert run.returncode == 1
+        assert run.stderr.startswith("error: --find cannot be used: ")
+        assert "expected a comparison of area_px, area_um2, eccentricity" in run.stderr
+        assert run.stdout == ""
+
+
+def test_a_nucleus_that_two_frames_show_is_returned_to_once(example: dict[str, Any]) -> None:
+    nuclei = pd.DataFrame(
+        [(50.0, 0.9, 0.0, 0.0), (50.0, 0.8, 1.0, 1.0), (50.0, 0.7, 9.0, 0.0)],
+        columns=["area_um2", "score", "stage_x_um", "stage_y_um"],
+    )
+    both = example["Visit"](FrameIndex(), (0.0, 0.0), 0.5, nuclei)
+    events = list(example["rare_nuclei"]([both], "area_um2 > 1", 3, None))
+    assert [(event.x_pos, event.y_pos) for event in events] == [(0.0, 0.0), (9.0, 0.0)]
+
+
 def test_nuclei_are_where_the_stage_saw_them(example: dict[str, Any], client: Client) -> None:
     core = example["open_microscope"](None)
     choose = partial(example["most_nuclei"], n_best=1, returns=1)
