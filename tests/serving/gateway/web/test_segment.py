@@ -262,7 +262,7 @@ def test_brightness_is_of_the_picture_alone(
 def test_a_picture_of_the_longest_side_is_shown_to_its_end(
     open_page: OpenPage, fluorescence: Path, client: Client, tmp_path: Path
 ) -> None:
-    cells = cv2.imread(str(fluorescence), cv2.IMREAD_GRAYSCALE)
+    cells = np.asarray(cv2.imread(str(fluorescence), cv2.IMREAD_GRAYSCALE), np.uint8)
     height, width = cells.shape
     slide = np.full((height, 16384), int(np.median(cells)), np.uint8)
     slide[:, -width:] = cells
@@ -284,7 +284,7 @@ def test_a_picture_of_the_longest_side_is_shown_to_its_end(
         page.uncheck("#outlines")
         page.wait_for_timeout(500)
         shot = np.frombuffer(page.locator("#pane-a .view").screenshot(), np.uint8)
-        shown = cv2.imdecode(shot, cv2.IMREAD_GRAYSCALE)
+        shown = np.asarray(cv2.imdecode(shot, cv2.IMREAD_GRAYSCALE), np.uint8)
         middle = shown[shown.shape[0] // 2, shown.shape[1] // 2]
         assert middle > np.median(shown) + 30
 
