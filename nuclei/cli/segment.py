@@ -278,7 +278,7 @@ def _do(run: "Run", runner: "Runner", tally: Tally, console: Console) -> None:
 
 
 def _count(task: "Task", outcome: "Outcome", tally: Tally, console: Console) -> None:
-    if "error" not in outcome.row:
+    if "count" in outcome.row:
         tally.rows += 1
         if tally.rows <= LISTED:
             tally.table.add_row(task.name, *_summary(outcome))

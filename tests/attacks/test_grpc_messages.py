@@ -232,8 +232,8 @@ async def test_a_frame_keeps_the_memory_that_was_reserved_while_it_arrived(
         assert reserved()[0] == 0
         line.open.set()
         await sending
-        await until(lambda: reserved()[0] == 1)
-        assert reserved() == (1, 8 * MIB)
+        # What the other message had got is given back a moment later.
+        await until(lambda: reserved() == (1, 8 * MIB))
 
 
 async def test_a_message_without_memory_ends_its_stream_before_all_of_it_has_come(
