@@ -23,7 +23,7 @@ PYTEST = .venv-train/bin/python -m pytest -n 2 --dist loadscope --no-loadscope-r
 test: train-env .venv-triton/.made ## run the whole test suite (PYTEST_ARGS=... adds options)
 	@$(PYTEST) -m "not container" $(PYTEST_ARGS)
 
-test-fast: train-env ## run the tests that need no Triton and train no network (a minute)
+test-fast: train-env ## run the tests that need no Triton and train no network (some minutes)
 	@$(PYTEST) -m "not slow and not train and not triton and not container" $(PYTEST_ARGS)
 
 # nuclei-training alone takes more space and time than the others together: IMAGES= builds it, too.

@@ -293,10 +293,8 @@ def test_a_stack_that_lacks_its_end_is_named_and_the_others_go_on(
     call = ("--t", "all", "--local", "--repository", repository, "--save", "csv")
     result = segment(cut, whole, "--out", tmp_path / "out", *call)
     assert isinstance(failure(result), InvalidImage)
-    assert (
-        f"{cut}: the TIFF is truncated (it ends before a page that it names, the one after 1)"
-        in (result.stderr)
-    )
+    why = "the TIFF is truncated (it ends before a page that it names, the one after 1)"
+    assert f"{cut}: {why}" in result.stderr
     assert "3 done, 1 failed\n" in result.stderr
     assert not (tmp_path / "out" / "cut").exists()
 
