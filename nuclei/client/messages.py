@@ -38,6 +38,8 @@ from nuclei.v1 import segmentation_pb2 as pb
 
 ERROR_METADATA = "nuclei-error"
 RETRY_METADATA = "grpc-retry-pushback-ms"
+# All that grpc.aio tells of a call that ended while a message was written.
+LOST_STATUS = "Internal error from Core"
 # Metadata or HTTP header, of any value, of a frame that is sent to see whether the service works;
 # it is counted apart from the frames of callers.
 PROBE_METADATA = "x-nuclei-probe"
@@ -154,6 +156,12 @@ def error_of(error: Any) -> errors.NucleiError:
         return named_error(sent[ERROR_METADATA], detail, _retry_after_s(sent))
     if status is grpc.StatusCode.RESOURCE_EXHAUSTED and "larger than max" in detail:
         return errors.FrameTooLarge(f"the server refused the message ({detail}); crop the frame")
+    if status is grpc.StatusCode.INTERNAL and detail == LOST_STATUS:
+        return errors.EngineUnavailable(
+            "the call ended while a frame was on its way, and the reason was lost "
+            "(github.com/grpc/grpc/issues/36066); send again, fewer frames at once if it repeats: "
+            "the gateway's log has the reason"
+        )
     kind: type[errors.NucleiError]
     kind, advice = {
         grpc.StatusCode.UNAVAILABLE: (

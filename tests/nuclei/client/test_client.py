@@ -285,6 +285,29 @@ def test_a_server_of_another_kind_is_told_from_a_gateway() -> None:
     other.stop(None).wait()
 
 
+async def test_a_reason_that_grpc_lost_is_not_taken_for_another_server() -> None:
+    async def refuse(_: Any, context: Any) -> None:
+        await context.abort(
+            grpc.StatusCode.RESOURCE_EXHAUSTED, "full", (("nuclei-error", "Overloaded"),)
+        )
+
+    other = grpc.aio.server()
+    handler = grpc.stream_stream_rpc_method_handler(refuse)
+    methods = {"SegmentStream": handler}
+    other.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("nuclei.v1.Segmentation", methods),)
+    )
+    port = other.add_insecure_port("127.0.0.1:0")
+    await other.start()
+    frame = np.zeros((512, 512), np.uint8)
+    async with AsyncClient(f"127.0.0.1:{port}") as client:
+        for _ in range(50):
+            with pytest.raises((errors.Overloaded, errors.EngineUnavailable), match=r"full|lost"):
+                async for _ in client.stream([frame] * 8):
+                    pass
+    await other.stop(None)
+
+
 def test_an_http_server_is_told_from_a_gateway(gateway: Any) -> None:
     address = gateway.url.removeprefix("http://")
     with Client(address) as client, pytest.raises(errors.EngineUnavailable, match="gRPC port"):
