@@ -11,6 +11,9 @@ for their turn; hosts take turns, and so do the callers of each, and none may ho
 large frames of one never keep all others waiting. The turn of a frame whose decoder was killed
 lasts until that is replaced: who ends work again and again pays for it alone.
 
+Frames of streams may wait for a place, or for more memory. They keep nothing of the memory that
+they wait for the rest of, so that no two wait for each other; of large ones, one may.
+
 Callers are named HOST:PORT, or HOST:PORT#STREAM. All of it belongs to one event loop.
 """
 
@@ -29,6 +32,8 @@ from serving.gateway import metrics
 HOST_SHARE = 4
 # Part of the memory that work may have that gives way to callers.
 LENT_SHARE = 1 / 4
+# A frame of this size may wait without memory: 2048 x 2048 pixels of 16 bit.
+WAITING_BYTES = 9 * 2**20
 # Time of a frame until one has been measured.
 FIRST_GUESS_S = 0.5
 # Frames over which their rate is measured.
@@ -43,6 +48,7 @@ class Permit:
     Attributes:
         caller: who holds it.
         n_bytes: memory reserved for the frame, or for what has arrived of it.
+        refused_bytes: memory that it was refused; 0 once its memory has changed since.
         placed: whether it has its place.
         working: whether the frame has got its turn.
     """
@@ -54,6 +60,7 @@ class Permit:
         self._turn_lasts_until: asyncio.Future[None] | None = None
         self.caller = caller
         self.n_bytes = 0
+        self.refused_bytes = 0
         self.placed = False
         self.working = False
 
@@ -201,16 +208,26 @@ class Admission:
         return not self._lacking(permit, n_bytes)
 
     async def wait(self, permit: Permit, n_bytes: int) -> None:
-        """Give a permit its place and memory as soon as there are.
+        """Give a permit its place and memory as soon as there are; one with a place waits for more.
 
         Of several that fit, the oldest first: a small frame may overtake a large one.
 
         Raises:
             FrameTooLarge: more memory than the service ever has.
+            Overloaded: it has more than `WAITING_BYTES`, but not all, and no place, or another such
+                waits.
         """
-        if not self._lacking(permit, n_bytes):
+        lacking = self._lacking(permit, n_bytes)
+        if not lacking:
             self._grant(permit, n_bytes)
             return
+        if permit.n_bytes < n_bytes:
+            if permit.n_bytes <= WAITING_BYTES:
+                permit.resize(0)
+            elif not permit.placed or any(
+                0 < other.n_bytes < wanted for other, wanted, _ in self._waiting
+            ):
+                raise self._refusal(permit._protocol, lacking)
         granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((permit, n_bytes, granted))
         try:
@@ -268,9 +285,8 @@ class Admission:
 
     def _lacking(self, permit: Permit, n_bytes: int) -> str:
         self._check_ever(n_bytes)
-        return self._frames.lacking(permit.caller, 1, "frames") or self._lacking_bytes(
-            permit.caller, n_bytes, permit.n_bytes
-        )
+        lacking = "" if permit.placed else self._frames.lacking(permit.caller, 1, "frames")
+        return lacking or self._lacking_bytes(permit.caller, n_bytes, permit.n_bytes)
 
     def _lacking_bytes(self, caller: str, n_bytes: int, has: int = 0) -> str:
         """Why a caller cannot have this memory; what is lent is taken back for it."""
@@ -313,9 +329,9 @@ class Admission:
         self._count(permit.caller, 1, 0)
 
     def _grant(self, permit: Permit, n_bytes: int) -> None:
-        permit.placed = True
         self._arriving.discard(permit)
-        self._count(permit.caller, 1, n_bytes - permit.n_bytes)
+        self._count(permit.caller, int(not permit.placed), n_bytes - permit.n_bytes)
+        permit.placed = True
         permit.n_bytes = n_bytes
 
     def _resize(self, permit: Permit, n_bytes: int) -> None:
@@ -323,9 +339,11 @@ class Admission:
             self._check_ever(n_bytes)
             lacking = self._lacking_bytes(permit.caller, n_bytes, permit.n_bytes)
             if lacking:
+                permit.refused_bytes = n_bytes
                 raise self._refusal(permit._protocol, lacking)
         self._count(permit.caller, 0, n_bytes - permit.n_bytes)
         permit.n_bytes = n_bytes
+        permit.refused_bytes = 0
         if not permit.placed and n_bytes:
             self._arriving.add(permit)
         else:

@@ -464,12 +464,15 @@ class DataPlane:
     ) -> Frame:
         """The frame; its memory is reserved before it is taken."""
         limits = self._settings.frame_limits
+        # A frame that is read again may have waited for more than that.
+        least_bytes = permit.n_bytes
         if source.file is not None:
             # The decoder is kept for the time of the frame, whose pixels are in its memory.
             decoder = await stack.enter_async_context(self._decoder(permit))
             source.take(await self._decoded(source, decoder, permit, needed))
+            least_bytes = 0
         header = source.probe(limits)
-        permit.resize(needed(header))
+        permit.resize(max(least_bytes, needed(header)))
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._executor, source.read, limits)
 

@@ -10,7 +10,7 @@ from nuclei.imaging.images import Frame
 from nuclei.inference.deadline import Deadline
 from nuclei.results.segmentation import Segmentation
 from nuclei.v1 import segmentation_pb2 as pb
-from serving.gateway.admission import Permit
+from serving.gateway.admission import WAITING_BYTES, Permit
 from serving.gateway.completion import first_completed
 from serving.gateway.data_plane import DataPlane, Options
 from serving.gateway.draining import stream_ended
@@ -18,7 +18,7 @@ from serving.gateway.grpc_call import LAST_S, Call
 from serving.gateway.grpc_messages import FrameRequest, write_error
 from serving.gateway.observation import Observation, Skipped, counted_as, observed
 from serving.gateway.settings import GatewaySettings
-from serving.gateway.stream import Admitted, FrameStream, OverflowPolicy
+from serving.gateway.stream import Admitted, FrameStream, OverflowPolicy, waited_too_long
 from serving.gateway.upload import Upload
 
 OVERFLOW: dict[int, OverflowPolicy] = {
@@ -29,9 +29,9 @@ OVERFLOW: dict[int, OverflowPolicy] = {
 }
 PROTOCOL: Final = "stream"
 DEFAULT_QUEUE_SIZE: Final = 4
-# So much of a frame may arrive while there is no memory for it: it waits, as its stream's policy
-# says. 2048 x 2048 pixels of 16 bit.
-WAITING_BYTES: Final = 9 * 2**20
+# What is held of a message may hold the begin of the next, as far as flow control lets it come:
+# 2.7 MiB were seen. More than a frame that may wait, and this, is not received further.
+UNREAD_BYTES: Final = WAITING_BYTES + 5 * 2**20
 # From so much on its stream ends at once: gRPC receives all of a message, unless its call ends.
 # Until then the frames before it are answered.
 REFUSED_BYTES: Final = 2 * WAITING_BYTES
@@ -154,7 +154,7 @@ class StreamCall:
             except (Overloaded, FrameTooLarge) as error:
                 if n_bytes > REFUSED_BYTES and not self._overrun.done():
                     self._overrun.set_result(error)
-                if n_bytes > WAITING_BYTES or isinstance(error, FrameTooLarge):
+                if n_bytes > UNREAD_BYTES or isinstance(error, FrameTooLarge):
                     raise
 
         return await self._call.read(pb.SegmentStreamRequest, arrived)
@@ -194,9 +194,7 @@ class GrpcFrame:
                 async with admitted as permit:
                     answer = await self._segment(options, observation, permit)
                 observation.bytes_out = answer.ByteSize()
-                permit.resize(min(permit.n_bytes, observation.bytes_out))
                 self._live.answered()
-                return answer
         except Skipped as skipped:
             self._live.skipped(str(skipped))
             answer = self._new_answer()
@@ -205,15 +203,18 @@ class GrpcFrame:
             self._live.failed(error)
             answer = self._new_answer()
             write_error(answer.error, error)
+        # It may have to wait for the answers before it.
+        self.permit.resize(min(self.permit.n_bytes, answer.ByteSize()))
         return answer
 
     async def _segment(
         self, options: Options, observation: Observation, permit: Permit
     ) -> pb.SegmentStreamResponse:
-        """Segment the frame; under BLOCK again after a while as long as there is no memory."""
+        """Segment the frame; under BLOCK again once there is the memory that it was refused."""
+        data_plane = self._stream.data_plane
         while True:
             try:
-                return await self._stream.data_plane.segment(
+                return await data_plane.segment(
                     self._request,
                     options,
                     self._request.encoding(self._result),
@@ -221,15 +222,18 @@ class GrpcFrame:
                     permit,
                 )
             except Overloaded as error:
-                if not self._may_wait(error.retry_after_s):
+                if self._stream.overflow is not OverflowPolicy.BLOCK:
                     raise
+                refused_bytes = permit.refused_bytes
                 permit.resize(max(self.n_bytes, self._request.decoded_bytes))
-                await asyncio.sleep(error.retry_after_s)
-
-    def _may_wait(self, seconds: float) -> bool:
-        left_s = self.deadline.left_s()
-        in_time = left_s is None or left_s >= seconds
-        return in_time and self._stream.overflow is OverflowPolicy.BLOCK
+                try:
+                    async with asyncio.timeout(self.deadline.left_s()):
+                        if refused_bytes:
+                            await data_plane.admission.wait(permit, refused_bytes)
+                        else:
+                            await asyncio.sleep(error.retry_after_s)
+                except TimeoutError:
+                    raise waited_too_long() from None
 
     def _result(
         self, segmentation: Segmentation, frame: Frame, check: Check

@@ -235,10 +235,7 @@ class FrameStream(Generic[Answer]):
                 entry.in_window = True
         except TimeoutError:
             self._release(entry)
-            raise DeadlineExceeded(
-                "the frame's time ran out while it waited for its turn; allow more time, or let "
-                "the stream skip frames (DROP_OLDEST, LATEST_ONLY)"
-            ) from None
+            raise waited_too_long() from None
 
     def _drop_for(self, newest: _Entry[Answer], n_bytes: int) -> None:
         """Skip the oldest waiting frames while the server has no room for a new one."""
@@ -283,3 +280,11 @@ class FrameStream(Generic[Answer]):
         if entry.in_window:
             entry.in_window = False
             self._window.release()
+
+
+def waited_too_long() -> DeadlineExceeded:
+    """Why a frame that waited for its place, or for memory, is given up."""
+    return DeadlineExceeded(
+        "the frame's time ran out while it waited for its turn; allow more time, or let the "
+        "stream skip frames (DROP_OLDEST, LATEST_ONLY)"
+    )

@@ -236,6 +236,33 @@ async def test_a_frame_keeps_the_memory_that_was_reserved_while_it_arrived(
         await until(lambda: reserved() == (1, 8 * MIB))
 
 
+async def test_messages_that_got_parts_of_their_memory_do_not_wait_for_each_other(
+    listen: Listen,
+) -> None:
+    options = [("grpc.max_send_message_length", -1)]
+    async with (
+        slow_engine(listen, max_bytes_in_flight=12 * MIB) as ports,
+        SlowLine(ports.grpc, bytes_per_s=20 * MIB) as first_line,
+        SlowLine(ports.grpc, bytes_per_s=20 * MIB) as second_line,
+        grpc.aio.insecure_channel(first_line.address, options) as first,
+        grpc.aio.insecure_channel(second_line.address, options) as second,
+    ):
+        calls: list[Any] = [SegmentationStub(each).SegmentStream() for each in (first, second)]
+        first_sent = asyncio.ensure_future(calls[0].write(frame(8 * MIB)))
+        await until(lambda: first_line.passed > 5 * MIB)
+        first_line.open.clear()
+        second_sent = asyncio.ensure_future(calls[1].write(frame(8 * MIB)))
+        await until(lambda: second_line.passed > 5 * MIB)
+        second_line.open.clear()
+        await until(lambda: reserved()[1] > 9.5 * MIB)
+        first_line.open.set()
+        second_line.open.set()
+        await asyncio.gather(first_sent, second_sent)
+        for call in calls:
+            answer = await asyncio.wait_for(call.read(), 20)
+            assert answer.error.name == "EngineUnavailable"
+
+
 async def test_a_message_without_memory_ends_its_stream_before_all_of_it_has_come(
     listen: Listen,
 ) -> None:

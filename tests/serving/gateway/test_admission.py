@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -330,6 +330,60 @@ async def test_frame_that_waits_keeps_the_memory_that_it_has() -> None:
     await asyncio.wait_for(waiting, 1)
     assert in_flight()[:2] == (1, 3 * MIB)
     permit.release()
+    assert in_flight()[:2] == (0, 0)
+
+
+async def all_that_get(admission: Admission, permits: list[Permit], n_bytes: int) -> list[str]:
+    """Callers of those that got what they waited for, and were done a moment later, in order."""
+    got = []
+
+    async def wait(permit: Permit) -> None:
+        with permit, suppress(Overloaded):
+            await admission.wait(permit, n_bytes)
+            assert (permit.placed, permit.n_bytes) == (True, n_bytes)
+            got.append(permit.caller)
+            await asyncio.sleep(0)
+
+    await asyncio.wait_for(asyncio.gather(*map(wait, permits)), 1)
+    return got
+
+
+async def test_a_part_of_a_frames_memory_is_not_kept_while_it_waits_for_the_rest() -> None:
+    admission = Admission(4, 12 * MIB, 1)
+    parts = [admission.arriving("stream", name) for name in ("a:1", "b:1")]
+    for part in parts:
+        part.resize(5 * MIB)
+    assert sorted(await all_that_get(admission, parts, 8 * MIB)) == ["a:1", "b:1"]
+    assert in_flight()[:2] == (0, 0)
+
+
+async def test_frames_with_a_place_that_wait_for_more_all_get_it_one_after_another() -> None:
+    admission = Admission(8, 20 * MIB, 1)
+    # Somebody who holds a little, and does not leave.
+    held = admit(admission, "other:1", MIB)
+    names = ["a:1", "b:1", "c:1", "d:1"]
+    permits = [admit(admission, name, 4 * MIB) for name in names]
+    assert sorted(await all_that_get(admission, permits, 18 * MIB)) == names
+    assert in_flight()[:2] == (1, MIB)
+    held.release()
+
+
+async def test_of_large_frames_that_need_more_one_waits_and_keeps_what_it_has() -> None:
+    admission = Admission(8, 60 * MIB, 1)
+    permits = [admit(admission, name, 16 * MIB) for name in ("a:1", "b:1", "c:1")]
+    assert await all_that_get(admission, permits, 50 * MIB) == ["a:1"]
+    assert in_flight()[:2] == (0, 0)
+
+
+async def test_a_large_frame_of_which_a_part_found_memory_is_refused_a_place() -> None:
+    admission = Admission(8, 40 * MIB, 1)
+    held = admit(admission, "a:1", 16 * MIB)
+    part = admission.arriving("stream", "b:1")
+    part.resize(12 * MIB)
+    with pytest.raises(Overloaded):
+        await admission.wait(part, 30 * MIB)
+    part.release()
+    held.release()
     assert in_flight()[:2] == (0, 0)
 
 

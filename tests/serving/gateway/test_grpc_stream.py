@@ -283,6 +283,24 @@ def test_frame_that_inflates_beyond_the_memory_is_refused_before(
     wait_idle(gateway)
 
 
+def test_streams_whose_frames_need_most_of_the_memory_wait_for_one_another(
+    triton: TritonServer, start_gateway: StartGateway
+) -> None:
+    # A frame of 2 MiB takes 42 MiB while it is segmented.
+    gateway = start_gateway(triton.address, NUCLEI_MAX_BYTES_IN_FLIGHT=str(44 * 2**20))
+    gateway.wait_ready()
+    frame = np.zeros((1024, 1024), np.uint16)
+
+    def stream(_: int) -> list[Exception | None]:
+        with Client(gateway.grpc_address) as client:
+            outcomes = list(client.stream([frame] * 2, outputs=[], timeout_s=300))
+        return [outcome.error for outcome in outcomes]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert list(pool.map(stream, range(6))) == [[None, None]] * 6
+    wait_idle(gateway)
+
+
 def test_too_many_streams_are_refused(narrow: Any) -> None:
     silent = threading.Event()
 
